@@ -1,0 +1,189 @@
+"""Image -> the initial weights and biases of its SIREN.
+
+The hypernetwork knows the SIREN through `param_shapes` alone. It adds, per layer, a low-rank
+residual predicted from the image to a learned base `theta_0`, and then may take a few gradient
+steps on pixels of the image with learned step sizes: the cheapest reading of an image is its
+gradient, which needs no training to be meaningful.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coords
+from hyperinit.errors import InputError
+from hyperinit.init import named_init, sample_params
+from hyperinit.inner import StepSizes, inner_steps
+from hyperinit.siren import Params, Siren, SirenConfig, param_shapes
+
+
+@dataclass(frozen=True)
+class HyperConfig:
+    """Size of a hypernetwork, and what it was made for.
+
+    Attributes:
+        siren: The network it initialises.
+        encoder_size: Images are area-resized to this many pixels a side before they are encoded.
+        channels: Channels of the encoder's first convolution; doubled at each halving of the size.
+        code_size: Length of the image's code.
+        rank: Rank of the residual of a weight matrix.
+        inner_steps: Gradient steps that `generate` takes.
+        inner_pixels: Pixels per gradient step.
+    """
+
+    siren: SirenConfig
+    encoder_size: int = 32
+    channels: int = 32
+    code_size: int = 256
+    rank: int = 8
+    inner_steps: int = 3
+    inner_pixels: int = 1024
+
+    def __post_init__(self) -> None:
+        for field in ("encoder_size", "channels", "code_size", "rank", "inner_pixels"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.encoder_size % 8:
+            raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
+        if self.inner_steps < 0:
+            raise InputError(f"inner_steps must be at least 0, not {self.inner_steps}")
+
+
+class Encoder(nn.Module):
+    """(B, 3, S, S) normalised image -> (B, code_size).
+
+    Three strided convolutions and one linear layer on the whole grid: where something is matters
+    to a SIREN as much as what it is, so nothing is pooled away.
+    """
+
+    def __init__(self, config: HyperConfig) -> None:
+        super().__init__()
+        width, cells = config.channels, (config.encoder_size // 8) ** 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(4 * width * cells, config.code_size),
+            nn.SiLU(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class Head(nn.Module):
+    """Code (B, code_size) -> residual (B, *shape) of one parameter; zero before training.
+
+    A weight's residual is left(code) @ right with a learned right factor (rank, in), so the head
+    has out * rank outputs instead of out * in. Vectors, and matrices no larger than the rank,
+    are predicted whole.
+    """
+
+    def __init__(self, config: HyperConfig, shape: tuple[int, ...], scale: float) -> None:
+        super().__init__()
+        self.shape, self.scale = shape, scale
+        low_rank = len(shape) == 2 and config.rank < min(shape)
+        self.right = nn.Parameter(torch.randn(config.rank, shape[1])) if low_rank else None
+        self.rank = config.rank
+        outputs = shape[0] * config.rank if low_rank else torch.Size(shape).numel()
+        self.left = nn.Linear(config.code_size, outputs)
+        nn.init.zeros_(self.left.weight)
+        nn.init.zeros_(self.left.bias)
+
+    def forward(self, code: Tensor) -> Tensor:
+        left = self.scale * self.left(code)
+        if self.right is None:
+            return left.unflatten(-1, self.shape)
+        return left.unflatten(-1, (self.shape[0], self.rank)) @ self.right / self.rank**0.5
+
+
+class HyperNetwork(nn.Module):
+    """Outputs all weights and biases of a SIREN for an image.
+
+    Args:
+        config: See HyperConfig.
+        base: What an untrained hypernetwork returns for every image, before any inner step.
+    """
+
+    def __init__(self, config: HyperConfig, base: Params) -> None:
+        super().__init__()
+        self.config = config
+        self.base = Siren(base)
+        self.encoder = Encoder(config)
+        # In units of the parameter's own size a head's first steps are as bold in every layer.
+        self.heads = nn.ModuleList(
+            Head(config, shape, float(base[name].detach().square().mean().sqrt()))
+            for name, shape in param_shapes(config.siren).items()
+        )
+        names = list(base)
+        self.log_step_sizes = nn.Parameter(torch.zeros(config.inner_steps, len(names)))
+        with torch.no_grad():
+            for column, name in enumerate(names):
+                self.log_step_sizes[:, column] = torch.tensor(_first_step_size(name, config)).log()
+        self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("rgb_std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
+        """A fresh hypernetwork whose base is one draw of a named hand-designed init."""
+        generator = torch.Generator().manual_seed(seed)
+        base = sample_params(named_init(name), config.siren, generator=generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # torch.nn draws its own layers from the global generator
+            return cls(config, base)
+
+    def forward(self, images: Tensor) -> Params:
+        """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs, before inner steps."""
+        size = self.config.encoder_size
+        small = nn.functional.adaptive_avg_pool2d((images - self.rgb_mean) / self.rgb_std, size)
+        code = self.encoder(small)
+        named = zip(self.base.params.items(), self.heads, strict=True)
+        tensors = {name: value + head(code) for (name, value), head in named}
+        return Params(self.config.siren, tensors)
+
+    def step_sizes(self) -> list[StepSizes]:
+        """The learned step size of every parameter at every inner step."""
+        names = list(self.base.params)
+        return [dict(zip(names, row.exp(), strict=True)) for row in self.log_step_sizes]
+
+    def generate_epochs(self, image: Tensor) -> float:
+        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        pixels = image.shape[-2] * image.shape[-1]
+        return self.config.inner_steps * min(self.config.inner_pixels, pixels) / pixels
+
+    def generate(self, image: Tensor, *, seed: int = 0) -> Params:
+        """The initial weights for one image: the hypernetwork's output after its inner steps.
+
+        Args:
+            image: (3, H, W) in [0, 1], any size.
+            seed: Of the pixels that the inner steps see.
+        """
+        if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+            raise InputError(f"image must have shape (3, H, W), not {tuple(image.shape)}")
+        image = image.to(self.rgb_mean.device, torch.float32)
+        steps = self.config.inner_steps
+        coords, rgb = pixel_coords(*image.shape[-2:], device=image.device), image_to_rgb(image)
+        generator = torch.Generator().manual_seed(seed)
+        count = min(self.config.inner_pixels, len(coords))
+        indices = torch.stack(
+            [torch.randperm(len(coords), generator=generator)[:count] for _ in range(max(steps, 1))]
+        ).to(image.device)
+        with torch.no_grad():
+            params = self(image[None])
+        params = params.map(lambda value: value.detach().requires_grad_())
+        params = inner_steps(
+            params, coords[indices][None], rgb[indices][None], self.step_sizes(), second_order=False
+        )
+        return params.map(lambda value: value.detach()).unbatch()[0]
+
+
+def _first_step_size(name: str, config: HyperConfig) -> float:
+    """Where the learned step sizes start: small enough not to shake the base init."""
+    return 1e-2 if name.startswith(f"layers.{config.siren.depth}.") else 1e-4

@@ -1,0 +1,46 @@
+"""Inner loop: Params + pixels -> Params a few gradient steps later, differentiably."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hyperinit.siren import Params, apply
+
+StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
+
+
+def per_image_mse(params: Params, coords: Tensor, rgb: Tensor) -> Tensor:
+    """MSE of B SIRENs, each on its own pixels: coords (B, N, 2), rgb (B, N, 3) -> (B,)."""
+    return (apply(params, coords) - rgb).square().mean(dim=(-1, -2))
+
+
+def inner_steps(
+    params: Params,
+    coords: Tensor,
+    rgb: Tensor,
+    step_sizes: Sequence[StepSizes],
+    *,
+    second_order: bool,
+) -> Params:
+    """Plain gradient steps of B SIRENs, each on its own pixels.
+
+    Args:
+        params: B stacked SIRENs.
+        coords: (B, K, N, 2): fresh pixels for each of the K steps.
+        rgb: (B, K, N, 3), normalised.
+        step_sizes: K mappings, one a step.
+        second_order: Let gradients flow through the steps; otherwise each step's gradient counts
+            as a constant (first-order MAML).
+    """
+    for k, sizes in enumerate(step_sizes):
+        # The sum over images keeps each image's gradient free of how many neighbours it has.
+        loss = per_image_mse(params, coords[:, k], rgb[:, k]).sum()
+        gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
+        named = zip(params.items(), gradients, strict=True)
+        params = Params(
+            params.config, {name: value - sizes[name] * grad for (name, value), grad in named}
+        )
+    return params

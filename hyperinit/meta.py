@@ -1,0 +1,140 @@
+"""Images -> the outer loss of a hypernetwork; the only file that imports `higher`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.hypernet import HyperNetwork
+from hyperinit.inner import inner_steps, per_image_mse
+from hyperinit.siren import Params, Siren
+
+
+@dataclass(frozen=True)
+class OuterLoss:
+    """What the outer loop minimises, per outer step.
+
+    Attributes:
+        query_pixels: Pixels of each image on which the losses are measured; drawn apart from the
+            pixels of the inner steps.
+        weight_before: Weight of the loss before the inner steps.
+        weight_after: Weight of the loss after them.
+        residual_penalty: Weight of the mean squared residual of the heads, in units of the
+            parameters' own size.
+        second_order: Differentiate through the inner gradients.
+        inner_loop: "functional" (our own, batched) or "higher" (reference, image by image).
+    """
+
+    query_pixels: int = 1024
+    weight_before: float = 0.2
+    weight_after: float = 1.0
+    residual_penalty: float = 0.0
+    second_order: bool = True
+    inner_loop: Literal["functional", "higher"] = "functional"
+
+
+@dataclass(frozen=True)
+class OuterResult:
+    """One outer step's loss (to be differentiated) and what it is made of, per image (B,)."""
+
+    loss: Tensor
+    mse_before: Tensor
+    mse_after: Tensor
+
+
+def draw_pixels(pixels: int, shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+    """Random pixel indices of a given shape, drawn with replacement."""
+    return torch.randint(pixels, shape, generator=generator)
+
+
+def outer_loss(
+    hyper: HyperNetwork, images: Tensor, config: OuterLoss, *, generator: torch.Generator
+) -> OuterResult:
+    """The loss of one outer step.
+
+    Args:
+        hyper: The hypernetwork being trained.
+        images: (B, 3, H, W) in [0, 1].
+        config: See OuterLoss.
+        generator: Of the pixels; a CPU generator.
+    """
+    batch, steps = len(images), hyper.config.inner_steps
+    all_coords = pixel_coords(*images.shape[-2:], device=images.device)
+    all_rgb = image_to_rgb(images)
+    pixels = len(all_coords)
+
+    def draw(*shape: int) -> tuple[Tensor, Tensor]:
+        """Coordinates and colours of random pixels, (B, *shape, 2) and (B, *shape, 3)."""
+        indices = draw_pixels(pixels, (batch, *shape), generator=generator).to(images.device)
+        rows = torch.arange(batch, device=images.device).view(-1, *(1 for _ in shape))
+        return all_coords[indices], all_rgb[rows, indices]
+
+    inner_coords, inner_rgb = draw(steps, min(hyper.config.inner_pixels, pixels))
+    coords, rgb = draw(config.query_pixels)
+
+    params = hyper(images)
+    mse_before = per_image_mse(params, coords, rgb)
+    if steps == 0:
+        mse_after = mse_before
+    elif config.inner_loop == "higher":
+        mse_after = _mse_after_with_higher(
+            hyper, params, inner_coords, inner_rgb, coords, rgb, config
+        )
+    else:
+        adapted = inner_steps(
+            params, inner_coords, inner_rgb, hyper.step_sizes(), second_order=config.second_order
+        )
+        mse_after = per_image_mse(adapted, coords, rgb)
+    loss = config.weight_before * mse_before.mean() + config.weight_after * mse_after.mean()
+    if config.residual_penalty:
+        loss = loss + config.residual_penalty * _residual_size(hyper, params)
+    return OuterResult(loss, mse_before, mse_after)
+
+
+def _residual_size(hyper: HyperNetwork, params: Params) -> Tensor:
+    """Mean squared residual, relative to the base parameters' mean square, over all tensors."""
+    base = hyper.base.params
+    sizes = [
+        (value - base[name]).square().mean() / base[name].detach().square().mean().clamp_min(1e-8)
+        for name, value in params.items()
+    ]
+    return torch.stack(sizes).mean()
+
+
+def _mse_after_with_higher(
+    hyper: HyperNetwork,
+    params: Params,
+    inner_coords: Tensor,
+    inner_rgb: Tensor,
+    coords: Tensor,
+    rgb: Tensor,
+    config: OuterLoss,
+) -> Tensor:
+    """The reference path: `higher` unrolls torch.optim.SGD on a module, one image at a time."""
+    import higher
+
+    step_sizes = hyper.step_sizes()
+    names = list(params)
+    losses = []
+    for b, single in enumerate(params.unbatch()):
+        module = Siren(single)
+        # One parameter group a tensor, so that each can have its own learned step size.
+        optimizer = torch.optim.SGD([{"params": [p]} for p in module.parameters()], lr=1.0)
+        with higher.innerloop_ctx(
+            module,
+            optimizer,
+            copy_initial_weights=False,  # True, the default, cuts the outer gradient off
+            track_higher_grads=config.second_order,
+        ) as (functional, differentiable_sgd):
+            functional.update_params([single[name] for name in names])
+            for k, sizes in enumerate(step_sizes):
+                prediction = functional(inner_coords[b, k])
+                loss = nn.functional.mse_loss(prediction, inner_rgb[b, k])
+                override = {"lr": [sizes[name] for name in names]}
+                differentiable_sgd.step(loss, override=override)
+            losses.append(nn.functional.mse_loss(functional(coords[b]), rgb[b]))
+    return torch.stack(losses)

@@ -1,0 +1,215 @@
+"""How time to a target error is measured: one frozen, versioned object, and the records it makes.
+
+Scoring reads records only, so nothing is rerun when a rule of scoring changes. No torch in here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from math import exp, inf, isfinite, log
+from pathlib import Path
+from typing import Any
+
+from hyperinit.errors import InputError
+
+PROTOCOL_VERSION = 1
+
+# The seed experiment's three levels of usability, as MSE over all pixels in ImageNet-normalised
+# units: "low frequency info is there", "majority of structure is present", and "looks largely
+# similar to the input image" (43.9 dB). The last is the headline.
+TARGETS = (0.08, 0.02, 8e-4)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The tuned track: the same optimiser for every init, each init at its own best rate.
+
+    A run declares its budget beforehand and is judged by its final error alone, so no lucky early
+    stop on a noisy curve counts.
+
+    Attributes:
+        image_size: Images are centre-cropped squares, area-resized to this side, in pixels.
+        width: Units of the SIREN's sine layers.
+        depth: Number of its sine layers.
+        budgets_epochs: The ladder of budgets; each rung is a fit of its own.
+        lrs: One grid for all inits; the best is chosen per init and rung.
+        batch_pixels: Pixels a step, without replacement within an epoch.
+        output_lr_factor: The output layer's learning rate relative to the others'.
+        weight_decay: AdamW's.
+        schedule: Of the learning rate over the budget.
+        version: Bumped by any change that can move a result.
+    """
+
+    image_size: int = 224
+    width: int = 256
+    depth: int = 5
+    budgets_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
+    lrs: tuple[float, ...] = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
+    batch_pixels: int = 2048
+    output_lr_factor: float = 5.0
+    weight_decay: float = 0.0
+    schedule: str = "linear"
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True)
+class Record:
+    """One fit, with everything needed to score it and to run it again.
+
+    Attributes:
+        track: "seed", "tuned" or "open".
+        init: Name of the init.
+        init_facts: The init's resolved row, or its checkpoint's identity.
+        image: Name of the image; `image_hash` identifies its content.
+        seed: Of the draw of the init and of the order of pixels.
+        lr, budget_epochs: What the run declared.
+        curve: Rows (epochs, steps, sec, mse, psnr, train_mse), the fields of fit.CurvePoint: the
+            start, evaluations, and the end; what is not a finite number is null in the file.
+        init_epochs, init_sec: The part of the cost that went into making the start.
+        params_hash: SHA-256 of the fitted parameters.
+        diverged: The error became non-finite.
+        settings: The protocol's remaining fields, resolved.
+        environment: Commit, versions, threads, device.
+        version: The protocol's.
+    """
+
+    track: str
+    init: str
+    init_facts: dict[str, Any]
+    image: str
+    image_hash: str
+    seed: int
+    lr: float
+    budget_epochs: float
+    curve: tuple[tuple[float, ...], ...]
+    init_epochs: float
+    init_sec: float
+    params_hash: str
+    diverged: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    version: int = PROTOCOL_VERSION
+
+    @property
+    def mse(self) -> float:
+        """Final error; infinite for a run that diverged."""
+        return inf if self.diverged else self.curve[-1][3]
+
+    @property
+    def epochs(self) -> float:
+        """Pixel visits / pixels, making the start included."""
+        return self.curve[-1][0]
+
+    @property
+    def sec(self) -> float:
+        """Seconds on the clock, making the start included."""
+        return self.curve[-1][2]
+
+    @property
+    def start_mse(self) -> float:
+        """Error at step 0."""
+        return self.curve[0][3]
+
+    @property
+    def start_psnr(self) -> float:
+        """PSNR at step 0, in dB."""
+        return self.curve[0][4]
+
+    @property
+    def trial(self) -> tuple[Any, ...]:
+        """What makes two records the same trial: rerunning it must give the same result."""
+        facts = json.dumps([self.init_facts, self.settings], sort_keys=True)
+        return (
+            *(self.version, self.track, self.init, facts, self.image_hash),
+            *(self.seed, self.lr, self.budget_epochs),
+        )
+
+
+def _to_json(record: Record) -> str:
+    """One line; an infinite error is null, as JSON has no infinity."""
+    values = asdict(record)
+    values["curve"] = [[v if isfinite(v) else None for v in row] for row in record.curve]
+    return json.dumps(values, allow_nan=False)
+
+
+def append_record(path: str | Path, record: Record) -> None:
+    """Appends one complete line; a line that a killed run left unfinished is cut off first."""
+    repair_jsonl(path)
+    with open(path, "ab") as file:
+        file.write(_to_json(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def repair_jsonl(path: str | Path) -> None:
+    """Cuts an unfinished last line off a JSONL file; leaves complete lines alone."""
+    path = Path(path)
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
+    """Reads records, the first of each trial where a trial was written twice.
+
+    Raises:
+        InputError: a file is missing or empty, a line is not a record, or it was made under
+            another version of the protocol; the line is named.
+    """
+    records: dict[tuple[Any, ...], Record] = {}
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such record file")
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            if number == len(lines):
+                continue  # no newline after it: the run that wrote it was killed in mid-line
+            record = _from_json(line, f"{path}:{number}")
+            records.setdefault(record.trial, record)
+    return list(records.values())
+
+
+def _from_json(line: str, where: str) -> Record:
+    try:
+        values = json.loads(line)
+        version = values["version"]
+        if version == PROTOCOL_VERSION:
+            values["curve"] = tuple(
+                tuple(inf if v is None else v for v in row) for row in values["curve"]
+            )
+            return Record(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: not a record ({error})") from error
+    raise InputError(
+        f"{where}: protocol version {version}, but this program scores version {PROTOCOL_VERSION}"
+    )
+
+
+def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: float) -> float:
+    """Cost at which a ladder of runs reaches a target error; infinite where none does.
+
+    Args:
+        costs: Epochs or seconds of the start and of each rung, ascending.
+        errors: Final error of each.
+        target: Reached when error <= target.
+
+    Returns:
+        The log-log interpolation between the first rung that reaches the target and the one
+        before it; that rung's own cost where the one before cost nothing (an upper bound).
+    """
+    for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
+        if not error <= target:
+            continue
+        if i == 0 or costs[i - 1] <= 0 or not isfinite(errors[i - 1]) or error <= 0:
+            return cost
+        part = log(errors[i - 1] / target) / log(errors[i - 1] / error)
+        return exp(log(costs[i - 1]) + part * log(cost / costs[i - 1]))
+    return inf

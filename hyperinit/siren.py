@@ -1,0 +1,183 @@
+"""SIREN: coordinates -> colours. What the network is, apart from how it is initialised or fitted.
+
+`Params` is the currency of the package: a hand-designed init, a learned init and a hypernetwork
+all end as `Params`, so a fit cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.coords import COORD_STD, pixel_coords, rgb_to_image
+from hyperinit.errors import InputError
+
+
+@dataclass(frozen=True)
+class SirenConfig:
+    """A SIREN of `depth` sine layers sin(omega_0 (W x + b)) and one linear layer (SIREN sec. 3.1).
+
+    Attributes:
+        width: Units of each sine layer.
+        depth: Number of sine layers; the paper's and the seed's "5 x 256" is depth 5, width 256.
+        omega_0: Frequency of every sine layer.
+        unit_std_coords: Divide coordinates by their std `COORD_STD` first (seed rows 14 to 38).
+        bias: Whether sine layers have a bias (seed row 20 has none); the linear layer always has.
+    """
+
+    width: int = 256
+    depth: int = 5
+    omega_0: float = 30.0
+    unit_std_coords: bool = False
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("width", "depth"):
+            if getattr(self, field) < 1:
+                raise InputError(f"siren {field} must be at least 1, not {getattr(self, field)}")
+        if not self.omega_0 > 0:
+            raise InputError(f"siren omega_0 must be positive, not {self.omega_0}")
+
+
+def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, input side first: `layers.<i>.weight` is (out, in)."""
+    sizes = [2, *[config.width] * config.depth, 3]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        shapes[f"layers.{i}.weight"] = (fan_out, fan_in)
+        if config.bias or i == config.depth:
+            shapes[f"layers.{i}.bias"] = (fan_out,)
+    return shapes
+
+
+@dataclass(frozen=True)
+class Params(Mapping[str, Tensor]):
+    """Weights and biases of one SIREN, or of B SIRENs stacked in a leading dimension.
+
+    Attributes:
+        config: The network these tensors are for.
+        tensors: Name -> tensor, exactly the names and shapes of `param_shapes(config)`, all with
+            or all without a leading B.
+
+    Raises:
+        InputError: a name is missing or unknown, or a shape is wrong.
+    """
+
+    config: SirenConfig
+    tensors: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = param_shapes(self.config)
+        for name in (*shapes, *self.tensors):
+            if name not in shapes or name not in self.tensors:
+                state = "missing from" if name in shapes else "not a parameter of"
+                raise InputError(f"{name} is {state} a SIREN with {self.config}")
+        batch = self.batch_shape
+        for name, shape in shapes.items():
+            found = tuple(self.tensors[name].shape)
+            if found != (*batch, *shape):
+                raise InputError(f"{name} has shape {found}, expected {(*batch, *shape)}")
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one SIREN, (B,) for B of them."""
+        return tuple(self.tensors["layers.0.weight"].shape[:-2])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Params:
+        """The same network with `function` applied to every tensor."""
+        return Params(self.config, {name: function(value) for name, value in self.items()})
+
+    def unbatch(self) -> list[Params]:
+        """B stacked SIRENs as a list of B single ones (views, no copies)."""
+        return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
+
+
+def apply(params: Params, coords: Tensor) -> Tensor:
+    """Evaluates one SIREN on many coordinates, or B SIRENs on B sets of coordinates.
+
+    Args:
+        params: One SIREN, or B stacked ones.
+        coords: (..., 2) in [-1, 1] for one SIREN; (B, N, 2), or (N, 2) shared by all, for B.
+
+    Returns:
+        Normalised colours (..., 3), or (B, N, 3).
+    """
+    config = params.config
+    batched = bool(params.batch_shape)
+    hidden = coords / COORD_STD if config.unit_std_coords else coords
+    for i in range(config.depth + 1):
+        weight, bias = params[f"layers.{i}.weight"], params.tensors.get(f"layers.{i}.bias")
+        if i < config.depth:
+            # omega_0 (W x + b) = (omega_0 W) x + omega_0 b: scaling the few weights is cheaper
+            # than scaling the activations of every pixel.
+            weight = config.omega_0 * weight
+            bias = None if bias is None else config.omega_0 * bias
+        if batched:
+            hidden = torch.matmul(hidden, weight.transpose(-1, -2))  # (B, N, out)
+            hidden = hidden if bias is None else hidden + bias.unsqueeze(-2)
+        else:
+            hidden = nn.functional.linear(hidden, weight, bias)
+        if i < config.depth:
+            hidden = torch.sin(hidden)
+    return hidden
+
+
+class Siren(nn.Module):
+    """The same network as `apply`, as a module: its parameters are the entries of `Params`.
+
+    Args:
+        params: One SIREN; copied, so that training the module leaves them as they were.
+    """
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        if params.batch_shape:
+            raise InputError(f"Siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
+        self.config = params.config
+        self.layers = nn.ModuleList()
+        for i in range(self.config.depth + 1):
+            layer = nn.Module()
+            for field in ("weight", "bias"):
+                value = params.tensors.get(f"layers.{i}.{field}")
+                copy = None if value is None else nn.Parameter(value.detach().clone())
+                layer.register_parameter(field, copy)
+            self.layers.append(layer)
+
+    @classmethod
+    def from_params(cls, params: Params) -> Siren:
+        """A trainable module that starts at `params`."""
+        return cls(params)
+
+    @property
+    def params(self) -> Params:
+        """The module's parameters (live, not copied)."""
+        return Params(self.config, dict(self.named_parameters()))
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """(..., 2) coordinates in [-1, 1] -> (..., 3) normalised colours."""
+        return apply(self.params, coords)
+
+
+@torch.no_grad()
+def predict(params: Params, coords: Tensor, chunk_pixels: int = 65536) -> Tensor:
+    """`apply` without gradients, `chunk_pixels` coordinates at a time: (N, 2) -> (N, 3)."""
+    return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)])
+
+
+def render(params: Params, height: int, width: int) -> Tensor:
+    """The image of one SIREN at any size: (3, height, width) in [0, 1]."""
+    coords = pixel_coords(height, width, params["layers.0.weight"].device)
+    return rgb_to_image(predict(params, coords), height, width)
