@@ -14,7 +14,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -28,14 +28,17 @@ else:
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    Config = TypeVar("Config", bound=DataclassInstance)
-else:
-    Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 Presets = Mapping[str, Mapping[str, Any]]  # preset name -> the fields that differ from the defaults
 
-_KIND = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
-_METAVAR = {int: "N", float: "X", str: "TEXT"}
+# Type -> (what it is called in errors, what it is called in --help).
+_KINDS = {
+    int: ("a whole number", "N"),
+    float: ("a finite number", "X"),
+    str: ("text", "TEXT"),
+    bool: ("true or false", ""),
+}
 
 
 def option(default: Any, help: str) -> Any:
@@ -51,36 +54,35 @@ def _split_none(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _describe(hint: Any) -> str:
-    hint, optional = _split_none(hint)
-    kind = "a list" if typing.get_origin(hint) is tuple else _KIND[hint]
-    return f'{kind} or "none"' if optional else kind
-
-
 def _checked(hint: Any, value: Any, name: str) -> Any:
     """A value from outside as its field's type; `name` says in errors where it comes from."""
     plain, optional = _split_none(hint)
     origin, args = typing.get_origin(plain), typing.get_args(plain)
-    if optional and (value is None or value == "none"):
+    if optional and value in (None, "none"):
         return None
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_checked(args[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin is typing.Literal:
-        if not any(value == known and type(value) is type(known) for known in args):
-            raise unknown_name(name, value, (*args, "none") if optional else args)
+    if origin is typing.Literal and (type(value), value) in [(type(x), x) for x in args]:
         return value
     if plain is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if plain is str and isinstance(value, str) and not _has_surrogates(value):
+    # Bytes of a command line that are not UTF-8 become lone surrogates, which no file can hold.
+    if plain is str and isinstance(value, str) and value == value.encode(errors="ignore").decode():
         return value
     if plain in (int, bool) and type(value) is plain:
         return value
-    raise InputError(f"{name} must be {_describe(hint)}, not {value!r}")
+    if origin is typing.Literal:
+        names = [str(known) for known in args]
+        kind, near = f"one of {', '.join(names)}", _did_you_mean(str(value), names, "")
+    else:
+        kind, near = "a list" if origin is tuple else _KINDS[plain][0], ""
+    kind += ' or "none"' if optional else ""
+    raise InputError(f"{name} must be {kind}, not {value!r}{near}")
 
 
-def _has_surrogates(text: str) -> bool:
-    """True for bytes of the command line that are not UTF-8: no config file can hold them."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else otherwise
 
 
 def _from_text(hint: Any, text: str) -> Any:
@@ -97,18 +99,13 @@ def _from_text(hint: Any, text: str) -> Any:
         return text
 
 
-def _did_you_mean(name: str, known: Sequence[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else otherwise
-
-
 def _check_layer(cls: type[Config], values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Checks the names and the types of one source of values."""
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            hint = _did_you_mean(str(key), list(hints), f"known: {', '.join(hints)}")
-            raise InputError(f"{source}: unknown key {key!r}, {hint}")
+            near = _did_you_mean(str(key), hints, f"; known: {', '.join(hints)}")
+            raise InputError(f"{source}: unknown key {key!r}{near}")
     return {key: _checked(hints[key], values[key], f"{source}: {key}") for key in values}
 
 
@@ -135,26 +132,20 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
 
 
 def _toml_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
-    if isinstance(value, float):
-        return repr(value)
-    # JSON's numbers, booleans and strings are TOML's; DEL is the one character TOML escapes too.
-    return json.dumps("none" if value is None else value, ensure_ascii=False).replace(
-        "\x7f", "\\u007f"
-    )
+    # JSON's numbers, booleans and strings are TOML's; DEL is the one character more to escape.
+    text = json.dumps("none" if value is None else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
 def to_toml(config: DataclassInstance) -> str:
     """All fields, one per line with its help behind it: a config file to start from."""
-    values = {name: _toml_value(value) for name, value in to_dict(config).items()}
-    lines = {name: f"{name} = {text}" for name, text in values.items()}
-    width = min(40, max(map(len, lines.values()), default=0))
-    helps = {field.name: field.metadata.get("help", "") for field in dataclasses.fields(config)}
-    return "".join(
-        f"{line:<{width}}  # {' '.join(helps[name].split())}".rstrip(" #") + "\n"
-        for name, line in lines.items()
-    )
+    text = ""
+    for field, value in zip(dataclasses.fields(config), to_dict(config).values(), strict=True):
+        help = " ".join(field.metadata.get("help", "").split())
+        text += f"{f'{field.name} = {_toml_value(value)}':<36}  # {help}".rstrip(" #") + "\n"
+    return text
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -193,7 +184,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             flag = next((text for text in rest if text.startswith("-")), rest[0]).split("=")[0]
             known = [text for text in self._option_string_actions if text.startswith("--")]
-            self.error(f"unknown argument {flag!r}, {_did_you_mean(flag, known, 'see --help')}")
+            self.error(f"unknown argument {flag!r}{_did_you_mean(flag, known, '; see --help')}")
         return namespace, rest
 
 
@@ -214,29 +205,19 @@ def build_parser(cls: type[Config], presets: Presets, parser: Parser) -> Parser:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, _ = _split_none(hints[field.name])
-        text = f"{field.metadata.get('help', '')} (default: {_shown_default(field)})"
-        arguments: dict[str, Any] = {
-            "dest": field.name,
-            "default": argparse.SUPPRESS,
-            "help": text.replace("%", "%%"),
-        }
+        args = typing.get_args(hint)
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%")
+        how: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         if hint is bool:
-            arguments["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(hint) is tuple:
-            arguments["metavar"] = f"{_METAVAR[typing.get_args(hint)[0]]},..."
+            how["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(hint) is typing.Literal:
-            arguments["metavar"] = "|".join(str(known) for known in typing.get_args(hint))
+            how["metavar"] = "|".join(map(str, args))
         else:
-            arguments["metavar"] = _METAVAR[hint]
-        group.add_argument("--" + field.name.replace("_", "-"), **arguments)
+            how["metavar"] = f"{_KINDS[args[0]][1]},..." if args else _KINDS[hint][1]
+        group.add_argument("--" + field.name.replace("_", "-"), **how)
     return parser
-
-
-def _shown_default(field: dataclasses.Field[Any]) -> str:
-    default = field.default
-    if isinstance(default, tuple):
-        return ",".join(str(item) for item in default)
-    return "required" if default is dataclasses.MISSING else str(default).lower()
 
 
 def resolve(cls: type[Config], namespace: argparse.Namespace, presets: Presets) -> Config:

@@ -15,8 +15,8 @@ The only place in the project where images are decoded, resized and written. Wha
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import secrets
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hyperinit.errors import InputError
+from hyperinit.store import write_atomically
 
 # Larger images are refused by their header, before a pixel is decoded: 50 million pixels are
 # 600 MB as float32, and no camera photograph of use here is larger.
@@ -53,14 +54,14 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
 
 
 def _reason(error: Exception) -> str:
-    """One line on why a file could not be read or written, without the path."""
+    """One line on why a file could not be decoded, without the path."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that can be read"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return "unreadable image: " + (" ".join(text.split()) or type(error).__name__)
 
 
-def _shown(path: str | os.PathLike[str]) -> str:
+def shown_path(path: str | os.PathLike[str]) -> str:
     """The path as it can stand in a one-line message."""
     text = os.fspath(path)
     return text if text.isprintable() else repr(text)
@@ -80,7 +81,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{name}: unreadable image: {_reason(error)}") from error
+        raise InputError(f"{name}: {_reason(error)}") from error
 
 
 def load_image(path: str | os.PathLike[str]) -> Tensor:
@@ -93,10 +94,10 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
         InputError: no such file, not an image, broken, truncated, over `MAX_PIXELS`, or of a kind
             that is refused. The message starts with the path.
     """
-    name = _shown(path)
+    name = shown_path(path)
     with _pillow_errors(name):
         if not os.path.isfile(path):  # also keeps pipes and devices away, which may never end
-            what = "is a directory" if os.path.isdir(path) else "no such file"
+            what = "not a file" if os.path.exists(path) else "no such file"
             raise InputError(f"{name}: {what}; expected an image file")
         with Image.open(path) as picture:
             if picture.format not in IMAGE_FORMATS:
@@ -143,11 +144,12 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
     key = picture.info.get("transparency")
     upright = ImageOps.exif_transpose(picture)
     if white is not None:
-        grey = torch.from_numpy(np.array(upright, dtype=np.float32)) / white
+        values = torch.from_numpy(np.array(upright, dtype=np.float32))
+        grey = values / white
         if not (grey.isfinite().all() and grey.min() >= 0 and grey.max() <= 1):
             raise InputError(f"{name}: grey values must be finite and lie in [0, {white:g}]")
         if isinstance(key, int):
-            grey[grey == torch.tensor(key / white)] = 1.0
+            grey[values == key] = 1.0
         return grey.expand(3, -1, -1).contiguous()
     if upright.has_transparency_data:
         rgba = _unit(upright.convert("RGBA"))
@@ -157,7 +159,7 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
 
 def _unit(picture: Image.Image) -> Tensor:
     """8-bit PIL image -> (C, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div_(255)
+    return from_uint8(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
 
 
 def _white_level(picture: Image.Image, name: str) -> float:
@@ -216,7 +218,7 @@ def to_uint8(image: Tensor) -> Tensor:
 
 def from_uint8(pixels: Tensor) -> Tensor:
     """8-bit values -> image in [0, 1], float32, same shape."""
-    return pixels.float().div_(255)
+    return pixels / 255
 
 
 def image_hash(image: Tensor) -> str:
@@ -292,21 +294,13 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         InputError: not an image in [0, 1]; unknown suffix; the directory is missing or cannot be
             written to.
     """
-    target, name = Path(path), _shown(path)
+    target, name = Path(path), shown_path(path)
     options = _SAVE_OPTIONS.get(target.suffix.lower())
     if options is None:
         raise InputError(f"{name}: cannot write this kind of file; use {', '.join(_SAVE_OPTIONS)}")
     if not os.path.isdir(target.parent):
-        raise InputError(f"{name}: no such directory: {_shown(target.parent)}")
+        raise InputError(f"{name}: no such directory: {shown_path(target.parent)}")
     pixels = to_uint8(to_image(image)).permute(1, 2, 0).cpu().contiguous().numpy()
-    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            Image.fromarray(pixels).save(file, **options)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be written: {_reason(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, **options)
+    write_atomically(target, encoded.getvalue())

@@ -12,11 +12,6 @@ from hyperinit.siren import Params, apply
 StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
 
 
-def per_image_mse(params: Params, coords: Tensor, rgb: Tensor) -> Tensor:
-    """MSE of B SIRENs, each on its own pixels: coords (B, N, 2), rgb (B, N, 3) -> (B,)."""
-    return (apply(params, coords) - rgb).square().mean(dim=(-1, -2))
-
-
 def inner_steps(
     params: Params,
     coords: Tensor,
@@ -37,7 +32,8 @@ def inner_steps(
     """
     for k, sizes in enumerate(step_sizes):
         # The sum over images keeps each image's gradient free of how many neighbours it has.
-        loss = per_image_mse(params, coords[:, k], rgb[:, k]).sum()
+        error = apply(params, coords[:, k]) - rgb[:, k]
+        loss = error.square().mean(dim=(-1, -2)).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
         named = zip(params.items(), gradients, strict=True)
         params = Params(

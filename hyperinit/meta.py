@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.inner import inner_steps, per_image_mse
-from hyperinit.siren import Params, Siren
+from hyperinit.inner import inner_steps
+from hyperinit.siren import Params, Siren, apply
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class OuterLoss:
 
 @dataclass(frozen=True)
 class OuterResult:
-    """One outer step's loss (to be differentiated) and what it is made of, per image (B,)."""
+    """One outer step's loss (to be differentiated), and its error per image (B,), detached.
+
+    MSE in normalised units and PSNR in dB, before and after the inner steps, on query pixels.
+    """
 
     loss: Tensor
     mse_before: Tensor
     mse_after: Tensor
-
-
-def draw_pixels(pixels: int, shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-    """Random pixel indices of a given shape, drawn with replacement."""
-    return torch.randint(pixels, shape, generator=generator)
+    psnr_before: Tensor
+    psnr_after: Tensor
 
 
 def outer_loss(
@@ -63,13 +63,13 @@ def outer_loss(
         generator: Of the pixels; a CPU generator.
     """
     batch, steps = len(images), hyper.config.inner_steps
-    all_coords = pixel_coords(*images.shape[-2:], device=images.device)
+    all_coords = pixel_coords(*images.shape[-2:], device=images.device).to(images.dtype)
     all_rgb = image_to_rgb(images)
     pixels = len(all_coords)
 
     def draw(*shape: int) -> tuple[Tensor, Tensor]:
         """Coordinates and colours of random pixels, (B, *shape, 2) and (B, *shape, 3)."""
-        indices = draw_pixels(pixels, (batch, *shape), generator=generator).to(images.device)
+        indices = torch.randint(pixels, (batch, *shape), generator=generator).to(images.device)
         rows = torch.arange(batch, device=images.device).view(-1, *(1 for _ in shape))
         return all_coords[indices], all_rgb[rows, indices]
 
@@ -77,22 +77,22 @@ def outer_loss(
     coords, rgb = draw(config.query_pixels)
 
     params = hyper(images)
-    mse_before = per_image_mse(params, coords, rgb)
+    mse_before, psnr_before = grid_errors(apply(params, coords), rgb)
     if steps == 0:
-        mse_after = mse_before
+        prediction = apply(params, coords)
     elif config.inner_loop == "higher":
-        mse_after = _mse_after_with_higher(
-            hyper, params, inner_coords, inner_rgb, coords, rgb, config
-        )
+        prediction = _predict_with_higher(hyper, params, inner_coords, inner_rgb, coords, config)
     else:
         adapted = inner_steps(
             params, inner_coords, inner_rgb, hyper.step_sizes(), second_order=config.second_order
         )
-        mse_after = per_image_mse(adapted, coords, rgb)
+        prediction = apply(adapted, coords)
+    mse_after, psnr_after = grid_errors(prediction, rgb)
     loss = config.weight_before * mse_before.mean() + config.weight_after * mse_after.mean()
     if config.residual_penalty:
         loss = loss + config.residual_penalty * _residual_size(hyper, params)
-    return OuterResult(loss, mse_before, mse_after)
+    errors = (mse_before, mse_after, psnr_before, psnr_after)
+    return OuterResult(loss, *(error.detach() for error in errors))
 
 
 def _residual_size(hyper: HyperNetwork, params: Params) -> Tensor:
@@ -105,21 +105,27 @@ def _residual_size(hyper: HyperNetwork, params: Params) -> Tensor:
     return torch.stack(sizes).mean()
 
 
-def _mse_after_with_higher(
+def _predict_with_higher(
     hyper: HyperNetwork,
     params: Params,
     inner_coords: Tensor,
     inner_rgb: Tensor,
     coords: Tensor,
-    rgb: Tensor,
     config: OuterLoss,
 ) -> Tensor:
-    """The reference path: `higher` unrolls torch.optim.SGD on a module, one image at a time."""
+    """The reference path: `higher` unrolls torch.optim.SGD on a module, one image at a time.
+
+    Returns:
+        The adapted SIRENs' colours at the query pixels, (B, N, 3).
+    """
     import higher
 
     step_sizes = hyper.step_sizes()
     names = list(params)
-    losses = []
+    # track_higher_grads=False would cut the base and the step sizes off together with the
+    # gradients' own gradients; detaching the gradients alone is first-order MAML.
+    callback = None if config.second_order else lambda grads: [grad.detach() for grad in grads]
+    predictions = []
     for b, single in enumerate(params.unbatch()):
         module = Siren(single)
         # One parameter group a tensor, so that each can have its own learned step size.
@@ -128,13 +134,11 @@ def _mse_after_with_higher(
             module,
             optimizer,
             copy_initial_weights=False,  # True, the default, cuts the outer gradient off
-            track_higher_grads=config.second_order,
         ) as (functional, differentiable_sgd):
             functional.update_params([single[name] for name in names])
             for k, sizes in enumerate(step_sizes):
-                prediction = functional(inner_coords[b, k])
-                loss = nn.functional.mse_loss(prediction, inner_rgb[b, k])
+                loss = nn.functional.mse_loss(functional(inner_coords[b, k]), inner_rgb[b, k])
                 override = {"lr": [sizes[name] for name in names]}
-                differentiable_sgd.step(loss, override=override)
-            losses.append(nn.functional.mse_loss(functional(coords[b]), rgb[b]))
-    return torch.stack(losses)
+                differentiable_sgd.step(loss, override=override, grad_callback=callback)
+            predictions.append(functional(coords[b]))
+    return torch.stack(predictions)

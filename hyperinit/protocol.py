@@ -128,8 +128,8 @@ class Record:
         )
 
 
-def _to_json(record: Record) -> str:
-    """One line; an infinite error is null, as JSON has no infinity."""
+def to_line(record: Record) -> str:
+    """A record as one line of JSON, without its newline; what is not finite is null."""
     values = asdict(record)
     values["curve"] = [[v if isfinite(v) else None for v in row] for row in record.curve]
     return json.dumps(values, allow_nan=False)
@@ -139,7 +139,7 @@ def append_record(path: str | Path, record: Record) -> None:
     """Appends one complete line; a line that a killed run left unfinished is cut off first."""
     repair_jsonl(path)
     with open(path, "ab") as file:
-        file.write(_to_json(record).encode() + b"\n")
+        file.write(to_line(record).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

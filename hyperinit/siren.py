@@ -135,6 +135,15 @@ def apply(params: Params, coords: Tensor) -> Tensor:
     return hidden
 
 
+class Layer(nn.Module):
+    """The weight and the bias (or None) of one layer; `apply` does the arithmetic."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+
 class Siren(nn.Module):
     """The same network as `apply`, as a module: its parameters are the entries of `Params`.
 
@@ -147,14 +156,10 @@ class Siren(nn.Module):
         if params.batch_shape:
             raise InputError(f"Siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
         self.config = params.config
-        self.layers = nn.ModuleList()
-        for i in range(self.config.depth + 1):
-            layer = nn.Module()
-            for field in ("weight", "bias"):
-                value = params.tensors.get(f"layers.{i}.{field}")
-                copy = None if value is None else nn.Parameter(value.detach().clone())
-                layer.register_parameter(field, copy)
-            self.layers.append(layer)
+        self.layers = nn.ModuleList(
+            Layer(params[f"layers.{i}.weight"], params.tensors.get(f"layers.{i}.bias"))
+            for i in range(self.config.depth + 1)
+        )
 
     @classmethod
     def from_params(cls, params: Params) -> Siren:
@@ -164,7 +169,13 @@ class Siren(nn.Module):
     @property
     def params(self) -> Params:
         """The module's parameters (live, not copied)."""
-        return Params(self.config, dict(self.named_parameters()))
+        # Read as attributes, not through named_parameters(), so that libraries which swap the
+        # attributes of a module (higher) see their own tensors used.
+        tensors = {}
+        for name in param_shapes(self.config):
+            _, layer, field = name.split(".")
+            tensors[name] = getattr(self.layers[int(layer)], field)
+        return Params(self.config, tensors)
 
     def forward(self, coords: Tensor) -> Tensor:
         """(..., 2) coordinates in [-1, 1] -> (..., 3) normalised colours."""

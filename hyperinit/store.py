@@ -24,6 +24,11 @@ from torch import Tensor
 from hyperinit.errors import InputError
 from hyperinit.siren import Params, SirenConfig
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: no locks there
+    fcntl = None  # type: ignore[assignment]
+
 PARAMS_KIND = "hyperinit-params-1"
 
 
@@ -48,6 +53,28 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def exclusive(path: str | Path) -> Iterator[None]:
+    """Holds a lock file for the block, so that two processes never write to one place.
+
+    The lock goes with the process that holds it, however that ends; the empty file stays.
+
+    Raises:
+        InputError: another process holds it, or it cannot be created.
+    """
+    try:
+        file = open(path, "ab")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(f"{path}: another process is writing here") from error
+        yield
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], extra: str = "") -> str:

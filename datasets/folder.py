@@ -1,0 +1,122 @@
+"""A directory tree of images -> photographs, split by photograph, with what was skipped and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path, PurePosixPath
+
+from torch import Tensor
+
+from datasets.base import Photographs, collect, split_by_group, stable_fraction
+from hyperinit.errors import InputError, unknown_name
+from hyperinit.images import IMAGE_FORMATS, load_image, shown_path
+
+# HEIC cannot be read, but a folder from a phone is full of it: it is listed as skipped, rather
+# than passed over in silence as other kinds of files are.
+SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes} | {
+    ".heic",
+    ".heif",
+}
+
+# "000_01": tile 01 of photograph 000. Longer numbers are a camera's counter or a date (IMG_1234).
+_TILE = re.compile(r"(.+)_\d{1,3}")
+
+
+def photograph_of(name: str) -> str:
+    """The group of a file: its path up to the tile number, or all of it but the suffix.
+
+    "clic/000_01.jpg" -> "clic/000"; "cat.png" -> "cat"; "IMG_1234.jpg" -> "IMG_1234".
+    """
+    path = PurePosixPath(name)
+    tile = _TILE.fullmatch(path.stem)
+    return str(path.with_name(tile[1] if tile else path.stem))
+
+
+def load_folder(
+    directory: str | os.PathLike[str],
+    *,
+    keep_side: int | None,
+    held_out_fraction: float,
+    weights: Mapping[str, float] | None = None,
+    limit: int | None = None,
+) -> Photographs:
+    """Decodes every image below a directory once.
+
+    Files are known by their suffix; hidden ones are passed over, as are linked directories.
+
+    Args:
+        directory: The top of the tree.
+        keep_side: See `datasets.load`.
+        held_out_fraction: See `split_by_group`.
+        weights: Sub-folder ("a" or "a/b") -> sampling weight of the images below it; the deepest
+            entry counts, other images have 1.
+        limit: Reads only this many files, a fixed choice that is spread over the tree.
+
+    Raises:
+        InputError: the directory is missing, is a file or cannot be read; no image in it is
+            usable; a weight is negative or names a sub-folder without images.
+    """
+    top = Path(directory)
+    if not top.is_dir():
+        what = "is a file" if top.exists() else "no such directory"
+        raise InputError(f"{shown_path(top)}: {what}; expected a directory of images")
+    names, skipped = _scan(top)
+    _check_weights(weights or {}, names)
+    if limit is not None and limit < len(names):
+        names = sorted(sorted(names, key=stable_fraction)[:limit])
+
+    def load(name: str) -> Tensor:
+        try:
+            return load_image(top / name)
+        except InputError as error:  # the list of skipped files has the name already
+            raise InputError(str(error).removeprefix(f"{shown_path(top / name)}: ")) from error
+
+    entries = [(name, photograph_of(name), _weight(name, weights or {})) for name in names]
+    photos, unreadable = collect(entries, load, keep_side)
+    skipped += unreadable
+    if not photos:
+        first = f"; the first of {len(skipped)} skipped: {': '.join(skipped[0])}" if skipped else ""
+        raise InputError(f"{shown_path(top)}: no usable image in this directory{first}")
+    train, held_out = split_by_group(photos, held_out_fraction)
+    return Photographs(str(top), train, held_out, skipped)
+
+
+def _scan(top: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of all image files below `top`, sorted; and the sub-folders that cannot be read."""
+    names: list[str] = []
+    skipped: list[tuple[str, str]] = []
+
+    def failed(error: OSError) -> None:
+        path, reason = Path(error.filename), error.strerror or "cannot be read"
+        if path == top:
+            raise InputError(f"{shown_path(top)}: {reason}") from error
+        skipped.append((path.relative_to(top).as_posix(), reason))
+
+    for parent, children, files in os.walk(top, onerror=failed):
+        children[:] = [child for child in children if not child.startswith(".")]
+        for file in files:
+            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
+                names.append((Path(parent) / file).relative_to(top).as_posix())
+    return sorted(names), skipped
+
+
+def _above(name: str) -> list[str]:
+    """Sub-folders that a file lies in, deepest first."""
+    return [str(parent) for parent in PurePosixPath(name).parents][:-1]
+
+
+def _check_weights(weights: Mapping[str, float], names: list[str]) -> None:
+    sub_folders = sorted({parent for name in names for parent in _above(name)})
+    for sub_folder, weight in weights.items():
+        if sub_folder.strip("/") not in sub_folders:
+            raise unknown_name("sub-folder in weights", sub_folder, sub_folders)
+        if not (isinstance(weight, (int, float)) and isfinite(weight) and weight >= 0):
+            raise InputError(f"weight of {sub_folder!r} must be a number >= 0, not {weight!r}")
+
+
+def _weight(name: str, weights: Mapping[str, float]) -> float:
+    by_folder = {sub_folder.strip("/"): weight for sub_folder, weight in weights.items()}
+    return next((by_folder[parent] for parent in _above(name) if parent in by_folder), 1.0)

@@ -1,0 +1,36 @@
+"""hyperinit: a hypernetwork that outputs the initial weights of a SIREN for an image."""
+
+from hyperinit.errors import InputError
+from hyperinit.fit import FitConfig, FitResult, fit
+from hyperinit.hypernet import HyperConfig, HyperNetwork
+from hyperinit.images import load_image, save_image, to_image
+from hyperinit.init import InitSpec, named_init, sample_params
+from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, render
+from hyperinit.store import load_params, save_params
+from hyperinit.training import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FitConfig",
+    "FitResult",
+    "HyperConfig",
+    "HyperNetwork",
+    "InitSpec",
+    "InputError",
+    "Params",
+    "Siren",
+    "SirenConfig",
+    "apply",
+    "fit",
+    "load",
+    "load_image",
+    "load_params",
+    "named_init",
+    "param_shapes",
+    "render",
+    "sample_params",
+    "save_image",
+    "save_params",
+    "to_image",
+]

@@ -1,0 +1,214 @@
+"""Command line, config file and presets -> one checked config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from hyperinit import config as configs
+from hyperinit.config import Parser, build_parser, from_dict, option, resolve, to_dict, to_toml
+from hyperinit.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One field of every supported type."""
+
+    inner_steps: int = option(3, "gradient steps on the generated init")
+    outer_lr: float = option(1e-4, "step size of the hypernetwork, 100 % of it")
+    data: str = option("builtin", "data set name or directory")
+    loop: Literal["higher", "functional"] = option("functional", "how inner steps are unrolled")
+    first_order: bool = option(False, "ignore second derivatives")
+    time_limit_min: float | None = option(None, "stop after this many minutes")
+    holdout: str | None = option("kodak", "data set to evaluate on")
+    loss_weights: tuple[float, ...] = option((1.0, 0.5), "weight of the loss per inner step")
+    inits: tuple[str, ...] = option(("paper", "33"), "inits to compare with")
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 0:
+            raise InputError(f"inner_steps must be at least 0, not {self.inner_steps}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "base": {"inner_steps": 5, "data": "folder", "outer_lr": 3e-4},
+}
+
+
+def parse(*argv: str) -> TrainConfig:
+    return configs.parse(TrainConfig, argv, presets=PRESETS, prog="train", description="Trains.")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr of a command line that must exit with code 2."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*argv)
+    out, err = capsys.readouterr()
+    assert exit_info.value.code == 2
+    assert out == ""
+    assert err.startswith("train: error: ") and err.count("\n") == 1
+    return err
+
+
+def test_no_arguments_give_the_defaults() -> None:
+    assert parse() == TrainConfig()
+
+
+def test_flags_of_every_type() -> None:
+    config = parse(
+        *("--inner-steps", "4", "--outer-lr", "1e-3", "--data", "a dir", "--loop", "higher"),
+        *("--first-order", "--time-limit-min", "7", "--holdout", "none"),
+        *("--loss-weights", "1,2,.5", "--inits", "22"),
+    )
+    assert config == TrainConfig(
+        4, 1e-3, "a dir", "higher", True, 7.0, None, (1.0, 2.0, 0.5), ("22",)
+    )
+    assert isinstance(config.time_limit_min, float)
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('data = "flowers"\nouter_lr = 1\nfirst_order = true\n')
+    config = parse(
+        "--outer-lr", "0.5", "--no-first-order", "--preset", "base", "--config", f"{file}"
+    )
+    assert config == TrainConfig(inner_steps=5, data="flowers", outer_lr=0.5, first_order=False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--inner-step", "4"], ["'--inner-step'", "did you mean '--inner-steps'"]),
+        (["--innersteps=4"], ["'--innersteps'", "did you mean '--inner-steps'"]),
+        (["--zzz"], ["'--zzz'", "see --help"]),
+        (["stray"], ["'stray'"]),
+        (["--inner-steps"], ["--inner-steps", "expected one argument"]),
+        (["--inner-steps", "four"], ["--inner-steps must be a whole number", "'four'"]),
+        (["--inner-steps", "1.5"], ["--inner-steps must be a whole number", "'1.5'"]),
+        (["--inner-steps", "-1"], ["inner_steps must be at least 0"]),
+        (["--outer-lr", "nan"], ["--outer-lr must be a finite number"]),
+        (["--time-limit-min", "1e999"], ["--time-limit-min", 'number or "none"']),
+        (["--loss-weights", "1,x"], ["--loss-weights[1] must be a finite number", "'x'"]),
+        (["--loop", "highr"], ["--loop", "higher, functional", "did you mean 'higher'"]),
+        (["--preset", "bse"], ["preset 'bse'", "did you mean 'base'", "default, base"]),
+        (["--data", "bad\udcff"], ["--data must be text"]),
+        (["--config", "missing.toml"], ["missing.toml: No such file"]),
+        (["--config", "config.yaml"], ["config.yaml", "must end in .toml or .json"]),
+    ],
+)
+def test_bad_command_lines_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], argv: list[str], parts: list[str]
+) -> None:
+    line = refused(capsys, *argv)
+    assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("a.toml", "inner_step = 4", ["unknown key 'inner_step' (did you mean 'inner_steps'?)"]),
+        ("a.toml", "[train]\nloop = 1", ["unknown key 'train'", "known: inner_steps, outer_lr"]),
+        ("a.toml", "inner_steps = ", ["not valid TOML"]),
+        ("a.toml", "inner_steps = 1\ninner_steps = 2", ["not valid TOML"]),
+        ("a.toml", "inner_steps = true", ["inner_steps must be a whole number, not True"]),
+        ("a.toml", "inner_steps = 4.0", ["inner_steps must be a whole number, not 4.0"]),
+        ("a.toml", "inner_steps = '4'", ["inner_steps must be a whole number, not '4'"]),
+        ("a.toml", "first_order = 1", ["first_order must be true or false, not 1"]),
+        ("a.toml", "outer_lr = inf", ["outer_lr must be a finite number"]),
+        ("a.toml", "inits = 'paper'", ["inits must be a list, not 'paper'"]),
+        ("a.toml", "loss_weights = [1, '2']", ["loss_weights[1] must be a finite number"]),
+        ("a.toml", "loop = 3", ["loop must be one of higher, functional, not 3"]),
+        ("a.json", "{", ["not valid JSON"]),
+        ("a.json", "[1]", ["must hold keys and values"]),
+        ("a.json", "[" * 100_000, ["not valid JSON"]),
+        ("a.json", '{"data": null}', ["data must be text, not None"]),
+    ],
+)
+def test_bad_config_files_are_refused_in_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    text: str,
+    parts: list[str],
+) -> None:
+    (tmp_path / name).write_text(text)
+    line = refused(capsys, "--config", str(tmp_path / name))
+    assert all(part in line for part in [name, *parts]), line
+
+
+def test_files_that_are_not_text_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_bytes(b"data = '\xff'")
+    (tmp_path / "b.toml").mkdir()
+    assert "not valid TOML" in refused(capsys, "--config", str(tmp_path / "a.toml"))
+    assert "b.toml" in refused(capsys, "--config", str(tmp_path / "b.toml"))
+
+
+def test_printed_config_reads_back_as_the_same_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--preset", "base", "--holdout", "none", "--time-limit-min", "0.1", "--inits", ""]
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*argv, "--print-config")
+    printed = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert "# gradient steps on the generated init" in printed.splitlines()[0]
+    (tmp_path / "my.toml").write_text(printed)
+    assert parse("--config", str(tmp_path / "my.toml")) == parse(*argv)
+
+
+@pytest.mark.parametrize(
+    "text", ['"', "\\", "a\nb", "# no", "\x7f\x00\x1f", "猫 \U0001f431", "\u2028"]
+)
+def test_any_text_survives_toml_and_json(text: str) -> None:
+    config = TrainConfig(data=text, inits=(text, text), outer_lr=1e-300)
+    for values in (tomllib.loads(to_toml(config)), json.loads(json.dumps(to_dict(config)))):
+        assert from_dict(TrainConfig, values, source="stored") == config
+
+
+def test_a_stored_config_is_checked_like_a_file() -> None:
+    with pytest.raises(InputError, match=r"run/last: unknown key 'widht'; known: inner_steps"):
+        from_dict(TrainConfig, {"widht": 3}, source="run/last")
+
+
+def test_help_lists_every_field_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit_info.value.code == 0
+    assert "--loss-weights X,... weight of the loss per inner step (default: 1.0,0.5)" in text
+    assert "100 % of it (default: 0.0001)" in text
+    assert "--first-order, --no-first-order" in text
+
+
+def test_flags_of_the_caller_and_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    main = Parser(prog="hyperinit")
+    commands = main.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train")
+    train.add_argument("--resume", action="store_true")
+    build_parser(TrainConfig, {}, train)
+    namespace = main.parse_args(["train", "--resume", "--inner-steps", "1"])
+    assert namespace.resume and namespace.command == "train"
+    assert resolve(TrainConfig, namespace, {}) == TrainConfig(inner_steps=1)
+    with pytest.raises(SystemExit):
+        main.parse_args(["train", "--resum"])
+    expected = "hyperinit train: error: unknown argument '--resum' (did you mean '--resume'?)\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_wrong_preset_is_named() -> None:
+    namespace = argparse.Namespace(preset="p", config=None, print_config=False)
+    with pytest.raises(InputError, match="preset p: unknown key 'lr'"):
+        resolve(TrainConfig, namespace, {"p": {"lr": 1}})
