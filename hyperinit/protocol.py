@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import exp, inf, isfinite, log
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from hyperinit.config import option
 from hyperinit.errors import InputError
 
 PROTOCOL_VERSION = 1
@@ -28,31 +29,70 @@ class Protocol:
     """The tuned track: the same optimiser for every init, each init at its own best rate.
 
     A run declares its budget beforehand and is judged by its final error alone, so no lucky early
-    stop on a noisy curve counts.
+    stop on a noisy curve counts. `version` is bumped by any change that can move a result.
 
-    Attributes:
-        image_size: Images are centre-cropped squares, area-resized to this side, in pixels.
-        width: Units of the SIREN's sine layers.
-        depth: Number of its sine layers.
-        budgets_epochs: The ladder of budgets; each rung is a fit of its own.
-        lrs: One grid for all inits; the best is chosen per init and rung.
-        batch_pixels: Pixels a step, without replacement within an epoch.
-        output_lr_factor: The output layer's learning rate relative to the others'.
-        weight_decay: AdamW's.
-        schedule: Of the learning rate over the budget.
-        version: Bumped by any change that can move a result.
+    Raises:
+        InputError: a field is out of range.
     """
 
-    image_size: int = 224
-    width: int = 256
-    depth: int = 5
-    budgets_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
-    lrs: tuple[float, ...] = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
-    batch_pixels: int = 2048
-    output_lr_factor: float = 5.0
-    weight_decay: float = 0.0
-    schedule: str = "linear"
-    version: int = PROTOCOL_VERSION
+    version: ClassVar[int] = PROTOCOL_VERSION
+
+    image_size: int = option(224, "side of the images in pixels: centre squares, area-resized")
+    width: int = option(256, "units of the SIREN's sine layers")
+    depth: int = option(5, "number of the SIREN's sine layers")
+    budgets_epochs: tuple[float, ...] = option(
+        (0.5, 1, 2, 4, 8, 16, 32, 64), "ladder of budgets; each rung is a fit of its own"
+    )
+    lrs: tuple[float, ...] = option(
+        (1.25e-4, 2.5e-4, 5e-4, 1e-3), "grid of learning rates, one for all inits"
+    )
+    lr_images: int = option(8, "tuning images on which an init's rate is chosen, with one seed")
+    lr_budget_epochs: float = option(
+        16.0, "rungs above this one take the rate that was best here: tuning them would cost most"
+    )
+    batch_pixels: int = option(2048, "pixels per step")
+    sampler: Literal["pixels", "points"] = option(
+        "pixels", "pixels without replacement within an epoch, or random points between them"
+    )
+    schedule: Literal["linear", "constant"] = option(
+        "linear", "of the rate over the declared budget: decay to 0, or none"
+    )
+    output_lr_factor: float = option(5.0, "the output layer's rate relative to the others'")
+    weight_decay: float = option(0.0, "AdamW's")
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "width", "depth", "lr_images", "batch_pixels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("budgets_epochs", "lrs"):
+            values = getattr(self, name)
+            if not values or min(values) <= 0 or len(set(values)) < len(values):
+                raise InputError(f"{name} must be positive and distinct, not {list(values)}")
+
+
+_SMALL: dict[str, Any] = {
+    **{"image_size": 96, "width": 128, "depth": 4, "batch_pixels": 1024},
+    "lrs": (5e-4, 1e-3, 2e-3),
+}
+
+# Protocols by name; fields that are not given are as above.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    # One rung down the ladder of scales.
+    "small": _SMALL,
+    # As small, and over in three minutes: to see that everything works.
+    "quick": {**_SMALL, "budgets_epochs": (1, 2, 4, 8), "lr_images": 3},
+    # As the seed experiment ran it, but for the rate, which an LR range test finds.
+    "seed": {
+        # 3,000 of its epochs of 7 steps of 8,192 points, in visits to each of 224 x 224 pixels
+        "budgets_epochs": (3000 * 7 * 8192 / 224**2,),
+        "batch_pixels": 8192,
+        "sampler": "points",
+        "schedule": "constant",
+        "output_lr_factor": 1.0,
+        "weight_decay": 0.01,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +100,8 @@ class Record:
     """One fit, with everything needed to score it and to run it again.
 
     Attributes:
-        track: "seed", "tuned" or "open".
+        track: "seed", "tuned", "open" or "frozen"; with "-lr" behind it for fits of tuning images
+            that only serve to choose a learning rate.
         init: Name of the init.
         init_facts: The init's resolved row, or its checkpoint's identity.
         image: Name of the image; `image_hash` identifies its content.
@@ -71,7 +112,7 @@ class Record:
         init_epochs, init_sec: The part of the cost that went into making the start.
         params_hash: SHA-256 of the fitted parameters.
         diverged: The error became non-finite.
-        settings: The protocol's remaining fields, resolved.
+        settings: Image size, network size and every field of FitConfig that can move the result.
         environment: Commit, versions, threads, device.
         version: The protocol's.
     """
@@ -121,11 +162,34 @@ class Record:
     @property
     def trial(self) -> tuple[Any, ...]:
         """What makes two records the same trial: rerunning it must give the same result."""
-        facts = json.dumps([self.init_facts, self.settings], sort_keys=True)
-        return (
-            *(self.version, self.track, self.init, facts, self.image_hash),
-            *(self.seed, self.lr, self.budget_epochs),
+        return trial_key(
+            track=self.track,
+            init=self.init,
+            init_facts=self.init_facts,
+            settings=self.settings,
+            image_hash=self.image_hash,
+            seed=self.seed,
+            budget_epochs=self.budget_epochs,
+            lr=self.lr,
+            version=self.version,
         )
+
+
+def trial_key(
+    *,
+    track: str,
+    init: str,
+    init_facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    image_hash: str,
+    seed: int,
+    budget_epochs: float,
+    lr: float | None,
+    version: int = PROTOCOL_VERSION,
+) -> tuple[Any, ...]:
+    """Identity of a trial, known before it is run; the rate is its last entry."""
+    facts = json.dumps([init_facts, settings], sort_keys=True)
+    return (version, track, init, facts, image_hash, seed, budget_epochs, lr)
 
 
 def to_line(record: Record) -> str:
@@ -159,14 +223,17 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
     """Reads records, the first of each trial where a trial was written twice.
 
     Raises:
-        InputError: a file is missing or empty, a line is not a record, or it was made under
+        InputError: a file is missing or not text, a line is not a record, or it was made under
             another version of the protocol; the line is named.
     """
     records: dict[tuple[Any, ...], Record] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         if not Path(path).is_file():
             raise InputError(f"{path}: no such record file")
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not a record file ({error})") from error
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -185,6 +252,8 @@ def _from_json(line: str, where: str) -> Record:
             values["curve"] = tuple(
                 tuple(inf if v is None else v for v in row) for row in values["curve"]
             )
+            if not values["curve"] or any(len(row) != 6 for row in values["curve"]):
+                raise ValueError("curve must have rows of 6 numbers")
             return Record(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not a record ({error})") from error

@@ -81,6 +81,8 @@ class Params(Mapping[str, Tensor]):
             found = tuple(self.tensors[name].shape)
             if found != (*batch, *shape):
                 raise InputError(f"{name} has shape {found}, expected {(*batch, *shape)}")
+        # One order for all, whatever order a file or a caller had.
+        object.__setattr__(self, "tensors", {name: self.tensors[name] for name in shapes})
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

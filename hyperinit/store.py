@@ -126,7 +126,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.get("kind") != kind:
         raise InputError(f"{path}: is {metadata.get('kind', 'no hyperinit file')}, not {kind}")
-    if metadata.get("sha256") != tensors_hash(tensors, kind + metadata["info"]):
+    if metadata.get("sha256") != tensors_hash(tensors, kind + metadata.get("info", "")):
         raise InputError(f"{path}: checksum does not match, the file was damaged after writing")
     return tensors, json.loads(metadata["info"])
 

@@ -47,7 +47,7 @@ _Result = TypeVar("_Result")
 # costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
 _INIT_SEC = 8
 _START_SEC = 13.0
-_CALL_SEC = 20.0  # tables and artifacts ask the server, which may have died meanwhile
+_CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
 _FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
 
 
@@ -122,7 +122,8 @@ class Tracker:
         if not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
-        self._send(lambda run: run.finish(exit_code), _FINISH_SEC + 10)
+        missing = f"send what is missing with: wandb sync {self.path.parent / 'wandb'}"
+        self._send(lambda run: run.finish(exit_code), missing, _FINISH_SEC + 10)
         self.wandb_run = None
 
     def _write(self, kind: str, step: int, **content: Any) -> None:
@@ -136,16 +137,21 @@ class Tracker:
             raise InputError(f"cannot write {self.path}: No space left on device")
         self._step = step
 
-    def _send(self, action: Callable[[Any], object], limit_sec: float = _CALL_SEC) -> None:
+    def _send(
+        self,
+        action: Callable[[Any], object],
+        consequence: str = "from here on only the JSONL file is written",
+        limit_sec: float = _CALL_SEC,
+    ) -> None:
         """Does something with the W&B run; the first failure of any kind is the last."""
-        if self.wandb_run is None:
+        run = self.wandb_run
+        if run is None:
             return
-        run, self.wandb_run = self.wandb_run, None
         try:
             _bounded(lambda: action(run), limit_sec)
-            self.wandb_run = run
         except Exception as error:
-            _warn(error, f"from here on only {self.path} is written")
+            self.wandb_run = None
+            _warn(error, consequence)
             _abandon(run)
 
 
@@ -196,7 +202,7 @@ def open_tracker(
             if problem:
                 _warn(problem, "logging offline")
         except Exception as error:
-            _warn(error, f"only {path} is written")
+            _warn(error, f"only the JSONL file is written")
     return tracker
 
 
@@ -329,7 +335,7 @@ def _start_wandb(
             mode=mode,
             dir=str(run_dir),
             id=run_id,
-            resume="allow",
+            resume="allow" if resumed else None,
             settings=wandb.Settings(**known),
             **settings,
         )
@@ -343,4 +349,6 @@ def _start_wandb(
             raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
         return init("online"), None
     except Exception as error:
+        if wandb.run is None:  # nobody else's run is open: free the id that the attempt took
+            wandb.teardown()
         return init("offline"), error

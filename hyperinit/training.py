@@ -298,7 +298,8 @@ def train_step(state: TrainState, config: TrainConfig, images: Tensor) -> dict[s
     state.optimizer.zero_grad(set_to_none=True)
     result.loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.hyper.parameters(), config.clip_norm)
-    if not math.isfinite(float(result.loss)) or not math.isfinite(float(norm)):
+    loss = float(result.loss.detach())
+    if not math.isfinite(loss) or not math.isfinite(float(norm)):
         raise InputError(
             f"outer loss diverged at step {state.step}: try a smaller lr, base_lr or step_size_lr"
         )
@@ -308,7 +309,7 @@ def train_step(state: TrainState, config: TrainConfig, images: Tensor) -> dict[s
     state.optimizer.step()
     state.step += 1
     return {
-        "train/loss": float(result.loss),
+        "train/loss": loss,
         "train/mse_before": float(result.mse_before.mean()),
         "train/mse_after": float(result.mse_after.mean()),
         "train/psnr_before": float(result.psnr_before.mean()),
@@ -344,7 +345,7 @@ def _evaluate(state: TrainState, held_out: Tensor, tracker: Tracker) -> None:
         metrics[f"weights/{name}_std"] = float(value.std())
     for k, sizes in enumerate(hyper.step_sizes()):
         for name, size in sizes.items():
-            metrics[f"step_sizes/{k}/{name}"] = float(size)
+            metrics[f"step_sizes/{k}/{name}"] = float(size.detach())
     tracker.log(metrics, state.step)
     rows = [
         torch.cat((image, preview(b, image), preview(a, image), error_map(a, image)), dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from hyperinit.clock import Clock
-from hyperinit.fit import FitConfig, FitResult, fit
+from hyperinit.errors import InputError
+from hyperinit.fit import CurvePoint, FitConfig, FitResult, fit
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.images import image_hash
+from hyperinit.images import image_hash, square_crop
 from hyperinit.init import InitSpec, sample_params
-from hyperinit.protocol import Protocol, Record
+from hyperinit.protocol import Protocol, Record, trial_key
 from hyperinit.siren import Params
 from hyperinit.store import tensors_hash
 
@@ -32,12 +33,16 @@ class Init:
         start: (image (3, H, W) in [0, 1], seed) -> Params. Timed: it is part of the cost.
         epochs: image -> pixel visits that `start` costs, per pixel of the image.
         facts: JSON-able; whatever else identifies the init in a record.
+        train_hashes: Hashes of the images it was made from, which it may not be tested on.
+        fit: Fields of FitConfig that differ from the protocol's, for tracks that allow it.
     """
 
     name: str
     start: Callable[[Tensor, int], Params]
     epochs: Callable[[Tensor], float] = lambda image: 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    train_hashes: frozenset[str] = frozenset()
+    fit: Mapping[str, Any] = field(default_factory=dict)
 
 
 def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
@@ -54,7 +59,7 @@ def hyper_init(name: str, hyper: HyperNetwork) -> Init:
     """A hypernetwork: its forward pass and inner steps are on the clock and in the epochs."""
     return Init(
         name,
-        lambda image, seed: hyper.generate(image, seed=seed),
+        lambda image, seed: hyper.to(image.device).generate(image, seed=seed),
         hyper.generate_epochs,
         {"hypernetwork": asdict(hyper.config), "sha256": tensors_hash(hyper.state_dict())},
     )
@@ -66,9 +71,31 @@ def params_init(name: str, params: Params) -> Init:
     return Init(name, lambda image, seed: params, facts=facts)
 
 
+@dataclass(frozen=True)
+class NamedImage:
+    """An image at the protocol's size.
+
+    Attributes:
+        name: What records call it.
+        image: (3, size, size) in [0, 1].
+        hash: `image_hash` of it.
+        source_hash: The same of the photograph that it was cropped from; "" if there is none.
+    """
+
+    name: str
+    image: Tensor = field(repr=False, compare=False)
+    hash: str
+    source_hash: str = ""
+
+    @classmethod
+    def cropped(cls, name: str, source: Tensor, size: int, source_hash: str = "") -> NamedImage:
+        """The centre square of an image (3, H, W) of any size."""
+        image = square_crop(source, size)
+        return cls(name, image, image_hash(image), source_hash or image_hash(source))
+
+
 @functools.cache
-def environment() -> dict[str, Any]:
-    """What a result may depend on besides its settings."""
+def _versions() -> dict[str, Any]:
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -79,8 +106,123 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
     }
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a result may depend on besides its settings."""
+    return {**_versions(), "threads": torch.get_num_threads(), "device": str(device)}
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One fit that has been decided on: where it starts, on what, and what it declares.
+
+    Attributes:
+        init: Where it starts; its `fit` overrides the protocol.
+        image: At the protocol's size.
+        protocol: Everything the trials of a comparison share.
+        budget_epochs, lr: What the run declares; `lr` None where it is still to be found.
+        seed: Draws the init and, separately, the order of the pixels.
+        track: See Record.
+    """
+
+    init: Init
+    image: NamedImage
+    protocol: Protocol
+    budget_epochs: float
+    lr: float | None
+    seed: int
+    track: str = "tuned"
+
+    @property
+    def fit_config(self) -> FitConfig:
+        """The protocol's fit with the init's own changes.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        shared = {k: v for k, v in asdict(self.protocol).items() if k in _FIT_FIELDS}
+        own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
+        return FitConfig(**{**shared, **self.init.fit, **own})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its record says of the workload: nothing in here can change without a new trial."""
+        sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
+        fitted = asdict(self.fit_config)
+        # The first three stand in the record itself; evaluations do not touch the fit.
+        for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
+            del fitted[name]
+        return {**sizes, **fitted}
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """`Record.trial` of the record that running it gives."""
+        return trial_key(
+            track=self.track,
+            init=self.init.name,
+            init_facts=self.init.facts,
+            settings=self.settings,
+            image_hash=self.image.hash,
+            seed=self.seed,
+            budget_epochs=self.budget_epochs,
+            lr=self.lr,
+        )
+
+    def start(self) -> tuple[Params, float]:
+        """The SIREN the fit starts from, on the image's device, and the seconds it took.
+
+        Raises:
+            InputError: the init gave something else than one SIREN of the protocol's size.
+        """
+        clock = Clock(self.image.image.device)
+        with clock.running():
+            params = self.init.start(self.image.image, self.seed)
+            if isinstance(params, Params):
+                params = params.map(lambda value: value.to(self.image.image.device))
+        width, depth = self.protocol.width, self.protocol.depth
+        if not isinstance(params, Params) or params.batch_shape:
+            raise InputError(f"init {self.init.name} must give the Params of one SIREN")
+        if (params.config.width, params.config.depth) != (width, depth):
+            found = f"{params.config.depth} x {params.config.width}"
+            raise InputError(
+                f"init {self.init.name} is for a SIREN of {found}, not {depth} x {width}"
+            )
+        return params, clock.sec
+
+    def run(
+        self, on_eval: Callable[[CurvePoint], None] = lambda point: None
+    ) -> tuple[Record, FitResult]:
+        """Starts from the init and fits."""
+        image = self.image.image
+        params, init_sec = self.start()
+        init_epochs = self.init.epochs(image)
+        config = self.fit_config
+        result = fit(
+            params, image, config, spent_epochs=init_epochs, spent_sec=init_sec, on_eval=on_eval
+        )
+        record = Record(
+            track=self.track,
+            init=self.init.name,
+            init_facts=self.init.facts,
+            image=self.image.name,
+            image_hash=self.image.hash,
+            seed=self.seed,
+            lr=result.lr,
+            budget_epochs=self.budget_epochs,
+            curve=tuple(astuple(point) for point in result.curve),
+            init_epochs=init_epochs,
+            init_sec=init_sec,
+            params_hash=tensors_hash(result.params.tensors),
+            diverged=result.diverged,
+            settings=self.settings,
+            environment=environment(image.device),
+        )
+        return record, result
+
+
+_FIT_FIELDS = FitConfig.__dataclass_fields__.keys()
 
 
 def run_trial(
@@ -94,42 +236,6 @@ def run_trial(
     seed: int,
     track: str = "tuned",
 ) -> tuple[Record, FitResult]:
-    """Starts from an init and fits, under a protocol.
-
-    Args:
-        image: (3, size, size) in [0, 1], already at the protocol's size.
-        seed: Draws the init and, separately, the order of the pixels.
-    """
-    clock = Clock(image.device)
-    with clock.running():
-        params = init.start(image, seed)
-    settings = FitConfig(
-        budget_epochs=budget_epochs,
-        lr=lr,
-        batch_pixels=protocol.batch_pixels,
-        schedule=protocol.schedule,  # type: ignore[arg-type]
-        output_lr_factor=protocol.output_lr_factor,
-        weight_decay=protocol.weight_decay,
-        seed=seed,
-    )
-    init_epochs = init.epochs(image)
-    result = fit(params, image, settings, spent_epochs=init_epochs, spent_sec=clock.sec)
-    shown = {k: v for k, v in asdict(protocol).items() if k not in ("budgets_epochs", "lrs")}
-    record = Record(
-        track=track,
-        init=init.name,
-        init_facts=init.facts,
-        image=image_name,
-        image_hash=image_hash(image),
-        seed=seed,
-        lr=lr,
-        budget_epochs=budget_epochs,
-        curve=tuple(astuple(point) for point in result.curve),
-        init_epochs=init_epochs,
-        init_sec=clock.sec,
-        params_hash=tensors_hash(result.params.tensors),
-        diverged=result.diverged,
-        settings=shown,
-        environment=environment() | {"device": str(image.device)},
-    )
-    return record, result
+    """Runs one trial on an image (3, size, size) in [0, 1]; see Trial."""
+    named = NamedImage(image_name, image, image_hash(image))
+    return Trial(init, named, protocol, budget_epochs, lr, seed, track).run()

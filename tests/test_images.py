@@ -203,12 +203,19 @@ def test_message_stays_one_line_whatever_the_name(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("side", [7_072, 10_000, 14_000, 60_000])  # to and beyond Pillow's limits
-def test_pixel_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        (7_072, "limit of 50 million"),
+        (10_000, "limit of 50 million"),  # where Pillow only warns
+        (60_000, "pixels"),  # where Pillow refuses by itself
+    ],
+)
+def test_pixel_bomb_is_refused_by_its_header(tmp_path: Path, side: int, said: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_header(side, side) + png_chunk(b"IDAT", zlib.compress(bytes(100))))
     assert side * side > MAX_PIXELS
-    assert "pixels" in refusal(path)
+    assert said in refusal(path)
 
 
 def test_text_bomb_is_refused(tmp_path: Path) -> None:

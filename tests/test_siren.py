@@ -76,15 +76,31 @@ def test_apply_is_the_formula_of_the_paper(config: SirenConfig) -> None:
     assert torch.allclose(apply(params, coords), expected, atol=1e-5)
 
 
-def test_outputs_of_ramp_weights_are_pinned() -> None:
+@pytest.mark.parametrize(
+    ("config", "golden"),
+    [
+        (
+            "plain",
+            [
+                [-0.0205928, 0.0450500, 0.1106929],
+                [-0.0995596, 0.0467656, 0.1930909],
+                [-0.0487434, 0.0536202, 0.1559839],
+            ],
+        ),
+        (
+            "unit_std_coords",
+            [
+                [-0.0089681, 0.0187141, 0.0463964],
+                [-0.0995596, 0.0467656, 0.1930909],
+                [0.0382078, 0.0521717, 0.0661356],
+            ],
+        ),
+    ],
+)
+def test_outputs_of_ramp_weights_are_pinned(config: str, golden: list[list[float]]) -> None:
     coords = torch.tensor([[-0.75, 0.5], [0.0, 0.0], [0.25, 1.0]])
-    expected = GOLDEN_PLAIN, GOLDEN_UNIT
-    for config, golden in zip((TINY, CONFIGS["unit_std_coords"]), expected, strict=True):
-        assert torch.allclose(apply(ramp_params(config), coords), torch.tensor(golden), atol=1e-6)
-
-
-GOLDEN_PLAIN = [[0.0] * 3] * 3
-GOLDEN_UNIT = [[0.0] * 3] * 3
+    colours = apply(ramp_params(CONFIGS[config]), coords)
+    assert torch.allclose(colours, torch.tensor(golden), atol=1e-6)
 
 
 def test_columns_of_coordinates_are_x_then_y() -> None:
@@ -243,7 +259,11 @@ def changed(name: str, value: Tensor | None) -> dict[str, Tensor]:
             torch.zeros(8, 7),
             r"layers\.1\.weight has shape \(8, 7\), expected \(8, 8\)",
         ),
-        ("layers.2.bias", torch.zeros(2, 3), r"layers\.2\.bias has shape \(2, 3\), expected \(3,\)"),
+        (
+            "layers.2.bias",
+            torch.zeros(2, 3),
+            r"layers\.2\.bias has shape \(2, 3\), expected \(3,\)",
+        ),
         ("layers.0.weight", torch.zeros(2, 8), r"layers\.0\.weight has shape"),
         ("layers.0.weight", torch.zeros(16), r"layers\.0\.weight has shape"),
     ],

@@ -1,0 +1,235 @@
+"""The `hyperinit` command: images -> inits, images -> fitted SIRENs, SIRENs -> images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor, stack
+
+from hyperinit.config import Parser
+from hyperinit.errors import InputError, unknown_name
+from hyperinit.fit import FitConfig, fit
+from hyperinit.images import image_hash, load_image, save_image, square_crop
+from hyperinit.init import NAMED_INITS
+from hyperinit.siren import Params, render
+from hyperinit.store import PARAMS_KIND, file_kind, load_params, save_params
+from hyperinit.training import CHECKPOINT_KIND, CHECKPOINT_NAME, load_hypernetwork
+from hyperinit.trial import Init, hyper_init, params_init, spec_init
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, or exits with 2 and one line for bad input."""
+    parser = Parser(prog="hyperinit", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for add in (_add_generate, _add_fit, _add_render):
+        add(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+def _add_generate(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser(
+        "generate", help="initial weights of the SIRENs of images, from a hypernetwork"
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="RUN", help="run directory or checkpoint"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        help="OUT.safetensors (several images: stacked, in the order given), or a directory",
+    )
+    _add_size(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the pixels the inner steps see")
+    parser.set_defaults(run=_generate)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    out: Path = arguments.out
+    into_directory = out.is_dir() or out.suffix != ".safetensors"
+    names = [f"{path.stem}.safetensors" for path in arguments.images]
+    if into_directory and len(set(names)) < len(names):
+        raise InputError(f"{out}: two images have the same name; write them to two directories")
+    hyper, _ = load_hypernetwork(arguments.checkpoint)
+    # All images are read before anything is written, so a bad one leaves everything as it was.
+    images = [_load(path, arguments.size) for path in arguments.images]
+    made = [hyper.generate(image, seed=arguments.seed) for image in images]
+    facts = [_image_facts(p, image) for p, image in zip(arguments.images, images, strict=True)]
+    if into_directory:
+        _make_directory(out)
+        for name, params, fact in zip(names, made, facts, strict=True):
+            save_params(out / name, params, images=[fact])
+    else:
+        save_params(out, made[0] if len(made) == 1 else _stack(made), images=facts)
+    print(f"{out}: initial weights for {len(made)} image{'s' if len(made) > 1 else ''}")
+
+
+def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser("fit", help="fit a SIREN to an image from any init")
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "--init",
+        default="33",
+        help=f"{' | '.join(NAMED_INITS)} | CHECKPOINT or run directory of a hypernetwork | "
+        "FILE.safetensors with a SIREN (default: 33)",
+    )
+    defaults = FitConfig()
+    parser.add_argument(
+        "--budget-epochs",
+        type=float,
+        default=defaults.budget_epochs,
+        help=f"pixel visits / pixels, generating the init included ({defaults.budget_epochs:g})",
+    )
+    parser.add_argument("--lr", type=float, help="learning rate (0.128 / width)")
+    parser.add_argument(
+        "--batch-pixels", type=int, default=defaults.batch_pixels, help="pixels per step (2048)"
+    )
+    parser.add_argument("--width", type=int, default=256, help="of a hand-designed init (256)")
+    parser.add_argument("--depth", type=int, default=5, help="of a hand-designed init (5)")
+    _add_size(parser)
+    parser.add_argument("--index", type=int, default=0, help="which SIREN of a FILE with several")
+    parser.add_argument("--seed", type=int, default=0, help="of the init and the order of pixels")
+    parser.add_argument("-o", "--out", type=Path, help="write the SIREN: OUT.safetensors")
+    parser.add_argument("--render", type=Path, help="write what the SIREN shows: OUT.png")
+    parser.set_defaults(run=_fit)
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    for path, suffixes in ((arguments.out, (".safetensors",)), (arguments.render, None)):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"{path}: no such directory as {path.parent}")
+        if path is not None and suffixes and path.suffix not in suffixes:
+            raise InputError(f"{path}: must end in {suffixes[0]}")
+    config = FitConfig(
+        budget_epochs=arguments.budget_epochs,
+        lr=arguments.lr,
+        batch_pixels=arguments.batch_pixels,
+        seed=arguments.seed,
+    )
+    image = _load(arguments.image, arguments.size)
+    init = find_init(arguments.init, arguments.width, arguments.depth, arguments.index)
+    start = init.start(image, arguments.seed)
+    result = fit(start, image, config, spent_epochs=init.epochs(image))
+    first, last = result.curve[0], result.curve[-1]
+    if arguments.out:
+        facts = {"init": init.name, "mse": last.mse, "psnr": last.psnr, "fit": asdict(config)}
+        facts["images"] = [_image_facts(arguments.image, image)]
+        save_params(arguments.out, result.params, **facts)
+    if arguments.render:
+        save_image(render(result.params, *image.shape[-2:]), arguments.render)
+    if result.diverged:
+        raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
+    print(
+        f"{arguments.image}: from {init.name}, PSNR {first.psnr:.2f} -> {last.psnr:.2f} dB, "
+        f"MSE {last.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
+        f"{last.sec:.2f} s"
+    )
+
+
+def _add_render(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser("render", help="draw a SIREN at any size")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a SIREN: FILE.safetensors")
+    parser.add_argument("--size", type=_height_width, metavar="HxW", help="in pixels (as stored)")
+    parser.add_argument("--index", type=int, default=0, help="which SIREN of a FILE with several")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png or another format")
+    parser.set_defaults(run=_render)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    params, info = _one_siren(arguments.file, arguments.index)
+    size = arguments.size
+    if size is None:
+        images = info.get("images") or []
+        if arguments.index >= len(images):
+            raise InputError(f"{arguments.file} does not say a size: give --size HxW")
+        size = images[arguments.index]["height"], images[arguments.index]["width"]
+    save_image(render(params, *size), arguments.out)
+    print(f"{arguments.out}: {size[0]}x{size[1]}")
+
+
+def find_init(name: str, width: int, depth: int, index: int = 0) -> Init:
+    """What a user calls an init -> the init.
+
+    Args:
+        name: A named init; a run directory or checkpoint of a hypernetwork; a file with a SIREN.
+        width, depth: Of the SIREN, for named inits; the others bring their own.
+        index: Which SIREN of a file with several.
+
+    Raises:
+        InputError: neither a known name nor such a file.
+    """
+    if name in NAMED_INITS:
+        return spec_init(name, NAMED_INITS[name], width, depth)
+    path = Path(name)
+    if not path.exists():
+        raise unknown_name(
+            "init", name, [*NAMED_INITS, "or a checkpoint, run or .safetensors file"]
+        )
+    kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
+    if kind == CHECKPOINT_KIND:
+        return hyper_init(str(path), load_hypernetwork(path)[0])
+    if kind == PARAMS_KIND:
+        return params_init(str(path), _one_siren(path, index)[0])
+    raise InputError(f"{path}: holds neither a hypernetwork nor a SIREN of this program")
+
+
+def _one_siren(path: Path, index: int) -> tuple[Params, dict]:
+    """One SIREN of a file, and the file's facts."""
+    params, info = load_params(path)
+    several = params.unbatch() if params.batch_shape else [params]
+    if not 0 <= index < len(several):
+        raise InputError(f"{path} has SIRENs 0 to {len(several) - 1}, no --index {index}")
+    return several[index], info
+
+
+def _add_size(parser: Parser) -> None:
+    parser.add_argument(
+        "--size", type=int, help="crop to the centre square, resize to so many pixels (as it is)"
+    )
+
+
+def _load(path: Path, size: int | None) -> Tensor:
+    image = load_image(path)
+    if size is not None and size < 1:
+        raise InputError(f"--size must be at least 1, not {size}")
+    return image if size is None else square_crop(image, size)
+
+
+def _image_facts(path: Path, image: Tensor) -> dict[str, str | int]:
+    height, width = image.shape[-2:]
+    return {"name": path.name, "height": height, "width": width, "sha256": image_hash(image)}
+
+
+def _stack(several: Sequence[Params]) -> Params:
+    first = several[0]
+    return Params(first.config, {name: stack([p[name] for p in several]) for name in first})
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {path}: {error.strerror or error}") from error
+
+
+def _height_width(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must look like 480x640 (height x width), not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Hypernetwork: image -> all weights and biases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import assert_same, shake_heads, smooth_image, tiny_hyper
+
+from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords
+from hyperinit.errors import InputError
+from hyperinit.hypernet import HyperConfig, HyperNetwork
+from hyperinit.init import named_init
+from hyperinit.siren import param_shapes, predict
+
+
+@pytest.mark.parametrize("name", ["paper", "22", "33"])
+def test_untrained_hypernetwork_returns_its_base_init_exactly(name):
+    config = HyperConfig(named_init(name).siren_config(16, 2), encoder_size=8, inner_steps=0)
+    hyper = HyperNetwork.from_named_init(config, name, seed=3)
+    for seed in (0, 1):
+        assert_same(hyper.generate(smooth_image(seed=seed)), hyper.base.params)
+
+
+def test_it_outputs_every_parameter_of_the_siren_with_a_leading_batch():
+    hyper = shake_heads(tiny_hyper())
+    params = hyper(torch.stack([smooth_image(seed=s) for s in range(3)]))
+    assert {n: tuple(v.shape[1:]) for n, v in params.items()} == param_shapes(hyper.config.siren)
+    assert params.batch_shape == (3,)
+    for name, value in params.items():  # every tensor depends on the image
+        assert not torch.equal(value[0], value[1]), name
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (7, 31), (64, 40), (1, 50)])
+def test_images_of_any_size_and_aspect_ratio_are_accepted(shape):
+    hyper = shake_heads(tiny_hyper())
+    params = hyper.generate(torch.rand(3, *shape))
+    assert params.batch_shape == () and all(v.isfinite().all() for v in params.values())
+
+
+def test_inner_steps_lower_the_error_and_are_repeatable(image):
+    hyper = tiny_hyper(inner_steps=3)
+    with torch.no_grad():
+        hyper.log_step_sizes += 3  # the first step sizes are timid
+    coords, rgb = pixel_coords(16, 16), image_to_rgb(image)
+    before, _ = grid_errors(predict(hyper.base.params, coords), rgb)
+    after, _ = grid_errors(predict(hyper.generate(image), coords), rgb)
+    assert after < before
+    assert_same(hyper.generate(image), hyper.generate(image))
+
+
+def test_the_cost_of_generating_counts_every_pixel_visit(image):
+    assert tiny_hyper(inner_steps=3).generate_epochs(image) == pytest.approx(3 * 32 / 256)
+    assert tiny_hyper(inner_steps=0).generate_epochs(image) == 0
+    # an image smaller than inner_pixels is visited whole
+    assert tiny_hyper(inner_steps=3).generate_epochs(torch.rand(3, 4, 4)) == 3
+
+
+def test_heads_stay_small_at_the_seeds_size():
+    config = HyperConfig(named_init("33").siren_config(256, 5))
+    hyper = HyperNetwork.from_named_init(config, "33")
+    for head, shape in zip(hyper.heads, param_shapes(config.siren).values(), strict=True):
+        assert head.left.out_features <= max(shape[0] * config.rank, 3 * shape[-1])
+
+
+def test_generating_leaves_the_callers_random_numbers_alone(image):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    tiny_hyper().generate(image)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("bad", [torch.rand(1, 8, 8), torch.rand(3, 8), torch.rand(3, 0, 8)])
+def test_an_image_of_the_wrong_shape_is_refused(bad):
+    with pytest.raises(InputError, match="shape"):
+        tiny_hyper().generate(bad)
+
+
+@pytest.mark.parametrize("field", [{"encoder_size": 12}, {"rank": 0}, {"inner_steps": -1}])
+def test_impossible_sizes_are_refused(field):
+    with pytest.raises(InputError, match=next(iter(field))):
+        HyperConfig(named_init("33").siren_config(16, 2), **field)
