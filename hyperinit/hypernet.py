@@ -88,7 +88,8 @@ class Head(nn.Module):
 
     def __init__(self, config: HyperConfig, shape: tuple[int, ...], scale: float) -> None:
         super().__init__()
-        self.shape, self.scale = shape, scale
+        self.shape = shape
+        self.register_buffer("scale", torch.tensor(scale))  # stored: the base moves in training
         low_rank = len(shape) == 2 and config.rank < min(shape)
         self.right = nn.Parameter(torch.randn(config.rank, shape[1])) if low_rank else None
         self.rank = config.rank
@@ -96,6 +97,8 @@ class Head(nn.Module):
         self.left = nn.Linear(config.code_size, outputs)
         nn.init.zeros_(self.left.weight)
         nn.init.zeros_(self.left.bias)
+
+    scale: Tensor
 
     def forward(self, code: Tensor) -> Tensor:
         left = self.scale * self.left(code)

@@ -1,4 +1,4 @@
-"""Params + image -> a learning rate: the LR range test that the seed experiment's runs began with."""
+"""Params + image -> a learning rate: the LR range test that the seed experiment began with."""
 
 from __future__ import annotations
 

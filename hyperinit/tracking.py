@@ -43,6 +43,8 @@ WandbMode = Literal["auto", "online", "offline", "disabled"]
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
+_ONLY_JSONL = f"from here on only {LOG_NAME} is written"
+
 # W&B is given up when it has not started after _START_SEC: a server that refuses or never answers
 # costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
 _INIT_SEC = 8
@@ -59,22 +61,23 @@ class Tracker:
         wandb_run: The W&B run, or None if there is none (any more).
     """
 
-    def __init__(self, path: Path, file: FileIO, step: int, wandb_run: Any | None) -> None:
+    def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
-        self.wandb_run = wandb_run
+        self.wandb_run: Any = None
         self._file = file
-        self._step = step
+        self._step = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers of one step, by name; "/" in a name groups charts."""
         self._write("metrics", step, values=metrics)
-        numbers = {_safe_name(name): float(value) for name, value in metrics.items()}
+        numbers = {_safe_name(name): _unwrap(value) for name, value in metrics.items()}
         self._send(lambda run: run.log(numbers, step=step))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
         """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black."""
         path = self.path.parent / "images" / f"{_safe_part(name)}-{step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # save_image says it better
+            path.parent.mkdir(exist_ok=True)
         save_image(image.nan_to_num(), path)
         self._write("image", step, name=name, path=path.relative_to(self.path.parent).as_posix())
 
@@ -128,19 +131,21 @@ class Tracker:
 
     def _write(self, kind: str, step: int, **content: Any) -> None:
         """One line, in one write: a killed process leaves at most a half-written last line."""
-        line = json.dumps({"kind": kind, "step": step, **_plain(content)}, allow_nan=False) + "\n"
+        line = (
+            json.dumps({"kind": kind, "step": int(step), **_plain(content)}, allow_nan=False) + "\n"
+        )
         try:
             complete = self._file.write(line.encode()) == len(line)  # JSON is ASCII here
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
         if not complete:
             raise InputError(f"cannot write {self.path}: No space left on device")
-        self._step = step
+        self._step = int(step)
 
     def _send(
         self,
         action: Callable[[Any], object],
-        consequence: str = "from here on only the JSONL file is written",
+        consequence: str = _ONLY_JSONL,
         limit_sec: float = _CALL_SEC,
     ) -> None:
         """Does something with the W&B run; the first failure of any kind is the last."""
@@ -151,7 +156,7 @@ class Tracker:
             _bounded(lambda: action(run), limit_sec)
         except Exception as error:
             self.wandb_run = None
-            _warn(error, consequence)
+            _warn("failed", error, consequence)
             _abandon(run)
 
 
@@ -186,23 +191,23 @@ def open_tracker(
             if resume_step is None:
                 raise InputError(f"{path} already holds a run; resume it or choose another folder")
             _drop_after(path, resume_step)
-        file = open(path, "ab", buffering=0)
+        file = FileIO(path, "a")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    step = resume_step or 0
-    tracker = Tracker(path, file, step, None)
-    tracker._write("start", step, config=config)
+    tracker = Tracker(path, file)
+    tracker._write("start", resume_step or 0, config=config)
     if wandb_mode != "disabled":
         label = " ".join((name or run_dir.name).split())[:120]
         settings = {"config": _plain(config), "project": project, "name": label}
         resumed = resume_step is not None
         try:
-            start = lambda: _start_wandb(run_dir, wandb_mode, resumed, settings)  # noqa: E731
-            tracker.wandb_run, problem = _bounded(start, _START_SEC)
+            tracker.wandb_run, problem = _bounded(
+                lambda: _start_wandb(run_dir, wandb_mode, resumed, settings), _START_SEC
+            )
             if problem:
-                _warn(problem, "logging offline")
+                _warn("did not start online", problem, "logging offline")
         except Exception as error:
-            _warn(error, f"only the JSONL file is written")
+            _warn("did not start", error, _ONLY_JSONL)
     return tracker
 
 
@@ -234,11 +239,15 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if hasattr(value, "item"):  # one-element tensors, NumPy scalars
-        value = value.item()
+    value = _unwrap(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _unwrap(value: Any) -> Any:
+    """A one-element tensor or a NumPy scalar as a Python number; anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _safe_part(name: str) -> str:
@@ -254,9 +263,9 @@ def _safe_name(name: str) -> str:
     return "/".join(_safe_part(part) for part in name.split("/")[:8])
 
 
-def _warn(error: Exception, consequence: str) -> None:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    _logger.warning("W&B: %s; %s", reason, consequence)
+def _warn(what: str, error: Exception, consequence: str) -> None:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    _logger.warning("W&B %s (%s: %s); %s", what, type(error).__name__, reason, consequence)
 
 
 def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
@@ -291,16 +300,15 @@ def _abandon(run: Any) -> None:
             _bounded(wandb.teardown, 5)
 
 
-def _has_key() -> bool:
-    """Whether an API key is configured: in WANDB_API_KEY or, for W&B's host, in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
+def _has_key(base_url: str) -> bool:
+    """Whether a key for this W&B server is configured (if not, W&B would ask on a terminal)."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
         file = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return file.authenticators(host) is not None
+    return file.authenticators(urlsplit(base_url).netloc) is not None
 
 
 def _start_wandb(
@@ -315,7 +323,7 @@ def _start_wandb(
     os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
     import wandb
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "console": "off",
         "silent": True,
         "disable_code": True,
@@ -330,7 +338,7 @@ def _start_wandb(
     run_id = stored if re.fullmatch(r"[a-z0-9]{1,32}", stored) else secrets.token_hex(4)
     write_atomically(id_path, run_id.encode())
 
-    def init(mode: str) -> Any:
+    def init(mode: Any) -> Any:
         return wandb.init(
             mode=mode,
             dir=str(run_dir),
@@ -340,12 +348,13 @@ def _start_wandb(
             **settings,
         )
 
+    has_key = _has_key(wandb.setup().settings.base_url)
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
     if mode != "online":
         return init(mode), None
     try:
-        if not _has_key():
+        if not has_key:
             raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
         return init("online"), None
     except Exception as error:

@@ -142,7 +142,8 @@ class Trial:
         Raises:
             InputError: a value is out of range.
         """
-        shared = {k: v for k, v in asdict(self.protocol).items() if k in _FIT_FIELDS}
+        fields = FitConfig.__dataclass_fields__
+        shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
         return FitConfig(**{**shared, **self.init.fit, **own})
 
@@ -220,9 +221,6 @@ class Trial:
             environment=environment(image.device),
         )
         return record, result
-
-
-_FIT_FIELDS = FitConfig.__dataclass_fields__.keys()
 
 
 def run_trial(

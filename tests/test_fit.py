@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperinit.coords import image_to_rgb, pixel_coords
 from hyperinit.errors import InputError
-from hyperinit.fit import SAMPLERS, FitConfig, FitResult, default_lr, fit, preview
+from hyperinit.fit import SAMPLERS, CurvePoint, FitConfig, FitResult, default_lr, fit, preview
 from hyperinit.init import PAPER_INIT, sample_params
 from hyperinit.siren import Params, Siren, SirenConfig, predict
 
@@ -257,6 +257,29 @@ def test_evaluating_more_often_changes_nothing() -> None:
     rarely = fit(params, image, budget_epochs=3, batch_pixels=16, eval_epochs=())
     assert same(often.params, rarely.params)
     assert len(often.curve) == 6 and len(rarely.curve) == 2
+
+
+def test_a_fit_can_stop_once_it_is_good_enough() -> None:
+    options: dict[str, Any] = {
+        "budget_epochs": 60,
+        "batch_pixels": 48,
+        "eval_epochs": range(60),
+        "schedule": "constant",
+    }
+    whole = fit(start_params(), smooth(), **options)
+    target = max(whole.curve[40].mse, whole.curve[40].train_mse)
+    result = fit(start_params(), smooth(), stop_mse=target, **options)
+    assert result.curve[-1].epochs < 60
+    assert result.mse <= target and result.curve[-1].train_mse <= target
+    assert not any(p.mse <= target and p.train_mse <= target for p in result.curve[:-1])
+    # and was the same fit until then
+    assert [p.mse for p in result.curve] == [p.mse for p in whole.curve[: len(result.curve)]]
+
+
+def test_every_evaluation_is_reported_as_it_happens() -> None:
+    seen: list[CurvePoint] = []
+    result = fit(start_params(), noise(8, 8), budget_epochs=3, on_eval=seen.append)
+    assert tuple(seen) == result.curve
 
 
 # Optimiser ---------------------------------------------------------------------------------------

@@ -1,0 +1,181 @@
+"""Meta-training runs: exact resume, checkpoints that survive, honest failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import smooth_image
+
+from hyperinit import training
+from hyperinit.errors import InputError
+from hyperinit.store import save_tensors
+from hyperinit.tracking import open_tracker, read_log
+from hyperinit.training import (
+    CHECKPOINT_KIND,
+    Stop,
+    TrainConfig,
+    load_hypernetwork,
+    load_state,
+    meta_train,
+    new_state,
+    save_state,
+    train_step,
+)
+
+TINY = TrainConfig(
+    size=16,
+    width=16,
+    depth=2,
+    encoder_size=8,
+    channels=4,
+    code_size=16,
+    rank=2,
+    inner_steps=2,
+    inner_pixels=32,
+    query_pixels=32,
+    batch_images=2,
+    max_steps=8,
+    warmup_steps=2,
+    eval_steps=4,
+    wandb="disabled",
+)
+
+
+class Images:
+    """A pure function of the step, as datasets.CropSampler is."""
+
+    def batch(self, step: int, batch_size: int) -> torch.Tensor:
+        return torch.stack([smooth_image(seed=100 * step + b) for b in range(batch_size)])
+
+
+def run(run_dir, config, state=None, stop=None, on_step=lambda step, metrics: None):
+    """Trains in a directory and returns the logged training losses by step."""
+    resume_step = None if state is None else state.step
+    tracker = open_tracker(run_dir, {}, config.wandb, resume_step=resume_step)
+    state = state or new_state(config)
+    held_out = torch.stack([smooth_image(seed=7)])
+    try:
+        meta_train(
+            state,
+            config,
+            Images(),
+            held_out,
+            run_dir,
+            tracker,
+            info={"train_hashes": ["abc"]},
+            stop=stop or Stop(),
+            on_step=on_step,
+        )
+    finally:
+        tracker.finish()
+    rows = [row for row in read_log(tracker.path) if row["kind"] == "metrics"]
+    return state, {
+        r["step"]: r["values"]["train/loss"] for r in rows if "train/loss" in r["values"]
+    }
+
+
+def interrupted(run_dir, config, at_step):
+    """A run that a signal stops after some steps."""
+    stop = Stop()
+
+    def on_step(step, metrics):
+        if step == at_step:
+            stop.signal = 15
+
+    return run(run_dir, config, stop=stop, on_step=on_step)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
+    whole, losses = run(tmp_path / "whole", TINY)
+    interrupted(tmp_path / "cut", TINY, at_step=3)
+    state, config, info = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    assert (state.step, config, info["train_hashes"]) == (3, TINY, ["abc"])
+    resumed, resumed_losses = run(tmp_path / "cut", config, state)
+    assert resumed_losses == losses and set(losses) == set(range(1, 9))
+    for name, value in whole.hyper.state_dict().items():
+        assert torch.equal(value, resumed.hyper.state_dict()[name]), name
+
+
+def test_losses_logged_after_the_checkpoint_are_not_doubled(tmp_path):
+    # As after kill -9: the log is ahead of the last checkpoint.
+    _, losses = run(tmp_path / "whole", TINY)
+    interrupted(tmp_path / "cut", TINY, at_step=3)
+    old = (tmp_path / "cut" / training.CHECKPOINT_NAME).read_bytes()
+    state, config, _ = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    run(tmp_path / "cut", config, state)
+    (tmp_path / "cut" / training.CHECKPOINT_NAME).write_bytes(old)
+    with open(tmp_path / "cut" / "metrics.jsonl", "ab") as log:
+        log.write(b'{"kind": "metrics", "step": 9, "val')
+    state, config, _ = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    assert run(tmp_path / "cut", config, state)[1] == losses
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    steps = [line.split('"step": ')[1].split(",")[0] for line in lines if "train/loss" in line]
+    assert len(steps) == len(set(steps)) == 8
+
+
+def test_training_lowers_the_loss():
+    config = replace(TINY, max_steps=200, lr=5e-3, base_lr=1e-3, step_size_lr=0.1, warmup_steps=5)
+    state = new_state(config)
+    images = torch.stack([smooth_image(seed=0), smooth_image(seed=1)])
+    losses = [train_step(state, config, images)["train/loss"] for _ in range(200)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_the_checkpoint_gives_the_trained_hypernetwork_and_its_manifest(tmp_path):
+    state, _ = run(tmp_path / "run", TINY)
+    for path in (tmp_path / "run", tmp_path / "run" / training.CHECKPOINT_NAME):
+        hyper, info = load_hypernetwork(path)
+        image = smooth_image(seed=9)
+        for name, value in hyper.generate(image).items():
+            assert torch.equal(value, state.hyper.generate(image)[name])
+        assert info["step"] == 8 and info["train_hashes"] == ["abc"]
+
+
+def test_a_diverging_run_stops_with_its_last_checkpoint_intact(tmp_path):
+    config = replace(TINY, lr=1e30, base_lr=1e30, clip_norm=1e30, checkpoint_sec=1e-9)
+    with pytest.raises(InputError, match="diverged at step"):
+        run(tmp_path / "run", config)
+    hyper, _ = load_hypernetwork(tmp_path / "run")
+    assert all(value.isfinite().all() for value in hyper.state_dict().values())
+
+
+def test_the_time_limit_ends_a_run_with_a_checkpoint(tmp_path):
+    state, losses = run(tmp_path / "run", replace(TINY, time_limit_min=1e-9))
+    assert state.step == len(losses) == 1
+    assert load_state(tmp_path / "run" / training.CHECKPOINT_NAME)[0].step == 1
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_by_name(tmp_path):
+    state = new_state(TINY)
+    path = tmp_path / "mixed.safetensors"
+    save_state(path, state, TINY)
+    tensors, info = training.load_tensors(path, CHECKPOINT_KIND)
+    info["hypernetwork"]["siren"]["width"] = 32
+    save_tensors(path, tensors, CHECKPOINT_KIND, info)
+    with pytest.raises(InputError, match=r"mixed\.safetensors"):
+        load_hypernetwork(path)
+
+
+def test_the_rates_rise_and_then_fall_to_nothing():
+    config = replace(TINY, max_steps=100, warmup_steps=10)
+    rates = [training.rate(step, config) for step in range(101)]
+    assert rates[0] < 0.1 and max(rates) > 0.95 and rates[100] == pytest.approx(0, abs=1e-9)
+    assert rates[:10] == sorted(rates[:10]) and rates[12:] == sorted(rates[12:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"max_steps": 0},
+        {"lr": 0.0},
+        {"rank": 0},
+        {"base_init": "34"},
+        {"data_weights": ("clothing",)},
+        {"data_weights": ("clothing=-1",)},
+    ],
+)
+def test_impossible_settings_are_refused(field):
+    with pytest.raises(InputError):
+        replace(TINY, **field)
