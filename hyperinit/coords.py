@@ -25,6 +25,12 @@ def pixel_coords(height: int, width: int, device: torch.device | str = "cpu") ->
     return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
 
 
+def image_coords(image: Tensor) -> Tensor:
+    """`pixel_coords` of an image (..., 3, H, W), on its device."""
+    height, width = image.shape[-2:]
+    return pixel_coords(height, width, image.device)
+
+
 def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
     """RGB mean and std, shaped (3,) on the tensor's device."""
     return torch.tensor(RGB_MEAN, device=like.device), torch.tensor(RGB_STD, device=like.device)
@@ -33,13 +39,15 @@ def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
 def image_to_rgb(image: Tensor) -> Tensor:
     """Image (..., 3, H, W) in [0, 1] -> normalised pixel colours (..., H * W, 3), row by row."""
     mean, std = _statistics(image)
-    return (image.flatten(-2).transpose(-1, -2) - mean) / std
+    rgb: Tensor = (image.flatten(-2).transpose(-1, -2) - mean) / std
+    return rgb
 
 
 def rgb_to_image(rgb: Tensor, height: int, width: int) -> Tensor:
     """Normalised pixel colours (..., H * W, 3) -> image (..., 3, H, W) in [0, 1], clipped."""
     mean, std = _statistics(rgb)
-    return (rgb * std + mean).clamp(0, 1).transpose(-1, -2).unflatten(-1, (height, width))
+    colours = (rgb * std + mean).clamp(0, 1).transpose(-1, -2)
+    return colours.reshape(*colours.shape[:-1], height, width)
 
 
 def grid_errors(prediction: Tensor, rgb: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,15 @@
 """Costs of pairs -> medians, ratios with intervals, survival curves.
 
 The unit of every count is a pair: one image and one seed. A pair whose runs never reach a target
-is censored: its cost is known to be above that of its largest budget, no more. Censored pairs
+is censored: its cost is known to be above that of its largest budget, no more. Censored pairs are
+infinite in medians and stay in every count, curve and profile. A pair whose smallest budget is
+already enough costs at most that.
 
-- are infinite in medians and stay in every count, curve and profile;
-- give no ratio. A geometric mean of ratios covers the pairs that both inits solve, and says how
-  many those are. Leaving out what only one init solves flatters the other one, so where all
-  censoring is on one side a bound is given too: the same mean over every pair that at least one
-  of the two solves, with censored costs at the largest budget. Censoring on both sides leaves no
-  bound, and pairs that neither init solves say nothing about the ratio.
+Neither kind gives a ratio of costs, only a range for it. The geometric mean of ratios is therefore
+over the pairs that both inits have an exact cost for, and says how many those are. Leaving out
+what only one init solves flatters the other one, so a bound is given beside it: the mean of the
+lower (upper) ends over every pair with a range, where none of these is 0 (infinite). A pair that
+neither init solves has no range. Where censoring is on both sides there is no bound.
 
 Intervals are 95 % percentile bootstraps over images: seeds of an image are averaged before, as
 they share whatever makes that image hard.
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log
+from statistics import fmean
 
 import numpy as np
 
@@ -87,12 +89,12 @@ class Ratio:
 
     Attributes:
         to: The other init.
-        mean: Over the pairs that both solve; None if there are none.
+        mean: Over the pairs with an exact ratio; None if there are none.
         low, high: 95 % interval; None with fewer than two images.
-        n: Pairs that both solve.
+        n: Pairs with an exact ratio.
         pairs: Pairs that both ran.
-        at_least, at_most: Bound over all pairs that one of them solves, see above; None where
-            there is none or none is needed.
+        at_least, at_most: Bounds over all pairs with a range, see above; None where there is none
+            or every ratio is exact.
     """
 
     to: str
@@ -118,27 +120,42 @@ class Ratio:
 def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
     """Ratio of an init's cost to another's, named `to`; see the top of this file."""
     pairs = [pair for pair in cost.values if pair in other.values]
-    both: dict[str, list[float]] = {}
-    one: dict[str, list[float]] = {}
-    sides = set()
+    exact: dict[str, list[float]] = {}
+    informative: dict[str, list[tuple[float, float]]] = {}
     for pair in pairs:
-        mine, theirs = cost.values[pair], other.values[pair]
-        if mine == theirs == inf:
+        low, high = _range(cost, pair)
+        other_low, other_high = _range(other, pair)
+        low, high = _divide(low, other_high), _divide(high, other_low)
+        if high == 0 or low == inf or (low == 0 and high == inf):
             continue
-        if inf in (mine, theirs):
-            sides.add("own" if mine == inf else "other")
-        elif mine > 0 and theirs > 0:
-            both.setdefault(pair[0], []).append(log(mine / theirs))
-        mine, theirs = min(mine, cost.limits[pair]), min(theirs, other.limits[pair])
-        if mine > 0 and theirs > 0:
-            one.setdefault(pair[0], []).append(log(mine / theirs))
-    bound = exp(np.mean([np.mean(logs) for logs in one.values()])) if len(sides) == 1 else None
-    mean, low, high = _mean_with_interval([float(np.mean(logs)) for logs in both.values()])
-    return Ratio(
-        *(to, mean, low, high, sum(map(len, both.values())), len(pairs)),
-        at_least=bound if sides == {"own"} else None,
-        at_most=bound if sides == {"other"} else None,
-    )
+        informative.setdefault(pair[0], []).append((low, high))
+        if low == high:
+            exact.setdefault(pair[0], []).append(log(low))
+    n = sum(map(len, exact.values()))
+    mean, interval_low, interval_high = _mean_with_interval(list(map(fmean, exact.values())))
+    at_least = at_most = None
+    if n < sum(map(len, informative.values())):
+        lows, highs = (
+            geometric_mean(geometric_mean(r[i] for r in found) for found in informative.values())
+            for i in (0, 1)
+        )
+        at_least, at_most = lows or None, highs if isfinite(highs) else None
+    return Ratio(to, mean, interval_low, interval_high, n, len(pairs), at_least, at_most)
+
+
+def _range(cost: Cost, pair: Pair) -> tuple[float, float]:
+    """Least and most that a pair can cost."""
+    value = cost.values[pair]
+    if value == inf:
+        return cost.limits[pair], inf
+    return (0.0 if pair in cost.at_most else value), value
+
+
+def _divide(cost: float, other: float) -> float:
+    """cost / other where either may be 0 or infinite, but not both the same."""
+    if other == inf:
+        return 0.0
+    return cost / other if other > 0 else inf
 
 
 def _mean_with_interval(
@@ -147,7 +164,7 @@ def _mean_with_interval(
     """exp of the mean of logarithms, and of the ends of its 95 % bootstrap interval."""
     if not logs:
         return None, None, None
-    mean = exp(float(np.mean(logs)))
+    mean = exp(fmean(logs))
     if len(logs) < 2:
         return mean, None, None
     from scipy.stats import bootstrap

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from hyperinit.clock import Clock
-from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords, rgb_to_image
+from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.siren import Params, Siren, SirenConfig, apply, predict
+from hyperinit.images import ImageSource, to_image
+from hyperinit.siren import Params, Siren, SirenConfig, apply, predict, render
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
@@ -55,6 +56,10 @@ class FitConfig:
     stop_mse: float | None = None
 
     def __post_init__(self) -> None:
+        for field in ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) and not (field == "lr" and value is None):
+                raise InputError(f"{field} must be a number, not {value!r}")
         for field in ("budget_epochs", "output_lr_factor", "weight_decay"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise InputError(f"{field} must be a number >= 0, not {getattr(self, field)}")
@@ -127,7 +132,7 @@ Batches = Callable[[], tuple[Tensor, Tensor]]  # the next step's coords (N, 2) a
 
 def _pixel_batches(image: Tensor, batch_pixels: int, generator: torch.Generator) -> Batches:
     """Pixels in one random permutation after the other: every epoch visits each exactly once."""
-    coords, rgb = pixel_coords(*image.shape[-2:], device=image.device), image_to_rgb(image)
+    coords, rgb = image_coords(image), image_to_rgb(image)
     queue = torch.empty(0, dtype=torch.long)
 
     def next_batch() -> tuple[Tensor, Tensor]:
@@ -162,7 +167,7 @@ SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
 
 def fit(
     siren: Siren | Params,
-    image: Tensor,
+    image: ImageSource,
     config: FitConfig | None = None,
     *,
     spent_epochs: float = 0.0,
@@ -174,7 +179,7 @@ def fit(
 
     Args:
         siren: A module, which ends up fitted in place, or Params, which are left as they were.
-        image: (3, H, W) in [0, 1].
+        image: (3, H, W) in [0, 1], or anything else that `to_image` takes.
         config: See FitConfig.
         spent_epochs: What making the start has already cost in pixel visits; part of the budget.
         spent_sec: The same in seconds; added to the curve.
@@ -184,22 +189,16 @@ def fit(
     Raises:
         InputError: an option or the image is unusable.
     """
-    try:
-        config = replace(config or FitConfig(), **options)
-    except TypeError:
-        fields = FitConfig.__dataclass_fields__
-        raise unknown_name(
-            "fit option", next(k for k in options if k not in fields), fields
-        ) from None
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise InputError(f"image must have shape (3, H, W), not {tuple(image.shape)}")
-    if not bool(torch.isfinite(image).all()):
-        raise InputError("image has values that are not finite numbers")
-    start = siren.params if isinstance(siren, Siren) else siren
+    for name in options.keys() - FitConfig.__dataclass_fields__.keys():
+        raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
+    config = replace(config or FitConfig(), **options)
+    start = (siren.params if isinstance(siren, Siren) else siren).map(Tensor.detach)
+    if start.batch_shape:
+        raise InputError(f"fit takes one SIREN, not {start.batch_shape[0]} (see Params.unbatch)")
     frozen = _layer_names(start, config.frozen_layers)
     device = start["layers.0.weight"].device
-    image = image.to(device, torch.float32)
-    coords, rgb = pixel_coords(*image.shape[-2:], device=device), image_to_rgb(image)
+    image = to_image(image).to(device)
+    coords, rgb = image_coords(image), image_to_rgb(image)
     pixels = len(coords)
     batch_pixels = min(config.batch_pixels, pixels)
 
@@ -211,14 +210,14 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     next_batch = SAMPLERS[config.sampler](image, batch_pixels, generator)
 
-    params = start.map(lambda value: value.detach().clone())
+    params = start.map(Tensor.clone)
     trained = [value.requires_grad_() for name, value in params.items() if name not in frozen]
     lr = config.lr or default_lr(params.config)
     optimizer = adamw(params, lr, config) if trained else None
     base_lrs = [group["lr"] for group in optimizer.param_groups] if optimizer else []
     clock = Clock(device)
     train_mse = torch.tensor(float("nan"), device=device)
-    best, curve, diverged = start, [], False
+    best, curve, diverged = start.map(Tensor.clone), [], False
     for step in range(steps + 1):
         if step in eval_steps:
             mse, psnr = (float(value) for value in grid_errors(predict(params, coords), rgb))
@@ -280,5 +279,5 @@ def adamw(params: Params, lr: float, config: FitConfig) -> torch.optim.AdamW:
 
 def preview(params: Params, image: Tensor) -> Tensor:
     """What `params` show at the image's size: (3, H, W) in [0, 1]."""
-    coords = pixel_coords(*image.shape[-2:], device=params["layers.0.weight"].device)
-    return rgb_to_image(predict(params, coords), *image.shape[-2:])
+    height, width = image.shape[-2:]
+    return render(params, height, width)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hyperinit.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coords
+from hyperinit.coords import image_coords, image_to_rgb
 from hyperinit.errors import InputError
+from hyperinit.images import ImageSource, to_image
 from hyperinit.init import named_init, sample_params
 from hyperinit.inner import StepSizes, inner_steps
 from hyperinit.siren import Params, Siren, SirenConfig, param_shapes
@@ -75,7 +76,8 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        code: Tensor = self.layers(images)
+        return code
 
 
 class Head(nn.Module):
@@ -101,10 +103,11 @@ class Head(nn.Module):
     scale: Tensor
 
     def forward(self, code: Tensor) -> Tensor:
-        left = self.scale * self.left(code)
+        left: Tensor = self.scale * self.left(code)
         if self.right is None:
-            return left.unflatten(-1, self.shape)
-        return left.unflatten(-1, (self.shape[0], self.rank)) @ self.right / self.rank**0.5
+            return left.reshape(-1, *self.shape)
+        residual: Tensor = left.reshape(-1, self.shape[0], self.rank) @ self.right
+        return residual / self.rank**0.5
 
 
 class HyperNetwork(nn.Module):
@@ -130,8 +133,6 @@ class HyperNetwork(nn.Module):
         with torch.no_grad():
             for column, name in enumerate(names):
                 self.log_step_sizes[:, column] = torch.tensor(_first_step_size(name, config)).log()
-        self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("rgb_std", torch.tensor(RGB_STD).view(3, 1, 1), persistent=False)
 
     @classmethod
     def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
@@ -145,8 +146,8 @@ class HyperNetwork(nn.Module):
     def forward(self, images: Tensor) -> Params:
         """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs, before inner steps."""
         size = self.config.encoder_size
-        small = nn.functional.adaptive_avg_pool2d((images - self.rgb_mean) / self.rgb_std, size)
-        code = self.encoder(small)
+        small = nn.functional.adaptive_avg_pool2d(images, size)
+        code = self.encoder(image_to_rgb(small).transpose(-1, -2).unflatten(-1, (size, size)))
         named = zip(self.base.params.items(), self.heads, strict=True)
         tensors = {name: value + head(code) for (name, value), head in named}
         return Params(self.config.siren, tensors)
@@ -161,18 +162,16 @@ class HyperNetwork(nn.Module):
         pixels = image.shape[-2] * image.shape[-1]
         return self.config.inner_steps * min(self.config.inner_pixels, pixels) / pixels
 
-    def generate(self, image: Tensor, *, seed: int = 0) -> Params:
+    def generate(self, image: ImageSource, *, seed: int = 0) -> Params:
         """The initial weights for one image: the hypernetwork's output after its inner steps.
 
         Args:
-            image: (3, H, W) in [0, 1], any size.
+            image: (3, H, W) in [0, 1], any size, or anything else that `to_image` takes.
             seed: Of the pixels that the inner steps see.
         """
-        if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise InputError(f"image must have shape (3, H, W), not {tuple(image.shape)}")
-        image = image.to(self.rgb_mean.device, torch.float32)
+        image = to_image(image).to(self.log_step_sizes.device)
         steps = self.config.inner_steps
-        coords, rgb = pixel_coords(*image.shape[-2:], device=image.device), image_to_rgb(image)
+        coords, rgb = image_coords(image), image_to_rgb(image)
         generator = torch.Generator().manual_seed(seed)
         count = min(self.config.inner_pixels, len(coords))
         indices = torch.stack(

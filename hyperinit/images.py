@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -106,7 +106,11 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
             return _decode(picture, name)
 
 
-def to_image(source: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor) -> Tensor:
+# What users have at hand; see `to_image`.
+ImageSource = Union[str, "os.PathLike[str]", Image.Image, np.ndarray, Tensor]
+
+
+def to_image(source: ImageSource) -> Tensor:
     """Whatever a user has at hand -> image (3, H, W) float32 in [0, 1].
 
     Args:

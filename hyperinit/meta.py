@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords
+from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.hypernet import HyperNetwork
 from hyperinit.inner import inner_steps
 from hyperinit.siren import Params, Siren, apply
@@ -63,7 +63,7 @@ def outer_loss(
         generator: Of the pixels; a CPU generator.
     """
     batch, steps = len(images), hyper.config.inner_steps
-    all_coords = pixel_coords(*images.shape[-2:], device=images.device).to(images.dtype)
+    all_coords = image_coords(images).to(images.dtype)
     all_rgb = image_to_rgb(images)
     pixels = len(all_coords)
 

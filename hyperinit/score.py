@@ -96,7 +96,7 @@ def _workload(record: Record, *, whole: bool) -> str:
     text = f"{size} x {size} pixels, SIREN {depth} x {width}"
     usual = vars(Protocol())
     for name, value in sorted(settings.items()) if whole else ():
-        if value and value != usual.get(name):
+        if value not in (None, [], ()) and value != usual.get(name):
             text += f", {name} {value}"
     return text
 

@@ -54,7 +54,7 @@ def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
 class Params(Mapping[str, Tensor]):
     """Weights and biases of one SIREN, or of B SIRENs stacked in a leading dimension.
 
@@ -186,8 +186,8 @@ class Siren(nn.Module):
 
 @torch.no_grad()
 def predict(params: Params, coords: Tensor, chunk_pixels: int = 65536) -> Tensor:
-    """`apply` without gradients, `chunk_pixels` coordinates at a time: (N, 2) -> (N, 3)."""
-    return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)])
+    """`apply` without gradients, at most `chunk_pixels` coordinates (N, 2) at a time."""
+    return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
 
 
 def render(params: Params, height: int, width: int) -> Tensor:

@@ -111,7 +111,7 @@ def _readable(path: Path) -> Iterator[Any]:
 def file_kind(path: str | Path) -> str:
     """The kind a file was saved with, or "" for a safetensors file of another program."""
     with _readable(Path(path)) as file:
-        return (file.metadata() or {}).get("kind", "")
+        return str((file.metadata() or {}).get("kind", ""))
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

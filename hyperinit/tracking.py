@@ -16,6 +16,7 @@ NaN and infinity are null there. Tables, artifacts and the summary have the step
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -79,7 +80,7 @@ class Tracker:
         with contextlib.suppress(OSError):  # save_image says it better
             path.parent.mkdir(exist_ok=True)
         save_image(image.nan_to_num(), path)
-        self._write("image", step, name=name, path=path.relative_to(self.path.parent).as_posix())
+        self._write("image", step, name=name, path=self._relative(path))
 
         def send(run: Any) -> None:
             import wandb
@@ -103,7 +104,7 @@ class Tracker:
 
     def log_artifact(self, name: str, path: str | Path) -> None:
         """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
-        self._write("artifact", self._step, name=name, path=str(path))
+        self._write("artifact", self._step, name=name, path=self._relative(path))
 
         def send(run: Any) -> None:
             import wandb
@@ -122,38 +123,37 @@ class Tracker:
 
     def finish(self, exit_code: int = 0) -> None:
         """Closes the log; W&B marks the run as failed unless the exit code is 0."""
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+        self._file.close()
         missing = f"send what is missing with: wandb sync {self.path.parent / 'wandb'}"
         self._send(lambda run: run.finish(exit_code), missing, _FINISH_SEC + 10)
         self.wandb_run = None
 
+    def _relative(self, path: str | Path) -> str:
+        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+
     def _write(self, kind: str, step: int, **content: Any) -> None:
         """One line, in one write: a killed process leaves at most a half-written last line."""
-        line = (
-            json.dumps({"kind": kind, "step": int(step), **_plain(content)}, allow_nan=False) + "\n"
-        )
+        self._step = int(step)
+        row = {"kind": kind, "step": self._step, **_plain(content)}
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
-            complete = self._file.write(line.encode()) == len(line)  # JSON is ASCII here
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
-        if not complete:
-            raise InputError(f"cannot write {self.path}: No space left on device")
-        self._step = int(step)
 
     def _send(
         self,
         action: Callable[[Any], object],
         consequence: str = _ONLY_JSONL,
-        limit_sec: float = _CALL_SEC,
+        limit_sec: float | None = None,
     ) -> None:
         """Does something with the W&B run; the first failure of any kind is the last."""
         run = self.wandb_run
         if run is None:
             return
         try:
-            _bounded(lambda: action(run), limit_sec)
+            _bounded(lambda: action(run), limit_sec or _CALL_SEC)
         except Exception as error:
             self.wandb_run = None
             _warn("failed", error, consequence)

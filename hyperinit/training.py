@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.config import from_dict, option, to_dict
-from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords
+from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.errors import InputError
 from hyperinit.fit import preview
 from hyperinit.hypernet import HyperConfig, HyperNetwork
@@ -329,7 +329,7 @@ def _evaluate(state: TrainState, held_out: Tensor, tracker: Tracker) -> None:
     if len(held_out) == 0:
         return
     hyper = state.hyper
-    coords = pixel_coords(*held_out.shape[-2:])
+    coords = image_coords(held_out)
     with torch.no_grad():
         before = hyper(held_out).map(lambda value: value.detach()).unbatch()
     after = [hyper.generate(image) for image in held_out]

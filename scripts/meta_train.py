@@ -42,7 +42,7 @@ from hyperinit.training import (
 )
 from hyperinit.trial import Init, hyper_init, spec_init
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
     "default": {"time_limit_min": 7.0},
     # The seed experiment's own problem.

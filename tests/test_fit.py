@@ -385,14 +385,14 @@ def test_an_image_with_values_that_are_no_numbers_is_refused(bad: float) -> None
     image[1, 2, 3] = bad
     params = start_params()
     siren = Siren.from_params(params)
-    with pytest.raises(InputError, match="image has values that are not finite"):
+    with pytest.raises(InputError, match="must be in"):
         fit(siren, image)
     assert same(siren.params, params)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (4, 4), (4, 4, 3), (2, 3, 4, 4), (3, 0, 4), (3, 4)])
 def test_an_image_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=r"image must have shape \(3, H, W\), not \("):
+    with pytest.raises(InputError, match="image tensor"):
         fit(start_params(), torch.zeros(shape))
 
 

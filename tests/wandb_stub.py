@@ -188,7 +188,7 @@ def _handler(stub: WandbStub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_PUT = do_POST  # noqa: N815
+        do_GET = do_PUT = do_POST
 
         def log_message(self, *_: Any) -> None:
             pass

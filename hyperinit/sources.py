@@ -1,0 +1,109 @@
+"""What a user types -> Init: a name, a file, a run directory, or a function of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.errors import InputError, unknown_name
+from hyperinit.init import InitSpec
+from hyperinit.store import PARAMS_KIND, file_kind, load_params
+from hyperinit.trial import Init, hyper_init, params_init, spec_init
+
+
+def load_init(source: str, named: Mapping[str, InitSpec], width: int, depth: int) -> Init:
+    """Finds an init.
+
+    Args:
+        source: A name in `named`; a .safetensors file with the parameters of a SIREN; a
+            hypernetwork's checkpoint or run directory; or "FILE.py:FUNCTION" or
+            "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
+        named: Hand-designed inits by name.
+        width: Units of the SIREN's sine layers.
+        depth: Number of its sine layers.
+
+    Raises:
+        InputError: none of these, or it cannot be loaded; unknown names list the known ones.
+    """
+    name, equals, rest = source.partition("=")
+    if equals and name and not Path(source).exists():
+        return replace(load_init(rest, named, width, depth), name=name)
+    if source in named:
+        return spec_init(source, named[source], width, depth)
+    path = Path(source)
+    if path.exists():
+        return _file_init(path)
+    if ":" in source:
+        return callable_init(source)
+    raise unknown_name("init", source, [*named, "or a file, a run directory, MODULE:FUNCTION"])
+
+
+def _file_init(path: Path) -> Init:
+    if path.is_file() and file_kind(path) == PARAMS_KIND:
+        params, info = load_params(path)
+        if params.batch_shape:
+            raise InputError(f"{path}: holds {params.batch_shape[0]} SIRENs, one is needed")
+        init = params_init(path.stem, params)
+    else:
+        from hyperinit.training import load_hypernetwork
+
+        hyper, info = load_hypernetwork(path)
+        init = hyper_init(path.name if path.is_dir() else path.resolve().parent.name, hyper)
+    return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
+
+
+def callable_init(source: str) -> Init:
+    """A user's function (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
+
+    It may have an attribute `epochs`, the pixel visits per pixel that it costs: a number, or a
+    function of the image. Records identify it by the SHA-256 of the file it is in.
+
+    Args:
+        source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
+
+    Raises:
+        InputError: no such file, module or function, or it cannot be imported.
+    """
+    place, _, name = source.rpartition(":")
+    module = _import(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown_name(f"function in {place}", name, known)
+    content = Path(module.__file__).read_bytes() if module.__file__ else b""
+    facts = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
+    return Init(name, function, _epochs_of(function), facts)
+
+
+def _import(place: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        if not Path(place).is_file():
+            raise InputError(f"{place}: no such file")
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        assert spec is not None and spec.loader is not None  # always so for a .py file
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's module raises on import
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _epochs_of(function: Any) -> Callable[[Tensor], float]:
+    epochs = getattr(function, "epochs", 0.0)
+    return epochs if callable(epochs) else lambda image: float(epochs)
