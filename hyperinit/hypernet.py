@@ -9,6 +9,7 @@ gradient, which needs no training to be meaningful.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Head(nn.Module):
         if self.right is None:
             return left.reshape(-1, *self.shape)
         residual: Tensor = left.reshape(-1, self.shape[0], self.rank) @ self.right
-        return residual / self.rank**0.5
+        return residual / sqrt(self.rank)
 
 
 class HyperNetwork(nn.Module):

@@ -152,13 +152,13 @@ def _ladders(records: Sequence[Record], *, tune_on_test: bool) -> dict[str, dict
     for init, pairs in found.items():
         for pair, rungs in pairs.items():
             for budget in sorted(rungs):
-                chosen = _at_chosen_lr(rungs[budget], _lr_at(lrs, init, budget))
+                chosen = _at_chosen_lr(rungs[budget], lr_at(lrs, init, budget))
                 if chosen is not None:
                     ladders.setdefault(init, {}).setdefault(pair, {})[budget] = chosen
     return ladders
 
 
-def _lr_at(lrs: Mapping[tuple[str, float], float], init: str, budget: float) -> float | None:
+def lr_at(lrs: Mapping[tuple[str, float], float], init: str, budget: float) -> float | None:
     """The rate of a rung: that of the largest tuned rung that is not above it."""
     tuned = [rung for name, rung in lrs if name == init and rung <= budget]
     return lrs[init, max(tuned)] if tuned else None

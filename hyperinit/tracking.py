@@ -51,6 +51,7 @@ _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 _INIT_SEC = 8
 _START_SEC = 13.0
 _CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
+_ABANDON_SEC = 5.0
 _FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
 
 
@@ -195,7 +196,11 @@ def open_tracker(
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     tracker = Tracker(path, file)
-    tracker._write("start", resume_step or 0, config=config)
+    try:
+        tracker._write("start", resume_step or 0, config=config)
+    except InputError:
+        file.close()
+        raise
     if wandb_mode != "disabled":
         label = " ".join((name or run_dir.name).split())[:120]
         settings = {"config": _plain(config), "project": project, "name": label}
@@ -292,12 +297,12 @@ def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
 def _abandon(run: Any) -> None:
     """Ends a W&B run that failed; W&B's exit hook must find nothing left to wait or fail for."""
     try:
-        _bounded(lambda: run.finish(1), 5)
+        _bounded(lambda: run.finish(1), _ABANDON_SEC)
     except Exception:  # the service process is dead or hangs
         with contextlib.suppress(Exception):
             import wandb
 
-            _bounded(wandb.teardown, 5)
+            _bounded(wandb.teardown, _ABANDON_SEC)
 
 
 def _has_key(base_url: str) -> bool:
