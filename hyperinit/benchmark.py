@@ -1,4 +1,4 @@
-"""A plan (track, inits, images, seeds, protocol) -> records in one file, as far as they are missing.
+"""A plan (track, inits, images, seeds, protocol) -> its records, in one file.
 
 Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
 a plan that was interrupted goes on where it stopped. Rungs are worked off from the smallest budget
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -64,10 +64,8 @@ class Plan:
             raise unknown_name("track", self.track, TRACKS)
         if self.seeds < 1:
             raise InputError(f"seeds must be at least 1, not {self.seeds}")
-        for what, things in (("inits", self.inits), ("images", self.images)):
-            if not things:
-                raise InputError(f"no {what} to measure")
-        _check_distinct("inits", {init.name: [] for init in self.inits}, len(self.inits))
+        _check_distinct("inits", [init.name for init in self.inits])
+        _check_distinct("images", [image.hash for image in self.images])
         for init in self.inits:
             if init.fit and not TRACKS[self.track]:
                 raise InputError(
@@ -130,9 +128,12 @@ def _shown(options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in options.items())
 
 
-def _check_distinct(what: str, names: Mapping[str, Any], count: int) -> None:
-    if len(names) < count:
-        raise InputError(f"two {what} have the same name; known: {', '.join(names)}")
+def _check_distinct(what: str, names: Sequence[str]) -> None:
+    if not names:
+        raise InputError(f"no {what} to measure")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two {what} are the same: {name}")
 
 
 def with_fit(init: Init, options: Mapping[str, Any]) -> Init:

@@ -326,6 +326,7 @@ def _start_wandb(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")  # artifacts that wait for their upload
     os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
+    logging.getLogger("wandb").propagate = False  # it has a file of its own
     import wandb
 
     wanted: dict[str, Any] = {

@@ -55,7 +55,7 @@ class TrainConfig:
     residual_penalty: float = option(0.0, "weight of the heads' mean squared residual")
     second_order: bool = option(True, "differentiate through the inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
-    max_steps: int = option(1000, "outer steps of the whole run; the rates decay over these")
+    max_steps: int = option(2000, "outer steps of the whole run; the rates decay over these")
     batch_images: int = option(8, "images per outer step")
     lr: float = option(1e-3, "learning rate of the encoder and the heads")
     base_lr: float = option(1e-4, "learning rate of the learned base")

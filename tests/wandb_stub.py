@@ -105,7 +105,7 @@ class WandbStub:
             return None
         last = [json.dumps(row) for row in run["history"][-1:]]
         lines = {"logLineCount": 0, "eventsLineCount": 0, "historyLineCount": len(run["history"])}
-        tails = {"historyTail": json.dumps(last), "eventsTail": "[]", "wandbConfig": "{}"}
+        tails = {"historyTail": json.dumps(last), "eventsTail": "[]", "wandbConfig": '{"t": 1}'}
         names = {"id": run_id, "name": run_id, "displayName": run.get("displayName")}
         state = {"config": run.get("config"), "summaryMetrics": json.dumps(run["summary"])}
         return {**lines, **tails, **names, **state, "tags": []}

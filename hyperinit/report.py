@@ -1,0 +1,224 @@
+"""Records -> Markdown tables, CSV, and the generated blocks of a document."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinit.costs import Cost, Ratio
+from hyperinit.errors import InputError
+from hyperinit.protocol import TARGETS, Protocol, Record, read_records
+from hyperinit.score import TUNING, InitScore, SeedScore, groups, score, score_seed
+
+HEADLINE = min(TARGETS)
+
+LEGEND = """\
+Costs are medians over all pairs of an image and a seed, unsolved ones included (`>`: so is the
+median pair; `<=`: the smallest budget was enough). A ratio is a geometric mean over the pairs that
+both inits solve, with its 95 % interval over images; below 1 is cheaper. Errors are geometric means
+over pairs. Every init has the learning rate that was best for it on {tuned_on}.
+"""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def markdown(
+    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
+) -> str:
+    """Tables of every group of records that may be compared.
+
+    Args:
+        records: Of any tracks and workloads.
+        reference: The init that ratios are to.
+        tune_on_test: See `score`.
+
+    Raises:
+        InputError: there are none, or see `score`.
+    """
+    parts = []
+    for (track, workload), own in groups(records).items():
+        tests = [record for record in own if not record.track.endswith(TUNING)]
+        if not tests:
+            parts.append(f"**{track} track**, {workload}: no test run yet\n")
+            continue
+        title = f"**{track} track**, {workload}; {_provenance(own, tests)}\n"
+        if track == "seed":
+            parts += [title, _seed_table(score_seed(tests))]
+        else:
+            scores = score(own, reference, tune_on_test=tune_on_test)
+            parts += [title, _cost_table(scores), _ratio_table(scores, reference)]
+            tuned_on = "these very images" if tune_on_test else "tuning images"
+            parts += [_error_table(scores), LEGEND.format(tuned_on=tuned_on)]
+    if not parts:
+        raise InputError("no records")
+    return "\n".join(parts)
+
+
+def _provenance(records: Sequence[Record], tests: Sequence[Record]) -> str:
+    """How much was run, and on what."""
+    images, seeds = {r.image_hash for r in tests}, {r.seed for r in tests}
+    tuned = {r.image_hash for r in records} - images
+    versions = {
+        f"{e.get('processor')}, {e.get('device')}, {e.get('threads')} threads,"
+        f" torch {str(e.get('torch')).partition('+')[0]}"
+        for e in (record.environment for record in tests)
+    }
+    text = f"protocol {tests[0].version}; test images {len(images)}, seeds {len(seeds)}"
+    text += f"; rates from {len(tuned)} tuning images" if tuned else ""
+    text += "; " + " and ".join(sorted(versions))
+    return text if len(versions) == 1 else f"{text}: seconds are not comparable"
+
+
+def _cost_table(scores: Sequence[InitScore]) -> str:
+    header = ["init", *(f"epochs to {t:g}" for t in TARGETS), f"seconds to {HEADLINE:g}"]
+    rows = [
+        [s.init, *(str(s.targets[t].epochs) for t in TARGETS), str(s.targets[HEADLINE].seconds)]
+        for s in scores
+    ]
+    return _table(header, rows)
+
+
+def _ratio_table(scores: Sequence[InitScore], reference: str) -> str:
+    def shown(ratio: Ratio | None, *, named: bool = False) -> str:
+        if ratio is None:
+            return "-"
+        return f"to {ratio.to}: {ratio}" if named else str(ratio)
+
+    header = ["init", *(f"ratio to {reference}, {t:g}" for t in TARGETS)]
+    header.append(f"ratio to the best hand-designed init, {HEADLINE:g}")
+    rows = [
+        [
+            s.init,
+            *(shown(s.targets[t].to_reference) for t in TARGETS),
+            shown(s.targets[HEADLINE].to_best, named=True),
+        ]
+        for s in scores
+    ]
+    return _table(header, rows)
+
+
+def _error_table(scores: Sequence[InitScore]) -> str:
+    budgets = sorted({budget for s in scores for budget in s.rungs})
+    header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs (LR)" for b in budgets)]
+
+    def cell(s: InitScore, budget: float) -> str:
+        rung = s.rungs.get(budget)
+        return "-" if rung is None else f"{rung.mse:.3g} ({rung.lr:g}, n={rung.n})"
+
+    rows = [[s.init, f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)] for s in scores]
+    return _table(header, rows)
+
+
+def _seed_table(scores: Sequence[SeedScore]) -> str:
+    header = ["init", "LR", *(f"training loss at {t:g}" for t in TARGETS)]
+    header += [*(f"grid MSE at {t:g}" for t in TARGETS), "final grid MSE"]
+    rows = [
+        [
+            s.init,
+            ", ".join(f"{lr:.2g}" for lr in s.lrs),
+            *(str(s.train[t]) for t in TARGETS),
+            *(str(s.grid[t]) for t in TARGETS),
+            f"{s.mse:.3g}",
+        ]
+        for s in scores
+    ]
+    return _table(header, rows)
+
+
+CSV_FIELDS = (
+    *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
+    *("reference_init", "reference_ratio", "reference_low", "reference_high"),
+    *("best_init", "best_ratio", "best_low", "best_high"),
+)
+
+
+def csv_text(records: Iterable[Record], reference: str = "33") -> str:
+    """One line per group, init, measure and target; an unsolved median is "inf"."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+
+    def write(common: dict[str, Any], measure: str, target: float, cost: Cost) -> None:
+        numbers = {"median": cost.median, "n": cost.n, "hits": cost.hits}
+        writer.writerow({**common, "measure": measure, "target": target, **numbers})
+
+    for (track, workload), own in groups(records).items():
+        tests = [record for record in own if not record.track.endswith(TUNING)]
+        group = {"track": track, "workload": workload}
+        for seed_score in score_seed(tests) if track == "seed" else ():
+            common = {**group, "init": seed_score.init}
+            for target in TARGETS:
+                write(common, "seed epochs, training loss", target, seed_score.train[target])
+                write(common, "seed epochs, grid MSE", target, seed_score.grid[target])
+        for found in score(own, reference) if track != "seed" and tests else ():
+            common = {**group, "init": found.init}
+            for target, values in found.targets.items():
+                ratios: dict[str, Any] = {}
+                for to, ratio in (("reference", values.to_reference), ("best", values.to_best)):
+                    for field in ("low", "high") if ratio else ():
+                        ratios[f"{to}_{field}"] = getattr(ratio, field)
+                    if ratio:
+                        ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
+                write({**common, **ratios}, "epochs", target, values.epochs)
+                write(common, "seconds", target, values.seconds)
+    return out.getvalue()
+
+
+def protocol_markdown() -> str:
+    """The protocol as a table, from the code that measures."""
+    header = ["field", "value", "meaning"]
+    rows = []
+    for field in dataclasses.fields(Protocol):
+        value = field.default
+        shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+        rows.append([f"`{field.name}`", shown, field.metadata["help"]])
+    targets = ", ".join(f"{target:g}" for target in TARGETS)
+    return f"Protocol version {Protocol.version}; targets {targets}.\n\n" + _table(header, rows)
+
+
+_BLOCK = re.compile(
+    r"(?P<open><!-- (?P<kind>records|protocol)(?::(?P<names>[^>]*?))? -->\n)"
+    r"(?P<body>.*?)"
+    r"(?P<close><!-- /(?P=kind) -->)",
+    re.DOTALL,
+)
+
+
+def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
+    """A document with its generated blocks made anew from committed records.
+
+    `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
+    `NAME.jsonl`; `<!-- protocol -->` to `<!-- /protocol -->` holds the protocol.
+
+    Args:
+        text: The document.
+        records_dir: Where the record files are.
+        source: What errors call the document.
+
+    Raises:
+        InputError: no block, a block that does not end, or a record file is missing or unusable.
+    """
+
+    def generated(block: re.Match[str]) -> str:
+        if block["kind"] == "protocol":
+            body = protocol_markdown()
+        else:
+            names = (block["names"] or "").split()
+            if not names:
+                raise InputError(f"{source}: a records block names no record file")
+            body = markdown(read_records([Path(records_dir) / f"{n}.jsonl" for n in names]))
+        return f"{block['open']}{body}{block['close']}"
+
+    opened = len(re.findall(r"<!-- (?:records|protocol)\b[^>]*-->", text))
+    new, count = _BLOCK.subn(generated, text)
+    if count == 0 or count != opened:
+        raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")
+    return new
