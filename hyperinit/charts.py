@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from hyperinit.costs import performance_profile, solved_share
 from hyperinit.protocol import TARGETS, Record
-from hyperinit.score import TUNING, InitScore, groups, score
+from hyperinit.score import TUNING, InitScore, groups, hardest_solved, score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-HEADLINE = min(TARGETS)
 
 
 def figures(records: Iterable[Record], reference: str = "33") -> dict[str, Figure]:
@@ -33,8 +31,9 @@ def figures(records: Iterable[Record], reference: str = "33") -> dict[str, Figur
         elif tests:
             scores = score(own, reference)
             found[f"{name}-errors"] = error_ladder(scores, title)
-            found[f"{name}-solved"] = solved_curves(scores, title)
-            found[f"{name}-profile"] = profile_curves(scores, title)
+            target = hardest_solved(scores)
+            found[f"{name}-solved"] = solved_curves(scores, title, target)
+            found[f"{name}-profile"] = profile_curves(scores, title, target)
     return found
 
 
@@ -91,36 +90,36 @@ def error_ladder(scores: Sequence[InitScore], title: str) -> Figure:
         rungs = [(b, rung.mse) for b, rung in found.rungs.items() if isfinite(rung.mse)]
         axes.plot([b for b, _ in rungs], [mse for _, mse in rungs], marker="o", label=found.init)
     axes.set(xscale="log", yscale="log")
+    budgets = sorted({budget for found in scores for budget in found.rungs})
+    axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+    axes.set_xticks([], minor=True)
     _target_lines(axes)
     return _finish(figure, axes)
 
 
-def solved_curves(scores: Sequence[InitScore], title: str, target: float = HEADLINE) -> Figure:
+def solved_curves(scores: Sequence[InitScore], title: str, target: float) -> Figure:
     """Kaplan-Meier curves: the share of pairs at the target, against epochs."""
     label = f"share of pairs at MSE {target:g}"
     figure, axes = _axes(title, "epochs", label, len(scores))
     for found in scores:
         cost = found.targets[target].epochs
         costs, shares = solved_share(cost)
-        first = costs[0] if costs else max(cost.limits.values())
-        end = max(cost.limits.values())
-        x = [first, *costs, max(end, first)]
-        y = [0.0, *shares, shares[-1] if shares else 0.0]
+        x, y = [0.0, *costs, max(cost.limits.values())], [0.0, *shares, *(shares or [0.0])[-1:]]
         axes.step(x, y, where="post", label=f"{found.init} ({cost.hits}/{cost.n})")
-    axes.set(ylim=(-0.02, 1.02), xscale="log")
+    axes.set(ylim=(-0.02, 1.02), xlim=(0, None))
     return _finish(figure, axes)
 
 
-def profile_curves(scores: Sequence[InitScore], title: str, target: float = HEADLINE) -> Figure:
+def profile_curves(scores: Sequence[InitScore], title: str, target: float) -> Figure:
     """Performance profile: the share of pairs within a factor of the pair's cheapest init."""
     profiles = performance_profile({s.init: s.targets[target].epochs for s in scores})
     label = f"share of pairs at MSE {target:g}"
     figure, axes = _axes(title, "epochs, relative to the pair's cheapest init", label, len(scores))
     end = max((ratios[-1] for ratios, _ in profiles.values() if ratios), default=1.0) * 1.1
     for init, (ratios, shares) in profiles.items():
-        x, y = [1.0, *ratios, end], [0.0, *shares, shares[-1] if shares else 0.0]
+        x, y = [1.0, *ratios, end], [0.0, *shares, *(shares or [0.0])[-1:]]
         axes.step(x, y, where="post", label=init)
-    axes.set(ylim=(-0.02, 1.02), xscale="log")
+    axes.set(ylim=(-0.02, 1.02))
     return _finish(figure, axes)
 
 

@@ -249,6 +249,12 @@ def score(
     return sorted(scores, key=lambda s: [rank(s.init, target) for target in hardest_first])
 
 
+def hardest_solved(scores: Iterable[InitScore]) -> float:
+    """The hardest target that any init reached on any pair; the easiest if none was reached."""
+    hit = {t for s in scores for t, found in s.targets.items() if found.epochs.hits}
+    return min(hit, default=max(TARGETS))
+
+
 def _rungs(ladders: Iterable[Ladder]) -> dict[float, Rung]:
     runs: dict[float, list[Record]] = {}
     for ladder in ladders:

@@ -97,8 +97,8 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            plain = [[_plain(cell) for cell in row] for row in rows]
-            table = wandb.Table(columns=list(columns), data=plain, allow_mixed_types=True)
+            plain = {"columns": _plain(columns), "data": _plain(rows)}
+            table = wandb.Table(**plain, allow_mixed_types=True)
             run.log({_safe_name(name): table}, step=self._step)
 
         self._send(send)
@@ -202,7 +202,7 @@ def open_tracker(
         file.close()
         raise
     if wandb_mode != "disabled":
-        label = " ".join((name or run_dir.name).split())[:120]
+        label = " ".join(_text(name or run_dir.name).split())[:120]
         settings = {"config": _plain(config), "project": project, "name": label}
         resumed = resume_step is not None
         try:
@@ -241,13 +241,18 @@ def _drop_after(path: Path, step: int) -> None:
 def _plain(value: Any) -> Any:
     """Any value as JSON can hold it; a number that is not finite becomes None."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {_text(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     value = _unwrap(value)
     if isinstance(value, float):
         return value if isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    return value if value is None or isinstance(value, (bool, int)) else _text(value)
+
+
+def _text(value: object) -> str:
+    """As text that UTF-8 can hold: file names may have bytes that it cannot."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _unwrap(value: Any) -> Any:
@@ -269,8 +274,8 @@ def _safe_name(name: str) -> str:
 
 
 def _warn(what: str, error: Exception, consequence: str) -> None:
-    reason = (str(error).splitlines() or [""])[0][:200]
-    _logger.warning("W&B %s (%s: %s); %s", what, type(error).__name__, reason, consequence)
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    _logger.warning("W&B %s (%s); %s", what, reason.removesuffix(": "), consequence)
 
 
 def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
@@ -295,13 +300,16 @@ def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
 
 
 def _abandon(run: Any) -> None:
-    """Ends a W&B run that failed; W&B's exit hook must find nothing left to wait or fail for."""
-    try:
-        _bounded(lambda: run.finish(1), _ABANDON_SEC)
-    except Exception:  # the service process is dead or hangs
-        with contextlib.suppress(Exception):
-            import wandb
+    """Ends a W&B run that failed, and W&B's service process, which may be dead or hang.
 
+    Otherwise W&B's exit hook would wait for it, or fail with a traceback.
+    """
+    with contextlib.suppress(Exception):
+        _bounded(lambda: run.finish(1), _ABANDON_SEC)
+    with contextlib.suppress(Exception):
+        import wandb
+
+        if wandb.run is None:  # nobody else's run is open
             _bounded(wandb.teardown, _ABANDON_SEC)
 
 
@@ -326,7 +334,6 @@ def _start_wandb(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")  # artifacts that wait for their upload
     os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
-    logging.getLogger("wandb").propagate = False  # it has a file of its own
     import wandb
 
     wanted: dict[str, Any] = {
@@ -364,6 +371,6 @@ def _start_wandb(
             raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
         return init("online"), None
     except Exception as error:
-        if wandb.run is None:  # nobody else's run is open: free the id that the attempt took
+        if wandb.run is None:  # nobody else's run is open; frees the id that the attempt took
             wandb.teardown()
         return init("offline"), error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -61,12 +62,18 @@ def metrics(tracker: Tracker) -> list[tuple[int, Any]]:
     return [(row["step"], row["values"]["loss"]) for row in rows]
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said, apart from W&B's own debug log, which pytest captures from its logger."""
+    ours = [record for record in caplog.records if not record.name.startswith("wandb")]
+    assert {record.levelno for record in ours} <= {logging.WARNING}
+    return [record.getMessage() for record in ours]
+
+
 def the_warning(caplog: pytest.LogCaptureFixture) -> str:
-    """The text of the one warning that was logged."""
-    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.name for record in records] == ["hyperinit.tracking"], caplog.text
-    assert "\n" not in records[0].getMessage()
-    return records[0].getMessage()
+    """The one line that was said."""
+    (text,) = warnings(caplog)
+    assert "\n" not in text
+    return text
 
 
 # --- the JSONL log -----------------------------------------------------------------------------
@@ -183,7 +190,7 @@ def test_offline_log_reads_back(
     tracker.finish(3)
     after = [*map(signal.getsignal, signals), sys.stdout, sys.stderr]
     assert after == before
-    assert (capfd.readouterr(), caplog.records) == (("", ""), [])
+    assert (capfd.readouterr(), warnings(caplog)) == (("", ""), [])
     assert len(read_log(tracker.path)) == 13
     seen = inspect(tmp_path / "run")
     assert (seen["project"], seen["name"], seen["exit_code"]) == ("proj", "my name", 3)
@@ -208,10 +215,10 @@ def test_hostile_names_stay_inside(tmp_path: Path, caplog: pytest.LogCaptureFixt
         tracker.log_artifact(name, run_dir / "file")
         tracker.summary({name: name})
     tracker.finish()
-    assert caplog.records == []
+    assert warnings(caplog) == []
     rows = read_log(tracker.path)
     images = [row for row in rows if row["kind"] == "image"]
-    assert [row["name"] for row in images] == HOSTILE
+    assert [row["name"] for row in images] == [*HOSTILE[:-1], "?"]
     assert {str(run_dir / row["path"]) for row in images} == {
         str(path) for path in (run_dir / "images").iterdir()
     }
@@ -377,7 +384,7 @@ def test_everything_arrives_online(tmp_path: Path, caplog: pytest.LogCaptureFixt
         log_everything(tracker)
         tracker.finish()
         check_upload(server, tmp_path)
-    assert caplog.records == []
+    assert warnings(caplog) == []
     assert not list(Path(os.environ["HOME"]).iterdir())
 
 
@@ -406,7 +413,16 @@ def test_a_resumed_online_run_has_every_step_once(tmp_path: Path) -> None:
     assert metrics(tracker) == [(step, step) for step in range(9)]
 
 
+def kill_children(pid: int) -> None:
+    """Kills W&B's service process as the kernel does when memory runs out."""
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            for child in tasks.read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("victim", ["server", "service"])
 def test_a_process_survives_the_death_of(tmp_path: Path, victim: str) -> None:
     """Seen from outside: exit code 0, one line on stderr, a complete log."""
@@ -435,10 +451,7 @@ tracker.finish()
         if victim == "server":
             server.close()
         else:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            for task in children.parent.parent.iterdir():
-                for child in (task / "children").read_text().split():
-                    os.kill(int(child), signal.SIGKILL)
+            kill_children(process.pid)
         out, err = process.communicate("\n", timeout=60)
     assert process.returncode == 0
     assert (out, err.count("\n")) == ("", 1), err

@@ -1,0 +1,103 @@
+"""Turns records into tables and charts, and keeps the tables inside documents up to date.
+
+    python scripts/report.py runs/benchmark-tuned.jsonl -o report    report.md, report.csv, charts
+    python scripts/report.py --update README.md docs/benchmark.md    rewrites generated blocks
+    python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
+
+Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
+<!-- records: NAME ... --> up to <!-- /records -->, and from the code's protocol where it says
+<!-- protocol --> up to <!-- /protocol -->.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperinit.charts import figures, png
+from hyperinit.config import Parser
+from hyperinit.errors import InputError
+from hyperinit.protocol import read_records
+from hyperinit.report import csv_text, markdown, update_blocks
+from hyperinit.store import write_atomically
+
+RECORDS_DIR = Path(__file__).resolve().parent.parent / "baselines" / "records"
+
+
+def build() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="report.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", nargs="*", type=Path, metavar="RECORDS", help="record files")
+    parser.add_argument("-o", "--out", type=Path, help="directory of the report (default: report)")
+    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument("--update", nargs="+", type=Path, metavar="FILE", help="see above")
+    parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="see above")
+    parser.add_argument(
+        *("--records-dir",),
+        type=Path,
+        default=RECORDS_DIR,
+        help="of the blocks' records (default: baselines/records)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 if a document is outdated, 2 for bad input."""
+    parser = build()
+    arguments = parser.parse_args(argv)
+    try:
+        if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
+            raise InputError("give record files, or --update FILE..., or --check FILE...")
+        if arguments.records:
+            write_report(arguments.records, arguments.out or Path("report"), arguments.reference)
+            return 0
+        documents = arguments.update or arguments.check
+        return refresh(documents, arguments.records_dir, write=bool(arguments.update))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def write_report(paths: Sequence[Path], out: Path, reference: str) -> None:
+    """Writes report.md, report.csv and the charts of some record files into a directory."""
+    records = read_records(paths)
+    text = markdown(records, reference)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    for name, figure in figures(records, reference).items():
+        write_atomically(out / f"{name}.png", png(figure))
+        text += f"\n![{name}]({name}.png)\n"
+    write_atomically(out / "report.csv", csv_text(records, reference).encode())
+    write_atomically(out / "report.md", text.encode())
+    print(f"{len(records)} records -> {out}/report.md, report.csv and charts", file=sys.stderr)
+
+
+def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:
+    """Rewrites the blocks of documents, or only says which ones are outdated."""
+    outdated = []
+    for path in documents:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+        new = update_blocks(text, records_dir, str(path))
+        if new == text:
+            continue
+        outdated.append(path)
+        if write:
+            write_atomically(path, new.encode())
+    for path in outdated:
+        state = "updated" if write else "is outdated: run report.py --update on it"
+        print(f"{path} {state}", file=sys.stderr)
+    return 1 if outdated and not write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The comparison at the end of meta-training: fair choice of rates, honest dashes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from conftest import smooth_image, tiny_hyper
+from PIL import Image
+
+from hyperinit.compare import (
+    at_best_lr,
+    best_lrs,
+    comparison_figure,
+    comparison_table,
+    run_comparison,
+    write_comparison,
+)
+from hyperinit.init import named_init
+from hyperinit.protocol import Protocol, Record, read_records
+from hyperinit.trial import hyper_init, spec_init
+
+
+def record(init, image, lr, budget, mse, start=1.0, diverged=False) -> Record:
+    """A record with a curve of just a start and an end; a second an epoch."""
+    curve = ((0.0, 0, 0.0, start, 10.0, 0.0), (budget, 10, 2 * budget, mse, 20.0, mse))
+    return Record(
+        track="tuned",
+        init=init,
+        init_facts={},
+        image=image,
+        image_hash=image,
+        seed=0,
+        lr=lr,
+        budget_epochs=budget,
+        curve=curve,
+        init_epochs=0.0,
+        init_sec=0.0,
+        params_hash="",
+        diverged=diverged,
+    )
+
+
+def by_column(table: str) -> dict[str, str]:
+    """The only row of a table, by column."""
+    header, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
+    return dict(zip(header, row, strict=True))
+
+
+def test_each_init_gets_its_own_best_rate_per_budget_over_all_images():
+    records = [
+        # On image a alone 1e-3 is best; over both images it is 1e-4.
+        *(record("33", "a", 1e-3, 2, 0.1), record("33", "b", 1e-3, 2, 0.9)),
+        *(record("33", "a", 1e-4, 2, 0.2), record("33", "b", 1e-4, 2, 0.2)),
+        *(record("paper", "a", 1e-3, 2, 0.1), record("paper", "b", 1e-3, 2, 0.1)),
+        record("paper", "a", 1e-4, 2, 0.05, diverged=True),
+        record("paper", "b", 1e-4, 2, 0.05),
+    ]
+    assert best_lrs(records) == {("33", 2): 1e-4, ("paper", 2): 1e-3}
+    assert {(r.init, r.lr) for r in at_best_lr(records)} == {("33", 1e-4), ("paper", 1e-3)}
+
+
+def test_the_table_interpolates_between_budgets_and_shows_what_is_not_reached():
+    ladder = [record("33", "a", 1e-3, b, e) for b, e in ((2, 0.4), (8, 0.016), (32, 0.00064))]
+    cells = by_column(comparison_table(ladder))
+    # log-log: 0.08 is half-way between 0.4 and 0.016, so the geometric mean of 2 and 8 epochs
+    assert cells["epochs to 0.08"] == "4" and cells["seconds to 0.08"] == "8"
+    assert 8 < float(cells["epochs to 0.0008"]) < 32
+    assert by_column(comparison_table(ladder[:2]))["epochs to 0.0008"] == "-"
+
+
+def test_a_target_met_at_step_0_costs_only_the_start():
+    solved = [record("hyper", "a", 1e-3, 2, 0.01, start=0.05)]
+    assert by_column(comparison_table(solved))["epochs to 0.08"] == "0"
+
+
+@pytest.fixture
+def trials():
+    protocol = Protocol(
+        image_size=16,
+        width=16,
+        depth=2,
+        budgets_epochs=(1, 2),
+        lrs=(1e-3, 1e-2),
+        batch_pixels=64,
+    )
+    images = [("one", smooth_image(seed=1)), ("two", smooth_image(seed=2))]
+    inits = [spec_init("33", named_init("33"), 16, 2), hyper_init("hyper", tiny_hyper())]
+    return run_comparison(inits, images, protocol), images
+
+
+def test_every_init_is_run_on_every_image_at_every_budget_and_rate(trials):
+    runs, _ = trials
+    assert len(runs) == 2 * 2 * 2 * 2
+    hyper = [t.record for t in runs if t.record.init == "hyper"]
+    # its inner steps are part of the declared budget
+    assert all(r.epochs == pytest.approx(r.budget_epochs) for r in hyper)
+    assert all(r.init_epochs == pytest.approx(2 * 32 / 256) for r in hyper)
+
+
+def test_the_files_hold_what_was_measured(trials, tmp_path):
+    runs, images = trials
+    table = write_comparison(runs, images, tmp_path)
+    assert (tmp_path / "comparison.md").read_text() == table
+    stored = read_records(tmp_path / "comparison.jsonl")
+    assert [r.mse for r in stored] == [t.record.mse for t in runs]
+    assert comparison_table(stored) == table
+    picture = Image.open(io.BytesIO((tmp_path / "comparison.png").read_bytes()))
+    assert picture.size[0] > picture.size[1] > 100
+    assert comparison_figure(runs, images)[:4] == b"\x89PNG"
