@@ -66,7 +66,7 @@ def lr_range_test(params: Params, image: Tensor, config: FitConfig) -> LrRange:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        average = SMOOTHING * average + (1 - SMOOTHING) * float(loss)
+        average = SMOOTHING * average + (1 - SMOOTHING) * float(loss.detach())
         smoothed = average / (1 - SMOOTHING ** (step + 1))
         if not smoothed < float("inf"):
             break
