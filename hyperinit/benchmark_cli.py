@@ -70,8 +70,11 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     if track is None:
         names = tuple(name for name in TRACKS if name != "frozen")
         add("--track", choices=names, default="tuned", help="see above (default: tuned)")
+        add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
+        stop = "seed track: stop once the training loss and the error are at or below this"
+        add("--stop-mse", type=float, metavar="X", help=stop)
     else:
-        parser.set_defaults(track=track)
+        parser.set_defaults(track=track, fit=None, stop_mse=None)
     add(
         *("--inits",),
         nargs="+",
@@ -99,8 +102,6 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's; --quick: 1)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
-    add("--stop-mse", type=float, metavar="X", help="seed track: stop where both errors are there")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
@@ -126,7 +127,8 @@ def main(
             print(f"images: {' '.join(catalogue.image_names)}, files, directories")
             return 0
         # Small layers gain nothing from a second thread, and lose much if its core is busy.
-        threads = arguments.threads or (1 if arguments.quick else torch.get_num_threads())
+        usual = 1 if arguments.quick else torch.get_num_threads()
+        threads = usual if arguments.threads is None else arguments.threads
         _check(threads >= 1, f"--threads must be at least 1, not {threads}")
         torch.set_num_threads(threads)
         plan = make_plan(arguments, catalogue)

@@ -31,8 +31,8 @@ over pairs. Every init has the learning rate that was best for it on {tuned_on}.
 """
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -189,14 +189,16 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {Protocol.version}; targets {targets}.\n\n" + _table(header, rows)
+    return f"Protocol version {Protocol.version}; targets {targets}.\n\n" + _table(
+        header, rows, False
+    )
 
 
 _BLOCK = re.compile(
-    r"(?P<open><!-- (?P<kind>records|protocol)(?::(?P<names>[^>]*?))? -->\n)"
+    r"(?P<open>^<!-- (?P<kind>records|protocol)(?::(?P<names>[^>]*?))? -->\n)"
     r"(?P<body>.*?)"
-    r"(?P<close><!-- /(?P=kind) -->)",
-    re.DOTALL,
+    r"(?P<close>^<!-- /(?P=kind) -->$)",
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -225,7 +227,7 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
             body = markdown(read_records([Path(records_dir) / f"{n}.jsonl" for n in names]))
         return f"{block['open']}{body}{block['close']}"
 
-    opened = len(re.findall(r"<!-- (?:records|protocol)\b[^>]*-->", text))
+    opened = len(re.findall(r"^<!-- (?:records|protocol)\b", text, re.MULTILINE))
     new, count = _BLOCK.subn(generated, text)
     if count == 0 or count != opened:
         raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")

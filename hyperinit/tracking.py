@@ -11,6 +11,7 @@ JSONL file is written. That file has one JSON object per line, each with a "kind
     {"kind": "summary", "step": 20, "values": {"psnr_db/after": 27.1}}
 
 NaN and infinity are null there. Tables, artifacts and the summary have the step logged last.
+W&B adds the host's name and hardware, the package list and the git commit; not the console.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def test_a_file_in_place_of_the_directory_is_said_in_one_line(tmp_path: Path) ->
 def inspect(run_dir: Path) -> dict[str, Any]:
     """An offline run as W&B's own inspector reads it."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json"]
-    output = subprocess.check_output([*command, str(run_dir / "wandb")], text=True)
+    output = subprocess.check_output([*command, "wandb"], text=True, cwd=run_dir)
     result: dict[str, Any] = json.loads(output)
     return result
 
@@ -395,7 +395,8 @@ def test_an_offline_run_can_be_synced(tmp_path: Path) -> None:
     tracker.finish()
     with WandbStub() as server:
         command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "wandb")]
-        subprocess.run(command, env={**os.environ, **server.env}, check=True, capture_output=True)
+        environment = {**os.environ, **server.env}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
         check_upload(server, tmp_path)
 
 

@@ -1,0 +1,547 @@
+"""Benchmarks of tiny problems: what is run, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import smooth_image, tiny_hyper
+
+from hyperinit import benchmark
+from hyperinit.benchmark import (
+    Plan,
+    RecordFile,
+    frozen_variants,
+    open_records,
+    run,
+    verify,
+    with_fit,
+)
+from hyperinit.errors import InputError
+from hyperinit.images import save_image
+from hyperinit.init import NAMED_INITS, named_init
+from hyperinit.lr_range import lr_range_test
+from hyperinit.protocol import Protocol, Record, append_record, read_records
+from hyperinit.score import score
+from hyperinit.sources import load_init
+from hyperinit.store import save_params
+from hyperinit.training import TrainConfig, TrainState, save_state
+from hyperinit.trial import Init, NamedImage, Trial, hyper_init, spec_init
+from scripts import benchmark as script
+from scripts import frozen_layers
+
+WIDTH, DEPTH = 16, 2
+PROTOCOL = Protocol(
+    image_size=16,
+    width=WIDTH,
+    depth=DEPTH,
+    budgets_epochs=(1, 2, 4),
+    lrs=(1e-3, 3e-3, 1e-2),
+    lr_images=2,
+    lr_budget_epochs=2,
+    batch_pixels=64,
+)
+
+
+def picture(seed: int, size: int = 16) -> NamedImage:
+    return NamedImage.cropped(f"image {seed}", smooth_image(20, seed), size)
+
+
+def named(name: str) -> Init:
+    return spec_init(name, named_init(name), WIDTH, DEPTH)
+
+
+def make_plan(track: str = "tuned", **changes: Any) -> Plan:
+    plan: dict[str, Any] = {
+        "track": track,
+        "inits": (named("paper"), named("33")),
+        "images": (picture(0), picture(1)),
+        "tuning_images": () if track == "seed" else (picture(2), picture(3)),
+        "seeds": 1,
+        "protocol": PROTOCOL,
+    }
+    return Plan(**{**plan, **changes})
+
+
+def measured(plan: Plan, path: Path, **options: Any) -> list[Record]:
+    with open_records(path) as file:
+        return list(run(plan, file, **options))
+
+
+# What is run
+
+
+def test_the_tuned_track_tunes_on_tuning_images_and_tests_on_test_images(tmp_path):
+    plan = make_plan()
+    records = measured(plan, tmp_path / "r.jsonl")
+    tuning = [one for one in records if one.track == "tuned-lr"]
+    tests = [one for one in records if one.track == "tuned"]
+    assert {one.image for one in tuning} == {"image 2", "image 3"}
+    assert {one.image for one in tests} == {"image 0", "image 1"}
+    assert len(tests) == 2 * 2 * 3
+    assert {one.seed for one in tests}.isdisjoint({one.seed for one in tuning})
+    assert sum(one.budget_epochs for one in records) <= plan.total_epochs
+
+
+def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
+    records = measured(make_plan(), tmp_path / "r.jsonl")
+    for found in score(records):
+        for budget, rung in found.rungs.items():
+            tuned = min(budget, PROTOCOL.lr_budget_epochs)
+            errors: dict[float, list[float]] = {}
+            for one in records:
+                if (one.track, one.init, one.budget_epochs) == ("tuned-lr", found.init, tuned):
+                    errors.setdefault(one.lr, []).append(one.mse)
+            products = {lr: errors[lr][0] * errors[lr][1] for lr in errors}
+            assert rung.lr == min(products, key=lambda lr: products[lr]), (found.init, budget)
+
+
+def test_rungs_above_the_last_tuned_one_are_not_tuned(tmp_path):
+    records = measured(make_plan(), tmp_path / "r.jsonl")
+    assert {one.budget_epochs for one in records if one.track == "tuned-lr"} == {1, 2}
+
+
+def test_later_rungs_try_the_best_rate_of_the_rung_before_and_its_neighbours(tmp_path):
+    lrs = (1e-5, 1e-4, 1e-3, 1e-2)
+    plan = make_plan(protocol=replace(PROTOCOL, lrs=lrs), inits=(named("33"),))
+    records = [one for one in measured(plan, tmp_path / "r.jsonl") if one.track == "tuned-lr"]
+    tried = [sorted({one.lr for one in records if one.budget_epochs == b}) for b in (1, 2)]
+    first = [one for one in records if one.budget_epochs == 1]
+    best = min(lrs, key=lambda lr: sum(torch.tensor(r.mse).log() for r in first if r.lr == lr))
+    at = lrs.index(best)
+    assert tried == [list(lrs), list(lrs[max(at - 1, 0) : at + 2])]
+
+
+def test_no_rate_above_one_that_diverged_is_tried(tmp_path, monkeypatch):
+    real = Trial.run
+
+    def diverging(self: Trial, on_eval: Any) -> Any:
+        record, result = real(self, on_eval)
+        return replace(record, diverged=self.lr >= 3e-3), result
+
+    monkeypatch.setattr(Trial, "run", diverging)
+    records = measured(make_plan(inits=(named("33"),)), tmp_path / "r.jsonl")
+    assert {one.lr for one in records if one.track == "tuned-lr"} == {1e-3, 3e-3}
+    assert {one.lr for one in records if one.track == "tuned"} == {1e-3}
+
+
+def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):
+    budgets = [one.budget_epochs for one in measured(make_plan(), tmp_path / "r.jsonl")]
+    assert budgets == sorted(budgets)
+
+
+# What is kept
+
+
+def test_a_finished_plan_is_never_run_again(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    first = measured(make_plan(), path)
+    content = path.read_bytes()
+    monkeypatch.setattr(Trial, "run", lambda *_: pytest.fail("ran again"))
+    assert [one.trial for one in measured(make_plan(), path)] == [one.trial for one in first]
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 17, 40])
+def test_an_interrupted_plan_goes_on_and_loses_and_doubles_nothing(tmp_path, interrupted_at):
+    whole = measured(make_plan(), tmp_path / "whole.jsonl")
+    path, evals = tmp_path / "r.jsonl", 0
+
+    def interrupt(point: Any) -> None:
+        nonlocal evals
+        evals += 1
+        if evals == interrupted_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(make_plan(), path, on_eval=interrupt)
+    measured(make_plan(), path)
+    lines = path.read_text().splitlines()
+    again = read_records(path)
+    assert len(lines) == len(again) == len(whole)
+    assert [(o.trial, o.mse) for o in again] == [(o.trial, o.mse) for o in whole]
+
+
+def test_a_change_of_settings_is_another_trial(tmp_path):
+    first = measured(make_plan(), tmp_path / "r.jsonl")
+    other = make_plan(protocol=replace(PROTOCOL, batch_pixels=32))
+    second = measured(other, tmp_path / "r.jsonl")
+    assert {one.trial for one in first}.isdisjoint({one.trial for one in second})
+    assert len(read_records(tmp_path / "r.jsonl")) == len(first) + len(second)
+
+
+def test_two_processes_do_not_write_to_one_file(tmp_path):
+    with (
+        open_records(tmp_path / "r.jsonl"),
+        pytest.raises(InputError, match="another process"),
+        open_records(tmp_path / "r.jsonl"),
+    ):
+        pass
+    with open_records(tmp_path / "r.jsonl"):
+        pass  # the lock goes with its holder
+
+
+def test_a_file_of_another_protocol_version_is_left_as_it_is(tmp_path):
+    path = tmp_path / "r.jsonl"
+    (record, *_) = measured(make_plan(), tmp_path / "other.jsonl")
+    append_record(path, replace(record, version=0))
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="protocol version 0"):
+        measured(make_plan(), path)
+    assert path.read_bytes() == content
+
+
+def test_rerunning_a_stored_trial_gives_the_same_error(tmp_path):
+    plan = make_plan()
+    measured(plan, tmp_path / "r.jsonl")
+    content = (tmp_path / "r.jsonl").read_bytes()
+    checks = list(verify(plan, RecordFile(tmp_path / "r.jsonl"), 6))
+    assert len(checks) == 6 and max(check.difference for check in checks) <= 1e-6
+    assert {check.record.track for check in checks} == {"tuned", "tuned-lr"}
+    assert (tmp_path / "r.jsonl").read_bytes() == content
+
+
+def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
+    plan = make_plan()
+    (record, *_) = measured(plan, tmp_path / "r.jsonl")
+    worse = [*record.curve[-1][:3], record.mse * 1.001, *record.curve[-1][4:]]
+    append_record(tmp_path / "bad.jsonl", replace(record, curve=(record.curve[0], tuple(worse))))
+    (check,) = verify(plan, RecordFile(tmp_path / "bad.jsonl"), 3)
+    assert check.difference == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_records_of_another_plan_cannot_be_verified(tmp_path):
+    measured(make_plan(), tmp_path / "r.jsonl")
+    other = make_plan(inits=(named("22"),))
+    with pytest.raises(InputError, match="has no trial"):
+        list(verify(other, RecordFile(tmp_path / "r.jsonl"), 1))
+
+
+# What is refused
+
+
+def test_a_test_image_that_an_init_was_made_from_is_refused():
+    source = smooth_image(20, 0)
+    image = NamedImage.cropped("leak.png", source, 16)
+    for leaked in (image.hash, image.source_hash):
+        learned = replace(named("33"), name="hyper", train_hashes=frozenset({leaked}))
+        with pytest.raises(InputError, match=r"hyper was trained on the test image leak\.png"):
+            make_plan(inits=(learned,), images=(image,))
+        make_plan(inits=(learned,), images=(picture(1),))
+
+
+def test_a_tuning_image_that_is_tested_on_is_refused():
+    with pytest.raises(InputError, match="is the test image"):
+        make_plan(tuning_images=(picture(2), picture(0)))
+    quarter = replace(picture(3), source_hash=picture(0).source_hash)
+    with pytest.raises(InputError, match="is the test image"):
+        make_plan(tuning_images=(picture(2), quarter))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"track": "fast"}, "unknown track 'fast'"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"inits": ()}, "no inits"),
+        ({"images": ()}, "no images"),
+        ({"inits": (named("33"), named("33"))}, "two inits are the same: 33"),
+        ({"images": (picture(0), picture(0))}, "two images are the same"),
+        ({"tuning_images": (picture(2),)}, "tuned on 2 images"),
+        ({"inits": (with_fit(named("33"), {"sampler": "points"}),)}, "use the open track"),
+    ],
+)
+def test_plans_that_would_not_measure_what_they_say_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        make_plan(**changes)
+
+
+def test_an_init_of_another_size_is_refused(tmp_path):
+    other = spec_init("wide", named_init("33"), 32, DEPTH)
+    with pytest.raises(InputError, match=r"wide is for a SIREN of 2 x 32, not 2 x 16"):
+        measured(make_plan(inits=(other,)), tmp_path / "r.jsonl")
+
+
+def test_a_function_that_gives_no_params_is_refused(tmp_path):
+    wrong = Init("wrong", lambda image, seed: {})  # type: ignore[arg-type, return-value]
+    with pytest.raises(InputError, match="wrong must give the Params"):
+        measured(make_plan(inits=(wrong,)), tmp_path / "r.jsonl")
+
+
+# Other tracks
+
+
+def test_a_hypernetwork_pays_for_the_pixels_it_looks_at(tmp_path):
+    plan = make_plan(inits=(hyper_init("hyper", tiny_hyper(inner_steps=2)),))
+    for record in measured(plan, tmp_path / "r.jsonl"):
+        assert record.init_epochs == 2 * 32 / 256 == record.curve[0][0]
+        assert record.epochs == pytest.approx(record.budget_epochs)
+
+
+def test_the_open_track_changes_the_fit_and_says_so(tmp_path):
+    plan = make_plan("open", inits=(with_fit(named("33"), {"sampler": "points"}),))
+    records = measured(plan, tmp_path / "r.jsonl")
+    assert {one.init for one in records} == {"33 sampler=points"}
+    assert {one.settings["sampler"] for one in records} == {"points"}
+    assert {one.track for one in records} == {"open", "open-lr"}
+
+
+def test_frozen_layers_are_every_set_of_the_issue_once():
+    variants = frozen_variants(named("33"), depth=3)
+    layers = [variant.fit["frozen_layers"] for variant in variants]
+    assert layers == [(), (0,), (1,), (2,), (3,), (0, 1), (0, 1, 2)]
+    assert [v.name for v in variants][:2] == ["33", "33 frozen 0"]
+    assert len({v.name for v in variants}) == len(variants)
+
+
+def test_frozen_layers_are_recorded_and_make_a_difference(tmp_path):
+    plan = make_plan("frozen", inits=tuple(frozen_variants(named("33"), DEPTH)))
+    records = [one for one in measured(plan, tmp_path / "r.jsonl") if one.track == "frozen"]
+    errors = {tuple(one.settings["frozen_layers"]): one.mse for one in records}
+    assert set(errors) == {(), (0,), (1,), (2,), (0, 1)}
+    assert len(set(errors.values())) == len(errors)
+
+
+def seed_plan(**changes: Any) -> Plan:
+    protocol = replace(
+        *(PROTOCOL,),
+        budgets_epochs=(40.0,),
+        batch_pixels=100,
+        sampler="points",
+        schedule="constant",
+        output_lr_factor=1.0,
+    )
+    return make_plan("seed", **{"inits": (named("33"),), "protocol": protocol, **changes})
+
+
+def test_the_seed_track_finds_its_rate_and_evaluates_every_ten_seed_epochs(tmp_path):
+    record, _ = measured(seed_plan(), tmp_path / "r.jsonl")
+    assert 1e-8 < record.lr < 1
+    steps = [row[1] for row in record.curve]
+    assert steps == [0, 30, 60, 90, 102]  # 3 steps of 100 of 256 points are a seed epoch
+    assert record.settings["schedule"] == "constant"
+
+
+def test_a_resumed_seed_track_does_not_look_for_its_rate_again(tmp_path, monkeypatch):
+    first = measured(seed_plan(), tmp_path / "r.jsonl")
+    monkeypatch.setattr(benchmark, "lr_range_test", lambda *_: pytest.fail("looked again"))
+    again = measured(seed_plan(), tmp_path / "r.jsonl")
+    assert [one.trial for one in again] == [one.trial for one in first]
+
+
+def test_the_seed_track_may_stop_once_both_errors_are_there(tmp_path):
+    whole, *_ = measured(seed_plan(), tmp_path / "a.jsonl")
+    level = max(whole.curve[2][3], whole.curve[2][5])
+    stopped, *_ = measured(seed_plan(stop_mse=level), tmp_path / "b.jsonl")
+    assert [row[3] for row in stopped.curve] == [row[3] for row in whole.curve[:3]]
+
+
+def test_the_lr_range_test_leaves_the_start_alone_and_finds_a_descent():
+    trial = seed_plan().trial(named("33"), picture(0), 40.0, None, 0, "seed")
+    params, _ = trial.start()
+    before = {name: value.clone() for name, value in params.items()}
+    found = lr_range_test(params, picture(0).image, trial.fit_config)
+    assert all(torch.equal(before[name], params[name]) for name in before)
+    at = found.lrs.index(found.suggestion)
+    assert found.losses[at + 1] < found.losses[at - 1]
+    assert found == lr_range_test(params, picture(0).image, trial.fit_config)
+
+
+# Where inits come from
+
+
+def test_unknown_inits_list_the_known_ones():
+    with pytest.raises(InputError, match=r"unknown init 'papr' \(did you mean 'paper'\?\).*22"):
+        load_init("papr", NAMED_INITS, WIDTH, DEPTH)
+
+
+def test_stored_parameters_are_an_init_that_is_the_same_for_every_image(tmp_path):
+    start = named("33").start(smooth_image(), 3)
+    save_params(tmp_path / "mine.safetensors", start)
+    init = load_init(str(tmp_path / "mine.safetensors"), NAMED_INITS, WIDTH, DEPTH)
+    assert init.name == "mine"
+    assert torch.equal(init.start(smooth_image(), 7)["layers.0.weight"], start["layers.0.weight"])
+
+
+def test_a_run_directory_is_an_init_that_knows_its_training_images(tmp_path):
+    hyper = tiny_hyper()
+    state = TrainState(hyper, torch.optim.AdamW(hyper.parameters()))
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    path = run_dir / "checkpoint.safetensors"
+    save_state(path, state, TrainConfig(), train_hashes=["abc"])
+    for source in (run_dir, path):
+        init = load_init(str(source), NAMED_INITS, WIDTH, DEPTH)
+        assert init.name == "run" and init.train_hashes == {"abc"}
+        assert init.epochs(smooth_image()) == 2 * 32 / 256
+
+
+def test_an_init_can_be_given_another_name():
+    assert load_init("mine=33", NAMED_INITS, WIDTH, DEPTH).name == "mine"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The example of docs/benchmark.md, as a file."""
+    text = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "my_init.py"
+    path.write_text(code)
+    return path
+
+
+def test_the_documented_init_of_your_own_works(example):
+    init = load_init(f"{example}:mean_colour", NAMED_INITS, 256, 5)
+    image = picture(0).image
+    params = init.start(image, 0)
+    assert init.name == "mean_colour" and init.epochs(image) == 1.0
+    assert (params.config.width, params.config.depth) == (256, 5)
+    assert not torch.equal(params["layers.5.bias"], init.start(1 - image, 0)["layers.5.bias"])
+
+
+def test_a_changed_file_is_another_init(example):
+    before = load_init(f"{example}:mean_colour", NAMED_INITS, 256, 5).facts
+    example.write_text(example.read_text() + "# changed\n")
+    assert load_init(f"{example}:mean_colour", NAMED_INITS, 256, 5).facts != before
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{dir}/my_init.py:mean_color", "did you mean 'mean_colour'"),
+        ("{dir}/missing.py:start", "no such file"),
+        ("no_such_module:start", "cannot import 'no_such_module'"),
+        ("{dir}/broken.py:start", "cannot import .*ZeroDivisionError"),
+        ("{dir}/text.safetensors", "not a readable safetensors file"),
+        ("{dir}", "no such file"),
+    ],
+)
+def test_inits_that_cannot_be_had_are_one_clear_line(example, source, message):
+    (example.parent / "broken.py").write_text("1 / 0\n")
+    (example.parent / "text.safetensors").write_text("text")
+    with pytest.raises(InputError, match=message) as error:
+        load_init(source.format(dir=example.parent), NAMED_INITS, WIDTH, DEPTH)
+    assert "\n" not in str(error.value)
+
+
+# The command line
+
+TINY = (
+    *("--image-size", "16", "--width", "16", "--depth", "2", "--budgets-epochs", "1,2"),
+    *("--lrs", "1e-3,3e-3", "--lr-images", "2", "--batch-pixels", "64", "--seeds", "1"),
+    *("--threads", "1"),
+)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., list[str]]:
+    """A tiny benchmark's arguments: test images of a directory, tuning images from files."""
+    for k in range(4):
+        folder = tmp_path / ("test" if k < 2 else "tuning")
+        folder.mkdir(exist_ok=True)
+        save_image(smooth_image(20, k), folder / f"{k}.png")
+
+    def arguments(*more: str) -> list[str]:
+        tuning = [str(tmp_path / "tuning" / f"{k}.png") for k in (2, 3)]
+        images = ["--images", str(tmp_path / "test"), "--tuning-images", *tuning]
+        return [*images, *TINY, "--out", str(tmp_path / "r.jsonl"), *more]
+
+    return arguments
+
+
+def test_the_command_prints_a_table_and_writes_records_and_a_chart(command, tmp_path, capsys):
+    assert script.main(command()) == 0
+    out = capsys.readouterr().out
+    for name in ("paper", "22", "33"):
+        assert f"\n| {name} | " in out
+    assert {one.image for one in read_records(tmp_path / "r.jsonl")} == {
+        *("0.png", "1.png", "2.png", "3.png")
+    }
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    assert script.main(command("--verify", "3")) == 0
+    assert "3/3 the same" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(command, tmp_path, capsys):
+    assert script.main(command("--dry-run")) == 0
+    assert "at most" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"test", "tuning"}
+
+
+def test_the_names_that_can_be_used_are_listed(capsys):
+    assert script.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "paper" in out and "38 all-rows" in out and "builtin" in out
+
+
+def test_all_rows_are_the_distinct_ones(command, capsys):
+    assert script.main(command("--inits", "all-rows", "--dry-run")) == 0
+    tuned = capsys.readouterr().err.splitlines()[0].split(": inits ")[1].split(", ")
+    assert len(tuned) == 34 and "34" not in tuned and "26" not in tuned
+    assert script.main(command("--inits", "all-rows", "--track", "seed", "--dry-run")) == 0
+    seed = capsys.readouterr().err.splitlines()[0].split(": inits ")[1].split(", ")
+    assert set(seed) - set(tuned) == {"26"}  # differs from 23 in its weight decay
+
+
+def test_the_seed_track_has_each_rows_weight_decay(command, tmp_path):
+    arguments = ["--inits", "26", "33", "--track", "seed", "--limit", "1"]
+    assert script.main(command(*arguments, "--output-lr-factor", "1")) == 0
+    found = {one.init: one.settings["weight_decay"] for one in read_records(tmp_path / "r.jsonl")}
+    assert found == {"26": 0.0, "33": 0.01}
+
+
+def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
+    assert frozen_layers.main(command("--limit", "1")) == 0
+    assert "33 frozen 0,1" in capsys.readouterr().out
+    assert (tmp_path / "r.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--inits", "papr"], "did you mean 'paper'"),
+        (["--images", "no/such/dir"], "no such directory"),
+        (["--imges", "x"], "did you mean '--images'"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1"),
+        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--fit", "sampler=points"], "--fit is for the open track"),
+        (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
+        (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
+        (["--track", "open", "--fit", "samplr=points"], "did you mean '--sampler'"),
+        (["--stop-mse", "1"], "--stop-mse is for the seed track"),
+        (["--quick", "--preset", "small"], "--quick is a preset"),
+        (["--lr-images", "99"], "tuned on 99 images"),
+        (["--device", "warp"], "device warp cannot be used"),
+        (["--out", "no/such/dir/r.jsonl"], "cannot write"),
+        (["--verify", "1"], "has no trial"),
+    ],
+)
+def test_bad_command_lines_are_one_line_and_exit_code_2(command, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(command(*arguments))
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if "error: " in line]
+    assert stopped.value.code == 2 and len(errors) == 1 and errors[0] == lines[-1]
+    assert message in errors[0]
+
+
+def test_an_image_directory_without_images_is_refused(command, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit):
+        script.main(command("--images", str(tmp_path / "empty")))
+    assert "no usable image" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(command, monkeypatch, capsys):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trial, "run", interrupt)
+    assert script.main(command()) == 130
+    assert "goes on where it was" in capsys.readouterr().err

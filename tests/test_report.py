@@ -1,0 +1,172 @@
+"""Reports of made-up records, and the blocks of documents that are generated from records."""
+
+from __future__ import annotations
+
+import csv
+import io
+from math import inf
+from pathlib import Path
+
+import pytest
+from records import SETTINGS, ladder, record
+
+from hyperinit.charts import figures, png
+from hyperinit.errors import InputError
+from hyperinit.protocol import Record, append_record
+from hyperinit.report import csv_text, markdown, protocol_markdown, update_blocks
+from scripts.report import main
+
+ROOT = Path(__file__).parent.parent
+
+ERRORS = {
+    "paper": {1.0: 0.8, 4.0: 0.08, 16.0: 0.008},
+    "33": {1.0: 0.4, 4.0: 0.02, 16.0: 8e-4},
+    "never": {1.0: 0.9, 4.0: 0.5, 16.0: inf},
+}
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    found = []
+    for image in ("cat", "patio"):
+        for init, errors in ERRORS.items():
+            found += ladder(init, errors, image)
+            found += ladder(init, errors, f"tuning {image}", track="tuned-lr")
+    seed = {"settings": {**SETTINGS, "batch_pixels": 8192}, "track": "seed"}
+    return [*found, record("33", mse=1e-3, **seed), record("paper", mse=1e-2, **seed)]
+
+
+def write(path: Path, records: list[Record]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    for one in records:
+        append_record(path, one)
+    return path
+
+
+def test_the_report_has_costs_with_counts_ratios_and_errors(records):
+    text = markdown(records)
+    assert "16 epochs (n=2, 2/2 hit)" in text  # 33 to 8e-4
+    assert "> 16 epochs (n=2, 0/2 hit)" in text  # paper, censored
+    assert "| 33 | " in text and "0.0008 (0.0005, n=2)" in text
+    assert "2 tuning images" in text.replace("rates from ", "")
+    assert "**seed track**" in text and "seed epochs" in text
+
+
+def test_inits_are_listed_from_the_fastest_to_the_slowest(records):
+    lines = [line.split(" | ")[0] for line in markdown(records).splitlines()]
+    assert lines.index("| 33") < lines.index("| paper") < lines.index("| never")
+
+
+def test_seconds_from_different_machines_are_not_compared(records):
+    other = [record("22", environment={"processor": "y", "threads": 8})]
+    assert "seconds are not comparable" not in markdown(records)
+    assert "seconds are not comparable" in markdown([*records, *other])
+
+
+def test_no_records_are_no_report():
+    with pytest.raises(InputError, match="no records"):
+        markdown([])
+
+
+def test_a_run_interrupted_while_tuning_has_a_report_all_the_same(records):
+    tuning = [one for one in records if one.track == "tuned-lr"]
+    assert "no test run yet" in markdown(tuning)
+    assert figures(tuning) == {} and len(csv_text(tuning).splitlines()) == 1
+
+
+def test_the_csv_has_a_line_per_init_measure_and_target(records):
+    rows = list(csv.DictReader(io.StringIO(csv_text(records))))
+    (found,) = (
+        row
+        for row in rows
+        if (row["init"], row["measure"], row["target"]) == ("paper", "epochs", "0.02")
+    )
+    assert (found["n"], found["hits"], found["reference_init"]) == ("2", "2", "33")
+    assert float(found["reference_ratio"]) == pytest.approx(float(found["median"]) / 4)
+    censored = [row for row in rows if row["init"] == "never" and row["measure"] == "epochs"]
+    assert {row["median"] for row in censored} == {"inf"}
+
+
+def test_every_group_of_records_has_its_charts(records):
+    found = figures(records)
+    assert [name.rpartition("-")[2] for name in found] == ["errors", "solved", "profile", "curves"]
+    for figure in found.values():
+        assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_report_of_files_is_a_directory_that_needs_nothing_else(records, tmp_path):
+    path = write(tmp_path / "r.jsonl", records)
+    assert main([str(path), "-o", str(tmp_path / "out")]) == 0
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"report.md", "report.csv"} < names
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert all(f"({name})" in text for name in names if name.endswith(".png"))
+
+
+DOCUMENT = """\
+# Title
+<!-- records: a b -->
+old
+<!-- /records -->
+between
+<!-- protocol -->
+<!-- /protocol -->
+end
+"""
+
+
+def test_blocks_are_made_anew_and_the_rest_is_left_alone(records, tmp_path):
+    write(tmp_path / "a.jsonl", records[:6])
+    write(tmp_path / "b.jsonl", records[6:])
+    new = update_blocks(DOCUMENT, tmp_path, "doc.md")
+    assert markdown(records) in new and protocol_markdown() in new and "old" not in new
+    outside = [line for line in DOCUMENT.splitlines() if line != "old"]
+    assert [line for line in new.splitlines() if line in outside] == outside
+    assert update_blocks(new, tmp_path, "doc.md") == new
+
+
+def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_path, capsys):
+    write(tmp_path / "a.jsonl", records[:6])
+    path = write(tmp_path / "b.jsonl", records[6:])
+    document = tmp_path / "doc.md"
+    document.write_text(DOCUMENT)
+    arguments = [str(document), "--records-dir", str(tmp_path)]
+    assert main(["--check", *arguments]) == 1
+    assert document.read_text() == DOCUMENT and "outdated" in capsys.readouterr().err
+    assert main(["--update", *arguments]) == 0
+    assert main(["--check", *arguments]) == 0
+    write(path, [record("22", mse=0.5)])
+    assert main(["--check", *arguments]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no block", "0 generated blocks"),
+        ("<!-- records: a -->\nnever ends", "1 generated blocks open, 0 of them end"),
+        ("<!-- records: missing -->\n<!-- /records -->", "missing.jsonl: no such record file"),
+        ("<!-- records -->\n<!-- /records -->", "names no record file"),
+    ],
+)
+def test_broken_documents_are_refused_and_left_as_they_were(text, message, tmp_path, capsys):
+    document = tmp_path / "doc.md"
+    document.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--update", str(document), "--records-dir", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+    assert document.read_text() == text
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check", "a", "--update", "b"], ["missing.jsonl"]])
+def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_committed_documents_agree_with_the_committed_records_and_the_protocol():
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
+    assert generated, "docs/benchmark.md has the protocol in it"
+    assert main(["--check", *map(str, generated)]) == 0
