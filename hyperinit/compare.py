@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from statistics import fmean, median
 
 from torch import Tensor
 
 from hyperinit.fit import preview
-from hyperinit.protocol import TARGETS, Protocol, Record, cost_to_target, to_line
+from hyperinit.protocol import Protocol, Record, to_line
+from hyperinit.report import at_best_lr, comparison_table
 from hyperinit.store import write_atomically
 from hyperinit.trial import Init, run_trial
 
@@ -64,63 +63,6 @@ def run_comparison(
     return trials
 
 
-def best_lrs(records: Iterable[Record]) -> dict[tuple[str, float], float]:
-    """(init, budget) -> the learning rate with the lowest mean final error over images."""
-    errors: dict[tuple[str, float], dict[float, list[float]]] = {}
-    for record in records:
-        by_lr = errors.setdefault((record.init, record.budget_epochs), {})
-        by_lr.setdefault(record.lr, []).append(record.mse)
-    return {key: min(by_lr, key=lambda lr: fmean(by_lr[lr])) for key, by_lr in errors.items()}
-
-
-def at_best_lr(records: Sequence[Record]) -> list[Record]:
-    """The records that `best_lrs` chooses."""
-    chosen = best_lrs(records)
-    return [r for r in records if r.lr == chosen[r.init, r.budget_epochs]]
-
-
-def _cost(value: float) -> str:
-    return f"{value:.3g}" if isfinite(value) else "-"
-
-
-def comparison_table(records: Sequence[Record]) -> str:
-    """Markdown: one row an init, each at its best learning rate for every budget.
-
-    Errors are means over images. Epochs and seconds to a target are medians over images of the
-    log-log interpolation between budgets, "-" where the median image does not reach it.
-    """
-    records = at_best_lr(records)
-    budgets = sorted({record.budget_epochs for record in records})
-    images = {record.image for record in records}
-    header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs (LR)" for b in budgets)]
-    header += [f"epochs to {t:g}" for t in TARGETS] + [f"seconds to {t:g}" for t in TARGETS]
-    rows = []
-    for init in dict.fromkeys(record.init for record in records):
-        own = [record for record in records if record.init == init]
-        row = [init, f"{fmean(r.start_psnr for r in own if r.budget_epochs == budgets[0]):.1f}"]
-        for budget in budgets:
-            rung = [record for record in own if record.budget_epochs == budget]
-            row.append(f"{fmean(record.mse for record in rung):.3g} ({rung[0].lr:g})")
-        ladders = [
-            sorted((r for r in own if r.image == image), key=lambda r: r.budget_epochs)
-            for image in images
-        ]
-        for column in (0, 2):  # of a curve's points: epochs, sec
-            for target in TARGETS:
-                row.append(
-                    _cost(median(_ladder_cost(ladder, column, target) for ladder in ladders))
-                )
-        rows.append(row)
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _ladder_cost(ladder: Sequence[Record], column: int, target: float) -> float:
-    """Cost to a target over the start and the rungs of one image."""
-    costs = [ladder[0].curve[0][column], *(record.curve[-1][column] for record in ladder)]
-    return cost_to_target(costs, [ladder[0].start_mse, *(r.mse for r in ladder)], target)
-
-
 def write_comparison(
     trials: Sequence[Trial], images: Sequence[tuple[str, Tensor]], out: Path
 ) -> str:
@@ -137,11 +79,11 @@ def write_comparison(
 
 def comparison_figure(trials: Sequence[Trial], images: Sequence[tuple[str, Tensor]]) -> bytes:
     """A PNG with a row per image: the image, then each init at step 0 and after each budget, at
-    the learning rates of `best_lrs`."""
+    the learning rates of `at_best_lr`."""
     from matplotlib.figure import Figure
 
-    chosen = best_lrs(trial.record for trial in trials)
-    shown = [t for t in trials if t.record.lr == chosen[t.record.init, t.record.budget_epochs]]
+    chosen = {record.trial for record in at_best_lr(trial.record for trial in trials)}
+    shown = [trial for trial in trials if trial.record.trial in chosen]
     inits = list(dict.fromkeys(trial.record.init for trial in shown))
     budgets = sorted({trial.record.budget_epochs for trial in shown})
     columns = 1 + len(inits) * (1 + len(budgets))

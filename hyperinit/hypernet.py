@@ -188,5 +188,9 @@ class HyperNetwork(nn.Module):
 
 
 def _first_step_size(name: str, config: HyperConfig) -> float:
-    """Where the learned step sizes start: small enough not to shake the base init."""
-    return 1e-2 if name.startswith(f"layers.{config.siren.depth}.") else 1e-4
+    """Where the learned step sizes start: near where meta-training took them from smaller ones."""
+    if name.startswith(f"layers.{config.siren.depth}."):
+        return 1e-2
+    if name == "layers.0.weight":
+        return 1e-3
+    return 5e-4 if name.endswith("weight") else 1e-4

@@ -7,10 +7,12 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from hyperinit.costs import Cost, Ratio
+from hyperinit.costs import Cost, Pair, Ratio, number
 from hyperinit.errors import InputError
 from hyperinit.protocol import TARGETS, Protocol, Record, read_records
 from hyperinit.score import (
@@ -19,8 +21,10 @@ from hyperinit.score import (
     SeedScore,
     groups,
     hardest_solved,
+    ladder_costs,
     score,
     score_seed,
+    select_lrs,
 )
 
 LEGEND = """\
@@ -141,6 +145,46 @@ def _seed_table(scores: Sequence[SeedScore]) -> str:
     return _table(header, rows)
 
 
+def at_best_lr(records: Iterable[Record]) -> list[Record]:
+    """The records at each init's best rate for each budget: the lowest mean error over pairs."""
+    records = list(records)
+    chosen = select_lrs(records, average=fmean)
+    return [r for r in records if r.lr == chosen[r.init, r.budget_epochs]]
+
+
+def comparison_table(records: Iterable[Record]) -> str:
+    """One row an init, in the order of the records: what a few budgets on a few images say.
+
+    Errors are plain means over images, at the rates of `at_best_lr` (chosen on these very images,
+    for every init alike). Epochs and seconds are medians of the log-log interpolation between
+    budgets, with how many images reach the target; "-" where the median image does not.
+    """
+    records = at_best_lr(records)
+    budgets = sorted({record.budget_epochs for record in records})
+    costs = [(0, "epochs", target) for target in TARGETS]
+    costs += [(2, "seconds", target) for target in TARGETS]
+    header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs (LR)" for b in budgets)]
+    header += [f"{unit} to {target:g}" for _, unit, target in costs]
+    rows = []
+    for init in dict.fromkeys(record.init for record in records):
+        ladders: dict[Pair, dict[float, Record]] = {}
+        for record in sorted(records, key=lambda r: r.budget_epochs):
+            if record.init == init:
+                pair = ladders.setdefault((record.image_hash, record.seed), {})
+                pair[record.budget_epochs] = record
+        starts = [next(iter(ladder.values())) for ladder in ladders.values()]
+        row = [init, f"{fmean(start.start_psnr for start in starts):.1f}"]
+        for budget in budgets:
+            rung = [ladder[budget] for ladder in ladders.values()]
+            row.append(f"{fmean(record.mse for record in rung):.3g} ({rung[0].lr:g})")
+        for column, unit, target in costs:
+            cost = ladder_costs(ladders, column, unit, target)
+            shown = number(cost.median) if isfinite(cost.median) else "-"
+            row.append(f"{shown} ({cost.hits}/{cost.n})")
+        rows.append(row)
+    return _table(header, rows)
+
+
 CSV_FIELDS = (
     *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
@@ -195,7 +239,7 @@ def protocol_markdown() -> str:
 
 
 _BLOCK = re.compile(
-    r"(?P<open>^<!-- (?P<kind>records|protocol)(?::(?P<names>[^>]*?))? -->\n)"
+    r"(?P<open>^<!-- (?P<kind>records|comparison|protocol)(?::(?P<names>[^>]*?))? -->\n)"
     r"(?P<body>.*?)"
     r"(?P<close>^<!-- /(?P=kind) -->$)",
     re.DOTALL | re.MULTILINE,
@@ -206,7 +250,8 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
     """A document with its generated blocks made anew from committed records.
 
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
-    `NAME.jsonl`; `<!-- protocol -->` to `<!-- /protocol -->` holds the protocol.
+    `NAME.jsonl`, `<!-- comparison: NAME -->` the short table that ends a meta-training run, and
+    `<!-- protocol -->` the protocol.
 
     Args:
         text: The document.
@@ -223,11 +268,12 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
         else:
             names = (block["names"] or "").split()
             if not names:
-                raise InputError(f"{source}: a records block names no record file")
-            body = markdown(read_records([Path(records_dir) / f"{n}.jsonl" for n in names]))
+                raise InputError(f"{source}: a {block['kind']} block names no record file")
+            records = read_records([Path(records_dir) / f"{n}.jsonl" for n in names])
+            body = (markdown if block["kind"] == "records" else comparison_table)(records)
         return f"{block['open']}{body}{block['close']}"
 
-    opened = len(re.findall(r"^<!-- (?:records|protocol)\b", text, re.MULTILINE))
+    opened = len(re.findall(r"^<!-- (?:records|comparison|protocol)\b", text, re.MULTILINE))
     new, count = _BLOCK.subn(generated, text)
     if count == 0 or count != opened:
         raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")

@@ -6,7 +6,7 @@ How costs, censored ones included, become numbers is said and done in costs.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, isfinite
 from statistics import fmean
@@ -101,11 +101,14 @@ def _workload(record: Record, *, whole: bool) -> str:
     return text
 
 
-def select_lrs(records: Iterable[Record]) -> dict[tuple[str, float], float]:
-    """(init, budget) -> the learning rate with the lowest geometric mean of the final error.
+def select_lrs(
+    records: Iterable[Record], average: Callable[[Iterable[float]], float] = geometric_mean
+) -> dict[tuple[str, float], float]:
+    """(init, budget) -> the learning rate with the lowest average final error.
 
-    The mean is over all pairs on which any rate was tried; a run that diverged or was not made
-    counts as infinite. Where every rate has such runs, the one with the fewest is taken.
+    The average, by default a geometric mean, is over all pairs on which any rate was tried; a run
+    that diverged or was not made counts as infinite. Where every rate has such runs, the one with
+    the fewest is taken.
     """
     errors: dict[tuple[str, float], dict[float, dict[Pair, float]]] = {}
     for record in records:
@@ -117,7 +120,7 @@ def select_lrs(records: Iterable[Record]) -> dict[tuple[str, float], float]:
 
         def rank(lr: float, by_lr: Any = by_lr, pairs: set[Pair] = pairs) -> tuple[float, ...]:
             finite = [error for error in by_lr[lr].values() if isfinite(error)]
-            return len(pairs) - len(finite), geometric_mean(finite) if finite else inf, lr
+            return len(pairs) - len(finite), average(finite) if finite else inf, lr
 
         chosen[key] = min(by_lr, key=rank)
     return chosen
@@ -176,7 +179,7 @@ def _at_chosen_lr(runs: list[Record], lr: float | None) -> Record | None:
     return next((run for run in runs if run.lr == lr), None)
 
 
-def _costs(ladders: Mapping[Pair, Ladder], column: int, unit: str, target: float) -> Cost:
+def ladder_costs(ladders: Mapping[Pair, Ladder], column: int, unit: str, target: float) -> Cost:
     """Cost to a target over the start and the rungs of each pair; column of the curve."""
     values, limits, at_most = {}, {}, set()
     for pair, ladder in ladders.items():
@@ -218,7 +221,7 @@ def score(
     facts = {record.init: record.init_facts for record in records}
     hand_designed = [init for init in ladders if "hidden" in facts[init]]
     epochs = {
-        init: {target: _costs(pairs, 0, "epochs", target) for target in TARGETS}
+        init: {target: ladder_costs(pairs, 0, "epochs", target) for target in TARGETS}
         for init, pairs in ladders.items()
     }
     rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
@@ -239,7 +242,7 @@ def score(
             }
             targets[target] = TargetScore(
                 epochs[init][target],
-                _costs(pairs, 2, "seconds", target),
+                ladder_costs(pairs, 2, "seconds", target),
                 to.get(reference),
                 to.get(best) if best else None,
             )

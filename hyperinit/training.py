@@ -29,6 +29,7 @@ from hyperinit.tracking import Tracker
 
 CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 CHECKPOINT_NAME = "checkpoint.safetensors"
+MAX_SKIPPED = 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TrainConfig:
     batch_images: int = option(4, "images per outer step")
     lr: float = option(1e-3, "learning rate of the encoder and the heads")
     base_lr: float = option(1e-4, "learning rate of the learned base")
-    step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
+    step_size_lr: float = option(1e-2, "learning rate of the logarithms of the inner step sizes")
     warmup_steps: int = option(50, "outer steps over which the rates rise")
     clip_norm: float = option(1.0, "largest norm of the outer gradient")
     time_limit_min: float | None = option(None, "stop (and compare) after so many minutes")
@@ -127,6 +128,7 @@ class TrainState:
     optimizer: torch.optim.AdamW
     step: int = 0
     train_sec: float = 0.0
+    skipped_in_a_row: int = 0
 
 
 def new_state(config: TrainConfig) -> TrainState:
@@ -159,6 +161,7 @@ def save_state(path: Path, state: TrainState, config: TrainConfig, **info: Any) 
         "train": to_dict(config),
         "step": state.step,
         "train_sec": state.train_sec,
+        "skipped_in_a_row": state.skipped_in_a_row,
         "torch": torch.__version__,
         **info,
     }
@@ -176,7 +179,8 @@ def load_state(path: Path) -> tuple[TrainState, TrainConfig, dict[str, Any]]:
         saved = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if saved:
             state.optimizer.state[parameter] = saved
-    state.step, state.train_sec = info["step"], info["train_sec"]
+    for field in ("step", "train_sec", "skipped_in_a_row"):
+        setattr(state, field, info[field])
     return state, config, info
 
 
@@ -281,7 +285,8 @@ def meta_train(
         on_step(state.step, metrics)
         if state.step % config.eval_steps == 0 or state.step == config.max_steps:
             _evaluate(state, held_out, tracker)
-        if time.monotonic() - saved_at > config.checkpoint_sec:
+        due = time.monotonic() - saved_at > config.checkpoint_sec
+        if due and state.skipped_in_a_row == 0:
             save_state(path, state, config, **info)
             saved_at = time.monotonic()
     save_state(path, state, config, **info)
@@ -290,8 +295,11 @@ def meta_train(
 def train_step(state: TrainState, config: TrainConfig, images: Tensor) -> dict[str, float]:
     """One outer step, in place; returns its metrics.
 
+    Second-order gradients overflow now and then, where the inner steps of one image are chaotic:
+    such a step changes nothing and is only counted.
+
     Raises:
-        InputError: the loss or its gradient is not finite; nothing was changed.
+        InputError: MAX_SKIPPED steps in a row were skipped: this is no accident.
     """
     generator = torch.Generator().manual_seed(_step_seed(config.seed, state.step))
     result = outer_loss(state.hyper, images, config.outer, generator=generator)
@@ -299,14 +307,19 @@ def train_step(state: TrainState, config: TrainConfig, images: Tensor) -> dict[s
     result.loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.hyper.parameters(), config.clip_norm)
     loss = float(result.loss.detach())
-    if not math.isfinite(loss) or not math.isfinite(float(norm)):
-        raise InputError(
-            f"outer loss diverged at step {state.step}: try a smaller lr, base_lr or step_size_lr"
-        )
     factor = rate(state.step, config)
-    for group in state.optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
-    state.optimizer.step()
+    if math.isfinite(loss) and math.isfinite(float(norm)):
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        state.optimizer.step()
+        state.skipped_in_a_row = 0
+    else:
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row == MAX_SKIPPED:
+            raise InputError(
+                f"outer loss diverged at step {state.step}: try a smaller lr, base_lr or"
+                " step_size_lr"
+            )
     state.step += 1
     return {
         "train/loss": loss,
@@ -316,6 +329,7 @@ def train_step(state: TrainState, config: TrainConfig, images: Tensor) -> dict[s
         "train/psnr_after": float(result.psnr_after.mean()),
         "train/gradient_norm": float(norm),
         "train/rate": factor,
+        "train/skipped_in_a_row": state.skipped_in_a_row,
     }
 
 

@@ -5,8 +5,8 @@
     python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
 
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
-<!-- records: NAME ... --> up to <!-- /records -->, and from the code's protocol where it says
-<!-- protocol --> up to <!-- /protocol -->.
+<!-- records: NAME ... --> or <!-- comparison: NAME -->, and from the code's protocol where it says
+<!-- protocol -->; each goes up to its <!-- /records --> or the like.
 """
 
 from __future__ import annotations

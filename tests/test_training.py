@@ -134,7 +134,8 @@ def test_the_checkpoint_gives_the_trained_hypernetwork_and_its_manifest(tmp_path
 
 
 def test_a_diverging_run_stops_with_its_last_checkpoint_intact(tmp_path):
-    config = replace(TINY, lr=1e30, base_lr=1e30, clip_norm=1e30, checkpoint_sec=1e-9)
+    huge = {"lr": 1e30, "base_lr": 1e30, "clip_norm": 1e30}
+    config = replace(TINY, **huge, max_steps=100, checkpoint_sec=1e-9)
     with pytest.raises(InputError, match="diverged at step"):
         run(tmp_path / "run", config)
     hyper, _ = load_hypernetwork(tmp_path / "run")
