@@ -190,7 +190,7 @@ class HyperNetwork(nn.Module):
 def _first_step_size(name: str, config: HyperConfig) -> float:
     """Where the learned step sizes start: near where meta-training took them from smaller ones."""
     if name.startswith(f"layers.{config.siren.depth}."):
-        return 1e-2
+        return 2e-2
     if name == "layers.0.weight":
-        return 1e-3
-    return 5e-4 if name.endswith("weight") else 1e-4
+        return 2e-3
+    return 1e-3 if name.endswith("weight") else 2e-4

@@ -12,6 +12,11 @@ from hyperinit.siren import Params, apply
 StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
 
 
+def inner_loss(mse: Tensor) -> Tensor:
+    """What an inner step descends, given the MSE; finite gradient even for a perfect fit."""
+    return mse.clamp_min(1e-8).sqrt()
+
+
 def inner_steps(
     params: Params,
     coords: Tensor,
@@ -20,7 +25,10 @@ def inner_steps(
     *,
     second_order: bool,
 ) -> Params:
-    """Plain gradient steps of B SIRENs, each on its own pixels.
+    """Plain gradient steps on the root of the MSE of B SIRENs, each on its own pixels.
+
+    The root keeps the length of a step independent of how far off an image is: steps on the MSE
+    itself that suit most images throw one of unusual colours into chaos.
 
     Args:
         params: B stacked SIRENs.
@@ -32,8 +40,8 @@ def inner_steps(
     """
     for k, sizes in enumerate(step_sizes):
         # The sum over images keeps each image's gradient free of how many neighbours it has.
-        error = apply(params, coords[:, k]) - rgb[:, k]
-        loss = error.square().mean(dim=(-1, -2)).sum()
+        mse = (apply(params, coords[:, k]) - rgb[:, k]).square().mean(dim=(-1, -2))
+        loss = inner_loss(mse).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
         named = zip(params.items(), gradients, strict=True)
         params = Params(

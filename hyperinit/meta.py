@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.inner import inner_steps
+from hyperinit.inner import inner_loss, inner_steps
 from hyperinit.siren import Params, Siren, apply
 
 
@@ -137,8 +137,8 @@ def _predict_with_higher(
         ) as (functional, differentiable_sgd):
             functional.update_params([single[name] for name in names])
             for k, sizes in enumerate(step_sizes):
-                loss = nn.functional.mse_loss(functional(inner_coords[b, k]), inner_rgb[b, k])
+                mse = nn.functional.mse_loss(functional(inner_coords[b, k]), inner_rgb[b, k])
                 override = {"lr": [sizes[name] for name in names]}
-                differentiable_sgd.step(loss, override=override, grad_callback=callback)
+                differentiable_sgd.step(inner_loss(mse), override=override, grad_callback=callback)
             predictions.append(functional(coords[b]))
     return torch.stack(predictions)

@@ -60,7 +60,7 @@ class TrainConfig:
     batch_images: int = option(4, "images per outer step")
     lr: float = option(1e-3, "learning rate of the encoder and the heads")
     base_lr: float = option(1e-4, "learning rate of the learned base")
-    step_size_lr: float = option(1e-2, "learning rate of the logarithms of the inner step sizes")
+    step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
     warmup_steps: int = option(50, "outer steps over which the rates rise")
     clip_norm: float = option(1.0, "largest norm of the outer gradient")
     time_limit_min: float | None = option(None, "stop (and compare) after so many minutes")
