@@ -37,11 +37,16 @@ def images_to_test(
 def images_to_tune_on(
     sources: Sequence[str], size: int, count: int
 ) -> tuple[list[NamedImage], Skipped]:
-    """The first `count` of: centre squares of all images, then the quarters of these squares.
+    """The `squares_and_quarters` of all images.
 
     Args and errors are those of `images_to_test`, but data sets give their training images.
     """
     photos, skipped = _photos(sources, held_out=False, limit=count)
+    return squares_and_quarters(photos, size, count), skipped
+
+
+def squares_and_quarters(photos: Sequence[Photo], size: int, count: int) -> list[NamedImage]:
+    """The first `count` of: centre squares of all photographs, then the quarters of these."""
     found: dict[str, NamedImage] = {}
     for k in range(5):
         for photo in photos:
@@ -50,7 +55,7 @@ def images_to_tune_on(
                 name = f"{photo.name} quarter {k}" if k else photo.name
                 image = NamedImage(name, crop, image_hash(crop), photo.hash)
                 found.setdefault(image.hash, image)
-    return list(found.values()), skipped
+    return list(found.values())
 
 
 def _photos(

@@ -91,18 +91,12 @@ class Plan:
                 raise InputError(f"tuning image {image.name} is the test image {same}")
 
     @property
-    def tuned_budgets(self) -> tuple[float, ...]:
-        """The rungs on which rates are tuned; always the smallest."""
-        budgets = sorted(self.protocol.budgets_epochs)
-        return tuple(b for b in budgets if b <= self.protocol.lr_budget_epochs) or (budgets[0],)
-
-    @property
     def total_epochs(self) -> float:
         """Pixel visits / pixels of all trials, at most."""
         tests = len(self.images) * self.seeds * sum(self.protocol.budgets_epochs)
         if self.track == "seed":
             return len(self.inits) * tests
-        first, *rest = self.tuned_budgets
+        first, *rest = self.protocol.tuned_budgets
         rates = len(self.protocol.lrs)
         tuning = len(self.tuning_images) * (rates * first + min(rates, 3) * sum(rest))
         return len(self.inits) * (tests + tuning)
@@ -207,7 +201,7 @@ def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
     tuning: list[Record] = []
     for budget in sorted(plan.protocol.budgets_epochs):
         for init in plan.inits:
-            if budget in plan.tuned_budgets:
+            if budget in plan.protocol.tuned_budgets:
                 before = lr_at(select_lrs(tuning), init.name, budget)
                 for record in _tune(plan, file, on_eval, init, budget, before):
                     tuning.append(record)

@@ -23,7 +23,7 @@ from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0, or exits with 2 and one line for bad input."""
+    """Runs one command; 0, 130 after Ctrl-C, or exits with 2 and one line for bad input."""
     parser = Parser(prog="hyperinit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for add in (_add_generate, _add_fit, _add_render):
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
     except InputError as error:
         parser.error(str(error))
     return 0

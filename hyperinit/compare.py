@@ -2,106 +2,103 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hyperinit.charts import png
 from hyperinit.fit import preview
 from hyperinit.protocol import Protocol, Record, to_line
 from hyperinit.report import at_best_lr, comparison_table
+from hyperinit.score import lr_at, select_lrs
 from hyperinit.store import write_atomically
-from hyperinit.trial import Init, run_trial
+from hyperinit.trial import Init, NamedImage, Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One fit of a comparison, with what it showed at the start and at the end."""
+class ShownFit:
+    """One fit of a comparison, and the image (3, H, W) it showed at its start and at its end."""
 
     record: Record
-    shown_start: Tensor
-    shown_end: Tensor
+    start: Tensor
+    end: Tensor
+
+
+def comparison_size(inits: int, images: int, protocol: Protocol) -> int:
+    """How many fits `run_comparison` makes."""
+    tuned = len(protocol.tuned_budgets)
+    return inits * images * (tuned * len(protocol.lrs) + len(protocol.budgets_epochs) - tuned)
 
 
 def run_comparison(
-    inits: Sequence[Init],
-    images: Sequence[tuple[str, Tensor]],
-    protocol: Protocol,
-    *,
-    seed: int = 0,
-    wrap: Callable[[list[tuple[Init, float, float]]], Iterable[tuple[Init, float, float]]] = list,
-) -> list[Trial]:
+    inits: Sequence[Init], images: Sequence[NamedImage], protocol: Protocol, *, seed: int = 0
+) -> Iterator[ShownFit]:
     """Every init on every image, at every budget and every learning rate of the protocol.
 
+    Budgets above `lr_budget_epochs` are fitted at the rate that was best below, as in the tuned
+    track; unlike there, rates are chosen on the images that are compared.
+
     Args:
-        images: (name, image (3, size, size) in [0, 1]).
+        images: At the protocol's size.
         seed: Added to an image's index, it draws the init and the pixel order.
-        wrap: A progress bar around the list of (init, budget, lr).
     """
-    grid = [
-        (init, budget, lr)
-        for init in inits
-        for budget in protocol.budgets_epochs
-        for lr in protocol.lrs
-    ]
-    trials = []
-    for init, budget, lr in wrap(grid):
-        for index, (name, image) in enumerate(images):
-            record, result = run_trial(
-                init,
-                image,
-                name,
-                protocol=protocol,
-                budget_epochs=budget,
-                lr=lr,
-                seed=seed + index,
-            )
-            start = init.start(image, seed + index)
-            trials.append(Trial(record, preview(start, image), preview(result.params, image)))
-    return trials
+    for init in inits:
+        starts = [
+            preview(init.start(shown.image, seed + i), shown.image)
+            for i, shown in enumerate(images)
+        ]
+        records: list[Record] = []
+        for budget in sorted(protocol.budgets_epochs):
+            best = lr_at(select_lrs(records, average=fmean), init.name, budget)
+            lrs = protocol.lrs if budget in protocol.tuned_budgets else (best,)
+            for lr, (i, shown) in itertools.product(lrs, enumerate(images)):
+                trial = Trial(init, shown, protocol, budget, lr, seed + i)
+                record, result = trial.run()
+                records.append(record)
+                yield ShownFit(record, starts[i], preview(result.params, shown.image))
 
 
-def write_comparison(
-    trials: Sequence[Trial], images: Sequence[tuple[str, Tensor]], out: Path
-) -> str:
+def write_comparison(fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path) -> str:
     """Writes comparison.md, .jsonl and .png into a directory; returns the table."""
-    records = [trial.record for trial in trials]
+    records = [fit.record for fit in fits]
     table = comparison_table(records)
+    lines = "".join(to_line(record) + "\n" for record in records)
     write_atomically(out / "comparison.md", table.encode())
-    write_atomically(
-        out / "comparison.jsonl", "".join(to_line(record) + "\n" for record in records).encode()
-    )
-    write_atomically(out / "comparison.png", comparison_figure(trials, images))
+    write_atomically(out / "comparison.jsonl", lines.encode())
+    write_atomically(out / "comparison.png", png(comparison_figure(fits, images)))
     return table
 
 
-def comparison_figure(trials: Sequence[Trial], images: Sequence[tuple[str, Tensor]]) -> bytes:
-    """A PNG with a row per image: the image, then each init at step 0 and after each budget, at
-    the learning rates of `at_best_lr`."""
+def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) -> Figure:
+    """A row per image: the image, then each init at step 0 and after each budget, at the learning
+    rates of `at_best_lr`."""
     from matplotlib.figure import Figure
 
-    chosen = {record.trial for record in at_best_lr(trial.record for trial in trials)}
-    shown = [trial for trial in trials if trial.record.trial in chosen]
-    inits = list(dict.fromkeys(trial.record.init for trial in shown))
-    budgets = sorted({trial.record.budget_epochs for trial in shown})
+    chosen = {record.trial for record in at_best_lr(fit.record for fit in fits)}
+    fits = [fit for fit in fits if fit.record.trial in chosen]
+    fits.sort(key=lambda fit: fit.record.budget_epochs)
+    inits = list(dict.fromkeys(fit.record.init for fit in fits))
+    budgets = sorted({fit.record.budget_epochs for fit in fits})
     columns = 1 + len(inits) * (1 + len(budgets))
-    figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), dpi=100)
+    figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), layout="constrained")
     grid = figure.subplots(len(images), columns, squeeze=False)
-    for axes, (name, image) in zip(grid, images, strict=True):
-        cells = [("image", image)]
+    for axes, image in zip(grid, images, strict=True):
+        cells = [("image", image.image)]
         for init in inits:
-            own = [t for t in shown if (t.record.init, t.record.image) == (init, name)]
-            own.sort(key=lambda trial: trial.record.budget_epochs)
-            cells.append((f"{init}\nstep 0", own[0].shown_start))
-            cells += [(f"{init}\n{t.record.budget_epochs:g} epochs", t.shown_end) for t in own]
+            own = [f for f in fits if (f.record.init, f.record.image) == (init, image.name)]
+            cells.append((f"{init}\nstep 0", own[0].start))
+            cells += [(f"{init}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
         for axis, (title, picture) in zip(axes, cells, strict=True):
             axis.imshow(picture.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1)
             axis.axis("off")
             if axes is grid[0]:
                 axis.set_title(title, fontsize=8)
-    figure.tight_layout(pad=0.3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    return figure

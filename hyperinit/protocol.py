@@ -69,6 +69,12 @@ class Protocol:
             if not values or min(values) <= 0 or len(set(values)) < len(values):
                 raise InputError(f"{name} must be positive and distinct, not {list(values)}")
 
+    @property
+    def tuned_budgets(self) -> tuple[float, ...]:
+        """The rungs on which rates are chosen, ascending; always the smallest."""
+        budgets = sorted(self.budgets_epochs)
+        return tuple(b for b in budgets if b <= self.lr_budget_epochs) or (budgets[0],)
+
 
 _SMALL: dict[str, Any] = {
     **{"image_size": 96, "width": 128, "depth": 4, "batch_pixels": 1024},

@@ -221,19 +221,3 @@ class Trial:
             environment=environment(image.device),
         )
         return record, result
-
-
-def run_trial(
-    init: Init,
-    image: Tensor,
-    image_name: str,
-    *,
-    protocol: Protocol,
-    budget_epochs: float,
-    lr: float,
-    seed: int,
-    track: str = "tuned",
-) -> tuple[Record, FitResult]:
-    """Runs one trial on an image (3, size, size) in [0, 1]; see Trial."""
-    named = NamedImage(image_name, image, image_hash(image))
-    return Trial(init, named, protocol, budget_epochs, lr, seed, track).run()

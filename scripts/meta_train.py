@@ -12,18 +12,18 @@ the end comparison.md, .jsonl and .png.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import datasets
-from hyperinit.compare import run_comparison, write_comparison
+from datasets.workload import squares_and_quarters
+from hyperinit.compare import comparison_size, run_comparison, write_comparison
 from hyperinit.config import Parser, build_parser, resolve, to_dict, to_toml
 from hyperinit.errors import InputError
 from hyperinit.hypernet import HyperNetwork
@@ -40,7 +40,7 @@ from hyperinit.training import (
     meta_train,
     new_state,
 )
-from hyperinit.trial import Init, hyper_init, spec_init
+from hyperinit.trial import NamedImage, hyper_init, spec_init
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
         torch.set_num_threads(config.threads or torch.get_num_threads())
         return run(config, run_dir, state)
+    except KeyboardInterrupt:  # before there was anything to lose
+        return 130
     except InputError as error:
         parser.error(str(error))
 
@@ -127,50 +129,40 @@ def run(config: TrainConfig, run_dir: Path, state: TrainState | None) -> int:
     )
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
-    held_out = held_out_images(photos, config)
+    held_out = squares_and_quarters(photos.held_out, config.size, config.compare_images)
     say(
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    with exclusive(run_dir / ".lock"), Stop().on_signals() as stop:
+    with exclusive(run_dir / ".lock"):
         write_atomically(run_dir / "config.toml", to_toml(config).encode())
         resume_step = None if state is None else state.step
         tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
         exit_code = 1
         try:
             state = state or new_state(config)
-            train(state, config, photos, held_out, run_dir, tracker, stop)
+            with Stop().on_signals() as stop:
+                train(state, config, photos, held_out, run_dir, tracker, stop)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
             if exit_code:
                 say(f"stopped at step {state.step}; go on with --resume {run_dir}")
             elif held_out:
                 compare(state.hyper, config, held_out, run_dir, tracker)
             tracker.log_artifact("hypernetwork", run_dir / CHECKPOINT_NAME)
+        except KeyboardInterrupt:  # while comparing; the checkpoint is written
+            exit_code = 130
+            say(f"stopped; compare with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
     return exit_code
-
-
-def held_out_images(photos: datasets.Photographs, config: TrainConfig) -> list[tuple[str, Tensor]]:
-    """Up to `compare_images` held-out crops: the centre of every photograph, then quarters."""
-    crops = [
-        (p.name, datasets.fixed_crops(p.image, config.size, quadrants=True))
-        for p in photos.held_out
-    ]
-    named = [
-        (f"{name} centre" if k == 0 else f"{name} quarter {k}", images[k])
-        for k in range(5)
-        for name, images in crops
-    ]
-    return named[: config.compare_images]
 
 
 def train(
     state: TrainState,
     config: TrainConfig,
     photos: datasets.Photographs,
-    held_out: list[tuple[str, Tensor]],
+    held_out: list[NamedImage],
     run_dir: Path,
     tracker: Tracker,
     stop: Stop,
@@ -190,7 +182,7 @@ def train(
             state,
             config,
             datasets.CropSampler(photos.train, config.size, seed=config.seed),
-            torch.stack([image for _, image in held_out]) if held_out else torch.empty(0),
+            torch.stack([shown.image for shown in held_out]) if held_out else torch.empty(0),
             run_dir,
             tracker,
             info={"train_hashes": [photo.hash for photo in photos.train]},
@@ -202,7 +194,7 @@ def train(
 def compare(
     hyper: HyperNetwork,
     config: TrainConfig,
-    held_out: list[tuple[str, Tensor]],
+    held_out: list[NamedImage],
     run_dir: Path,
     tracker: Tracker,
 ) -> None:
@@ -213,19 +205,15 @@ def compare(
         depth=config.depth,
         budgets_epochs=config.compare_budgets,
         lrs=config.compare_lrs,
+        lr_budget_epochs=8.0,
     )
     inits = [spec_init(n, spec, config.width, config.depth) for n, spec in NAMED_INITS.items()]
     inits.append(hyper_init("hyper", hyper))
-
-    def bar(grid: list[tuple[Init, float, float]]) -> Iterable[tuple[Init, float, float]]:
-        return progress(grid, desc="comparing")
-
-    trials = run_comparison(inits, held_out, protocol, seed=config.seed, wrap=bar)
-    table = write_comparison(trials, held_out, run_dir)
-    header, _, *rows = [line.strip("|").split("|") for line in table.splitlines()]
-    tracker.log_table(
-        "comparison", [cell.strip() for cell in header], [[c.strip() for c in r] for r in rows]
-    )
+    fits = run_comparison(inits, held_out, protocol, seed=config.seed)
+    total = comparison_size(len(inits), len(held_out), protocol)
+    table = write_comparison(list(progress(fits, total=total, desc="comparing")), held_out, run_dir)
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
+    tracker.log_table("comparison", rows[0], rows[2:])
     print(table)
     say(f"the same as {run_dir}/comparison.md, with comparison.jsonl and comparison.png")
 

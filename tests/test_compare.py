@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from conftest import smooth_image, tiny_hyper
-from PIL import Image
 
 from hyperinit.compare import (
-    comparison_figure,
+    comparison_size,
     run_comparison,
     write_comparison,
 )
+from hyperinit.images import load_image
 from hyperinit.init import named_init
 from hyperinit.protocol import Protocol, Record, read_records
 from hyperinit.report import at_best_lr, comparison_table
-from hyperinit.trial import hyper_init, spec_init
+from hyperinit.trial import NamedImage, hyper_init, spec_init
 
 
 def record(init, image, lr, budget, mse, start=1.0, diverged=False) -> Record:
@@ -72,36 +70,44 @@ def test_a_target_met_at_step_0_costs_only_the_start():
 
 
 @pytest.fixture
-def trials():
+def fits():
     protocol = Protocol(
         image_size=16,
         width=16,
         depth=2,
-        budgets_epochs=(1, 2),
+        budgets_epochs=(4, 1, 2),
         lrs=(1e-3, 1e-2),
+        lr_budget_epochs=2,
         batch_pixels=64,
     )
-    images = [("one", smooth_image(seed=1)), ("two", smooth_image(seed=2))]
+    images = [NamedImage.cropped(str(seed), smooth_image(seed=seed), 16) for seed in (1, 2)]
     inits = [spec_init("33", named_init("33"), 16, 2), hyper_init("hyper", tiny_hyper())]
-    return run_comparison(inits, images, protocol), images
+    fits = list(run_comparison(inits, images, protocol))
+    assert len(fits) == comparison_size(len(inits), len(images), protocol)
+    return fits, images
 
 
-def test_every_init_is_run_on_every_image_at_every_budget_and_rate(trials):
-    runs, _ = trials
-    assert len(runs) == 2 * 2 * 2 * 2
-    hyper = [t.record for t in runs if t.record.init == "hyper"]
+def test_every_init_is_run_on_every_image_at_every_budget_and_rate(fits):
+    records = [fit.record for fit in fits[0]]
+    assert len({record.trial for record in records}) == 2 * 2 * (2 * 2 + 1)
+    for init in ("33", "hyper"):
+        by_budget = {
+            b: {r.lr for r in records if r.init == init and r.budget_epochs == b} for b in (1, 2, 4)
+        }
+        # the largest budget takes the rate that was best before
+        best = {r.lr for r in at_best_lr(records) if r.init == init and r.budget_epochs == 2}
+        assert by_budget == {1: {1e-3, 1e-2}, 2: {1e-3, 1e-2}, 4: best}
+    hyper = [record for record in records if record.init == "hyper"]
     # its inner steps are part of the declared budget
     assert all(r.epochs == pytest.approx(r.budget_epochs) for r in hyper)
     assert all(r.init_epochs == pytest.approx(2 * 32 / 256) for r in hyper)
 
 
-def test_the_files_hold_what_was_measured(trials, tmp_path):
-    runs, images = trials
-    table = write_comparison(runs, images, tmp_path)
+def test_the_files_hold_what_was_measured(fits, tmp_path):
+    table = write_comparison(*fits, tmp_path)
     assert (tmp_path / "comparison.md").read_text() == table
     stored = read_records(tmp_path / "comparison.jsonl")
-    assert [r.mse for r in stored] == [t.record.mse for t in runs]
+    assert [r.mse for r in stored] == [fit.record.mse for fit in fits[0]]
     assert comparison_table(stored) == table
-    picture = Image.open(io.BytesIO((tmp_path / "comparison.png").read_bytes()))
-    assert picture.size[0] > picture.size[1] > 100
-    assert comparison_figure(runs, images)[:4] == b"\x89PNG"
+    _, height, width = load_image(tmp_path / "comparison.png").shape
+    assert width > height > 100
