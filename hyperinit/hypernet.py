@@ -18,7 +18,7 @@ from hyperinit.coords import image_coords, image_to_rgb
 from hyperinit.errors import InputError
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import named_init, sample_params
-from hyperinit.inner import StepSizes, inner_steps
+from hyperinit.inner import StepSizes, take_inner_steps
 from hyperinit.siren import Params, Siren, SirenConfig, param_shapes
 
 
@@ -158,33 +158,50 @@ class HyperNetwork(nn.Module):
         names = list(self.base.params)
         return [dict(zip(names, row.exp(), strict=True)) for row in self.log_step_sizes]
 
-    def generate_epochs(self, image: Tensor) -> float:
+    def generate_epochs(self, image: Tensor, *, inner_steps: int | None = None) -> float:
         """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
         pixels = image.shape[-2] * image.shape[-1]
-        return self.config.inner_steps * min(self.config.inner_pixels, pixels) / pixels
+        return self._steps(inner_steps) * min(self.config.inner_pixels, pixels) / pixels
 
-    def generate(self, image: ImageSource, *, seed: int = 0) -> Params:
+    def generate(
+        self, image: ImageSource, *, inner_steps: int | None = None, seed: int = 0
+    ) -> Params:
         """The initial weights for one image: the hypernetwork's output after its inner steps.
 
         Args:
             image: (3, H, W) in [0, 1], any size, or anything else that `to_image` takes.
+            inner_steps: Take only the first so many; 0 is the hypernetwork's output itself.
             seed: Of the pixels that the inner steps see.
+
+        Raises:
+            InputError: the image is unusable, or more inner steps are wanted than were learned.
         """
+        steps = self._steps(inner_steps)
         image = to_image(image).to(self.log_step_sizes.device)
-        steps = self.config.inner_steps
         coords, rgb = image_coords(image), image_to_rgb(image)
-        generator = torch.Generator().manual_seed(seed)
         count = min(self.config.inner_pixels, len(coords))
-        indices = torch.stack(
-            [torch.randperm(len(coords), generator=generator)[:count] for _ in range(max(steps, 1))]
-        ).to(image.device)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            params = self(image[None])
-        params = params.map(lambda value: value.detach().requires_grad_())
-        params = inner_steps(
-            params, coords[indices][None], rgb[indices][None], self.step_sizes(), second_order=False
-        )
-        return params.map(lambda value: value.detach()).unbatch()[0]
+            params: Params = self(image[None])
+        if steps:
+            draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in range(steps)]
+            indices = torch.stack(draws).to(image.device)
+            params = take_inner_steps(
+                params.map(lambda value: value.requires_grad_()),
+                coords[indices][None],
+                rgb[indices][None],
+                self.step_sizes()[:steps],
+                second_order=False,
+            )
+        return params.map(Tensor.detach).unbatch()[0]
+
+    def _steps(self, wanted: int | None) -> int:
+        learned = self.config.inner_steps
+        if wanted is None:
+            return learned
+        if not 0 <= wanted <= learned:
+            raise InputError(f"inner_steps must be 0 to {learned}, not {wanted}")
+        return wanted
 
 
 def _first_step_size(name: str, config: HyperConfig) -> float:

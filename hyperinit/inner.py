@@ -17,7 +17,7 @@ def inner_loss(mse: Tensor) -> Tensor:
     return mse.clamp_min(1e-8).sqrt()
 
 
-def inner_steps(
+def take_inner_steps(
     params: Params,
     coords: Tensor,
     rgb: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.inner import inner_loss, inner_steps
+from hyperinit.inner import inner_loss, take_inner_steps
 from hyperinit.siren import Params, Siren, apply
 
 
@@ -83,7 +83,7 @@ def outer_loss(
     elif config.inner_loop == "higher":
         prediction = _predict_with_higher(hyper, params, inner_coords, inner_rgb, coords, config)
     else:
-        adapted = inner_steps(
+        adapted = take_inner_steps(
             params, inner_coords, inner_rgb, hyper.step_sizes(), second_order=config.second_order
         )
         prediction = apply(adapted, coords)

@@ -11,6 +11,7 @@ the end comparison.md, .jsonl and .png.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,6 +84,13 @@ def build() -> Parser:
     parser = Parser(prog="meta_train.py", description=text[0])
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
+    parser.add_argument(
+        *("--time-limit",),
+        dest="time_limit_min",
+        metavar="MINUTES",
+        default=argparse.SUPPRESS,
+        help="the same as --time-limit-min",
+    )
     return build_parser(TrainConfig, PRESETS, parser)
 
 

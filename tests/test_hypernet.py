@@ -48,6 +48,16 @@ def test_inner_steps_lower_the_error_and_are_repeatable(image):
     assert_same(hyper.generate(image), hyper.generate(image))
 
 
+def test_inner_steps_can_be_left_out(image):
+    hyper = shake_heads(tiny_hyper(inner_steps=2))
+    assert_same(hyper.generate(image, inner_steps=2), hyper.generate(image))
+    plain = hyper(image[None]).map(torch.Tensor.detach).unbatch()[0]
+    assert_same(hyper.generate(image, inner_steps=0), plain)
+    assert hyper.generate_epochs(image, inner_steps=0) == 0
+    with pytest.raises(InputError, match="0 to 2"):
+        hyper.generate(image, inner_steps=3)
+
+
 def test_the_cost_of_generating_counts_every_pixel_visit(image):
     assert tiny_hyper(inner_steps=3).generate_epochs(image) == pytest.approx(3 * 32 / 256)
     assert tiny_hyper(inner_steps=0).generate_epochs(image) == 0
