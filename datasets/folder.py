@@ -21,14 +21,15 @@ SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes
     ".heif",
 }
 
-# "000_01": tile 01 of photograph 000. Longer numbers are a camera's counter or a date (IMG_1234).
-_TILE = re.compile(r"(.+)_\d{1,3}")
+# "000_01": tile 01 of photograph 000. Where there is but one number it counts photographs
+# (photo_001), and a longer one is a camera's counter or a time (IMG_1234, 20260101_123456).
+_TILE = re.compile(r"(.*\d)_\d{1,3}")
 
 
 def photograph_of(name: str) -> str:
     """The group of a file: its path up to the tile number, or all of it but the suffix.
 
-    "clic/000_01.jpg" -> "clic/000"; "cat.png" -> "cat"; "IMG_1234.jpg" -> "IMG_1234".
+    "clic/000_01.jpg" -> "clic/000"; "cat.png" -> "cat"; "photo_001.jpg" -> "photo_001".
     """
     path = PurePosixPath(name)
     tile = _TILE.fullmatch(path.stem)
