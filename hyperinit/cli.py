@@ -17,7 +17,7 @@ from hyperinit.fit import FitConfig, fit
 from hyperinit.images import image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.siren import Params, render
-from hyperinit.store import PARAMS_KIND, file_kind, load_params, save_params
+from hyperinit.store import load_siren, make_directory, save_params
 from hyperinit.training import CHECKPOINT_KIND, CHECKPOINT_NAME, load_hypernetwork
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
@@ -70,7 +70,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     made = [hyper.generate(image, seed=arguments.seed) for image in images]
     facts = [_image_facts(p, image) for p, image in zip(arguments.images, images, strict=True)]
     if into_directory:
-        _make_directory(out)
+        make_directory(out)
         for name, params, fact in zip(names, made, facts, strict=True):
             save_params(out / name, params, images=[fact])
     else:
@@ -217,13 +217,6 @@ def _image_facts(path: Path, image: Tensor) -> dict[str, str | int]:
 def _stack(several: Sequence[Params]) -> Params:
     first = several[0]
     return Params(first.config, {name: stack([p[name] for p in several]) for name in first})
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create {path}: {error.strerror or error}") from error
 
 
 def _height_width(text: str) -> tuple[int, int]:

@@ -55,6 +55,18 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def make_directory(path: str | Path) -> None:
+    """Creates a directory and those above it, unless it is there.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {path}: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
     """Holds a lock file for the block, so that two processes never write to one place.

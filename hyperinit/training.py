@@ -63,7 +63,9 @@ class TrainConfig:
     step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
     warmup_steps: int = option(50, "outer steps over which the rates rise")
     clip_norm: float = option(1.0, "largest norm of the outer gradient")
-    time_limit_min: float | None = option(None, "stop (and compare) after so many minutes")
+    time_limit_min: float | None = option(
+        None, "stop (and compare) after so many minutes of training, resumed parts included"
+    )
     checkpoint_sec: float = option(120.0, "seconds between checkpoints")
     eval_steps: int = option(100, "outer steps between evaluations on held-out images")
     compare_budgets: tuple[float, ...] = option((2.0, 8.0, 32.0), "budgets of the comparison")

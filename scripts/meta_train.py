@@ -30,7 +30,7 @@ from hyperinit.errors import InputError
 from hyperinit.hypernet import HyperNetwork
 from hyperinit.init import NAMED_INITS
 from hyperinit.protocol import Protocol
-from hyperinit.store import exclusive, write_atomically
+from hyperinit.store import exclusive, make_directory, write_atomically
 from hyperinit.tracking import Tracker, open_tracker
 from hyperinit.training import (
     CHECKPOINT_NAME,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.resume:
             # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
             # only what cannot move a result may be given anew.
-            state, config, _ = load_state(arguments.resume / CHECKPOINT_NAME)
+            state, config, info = load_state(arguments.resume / CHECKPOINT_NAME)
             given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
             extra = set(given) - {"resume", "time_limit_min", "checkpoint_sec", "wandb"}
             if extra:
@@ -115,19 +115,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.preset = arguments.preset or "default"
             config = resolve(TrainConfig, arguments, PRESETS)
             name = f"{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-            run_dir, state = arguments.out or Path("runs") / name, None
+            run_dir, state, info = arguments.out or Path("runs") / name, None, {}
             if run_dir.exists() and any(run_dir.iterdir()):
                 raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        return run(config, run_dir, state)
+        return run(config, run_dir, state, info.get("train_hashes"))
     except KeyboardInterrupt:  # before there was anything to lose
         return 130
     except InputError as error:
         parser.error(str(error))
 
 
-def run(config: TrainConfig, run_dir: Path, state: TrainState | None) -> int:
-    """Trains, compares and reports in a run directory; `state` is what a resumed run has."""
+def run(
+    config: TrainConfig, run_dir: Path, state: TrainState | None, train_hashes: list[str] | None
+) -> int:
+    """Trains, compares and reports in a run directory.
+
+    Args:
+        state: Where a resumed run stands.
+        train_hashes: The images that a resumed run was trained on so far.
+    """
     photos = datasets.load(
         config.data,
         keep_side=4 * config.size,
@@ -142,7 +149,9 @@ def run(config: TrainConfig, run_dir: Path, state: TrainState | None) -> int:
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if train_hashes is not None and train_hashes != [photo.hash for photo in photos.train]:
+        raise InputError(f"{config.data}: not the training images this run began with")
+    make_directory(run_dir)
     with exclusive(run_dir / ".lock"):
         write_atomically(run_dir / "config.toml", to_toml(config).encode())
         resume_step = None if state is None else state.step

@@ -21,7 +21,7 @@ from hyperinit.config import Parser
 from hyperinit.errors import InputError
 from hyperinit.protocol import read_records
 from hyperinit.report import csv_text, markdown, update_blocks
-from hyperinit.store import write_atomically
+from hyperinit.store import make_directory, write_atomically
 
 RECORDS_DIR = Path(__file__).resolve().parent.parent / "baselines" / "records"
 
@@ -67,10 +67,7 @@ def write_report(paths: Sequence[Path], out: Path, reference: str) -> None:
     """Writes report.md, report.csv and the charts of some record files into a directory."""
     records = read_records(paths)
     text = markdown(records, reference)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    make_directory(out)
     for name, figure in figures(records, reference).items():
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"

@@ -165,6 +165,22 @@ def test_meta_train_refuses_bad_input(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+def test_resuming_on_other_images_is_refused(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        save_image(smooth_image(24, seed=seed), folder / f"{seed}.png")
+    data = ["--data", str(folder), "--compare-images", "0", "--out", str(tmp_path / "run")]
+    meta_train.main([*TINY, *data])
+    for seed in range(4):
+        save_image(smooth_image(24, seed=9 + seed), folder / f"{seed}.png")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        meta_train.main(["--resume", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert "not the training images" in capsys.readouterr().err.splitlines()[-1]
+
+
 def start_training(out: Path, *arguments: str) -> subprocess.Popen:
     """A run in a process of its own that writes a checkpoint after every step."""
     command = [sys.executable, "-m", "scripts.meta_train", *TINY, "--checkpoint-sec", "1e-9"]
