@@ -12,14 +12,14 @@ from pathlib import Path
 from torch import Tensor, stack
 
 from hyperinit.config import Parser
-from hyperinit.errors import InputError, unknown_name
+from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit
 from hyperinit.images import image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.siren import Params, render
+from hyperinit.sources import load_init
 from hyperinit.store import load_siren, make_directory, save_params
-from hyperinit.training import CHECKPOINT_KIND, CHECKPOINT_NAME, load_hypernetwork
-from hyperinit.trial import Init, hyper_init, params_init, spec_init
+from hyperinit.training import load_hypernetwork
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
         "--init",
         default="33",
         help=f"{' | '.join(NAMED_INITS)} | CHECKPOINT or run directory of a hypernetwork | "
-        "FILE.safetensors with a SIREN (default: 33)",
+        "FILE.safetensors with a SIREN | FILE.py:FUNCTION (default: 33)",
     )
     defaults = FitConfig()
     parser.add_argument(
@@ -101,7 +101,7 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--width", type=int, default=256, help="of a hand-designed init (256)")
     parser.add_argument("--depth", type=int, default=5, help="of a hand-designed init (5)")
     _add_size(parser)
-    parser.add_argument("--index", type=int, default=0, help="which SIREN of a FILE with several")
+    parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
     parser.add_argument("--seed", type=int, default=0, help="of the init and the order of pixels")
     parser.add_argument("-o", "--out", type=Path, help="write the SIREN: OUT.safetensors")
     parser.add_argument("--render", type=Path, help="write what the SIREN shows: OUT.png")
@@ -121,7 +121,9 @@ def _fit(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     image = _load(arguments.image, arguments.size)
-    init = find_init(arguments.init, arguments.width, arguments.depth, arguments.index)
+    init = load_init(
+        arguments.init, NAMED_INITS, arguments.width, arguments.depth, index=arguments.index
+    )
     start = init.start(image, arguments.seed)
     result = fit(start, image, config, spent_epochs=init.epochs(image))
     first, last = result.curve[0], result.curve[-1]
@@ -144,56 +146,22 @@ def _add_render(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser("render", help="draw a SIREN at any size")
     parser.add_argument("file", type=Path, metavar="FILE", help="a SIREN: FILE.safetensors")
     parser.add_argument("--size", type=_height_width, metavar="HxW", help="in pixels (as stored)")
-    parser.add_argument("--index", type=int, default=0, help="which SIREN of a FILE with several")
+    parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
     parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png or another format")
     parser.set_defaults(run=_render)
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    params, info = _one_siren(arguments.file, arguments.index)
+    params, info = load_siren(arguments.file, arguments.index)
     size = arguments.size
     if size is None:
         images = info.get("images") or []
-        if arguments.index >= len(images):
+        if not images:
             raise InputError(f"{arguments.file} does not say a size: give --size HxW")
-        size = images[arguments.index]["height"], images[arguments.index]["width"]
+        shown = images[arguments.index or 0]
+        size = shown["height"], shown["width"]
     save_image(render(params, *size), arguments.out)
     print(f"{arguments.out}: {size[0]}x{size[1]}")
-
-
-def find_init(name: str, width: int, depth: int, index: int = 0) -> Init:
-    """What a user calls an init -> the init.
-
-    Args:
-        name: A named init; a run directory or checkpoint of a hypernetwork; a file with a SIREN.
-        width, depth: Of the SIREN, for named inits; the others bring their own.
-        index: Which SIREN of a file with several.
-
-    Raises:
-        InputError: neither a known name nor such a file.
-    """
-    if name in NAMED_INITS:
-        return spec_init(name, NAMED_INITS[name], width, depth)
-    path = Path(name)
-    if not path.exists():
-        raise unknown_name(
-            "init", name, [*NAMED_INITS, "or a checkpoint, run or .safetensors file"]
-        )
-    kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
-    if kind == CHECKPOINT_KIND:
-        return hyper_init(str(path), load_hypernetwork(path)[0])
-    if kind == PARAMS_KIND:
-        return params_init(str(path), _one_siren(path, index)[0])
-    raise InputError(f"{path}: holds neither a hypernetwork nor a SIREN of this program")
-
-
-def _one_siren(path: Path, index: int) -> tuple[Params, dict]:
-    """One SIREN of a file, and the file's facts."""
-    params, info = load_params(path)
-    several = params.unbatch() if params.batch_shape else [params]
-    if not 0 <= index < len(several):
-        raise InputError(f"{path} has SIRENs 0 to {len(several) - 1}, no --index {index}")
-    return several[index], info
 
 
 def _add_size(parser: Parser) -> None:

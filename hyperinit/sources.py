@@ -16,11 +16,18 @@ from torch import Tensor
 
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.init import InitSpec
-from hyperinit.store import PARAMS_KIND, file_kind, load_params
+from hyperinit.store import PARAMS_KIND, file_kind, load_siren
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
 
-def load_init(source: str, named: Mapping[str, InitSpec], width: int, depth: int) -> Init:
+def load_init(
+    source: str,
+    named: Mapping[str, InitSpec],
+    width: int,
+    depth: int,
+    *,
+    index: int | None = None,
+) -> Init:
     """Finds an init.
 
     Args:
@@ -30,28 +37,27 @@ def load_init(source: str, named: Mapping[str, InitSpec], width: int, depth: int
         named: Hand-designed inits by name.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
+        index: Which SIREN of a file with several.
 
     Raises:
         InputError: none of these, or it cannot be loaded; unknown names list the known ones.
     """
     name, equals, rest = source.partition("=")
     if equals and name and not Path(source).exists():
-        return replace(load_init(rest, named, width, depth), name=name)
+        return replace(load_init(rest, named, width, depth, index=index), name=name)
     if source in named:
         return spec_init(source, named[source], width, depth)
     path = Path(source)
     if path.exists():
-        return _file_init(path)
+        return _file_init(path, index)
     if ":" in source:
         return callable_init(source)
     raise unknown_name("init", source, [*named, "or a file, a run directory, MODULE:FUNCTION"])
 
 
-def _file_init(path: Path) -> Init:
+def _file_init(path: Path, index: int | None) -> Init:
     if path.is_file() and file_kind(path) == PARAMS_KIND:
-        params, info = load_params(path)
-        if params.batch_shape:
-            raise InputError(f"{path}: holds {params.batch_shape[0]} SIRENs, one is needed")
+        params, info = load_siren(path, index)
         init = params_init(path.stem, params)
     else:
         from hyperinit.training import load_hypernetwork

@@ -160,3 +160,18 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
         return Params(SirenConfig(**info.pop("siren")), tensors), info
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict[str, Any]]:
+    """Reads one SIREN of a file: `index` says which where the file has several stacked.
+
+    Raises:
+        InputError: as `load_params`, or there is no such one, or several and no index.
+    """
+    params, info = load_params(path)
+    several = params.unbatch() if params.batch_shape else [params]
+    if index is None and len(several) > 1:
+        raise InputError(f"{path} holds {len(several)} SIRENs: say which one by its index")
+    if not 0 <= (index or 0) < len(several):
+        raise InputError(f"{path} holds SIRENs 0 to {len(several) - 1}, there is no {index}")
+    return several[index or 0], info
