@@ -11,10 +11,11 @@ from pathlib import Path
 
 from torch import Tensor, stack
 
+from hyperinit.clock import Clock
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
-from hyperinit.fit import FitConfig, fit
-from hyperinit.images import image_hash, load_image, save_image, square_crop
+from hyperinit.fit import FitConfig, fit, preview
+from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.siren import Params, render
 from hyperinit.sources import load_init
@@ -109,11 +110,15 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    for path, suffixes in ((arguments.out, (".safetensors",)), (arguments.render, None)):
+    # What can be known to fail is found out before the work is done.
+    for path, suffixes in (
+        (arguments.out, {".safetensors"}),
+        (arguments.render, SAVE_OPTIONS.keys()),
+    ):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise InputError(f"{path}: must end in {', '.join(sorted(suffixes))}")
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: no such directory as {path.parent}")
-        if path is not None and suffixes and path.suffix not in suffixes:
-            raise InputError(f"{path}: must end in {suffixes[0]}")
     config = FitConfig(
         budget_epochs=arguments.budget_epochs,
         lr=arguments.lr,
@@ -124,17 +129,20 @@ def _fit(arguments: argparse.Namespace) -> None:
     init = load_init(
         arguments.init, NAMED_INITS, arguments.width, arguments.depth, index=arguments.index
     )
-    start = init.start(image, arguments.seed)
-    result = fit(start, image, config, spent_epochs=init.epochs(image))
+    clock = Clock()
+    with clock.running():
+        start = init.start(image, arguments.seed)
+    spent = {"spent_epochs": init.epochs(image), "spent_sec": clock.sec}
+    result = fit(start, image, config, **spent)
+    if result.diverged:
+        raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
     first, last = result.curve[0], result.curve[-1]
     if arguments.out:
         facts = {"init": init.name, "mse": last.mse, "psnr": last.psnr, "fit": asdict(config)}
         facts["images"] = [_image_facts(arguments.image, image)]
         save_params(arguments.out, result.params, **facts)
     if arguments.render:
-        save_image(render(result.params, *image.shape[-2:]), arguments.render)
-    if result.diverged:
-        raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
+        save_image(preview(result.params, image), arguments.render)
     print(
         f"{arguments.image}: from {init.name}, PSNR {first.psnr:.2f} -> {last.psnr:.2f} dB, "
         f"MSE {last.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "

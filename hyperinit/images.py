@@ -282,7 +282,7 @@ def square_crop(image: Tensor, size: int) -> Tensor:
     return resize(image[:, top : top + side, left : left + side], size, size)
 
 
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95},
     ".jpeg": {"format": "JPEG", "quality": 95},
@@ -299,9 +299,9 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
             written to.
     """
     target, name = Path(path), shown_path(path)
-    options = _SAVE_OPTIONS.get(target.suffix.lower())
+    options = SAVE_OPTIONS.get(target.suffix.lower())
     if options is None:
-        raise InputError(f"{name}: cannot write this kind of file; use {', '.join(_SAVE_OPTIONS)}")
+        raise InputError(f"{name}: cannot write this kind of file; use {', '.join(SAVE_OPTIONS)}")
     if not os.path.isdir(target.parent):
         raise InputError(f"{name}: no such directory: {shown_path(target.parent)}")
     pixels = to_uint8(to_image(image)).permute(1, 2, 0).cpu().contiguous().numpy()

@@ -112,6 +112,8 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "budget_epochs": ["fit", photo, "--budget-epochs", "-1", *o],
         "lr must be": ["fit", photo, "--lr", "0", *o],
         "no such directory": ["fit", photo, "-o", f"{tmp_path}/no/where.safetensors"],
+        "must end in": ["fit", photo, "--render", f"{tmp_path}/x.xyz", *o],
+        "diverged": ["fit", photo, "--lr", "1e6", "--width", "8", "--depth", "1", *o],
         "must look like": ["render", checkpoint, "--size", "12", "-o", f"{tmp_path}/x.png"],
         "not hyperinit-params-1": ["render", checkpoint, "-o", f"{tmp_path}/x.png"],
     }
