@@ -116,7 +116,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         (arguments.render, SAVE_OPTIONS.keys()),
     ):
         if path is not None and path.suffix.lower() not in suffixes:
-            raise InputError(f"{path}: must end in {', '.join(sorted(suffixes))}")
+            raise InputError(f"{path}: must end in {' or '.join(suffixes)}")
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: no such directory as {path.parent}")
     config = FitConfig(
@@ -132,8 +132,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     clock = Clock()
     with clock.running():
         start = init.start(image, arguments.seed)
-    spent = {"spent_epochs": init.epochs(image), "spent_sec": clock.sec}
-    result = fit(start, image, config, **spent)
+    result = fit(start, image, config, spent_epochs=init.epochs(image), spent_sec=clock.sec)
     if result.diverged:
         raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
     first, last = result.curve[0], result.curve[-1]
