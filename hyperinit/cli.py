@@ -111,10 +111,8 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     # What can be known to fail is found out before the work is done.
-    for path, suffixes in (
-        (arguments.out, {".safetensors"}),
-        (arguments.render, SAVE_OPTIONS.keys()),
-    ):
+    written = ((arguments.out, [".safetensors"]), (arguments.render, list(SAVE_OPTIONS)))
+    for path, suffixes in written:
         if path is not None and path.suffix.lower() not in suffixes:
             raise InputError(f"{path}: must end in {' or '.join(suffixes)}")
         if path is not None and not path.parent.is_dir():
