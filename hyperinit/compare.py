@@ -88,9 +88,9 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
     inits = list(dict.fromkeys(fit.record.init for fit in fits))
     budgets = sorted({fit.record.budget_epochs for fit in fits})
     columns = 1 + len(inits) * (1 + len(budgets))
-    figure = Figure(figsize=(1.3 * columns, 1.3 * len(images) + 0.5), layout="constrained")
+    figure = Figure(figsize=(0.9 * columns, 0.9 * len(images) + 0.4), layout="constrained")
     grid = figure.subplots(len(images), columns, squeeze=False)
-    for axes, image in zip(grid, images, strict=True):
+    for row, (axes, image) in enumerate(zip(grid, images, strict=True)):
         cells = [("image", image.image)]
         for init in inits:
             own = [f for f in fits if (f.record.init, f.record.image) == (init, image.name)]
@@ -99,6 +99,6 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
         for axis, (title, picture) in zip(axes, cells, strict=True):
             axis.imshow(picture.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1)
             axis.axis("off")
-            if axes is grid[0]:
-                axis.set_title(title, fontsize=8)
+            if row == 0:
+                axis.set_title(title, fontsize=7)
     return figure

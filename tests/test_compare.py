@@ -6,6 +6,7 @@ import pytest
 from conftest import smooth_image, tiny_hyper
 
 from hyperinit.compare import (
+    comparison_figure,
     comparison_size,
     run_comparison,
     write_comparison,
@@ -109,5 +110,7 @@ def test_the_files_hold_what_was_measured(fits, tmp_path):
     stored = read_records(tmp_path / "comparison.jsonl")
     assert [r.mse for r in stored] == [fit.record.mse for fit in fits[0]]
     assert comparison_table(stored) == table
+    titles = [axis.get_title() for axis in comparison_figure(*fits).axes[:9]]
+    assert titles[:3] == ["image", "33\nstep 0", "33\n1 epochs"] and titles[-1].startswith("hyper")
     _, height, width = load_image(tmp_path / "comparison.png").shape
     assert width > height > 100
