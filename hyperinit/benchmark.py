@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.fit import CurvePoint, fit
+from hyperinit.fit import CurvePoint, fit, preview
 from hyperinit.lr_range import lr_range_test
 from hyperinit.protocol import Protocol, Record, append_record, read_records
 from hyperinit.score import TUNING, lr_at, select_lrs
 from hyperinit.store import exclusive
+from hyperinit.thumbnails import Thumbnails
 from hyperinit.trial import Init, NamedImage, Trial
 
 # Track -> whether an init may change the fit.
@@ -150,12 +151,18 @@ def frozen_variants(init: Init, depth: int) -> list[Init]:
 class RecordFile:
     """The records of a file, to which `run` adds what it does not find there.
 
+    Args:
+        path: Of the file.
+        thumbnails: Where pictures of the fits go; a trial whose picture is missing there is fitted
+            again for it, its record is left alone.
+
     Raises:
         InputError: the file is there but is not one of records of this protocol's version.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, thumbnails: Thumbnails | None = None) -> None:
         self.path = Path(path)
+        self.thumbnails = thumbnails
         found = read_records(path) if self.path.exists() else []
         self._records = {record.trial: record for record in found}
 
@@ -174,22 +181,32 @@ class RecordFile:
     def run(self, trial: Trial, on_eval: OnEval) -> Record:
         """The record of a trial, which is run and appended if it is missing."""
         record = self.find(trial)
-        if record is None:
-            record, _ = trial.run(on_eval)
+        pictures = self.thumbnails
+        if pictures is not None and not pictures.wanted(trial):
+            pictures = None
+        if record is not None and (pictures is None or pictures.end(record)):
+            return record
+        made, result = trial.run(on_eval)
+        record = record or made
+        if pictures is not None:  # first: where a trial is on record, nothing of it is missing
+            image = trial.image.image
+            start = preview(trial.start()[0], image)
+            pictures.add(record, image, start, preview(result.params, image))
+        if record is made:
             append_record(self.path, record)
             self._records[record.trial] = record
         return record
 
 
 @contextlib.contextmanager
-def open_records(path: str | Path) -> Iterator[RecordFile]:
+def open_records(path: str | Path, thumbnails: Thumbnails | None = None) -> Iterator[RecordFile]:
     """A RecordFile that no other process writes to in the meantime.
 
     Raises:
         InputError: another process does, or see RecordFile, or the directory is not there.
     """
     with exclusive(f"{path}.lock"):
-        yield RecordFile(path)
+        yield RecordFile(path, thumbnails)
 
 
 def run(plan: Plan, file: RecordFile, on_eval: OnEval = lambda point: None) -> Iterator[Record]:
@@ -242,9 +259,10 @@ def _run_seed(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]
         record = file.find(trial)
         if record is None:
             params, _ = trial.start()
-            found = lr_range_test(params, image.image, trial.fit_config)
-            record = file.run(replace(trial, lr=found.suggestion), on_eval)
-        yield record
+            lr = lr_range_test(params, image.image, trial.fit_config).suggestion
+        else:
+            lr = record.lr
+        yield file.run(replace(trial, lr=lr), on_eval)
 
 
 def epoch_sec(plan: Plan) -> float:

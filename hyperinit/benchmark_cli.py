@@ -35,6 +35,7 @@ from hyperinit.protocol import PROTOCOLS, Protocol, Record
 from hyperinit.report import markdown
 from hyperinit.sources import load_init
 from hyperinit.store import write_atomically
+from hyperinit.thumbnails import Thumbnails, folder_of
 from hyperinit.trial import Init, NamedImage
 
 ALL_ROWS = "all-rows"
@@ -100,6 +101,7 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     add("--limit", type=int, metavar="N", help="test on at most N images")
     add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
+    add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
     add("--threads", type=int, metavar="N", help="CPU threads (default: torch's; --quick: 1)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
@@ -139,7 +141,8 @@ def main(
             return 0
         if arguments.out is None:
             out.parent.mkdir(exist_ok=True)
-        with open_records(out) as file:
+        thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
+        with open_records(out, thumbnails) as file:
             if arguments.verify is not None:
                 _check(arguments.verify >= 1, "--verify must be at least 1")
                 return check(plan, file, arguments.verify)

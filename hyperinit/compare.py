@@ -17,6 +17,7 @@ from hyperinit.protocol import Protocol, Record, to_line
 from hyperinit.report import at_best_lr, comparison_table
 from hyperinit.score import lr_at, select_lrs
 from hyperinit.store import write_atomically
+from hyperinit.thumbnails import Thumbnails, folder_of
 from hyperinit.trial import Init, NamedImage, Trial
 
 if TYPE_CHECKING:
@@ -67,13 +68,19 @@ def run_comparison(
 
 
 def write_comparison(fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path) -> str:
-    """Writes comparison.md, .jsonl and .png into a directory; returns the table."""
+    """Writes comparison.md, .jsonl, .png and thumbnails into a directory; returns the table."""
     records = [fit.record for fit in fits]
     table = comparison_table(records)
     lines = "".join(to_line(record) + "\n" for record in records)
     write_atomically(out / "comparison.md", table.encode())
     write_atomically(out / "comparison.jsonl", lines.encode())
     write_atomically(out / "comparison.png", png(comparison_figure(fits, images)))
+    thumbnails = Thumbnails(folder_of(out / "comparison.jsonl"))
+    shown = {image.hash: image.image for image in images}
+    chosen = {record.trial for record in at_best_lr(records)}
+    for fit in fits:
+        if fit.record.trial in chosen:
+            thumbnails.add(fit.record, shown[fit.record.image_hash], fit.start, fit.end)
     return table
 
 

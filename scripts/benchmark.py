@@ -14,8 +14,8 @@ seed   as the seed experiment ran it: constant rate from an LR range test, rando
 open   as tuned, with --fit to change the fit; names of inits then say how
 
 Every fit is one line in a file of records. Fits that are there are not run again, so the same
-command goes on after an interruption. scripts/report.py makes tables and charts from the file;
-docs/benchmark.md explains all of it.
+command goes on after an interruption. scripts/report.py makes a page, tables and charts from the
+file, with pictures of the fits if they were kept (--thumbnails); docs/benchmark.md explains it.
 """
 
 from __future__ import annotations

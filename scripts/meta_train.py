@@ -6,7 +6,7 @@
     python scripts/meta_train.py --resume runs/NAME       goes on, exactly where it stopped
 
 Writes into a new directory below runs/: config.toml, metrics.jsonl, checkpoint.safetensors, and at
-the end comparison.md, .jsonl and .png.
+the end comparison.md, .jsonl, .png and thumbnails for scripts/report.py.
 """
 
 from __future__ import annotations
