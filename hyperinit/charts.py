@@ -5,8 +5,10 @@ A figure is drawn without pyplot, so nothing global is touched and no display is
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(records: Iterable[Record], reference: str = "33") -> dict[str, Figure]:
+def figures(
+    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
+) -> dict[str, Figure]:
     """File name without suffix -> figure, for every group of records that may be compared."""
     found: dict[str, Figure] = {}
     for (track, workload), own in groups(records).items():
         name = re.sub(r"[^a-z0-9.]+", "-", f"{track} {workload}".lower()).strip("-")
+        if len(name) > 120:  # file systems take 255 bytes
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         title = f"{track} track, {workload}"
         tests = [record for record in own if not record.track.endswith(TUNING)]
         if track == "seed":
             found[f"{name}-curves"] = seed_curves(tests, title)
         elif tests:
-            scores = score(own, reference)
+            scores = score(own, reference, tune_on_test=tune_on_test)
             found[f"{name}-errors"] = error_ladder(scores, title)
             target = hardest_solved(scores)
             found[f"{name}-solved"] = solved_curves(scores, title, target)
@@ -40,7 +46,10 @@ def figures(records: Iterable[Record], reference: str = "33") -> dict[str, Figur
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
+    with warnings.catch_warnings():
+        # A name in a script that the font has not is drawn as boxes; the page and tables have it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(content, format="png", dpi=120)
     return content.getvalue()
 
 
@@ -62,7 +71,16 @@ def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any
     return figure, axes
 
 
+def _plain(text: Any) -> str:
+    """A name that is drawn as it is: "$" would begin a formula. One line, not too long."""
+    text = " ".join(str(text).split())
+    return (text if len(text) <= 80 else text[:79] + "…").replace("$", r"\$")
+
+
 def _finish(figure: Figure, axes: Any) -> Figure:
+    axes.set_title(_plain(axes.get_title()), fontsize="medium")
+    for line in axes.get_lines():
+        line.set_label(_plain(line.get_label()))
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside right upper", fontsize="small")
     return figure

@@ -36,8 +36,18 @@ over pairs. Every init has the learning rate that was best for it on {tuned_on}.
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    rows = [[_cell(row[0]), *row[1:]] for row in rows]
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(name: str) -> str:
+    """A name in Markdown: one line that neither ends a table's cell nor is taken for HTML."""
+    name = " ".join(name.split())
+    name = name if len(name) <= 160 else name[:159] + "…"
+    return (
+        name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+    )
 
 
 def markdown(
@@ -57,9 +67,9 @@ def markdown(
     for (track, workload), own in groups(records).items():
         tests = [record for record in own if not record.track.endswith(TUNING)]
         if not tests:
-            parts.append(f"**{track} track**, {workload}: no test run yet\n")
+            parts.append(f"**{_cell(track)} track**, {_cell(workload)}: no test run yet\n")
             continue
-        title = f"**{track} track**, {workload}; {_provenance(own, tests)}\n"
+        title = f"**{_cell(track)} track**, {_cell(workload)}; {_provenance(own, tests)}\n"
         if track == "seed":
             parts += [title, _seed_table(score_seed(tests))]
         else:
@@ -83,7 +93,7 @@ def _provenance(records: Sequence[Record], tests: Sequence[Record]) -> str:
     }
     text = f"protocol {tests[0].version}; test images {len(images)}, seeds {len(seeds)}"
     text += f"; rates from {len(tuned)} tuning images" if tuned else ""
-    text += "; " + " and ".join(sorted(versions))
+    text += "; " + " and ".join(_cell(version) for version in sorted(versions))
     return text if len(versions) == 1 else f"{text}: seconds are not comparable"
 
 
@@ -101,10 +111,10 @@ def _ratio_table(scores: Sequence[InitScore], reference: str) -> str:
     def shown(ratio: Ratio | None, *, named: bool = False) -> str:
         if ratio is None:
             return "-"
-        return f"to {ratio.to}: {ratio}" if named else str(ratio)
+        return f"to {_cell(ratio.to)}: {ratio}" if named else str(ratio)
 
     hardest = hardest_solved(scores)
-    header = ["init", *(f"ratio to {reference}, {t:g}" for t in TARGETS)]
+    header = ["init", *(f"ratio to {_cell(reference)}, {t:g}" for t in TARGETS)]
     header.append(f"ratio to the best hand-designed init, {hardest:g}")
     rows = [
         [
@@ -192,7 +202,9 @@ CSV_FIELDS = (
 )
 
 
-def csv_text(records: Iterable[Record], reference: str = "33") -> str:
+def csv_text(
+    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
+) -> str:
     """One line per group, init, measure and target; an unsolved median is "inf"."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, restval="", lineterminator="\n")
@@ -210,7 +222,9 @@ def csv_text(records: Iterable[Record], reference: str = "33") -> str:
             for target in TARGETS:
                 write(common, "seed epochs, training loss", target, seed_score.train[target])
                 write(common, "seed epochs, grid MSE", target, seed_score.grid[target])
-        for found in score(own, reference) if track != "seed" and tests else ():
+        if track == "seed" or not tests:
+            continue
+        for found in score(own, reference, tune_on_test=tune_on_test):
             common = {**group, "init": found.init}
             for target, values in found.targets.items():
                 ratios: dict[str, Any] = {}

@@ -129,7 +129,9 @@ def select_lrs(
 Ladder = dict[float, Record]  # budget -> record, ascending
 
 
-def _ladders(records: Sequence[Record], *, tune_on_test: bool) -> dict[str, dict[Pair, Ladder]]:
+def choose_ladders(
+    records: Sequence[Record], *, tune_on_test: bool
+) -> dict[str, dict[Pair, Ladder]]:
     """Init -> pair -> its runs, each at the rate that was chosen for it.
 
     Raises:
@@ -215,7 +217,7 @@ def score(
         raise InputError(
             f"records of different workloads: {'; '.join(' '.join(g) for g in groups(records))}"
         )
-    ladders = _ladders(records, tune_on_test=tune_on_test)
+    ladders = choose_ladders(records, tune_on_test=tune_on_test)
     if not ladders:
         raise InputError("no test runs among the records")
     facts = {record.init: record.init_facts for record in records}

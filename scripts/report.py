@@ -1,6 +1,6 @@
-"""Turns records into tables and charts, and keeps the tables inside documents up to date.
+"""Turns records into a page, tables and charts, and keeps tables inside documents up to date.
 
-    python scripts/report.py runs/benchmark-tuned.jsonl -o report    report.md, report.csv, charts
+    python scripts/report.py runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
     python scripts/report.py --update README.md docs/benchmark.md    rewrites generated blocks
     python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
 
@@ -19,9 +19,11 @@ from pathlib import Path
 from hyperinit.charts import figures, png
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
+from hyperinit.page import page
 from hyperinit.protocol import read_records
 from hyperinit.report import csv_text, markdown, update_blocks
 from hyperinit.store import make_directory, write_atomically
+from hyperinit.thumbnails import Thumbnails, folder_of
 
 RECORDS_DIR = Path(__file__).resolve().parent.parent / "baselines" / "records"
 
@@ -36,6 +38,11 @@ def build() -> Parser:
     parser.add_argument("records", nargs="*", type=Path, metavar="RECORDS", help="record files")
     parser.add_argument("-o", "--out", type=Path, help="directory of the report (default: report)")
     parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument(
+        *("--tune-on-test",),
+        action="store_true",
+        help="choose learning rates on the test images, where records have no tuning runs",
+    )
     parser.add_argument("--update", nargs="+", type=Path, metavar="FILE", help="see above")
     parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="see above")
     parser.add_argument(
@@ -55,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
             raise InputError("give record files, or --update FILE..., or --check FILE...")
         if arguments.records:
-            write_report(arguments.records, arguments.out or Path("report"), arguments.reference)
+            write_report(
+                arguments.records,
+                arguments.out or Path("report"),
+                arguments.reference,
+                tune_on_test=arguments.tune_on_test,
+            )
             return 0
         documents = arguments.update or arguments.check
         return refresh(documents, arguments.records_dir, write=bool(arguments.update))
@@ -63,17 +75,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
 
-def write_report(paths: Sequence[Path], out: Path, reference: str) -> None:
-    """Writes report.md, report.csv and the charts of some record files into a directory."""
+def write_report(
+    paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
+) -> None:
+    """Writes index.html, report.md, report.csv and charts of record files into a directory."""
     records = read_records(paths)
-    text = markdown(records, reference)
+    text = markdown(records, reference, tune_on_test=tune_on_test)
+    thumbnails = Thumbnails([folder_of(path) for path in paths])
+    html = page(records, reference, tune_on_test=tune_on_test, thumbnails=thumbnails, sources=paths)
     make_directory(out)
-    for name, figure in figures(records, reference).items():
+    write_atomically(out / "index.html", html.encode())
+    for name, figure in figures(records, reference, tune_on_test=tune_on_test).items():
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
-    write_atomically(out / "report.csv", csv_text(records, reference).encode())
-    write_atomically(out / "report.md", text.encode())
-    print(f"{len(records)} records -> {out}/report.md, report.csv and charts", file=sys.stderr)
+    csv = csv_text(records, reference, tune_on_test=tune_on_test)
+    write_atomically(out / "report.csv", csv.encode(errors="replace"))
+    write_atomically(out / "report.md", text.encode(errors="replace"))
+    done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
+    print(done, file=sys.stderr)
 
 
 def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:
