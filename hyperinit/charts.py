@@ -73,8 +73,8 @@ def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any
 
 def _plain(text: Any) -> str:
     """A name that is drawn as it is: "$" would begin a formula. One line, not too long."""
-    text = " ".join(str(text).split())
-    return (text if len(text) <= 80 else text[:79] + "…").replace("$", r"\$")
+    line = " ".join(str(text).split())
+    return (line if len(line) <= 80 else line[:79] + "…").replace("$", r"\$")
 
 
 def _finish(figure: Figure, axes: Any) -> Figure:

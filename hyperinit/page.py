@@ -382,7 +382,7 @@ def _charts(group: Group, styles: Mapping[str, int]) -> str:
     figures = []
     unit = group.epochs[inits[0]][target].unit
     for column, name in ((0, "epochs"), (2, "seconds")):
-        curves = [Series(shown(i), styles[i], _curve(group, i, column)) for i in inits]
+        curves = [Series(shown(i), styles[i], mse_curve(group, i, column)) for i in inits]
         caption = f"Error against {name}: geometric means over pairs. "
         caption += (
             "Every point is the end of runs with that budget."
@@ -437,7 +437,7 @@ def _charts(group: Group, styles: Mapping[str, int]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
-def _curve(group: Group, init: str, column: int) -> list[tuple[float, float]]:
+def mse_curve(group: Group, init: str, column: int) -> list[tuple[float, float]]:
     """The start and the end of every rung; in the seed track every evaluation of its one rung."""
     ladders = list(group.ladders[init].values())
     if group.track == "seed":
@@ -564,7 +564,12 @@ def _images(group: Group, styles: Mapping[str, int], pictures: _Pictures) -> str
             value = cost.values[pair]
             needed = number(value) if isfinite(value) else f"&gt; {number(cost.limits[pair])}"
             rows.append([f"{sample(styles[init])} {_name(init)}", *cells, needed])
-        header = ["init", "step 0", *(f"{b:g} epochs" for b in columns), f"{unit} to {target:g}"]
+        header = [
+            "init",
+            "step 0",
+            *("1 epoch" if b == 1 else f"{b:g} epochs" for b in columns),
+            f"{unit} to {target:g}",
+        ]
         parts.append(
             f"<details{' open' if at < 6 else ''}><summary>{_html(image)}</summary>{top}"
             f"{_table(header, rows, image)}</details>"

@@ -314,7 +314,7 @@ def _abandon(run: Any) -> None:
             _bounded(wandb.teardown, _ABANDON_SEC)
 
 
-def _has_key(base_url: str) -> bool:
+def has_key(base_url: str) -> bool:
     """Whether a key for this W&B server is configured (if not, W&B would ask on a terminal)."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
@@ -362,13 +362,13 @@ def _start_wandb(
             **settings,
         )
 
-    has_key = _has_key(wandb.setup().settings.base_url)
+    keyed = has_key(wandb.setup().settings.base_url)
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if keyed else "offline")
     if mode != "online":
         return init(mode), None
     try:
-        if not has_key:
+        if not keyed:
             raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
         return init("online"), None
     except Exception as error:

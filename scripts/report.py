@@ -1,6 +1,7 @@
 """Turns records into a page, tables and charts, and keeps tables inside documents up to date.
 
     python scripts/report.py runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
+    python scripts/report.py ... --wandb-report ENTITY/PROJECT       a W&B report of the same
     python scripts/report.py --update README.md docs/benchmark.md    rewrites generated blocks
     python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
 
@@ -12,6 +13,8 @@ Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl w
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +27,7 @@ from hyperinit.protocol import read_records
 from hyperinit.report import csv_text, markdown, update_blocks
 from hyperinit.store import make_directory, write_atomically
 from hyperinit.thumbnails import Thumbnails, folder_of
+from hyperinit.wandb_report import Destination, Story, logged_in, publish, spec
 
 RECORDS_DIR = Path(__file__).resolve().parent.parent / "baselines" / "records"
 
@@ -43,6 +47,14 @@ def build() -> Parser:
         action="store_true",
         help="choose learning rates on the test images, where records have no tuning runs",
     )
+    parser.add_argument(
+        *("--wandb-report",),
+        metavar="ENTITY/PROJECT",
+        help="also a W&B report; without an API key, report_spec.json says what it will be",
+    )
+    parser.add_argument(
+        *("--publish",), action="store_true", help="fail if the W&B report cannot be published"
+    )
     parser.add_argument("--update", nargs="+", type=Path, metavar="FILE", help="see above")
     parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="see above")
     parser.add_argument(
@@ -61,13 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
             raise InputError("give record files, or --update FILE..., or --check FILE...")
+        if arguments.publish and not arguments.wandb_report:
+            raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
         if arguments.records:
-            write_report(
-                arguments.records,
-                arguments.out or Path("report"),
-                arguments.reference,
-                tune_on_test=arguments.tune_on_test,
+            out = arguments.out or Path("report")
+            to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None
+            story = write_report(
+                arguments.records, out, arguments.reference, tune_on_test=arguments.tune_on_test
             )
+            if to is not None:
+                write_wandb_report(story, to, out, publish_now=arguments.publish)
             return 0
         documents = arguments.update or arguments.check
         return refresh(documents, arguments.records_dir, write=bool(arguments.update))
@@ -77,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_report(
     paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
-) -> None:
+) -> Story:
     """Writes index.html, report.md, report.csv and charts of record files into a directory."""
     records = read_records(paths)
     text = markdown(records, reference, tune_on_test=tune_on_test)
@@ -93,6 +108,21 @@ def write_report(
     write_atomically(out / "report.md", text.encode(errors="replace"))
     done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
     print(done, file=sys.stderr)
+    return Story(records, reference, tune_on_test, thumbnails)
+
+
+def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now: bool) -> None:
+    """Writes report_spec.json; publishes where that is wanted or there is a key to do it with."""
+    write_atomically(out / "report_spec.json", spec(story, to).encode())
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    if publish_now or (logged_in() and not offline):
+        print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
+        return
+    print(
+        f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
+        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
+        file=sys.stderr,
+    )
 
 
 def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:

@@ -268,14 +268,14 @@ def test_online_without_a_usable_key_logs_offline(
 
 
 def test_auto_finds_a_key_in_netrc(tmp_path: Path) -> None:
-    assert not tracking._has_key("http://127.0.0.1:8080")
+    assert not tracking.has_key("http://127.0.0.1:8080")
     netrc = Path(os.environ["HOME"]) / ".netrc"
     netrc.write_text("machine 127.0.0.1:8080\n  login user\n  password secret\n")
     netrc.chmod(0o600)
-    assert tracking._has_key("http://127.0.0.1:8080")
-    assert not tracking._has_key("https://api.wandb.ai")
+    assert tracking.has_key("http://127.0.0.1:8080")
+    assert not tracking.has_key("https://api.wandb.ai")
     netrc.write_text("machine")
-    assert not tracking._has_key("http://127.0.0.1:8080")
+    assert not tracking.has_key("http://127.0.0.1:8080")
 
 
 class BrokenRun:

@@ -27,6 +27,8 @@ class WandbStub:
         env: What a client needs in its environment.
         runs: Run id -> what the client said of it, with "history" (rows), "summary" and, once it
             has finished, "exitcode".
+        reports: What was saved of reports; "spec" is their specification, as JSON.
+        asked: Names of all GraphQL operations, in order.
         uploads: "<run id or artifact name>/<file>" -> content.
     """
 
@@ -34,6 +36,8 @@ class WandbStub:
         self.status = status
         self.runs: dict[str, dict[str, Any]] = {}
         self.uploads: dict[str, bytes] = {}
+        self.reports: list[dict[str, Any]] = []
+        self.asked: list[str] = []
         self.connections: list[socket.socket] = []
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -58,6 +62,7 @@ class WandbStub:
         """The answer to one GraphQL operation."""
         operation = re.search(r"(?:query|mutation)\s+(\w+)", query)
         name = operation[1] if operation else ""
+        self.asked.append(name)
         given = given.get("input", given)
         entity = {"id": "e", "name": "me"}
         project = {"id": "p", "name": given.get("project"), "entity": entity}
@@ -72,6 +77,17 @@ class WandbStub:
             run.update({key: value for key, value in given.items() if value is not None})
             bucket = {**self._bucket(given["name"]), "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+        if name in ("projectInternalId", "ProjectInternalId"):
+            known = any(run.get("project") == given["projectName"] for run in self.runs.values())
+            return {"project": {"internalId": "UHJvamVjdDox"} if known else None}
+        if name in ("GetProjects", "Projects"):
+            page = {"hasNextPage": False, "endCursor": None}
+            return {"models": {"edges": [], "pageInfo": page}}
+        if name == "upsertView":
+            view = {**given, "id": "Vmlldzox", "name": "v", "updatedAt": None}
+            view["project"] = {**project, "name": given["projectName"], "entityName": "me"}
+            self.reports.append(view)
+            return {"upsertView": {"view": view, "inserted": True}}
         if name == "CreateRunFiles":
             files = [self._file(given["run"], file) for file in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
