@@ -17,7 +17,8 @@ they share whatever makes that image hard.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log
 from statistics import fmean
@@ -132,7 +133,7 @@ def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
         if low == high:
             exact.setdefault(pair[0], []).append(log(low))
     n = sum(map(len, exact.values()))
-    mean, interval_low, interval_high = _mean_with_interval(list(map(fmean, exact.values())))
+    mean, interval_low, interval_high = _mean_with_interval(tuple(map(fmean, exact.values())))
     at_least = at_most = None
     if n < sum(map(len, informative.values())):
         lows, highs = (
@@ -158,8 +159,9 @@ def _divide(cost: float, other: float) -> float:
     return cost / other if other > 0 else inf
 
 
+@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report ask for the same
 def _mean_with_interval(
-    logs: Sequence[float],
+    logs: tuple[float, ...],
 ) -> tuple[float | None, float | None, float | None]:
     """exp of the mean of logarithms, and of the ends of its 95 % bootstrap interval."""
     if not logs:

@@ -70,7 +70,6 @@ class Group:
         tuned_on: How many images rates were chosen on; 0 if on the test images or by a range test.
         ladders: Init -> pair -> its runs.
         epochs, seconds: Init -> target -> cost; no seconds in the seed track.
-        inits: From the fastest to the slowest.
     """
 
     track: str

@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("give record files, or --update FILE..., or --check FILE...")
         if arguments.publish and not arguments.wandb_report:
             raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
+        if arguments.wandb_report and not arguments.records:
+            raise InputError("--wandb-report needs record files")
         if arguments.records:
             out = arguments.out or Path("report")
             to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None

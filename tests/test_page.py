@@ -199,7 +199,7 @@ def test_a_browser_shows_the_page_zooms_and_asks_for_nothing(tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     browser = browser or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip("no Chromium is installed")
     path = with_pictures(tmp_path / "r.jsonl", made_up())
     assert main([str(path), "-o", str(tmp_path / "out")]) == 0
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

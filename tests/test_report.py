@@ -158,7 +158,9 @@ def test_broken_documents_are_refused_and_left_as_they_were(text, message, tmp_p
     assert document.read_text() == text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--check", "a", "--update", "b"], ["missing.jsonl"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--check", "a", "--update", "b"], ["missing.jsonl"], ["r", "--publish"]]
+)
 def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
