@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
-from hyperinit.errors import InputError, unknown_name
+from hyperinit.errors import InputError
+from hyperinit.fit_config import HIDDEN_DTYPES, FitConfig, with_options
 from hyperinit.images import ImageSource, to_image
-from hyperinit.siren import Params, Siren, SirenConfig, apply, predict, render
+from hyperinit.samplers import StackedBatches
+from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, apply, predict, render
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
 
 # A fit that has come so far from an image (whose variance is about 1) will not come back.
 DIVERGED_MSE = 1e3
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a SIREN is fitted to an image: AdamW on random pixels, over a budget declared before.
-
-    Attributes:
-        budget_epochs: Pixel visits / pixels of the image.
-        lr: Learning rate at the start; None takes `default_lr` of the network.
-        batch_pixels: Pixels a step; never more than the image has.
-        sampler: "pixels": drawn without replacement within an epoch; "points": uniformly random
-            points between pixels, bilinearly interpolated (the seed experiment's).
-        schedule: "linear" decay to 0 over the budget, or "constant".
-        output_lr_factor: The output layer's learning rate relative to the others'.
-        weight_decay: AdamW's.
-        frozen_layers: Indices of layers that are not trained, 0 being the first.
-        eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
-        seed: Of the order in which pixels are visited.
-        stop_mse: Stop at the first evaluation where the error and the smoothed training loss are
-            both at or below this; None never does. Only for reproducing the seed experiment: the
-            tuned track judges by the error after the whole declared budget.
-    """
-
-    budget_epochs: float = 8.0
-    lr: float | None = None
-    batch_pixels: int = 2048
-    sampler: Literal["pixels", "points"] = "pixels"
-    schedule: Literal["linear", "constant"] = "linear"
-    output_lr_factor: float = 5.0
-    weight_decay: float = 0.0
-    frozen_layers: tuple[int, ...] = ()
-    eval_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
-    seed: int = 0
-    stop_mse: float | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) and not (field == "lr" and value is None):
-                raise InputError(f"{field} must be a number, not {value!r}")
-        for field in ("budget_epochs", "output_lr_factor", "weight_decay"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise InputError(f"{field} must be a number >= 0, not {getattr(self, field)}")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise InputError(f"lr must be a positive number, not {self.lr}")
-        if self.batch_pixels < 1:
-            raise InputError(f"batch_pixels must be at least 1, not {self.batch_pixels}")
-        if self.schedule not in ("linear", "constant"):
-            raise unknown_name("schedule", self.schedule, ("linear", "constant"))
-        if self.sampler not in SAMPLERS:
-            raise unknown_name("sampler", self.sampler, SAMPLERS)
 
 
 @dataclass(frozen=True)
@@ -100,16 +53,22 @@ class FitResult:
 
     Attributes:
         params: The fitted SIREN, detached from any graph.
-        curve: Evaluations from the start to the end.
+        kept: The evaluation of all pixels that `params` are from: the last of the curve, unless
+            the fit diverged or was restarted (see FitConfig.max_restarts).
+        curve: Evaluations from the start to the end; after a restart those of the last attempt,
+            which begins with what the failed ones have cost.
         lr: The learning rate used.
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
+        restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
     """
 
     params: Params
+    kept: CurvePoint
     curve: tuple[CurvePoint, ...]
     lr: float
     diverged: bool = False
+    restarts: int = 0
 
     @property
     def mse(self) -> float:
@@ -125,44 +84,6 @@ class FitResult:
 def default_lr(config: SirenConfig) -> float:
     """A learning rate that suits networks of this width: 5e-4 at width 256, inverse in width."""
     return 0.128 / config.width
-
-
-Batches = Callable[[], tuple[Tensor, Tensor]]  # the next step's coords (N, 2) and rgb (N, 3)
-
-
-def _pixel_batches(image: Tensor, batch_pixels: int, generator: torch.Generator) -> Batches:
-    """Pixels in one random permutation after the other: every epoch visits each exactly once."""
-    coords, rgb = image_coords(image), image_to_rgb(image)
-    queue = torch.empty(0, dtype=torch.long)
-
-    def next_batch() -> tuple[Tensor, Tensor]:
-        nonlocal queue
-        if len(queue) < batch_pixels:
-            queue = torch.cat((queue, torch.randperm(len(coords), generator=generator)))
-        indices, queue = queue[:batch_pixels].to(image.device), queue[batch_pixels:]
-        return coords[indices], rgb[indices]
-
-    return next_batch
-
-
-def _point_batches(image: Tensor, batch_pixels: int, generator: torch.Generator) -> Batches:
-    """Uniformly random points with bilinearly interpolated colours, as the seed experiment has."""
-
-    def next_batch() -> tuple[Tensor, Tensor]:
-        coords = torch.rand(batch_pixels, 2, generator=generator).to(image.device) * 2 - 1
-        # align_corners=False puts pixel centres where pixel_coords does
-        colours = torch.nn.functional.grid_sample(
-            image[None], coords[None, None], padding_mode="border", align_corners=False
-        )
-        return coords, image_to_rgb(colours[0])
-
-    return next_batch
-
-
-SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
-    "pixels": _pixel_batches,
-    "points": _point_batches,
-}
 
 
 def fit(
@@ -189,68 +110,196 @@ def fit(
     Raises:
         InputError: an option or the image is unusable.
     """
-    for name in options.keys() - FitConfig.__dataclass_fields__.keys():
-        raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
-    config = replace(config or FitConfig(), **options)
+    config = with_options(config, options)
     start = (siren.params if isinstance(siren, Siren) else siren).map(Tensor.detach)
     if start.batch_shape:
-        raise InputError(f"fit takes one SIREN, not {start.batch_shape[0]} (see Params.unbatch)")
+        raise InputError(f"fit takes one SIREN, not {start.batch_shape[0]} (see fit_many)")
+    image = to_image(image).to(start["layers.0.weight"].device)
+    spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
+    (result,) = descend(start, image, config, spent=spent, on_eval=on_eval)
+    result = restart_failed(result, start, image, config, spent=spent, on_eval=on_eval)
+    if isinstance(siren, Siren):
+        with torch.no_grad():
+            for name, value in siren.params.items():
+                value.copy_(result.params[name])
+    return result
+
+
+def restart_failed(
+    result: FitResult,
+    start: Params,
+    image: Tensor,
+    config: FitConfig,
+    *,
+    spent: CurvePoint,
+    on_eval: Callable[[CurvePoint], None] = lambda point: None,
+) -> FitResult:
+    """Begins a failed fit of one image again at half the rate, `max_restarts` times at most.
+
+    Args:
+        result: Of the first attempt.
+        start, image, config, spent, on_eval: What it was made with, see `descend`.
+    """
+    for restarts in range(1, config.max_restarts + 1):
+        begin, end = result.curve[0], result.curve[-1]
+        # A start that is no number, or was not fitted at all, would only fail again.
+        if begin.steps == end.steps or end.mse <= begin.mse:
+            break
+        (attempt,) = descend(
+            start,
+            image,
+            replace(config, lr=result.lr / 2),
+            spent=spent,
+            failed=end,
+            on_eval=on_eval,
+        )
+        if result.kept.mse < attempt.kept.mse:
+            attempt = replace(attempt, params=result.params, kept=result.kept)
+        result = replace(attempt, restarts=restarts)
+    return result
+
+
+def descend(
+    start: Params,
+    image: Tensor,
+    config: FitConfig,
+    *,
+    spent: CurvePoint,
+    failed: CurvePoint | None = None,
+    on_eval: Callable[[CurvePoint], None] = lambda point: None,
+) -> list[FitResult]:
+    """One attempt at fitting one SIREN, or B SIRENs together: the loop under every fit.
+
+    B stacked SIRENs are B independent fits that share their products and the calls of their
+    optimiser: each sees the pixels it would see alone, and AdamW is element by element.
+
+    Args:
+        start: One SIREN, or B stacked ones; left as they are.
+        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN.
+        config: `max_restarts` is not used, other than to choose what is returned.
+        spent: Epochs and seconds that making the start has cost; the epochs are part of the
+            budget.
+        failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
+        on_eval: Called with each new point of a curve, off the clock.
+
+    Returns:
+        One result for each SIREN. Seconds are those of the whole attempt.
+    """
+    batch = start.batch_shape
     frozen = _layer_names(start, config.frozen_layers)
-    device = start["layers.0.weight"].device
-    image = to_image(image).to(device)
     coords, rgb = image_coords(image), image_to_rgb(image)
-    pixels = len(coords)
-    batch_pixels = min(config.batch_pixels, pixels)
+    pixels, batch_pixels = len(coords), min(config.batch_pixels, len(coords))
 
     def steps_after(epochs: float) -> int:
-        return round(max(epochs - spent_epochs, 0) * pixels / batch_pixels)
+        return round(max(epochs - spent.epochs, 0) * pixels / batch_pixels)
 
     steps = steps_after(config.budget_epochs)
     eval_steps = {0, steps, *(steps_after(epochs) for epochs in config.eval_epochs)}
-    generator = torch.Generator().manual_seed(config.seed)
-    next_batch = SAMPLERS[config.sampler](image, batch_pixels, generator)
+    next_batch = StackedBatches(image, config.sampler, batch_pixels, config.seed)
+    squared_errors, hidden_dtype = ENGINES[config.engine](), HIDDEN_DTYPES[config.hidden_dtype]
 
-    params = start.map(Tensor.clone)
+    params = start.map(lambda value: value.detach().clone())
     trained = [value.requires_grad_() for name, value in params.items() if name not in frozen]
     lr = config.lr or default_lr(params.config)
     optimizer = adamw(params, lr, config) if trained else None
     base_lrs = [group["lr"] for group in optimizer.param_groups] if optimizer else []
-    clock = Clock(device)
-    train_mse = torch.tensor(float("nan"), device=device)
-    best, curve, diverged = start.map(Tensor.clone), [], False
-    for step in range(steps + 1):
-        if step in eval_steps:
-            mse, psnr = (float(value) for value in grid_errors(predict(params, coords), rgb))
-            diverged = not mse < (DIVERGED_MSE if step else float("inf"))
-            epochs = spent_epochs + step * batch_pixels / pixels
-            sec = spent_sec + clock.sec
-            mse = float("inf") if diverged else mse
-            curve.append(CurvePoint(epochs, step, sec, mse, psnr, float(train_mse)))
-            on_eval(curve[-1])
-            if diverged:
-                break
-            best = params.map(lambda value: value.detach().clone())
-            stop = config.stop_mse
-            if stop is not None and mse <= stop and float(train_mse) <= stop:
-                break
-        if step == steps or optimizer is None:
-            continue
-        with clock.running():
-            decay = 1 - step / steps if config.schedule == "linear" else 1.0
-            for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
-                group["lr"] = base_lr * decay
-            batch_coords, batch_rgb = next_batch()
-            loss = (apply(params, batch_coords) - batch_rgb).square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            loss = loss.detach()
-            train_mse = loss if step == 0 else train_mse.lerp(loss, 1 - TRAIN_MSE_SMOOTHING)
-    if isinstance(siren, Siren):
-        with torch.no_grad():
-            for name, value in siren.params.items():
-                value.copy_(best[name])
-    return FitResult(best, tuple(curve), lr, diverged)
+    train_mse = torch.full(batch, math.nan, device=image.device)
+
+    def take_step(step: int) -> None:
+        nonlocal train_mse
+        if optimizer is None:  # all layers are frozen
+            return
+        decay = 1 - step / steps if config.schedule == "linear" else 1.0
+        for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
+            group["lr"] = base_lr * decay
+        errors = squared_errors(params, *next_batch(), hidden_dtype)
+        losses = errors.mean(dim=(-1, -2)) if batch else errors.mean()
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        optimizer.step()
+        next_batch.observe(errors.detach())
+        losses = losses.detach()
+        train_mse = losses if step == 0 else train_mse.lerp(losses, 1 - TRAIN_MSE_SMOOTHING)
+
+    before = failed or spent
+    clock = Clock(image.device)
+    fits = [_Progress() for _ in range(math.prod(batch))]
+    kept = start.map(lambda value: value.detach().clone())
+    step = 0
+    for next_eval in sorted(step for step in eval_steps if step <= steps):
+        if step < next_eval:
+            with clock.running():
+                for taken in range(step, next_eval):
+                    take_step(taken)
+            step = next_eval
+        # Stacked SIRENs share the pixels that are evaluated at a time.
+        shown = predict(params, coords, max(CHUNK_PIXELS // len(fits), 1))
+        mse, psnr = (value.reshape(-1).tolist() for value in grid_errors(shown, rgb))
+        train = train_mse.reshape(-1).tolist()
+        epochs, sec = before.epochs + step * batch_pixels / pixels, before.sec + clock.sec
+        keep = [False] * len(fits)
+        for i, progress in enumerate(fits):
+            if not progress.over:
+                point = CurvePoint(epochs, before.steps + step, sec, mse[i], psnr[i], train[i])
+                keep[i] = progress.add(point, config)
+                on_eval(progress.curve[-1])
+        chosen = torch.tensor(keep, device=image.device).reshape(batch)
+        kept = Params(kept.config, {n: _choose(chosen, params[n], kept[n]) for n in kept})
+        if all(progress.over for progress in fits):
+            break
+    each = kept.unbatch() if batch else [kept]
+    return [
+        FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
+        for params, progress in zip(each, fits, strict=True)
+    ]
+
+
+class _Progress:
+    """The evaluations of one of the fits that run together, and what is kept of them."""
+
+    def __init__(self) -> None:
+        self.curve: list[CurvePoint] = []
+        self.kept: CurvePoint
+        self.over = self.diverged = False
+
+    def add(self, point: CurvePoint, config: FitConfig) -> bool:
+        """Adds an evaluation; returns whether it is now the one to keep."""
+        first = not self.curve
+        self.diverged = not point.mse < (math.inf if first else DIVERGED_MSE)
+        point = replace(point, mse=math.inf) if self.diverged else point
+        self.curve.append(point)
+        stop = config.stop_mse
+        reached = stop is not None and point.mse <= stop and point.train_mse <= stop
+        self.over = self.diverged or reached
+        if config.max_restarts and not first:
+            keep = point.mse < self.kept.mse
+        else:
+            keep = first or not self.diverged
+        if keep:
+            self.kept = point
+        return keep
+
+
+def _choose(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """A new tensor with the entries of `yes` where `which` (B,) or () is true, else of `no`."""
+    return torch.where(
+        which.reshape(*which.shape, *[1] * (yes.ndim - which.ndim)), yes.detach(), no
+    )
+
+
+def _squared_errors(
+    params: Params, coords: Tensor, rgb: Tensor, hidden_dtype: torch.dtype | None
+) -> Tensor:
+    """Squared errors (..., N, 3) of the colours at some coordinates."""
+    return (apply(params, coords, hidden_dtype) - rgb).square()
+
+
+# Compiled once in a process, and again by torch for each new shape.
+_compiled = functools.cache(lambda: torch.compile(_squared_errors, dynamic=False))
+ENGINES: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    "eager": lambda: _squared_errors,
+    "compiled": lambda: _compiled(),
+}
 
 
 def _layer_names(params: Params, layers: tuple[int, ...]) -> set[str]:
@@ -264,17 +313,26 @@ def _layer_names(params: Params, layers: tuple[int, ...]) -> set[str]:
 
 
 def adamw(params: Params, lr: float, config: FitConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained, the output layer in a group of its own."""
-    output = _layer_names(params, (params.config.depth,))
-    groups = [
-        {"params": [p for n, p in params.items() if p.requires_grad and n not in output], "lr": lr},
-        {
-            "params": [p for n, p in params.items() if p.requires_grad and n in output],
-            "lr": lr * config.output_lr_factor,
-        },
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+    """AdamW over the parameters that are trained, one group for each rate."""
+    layers = params.config.depth + 1
+    factors = config.layer_lr_factors or (1.0,) * layers
+    if len(factors) != layers:
+        raise InputError(
+            f"layer_lr_factors: {len(factors)} factors for {layers} layers, the output's included"
+        )
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, value in params.items():
+        layer = int(name.split(".")[1])
+        if value.requires_grad:
+            groups.setdefault((layer == layers - 1, factors[layer]), []).append(value)
+    return torch.optim.AdamW(
+        [
+            {"params": values, "lr": lr * factor * (config.output_lr_factor if output else 1.0)}
+            for (output, factor), values in groups.items()
+        ],
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 def preview(params: Params, image: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hyperinit.errors import InputError
-from hyperinit.fit import SAMPLERS, FitConfig, adamw
+from hyperinit.fit import FitConfig, adamw
+from hyperinit.samplers import SAMPLERS
 from hyperinit.siren import Params, apply
 
 # The defaults of Lightning's learning rate finder, which the source's `auto_lr` called.

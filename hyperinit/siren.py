@@ -107,12 +107,15 @@ class Params(Mapping[str, Tensor]):
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
-def apply(params: Params, coords: Tensor) -> Tensor:
+def apply(params: Params, coords: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
     """Evaluates one SIREN on many coordinates, or B SIRENs on B sets of coordinates.
 
     Args:
         params: One SIREN, or B stacked ones.
         coords: (..., 2) in [-1, 1] for one SIREN; (B, N, 2), or (N, 2) shared by all, for B.
+        hidden_dtype: What the sine layers after the first compute in; None: what `params` have.
+            The first layer places the frequencies and the last one sums up to the colours: both
+            stay as they are.
 
     Returns:
         Normalised colours (..., 3), or (B, N, 3).
@@ -127,6 +130,10 @@ def apply(params: Params, coords: Tensor) -> Tensor:
             # than scaling the activations of every pixel.
             weight = config.omega_0 * weight
             bias = None if bias is None else config.omega_0 * bias
+        if hidden_dtype is not None and i > 0:
+            dtype = hidden_dtype if i < config.depth else params["layers.0.weight"].dtype
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
         if batched:
             hidden = torch.matmul(hidden, weight.transpose(-1, -2))  # (B, N, out)
             hidden = hidden if bias is None else hidden + bias.unsqueeze(-2)
@@ -184,8 +191,11 @@ class Siren(nn.Module):
         return apply(self.params, coords)
 
 
+CHUNK_PIXELS = 65536  # evaluated at a time, to bound the memory that large images take
+
+
 @torch.no_grad()
-def predict(params: Params, coords: Tensor, chunk_pixels: int = 65536) -> Tensor:
+def predict(params: Params, coords: Tensor, chunk_pixels: int = CHUNK_PIXELS) -> Tensor:
     """`apply` without gradients, at most `chunk_pixels` coordinates (N, 2) at a time."""
     return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
 

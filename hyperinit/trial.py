@@ -23,6 +23,9 @@ from hyperinit.protocol import Protocol, Record, trial_key
 from hyperinit.siren import Params
 from hyperinit.store import tensors_hash
 
+# Fields of FitConfig that came after the first records of this version of the protocol.
+LATER_FIT_OPTIONS = ("layer_lr_factors", "hidden_dtype", "engine", "max_restarts")
+
 
 @dataclass(frozen=True)
 class Init:
@@ -155,6 +158,11 @@ class Trial:
         # The first three stand in the record itself; evaluations do not touch the fit.
         for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
             del fitted[name]
+        # Options that came after the first records are named only where they are used, so that
+        # those records keep saying what they said. Their defaults are part of the protocol.
+        for name in LATER_FIT_OPTIONS:
+            if fitted[name] == FitConfig.__dataclass_fields__[name].default:
+                del fitted[name]
         return {**sizes, **fitted}
 
     @property

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hyperinit.coords import image_to_rgb, pixel_coords
 from hyperinit.errors import InputError
-from hyperinit.fit import SAMPLERS, CurvePoint, FitConfig, FitResult, default_lr, fit, preview
+from hyperinit.fit import CurvePoint, FitConfig, FitResult, default_lr, fit, preview
 from hyperinit.init import PAPER_INIT, sample_params
+from hyperinit.samplers import SAMPLERS
 from hyperinit.siren import Params, Siren, SirenConfig, predict
 
 
@@ -454,6 +455,11 @@ def test_an_unknown_option_suggests_the_nearest(option: str, meant: str) -> None
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"schedule": "lineer"}, "unknown schedule 'lineer'.*did you mean 'linear'"),
         ({"sampler": "pixel"}, "unknown sampler 'pixel'.*did you mean 'pixels'"),
+        ({"layer_lr_factors": (1, -1, 1)}, "layer_lr_factors must be >= 0"),
+        ({"layer_lr_factors": (1, 1)}, "layer_lr_factors: 2 factors for 3 layers"),
+        ({"hidden_dtype": "bf16"}, "unknown hidden_dtype 'bf16'.*bfloat16"),
+        ({"engine": "compile"}, "unknown engine 'compile'.*did you mean 'compiled'"),
+        ({"max_restarts": -1}, "max_restarts must be a whole number >= 0, not -1"),
         ({"frozen_layers": (3,)}, "frozen_layers: no layer 3; this SIREN has 0 to 2"),
         ({"frozen_layers": (-1,)}, "frozen_layers: no layer -1"),
     ],
@@ -475,3 +481,118 @@ def test_a_stack_of_sirens_is_refused() -> None:
     stacked = start_params().map(lambda value: torch.stack((value, value)))
     with pytest.raises(InputError, match="one SIREN"):
         fit(stacked, noise(4, 4), budget_epochs=1)
+
+
+# Restarts ----------------------------------------------------------------------------------------
+
+
+def test_a_fit_that_blows_up_is_begun_again_at_half_the_rate() -> None:
+    params, image = start_params(), smooth()
+    options: dict[str, Any] = {"budget_epochs": 20, "batch_pixels": 48, "eval_epochs": (1,)}
+    seen: list[CurvePoint] = []
+    result = fit(params, image, lr=4.0, max_restarts=20, on_eval=seen.append, **options)
+    assert not result.diverged and 0 < result.restarts < 20
+    assert result.lr == 4.0 / 2**result.restarts
+    assert result.mse < result.curve[0].mse
+    # It is the fit that this rate gives, and what the failed ones cost is on the curve.
+    alone = fit(params, image, lr=result.lr, **options)
+    assert [p.mse for p in result.curve] == [p.mse for p in alone.curve]
+    assert result.curve[0].epochs >= result.restarts and result.curve[0].sec > 0
+    assert result.curve[0].steps == round(result.curve[0].epochs * 3)
+    for quantity in ("epochs", "steps", "sec"):
+        values = [getattr(point, quantity) for point in seen]
+        assert values == sorted(values)
+
+
+def test_restarts_are_bounded_and_the_best_verified_params_are_returned() -> None:
+    params = start_params()
+    result = fit(params, noise(8, 8), lr=1e30, budget_epochs=2, max_restarts=3)
+    assert result.diverged and result.restarts == 3
+    assert same(result.params, params) and result.kept.mse < float("inf")
+
+
+def test_a_fit_that_ends_worse_than_it_began_counts_as_failed() -> None:
+    image = smooth()
+    good = fit(start_params(), image, budget_epochs=60, batch_pixels=48).params
+    options: dict[str, Any] = {"budget_epochs": 2, "batch_pixels": 48, "lr": 0.3}
+    assert fit(good, image, **options).mse > fit(good, image, budget_epochs=0).mse
+    result = fit(good, image, max_restarts=1, **options)
+    assert result.restarts == 1
+    assert result.kept.mse <= fit(good, image, budget_epochs=0).mse
+    error = predict(result.params, pixel_coords(12, 12)) - image_to_rgb(image)
+    assert result.kept.mse == pytest.approx(float(error.square().mean()))
+
+
+def test_no_fit_is_begun_again_unless_asked_to() -> None:
+    assert fit(start_params(), noise(8, 8), lr=1e30, budget_epochs=2).restarts == 0
+
+
+def test_a_start_that_is_not_finite_is_not_begun_again() -> None:
+    params = start_params().map(lambda value: value * float("nan"))
+    assert fit(params, noise(4, 4), budget_epochs=2, max_restarts=3).restarts == 0
+
+
+# Options of speed --------------------------------------------------------------------------------
+
+
+def test_hidden_layers_in_bfloat16_fit_nearly_as_well_and_the_weights_stay_float32() -> None:
+    options: dict[str, Any] = {"budget_epochs": 60, "batch_pixels": 48}
+    plain = fit(start_params(depth=3), smooth(), **options)
+    result = fit(start_params(depth=3), smooth(), hidden_dtype="bfloat16", **options)
+    assert all(value.dtype == torch.float32 for value in result.params.values())
+    assert not same(result.params, plain.params)  # it was used
+    assert result.mse < 0.1 * result.curve[0].mse
+
+
+def test_first_and_last_layer_stay_float32() -> None:
+    """Without layers between them, bfloat16 changes nothing."""
+    plain = fit(start_params(depth=1), smooth(), budget_epochs=2)
+    result = fit(start_params(depth=1), smooth(), budget_epochs=2, hidden_dtype="bfloat16")
+    assert same(result.params, plain.params)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own dependencies
+def test_a_compiled_fit_is_the_same_fit() -> None:
+    plain = fit(start_params(), smooth(), budget_epochs=2)
+    result = fit(start_params(), smooth(), budget_epochs=2, engine="compiled")
+    for name in plain.params:
+        torch.testing.assert_close(result.params[name], plain.params[name], atol=1e-4, rtol=1e-3)
+
+
+def test_every_layer_can_have_a_rate_of_its_own() -> None:
+    """Adam's first step is the rate itself, for any gradient."""
+    params = start_params()
+    result = fit(
+        params, noise(4, 4), budget_epochs=1, lr=1e-3, layer_lr_factors=(1, 0.5, 2)
+    )  # and the output layer's own factor of 5 on top
+    rates = {"0": 1e-3, "1": 5e-4, "2": 1e-2}
+    for name in params:
+        moved = float((result.params[name] - params[name]).abs().max())
+        assert moved == pytest.approx(rates[name.split(".")[1]], rel=1e-2)
+
+
+def test_pixels_that_are_far_off_are_drawn_more_often() -> None:
+    batches = SAMPLERS["residual"](noise(6, 6), 12, torch.Generator().manual_seed(0))
+    coords = pixel_coords(6, 6)
+    pixel_of = {tuple(point): i for i, point in enumerate(coords.tolist())}
+    counts = torch.zeros(36)
+    first: list[int] = []
+    for step in range(63):
+        drawn = [pixel_of[tuple(point)] for point in batches()[0].tolist()]
+        first += drawn if step < 3 else []
+        if step >= 3:
+            counts += torch.bincount(torch.tensor(drawn), minlength=36)
+        # Pixels 0 to 8 have a residual of 4, the others of 1: the mean is 1.75.
+        batches.observe(torch.tensor([[16.0 if i < 9 else 1.0, 0, 0] for i in drawn]))
+    assert sorted(first) == list(range(36))  # every residual is known before it is used
+    expected = (4 + 0.3 * 1.75) / (1 + 0.3 * 1.75)
+    assert float(counts[:9].mean() / counts[9:].mean()) == pytest.approx(expected, rel=0.25)
+
+
+def test_residual_sampling_survives_residuals_that_are_no_numbers() -> None:
+    batches = SAMPLERS["residual"](noise(4, 4), 16, torch.Generator().manual_seed(0))
+    for bad in (float("nan"), float("inf"), 0.0):
+        coords, rgb = batches()
+        assert torch.isfinite(coords).all() and torch.isfinite(rgb).all()
+        batches.observe(torch.full((16, 3), bad))
