@@ -12,14 +12,7 @@ from torch import Tensor
 
 from datasets.base import Photographs, collect, split_by_group, stable_fraction
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.images import IMAGE_FORMATS, load_image, shown_path
-
-# HEIC cannot be read, but a folder from a phone is full of it: it is listed as skipped, rather
-# than passed over in silence as other kinds of files are.
-SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes} | {
-    ".heic",
-    ".heif",
-}
+from hyperinit.images import image_files, load_image, shown_path
 
 # "000_01": tile 01 of photograph 000. Where there is but one number it counts photographs
 # (photo_001), and a longer one is a camera's counter or a time (IMG_1234, 20260101_123456).
@@ -46,7 +39,7 @@ def load_folder(
 ) -> Photographs:
     """Decodes every image below a directory once.
 
-    Files are known by their suffix; hidden ones are passed over, as are linked directories.
+    See `hyperinit.images.image_files` for which files count.
 
     Args:
         directory: The top of the tree.
@@ -61,10 +54,7 @@ def load_folder(
             usable; a weight is negative or names a sub-folder without images.
     """
     top = Path(directory)
-    if not top.is_dir():
-        what = "is a file" if top.exists() else "no such directory"
-        raise InputError(f"{shown_path(top)}: {what}; expected a directory of images")
-    names, skipped = _scan(top)
+    names, skipped = image_files(top)
     _check_weights(weights or {}, names)
     if limit is not None and limit < len(names):
         names = sorted(sorted(names, key=stable_fraction)[:limit])
@@ -83,25 +73,6 @@ def load_folder(
         raise InputError(f"{shown_path(top)}: no usable image in this directory{first}")
     train, held_out = split_by_group(photos, held_out_fraction)
     return Photographs(str(top), train, held_out, skipped)
-
-
-def _scan(top: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """Names of all image files below `top`, sorted; and the sub-folders that cannot be read."""
-    names: list[str] = []
-    skipped: list[tuple[str, str]] = []
-
-    def failed(error: OSError) -> None:
-        path, reason = Path(error.filename), error.strerror or "cannot be read"
-        if path == top:
-            raise InputError(f"{shown_path(top)}: {reason}") from error
-        skipped.append((path.relative_to(top).as_posix(), reason))
-
-    for parent, children, files in os.walk(top, onerror=failed):
-        children[:] = [child for child in children if not child.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES:
-                names.append((Path(parent) / file).relative_to(top).as_posix())
-    return sorted(names), skipped
 
 
 def _above(name: str) -> list[str]:

@@ -5,6 +5,8 @@ from hyperinit.fit import FitConfig, FitResult, fit
 from hyperinit.hypernet import HyperConfig, HyperNetwork
 from hyperinit.images import load_image, save_image, to_image
 from hyperinit.init import InitSpec, named_init, sample_params
+from hyperinit.many import fit_directory, fit_many
+from hyperinit.param_dataset import ParamDataset, dataset, from_vector, to_vector
 from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, render
 from hyperinit.store import load_params, save_params
 from hyperinit.training import load
@@ -18,11 +20,16 @@ __all__ = [
     "HyperNetwork",
     "InitSpec",
     "InputError",
+    "ParamDataset",
     "Params",
     "Siren",
     "SirenConfig",
     "apply",
+    "dataset",
     "fit",
+    "fit_directory",
+    "fit_many",
+    "from_vector",
     "load",
     "load_image",
     "load_params",
@@ -33,4 +40,5 @@ __all__ = [
     "save_image",
     "save_params",
     "to_image",
+    "to_vector",
 ]

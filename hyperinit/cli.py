@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor, stack
+from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.config import Parser
@@ -17,10 +17,14 @@ from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit, preview
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
-from hyperinit.siren import Params, render
+from hyperinit.many import fit_directory, stack_params
+from hyperinit.siren import render
 from hyperinit.sources import load_init
 from hyperinit.store import load_siren, make_directory, save_params
 from hyperinit.training import load_hypernetwork
+from hyperinit.trial import Init
+
+MAX_RESTARTS = 3  # of a fit that blows up, each at half the rate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,13 +79,15 @@ def _generate(arguments: argparse.Namespace) -> None:
         for name, params, fact in zip(names, made, facts, strict=True):
             save_params(out / name, params, images=[fact])
     else:
-        save_params(out, made[0] if len(made) == 1 else _stack(made), images=facts)
+        save_params(out, made[0] if len(made) == 1 else stack_params(made), images=facts)
     print(f"{out}: initial weights for {len(made)} image{'s' if len(made) > 1 else ''}")
 
 
 def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
-    parser = commands.add_parser("fit", help="fit a SIREN to an image from any init")
-    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser = commands.add_parser(
+        "fit", help="fit a SIREN to an image, or to every image of a directory, from any init"
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image, or a directory")
     parser.add_argument(
         "--init",
         default="33",
@@ -104,12 +110,31 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     _add_size(parser)
     parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
     parser.add_argument("--seed", type=int, default=0, help="of the init and the order of pixels")
-    parser.add_argument("-o", "--out", type=Path, help="write the SIREN: OUT.safetensors")
+    parser.add_argument(
+        "--batch-images", type=int, default=16, help="of a directory, fitted together (16)"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="write the SIREN: OUT.safetensors; for a directory of images another directory, "
+        "where images that are finished are skipped",
+    )
     parser.add_argument("--render", type=Path, help="write what the SIREN shows: OUT.png")
     parser.set_defaults(run=_fit)
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    config = FitConfig(
+        budget_epochs=arguments.budget_epochs,
+        lr=arguments.lr,
+        batch_pixels=arguments.batch_pixels,
+        seed=arguments.seed,
+        max_restarts=MAX_RESTARTS,
+    )
+    if arguments.image.is_dir():
+        _fit_directory(arguments, config)
+        return
     # What can be known to fail is found out before the work is done.
     written = ((arguments.out, [".safetensors"]), (arguments.render, list(SAVE_OPTIONS)))
     for path, suffixes in written:
@@ -117,34 +142,59 @@ def _fit(arguments: argparse.Namespace) -> None:
             raise InputError(f"{path}: must end in {' or '.join(suffixes)}")
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: no such directory as {path.parent}")
-    config = FitConfig(
-        budget_epochs=arguments.budget_epochs,
-        lr=arguments.lr,
-        batch_pixels=arguments.batch_pixels,
-        seed=arguments.seed,
-    )
     image = _load(arguments.image, arguments.size)
-    init = load_init(
-        arguments.init, NAMED_INITS, arguments.width, arguments.depth, index=arguments.index
-    )
+    init = _init(arguments)
     clock = Clock()
     with clock.running():
         start = init.start(image, arguments.seed)
     result = fit(start, image, config, spent_epochs=init.epochs(image), spent_sec=clock.sec)
     if result.diverged:
         raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
-    first, last = result.curve[0], result.curve[-1]
+    first, last, kept = result.curve[0], result.curve[-1], result.kept
     if arguments.out:
-        facts = {"init": init.name, "mse": last.mse, "psnr": last.psnr, "fit": asdict(config)}
+        facts = {"init": init.name, "mse": kept.mse, "psnr": kept.psnr, "fit": asdict(config)}
+        facts |= {"lr": result.lr, "restarts": result.restarts}
         facts["images"] = [_image_facts(arguments.image, image)]
         save_params(arguments.out, result.params, **facts)
     if arguments.render:
         save_image(preview(result.params, image), arguments.render)
+    restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     print(
-        f"{arguments.image}: from {init.name}, PSNR {first.psnr:.2f} -> {last.psnr:.2f} dB, "
-        f"MSE {last.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
-        f"{last.sec:.2f} s"
+        f"{arguments.image}: from {init.name}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
+        f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
+        f"{last.sec:.2f} s{restarted}"
     )
+
+
+def _fit_directory(arguments: argparse.Namespace, config: FitConfig) -> None:
+    if arguments.out is None:
+        raise InputError(f"{arguments.image} is a directory: say where to with -o OUT_DIR")
+    if arguments.render is not None:
+        raise InputError("--render is for one image: use `hyperinit render` on the results")
+    report = fit_directory(
+        arguments.image,
+        arguments.out,
+        _init(arguments),
+        config,
+        size=arguments.size,
+        batch_images=arguments.batch_images,
+        eval_epochs=(),  # start and end alone
+        on_fitted=lambda name, result: print(
+            f"{name}: PSNR {result.kept.psnr:.2f} dB, MSE {result.kept.mse:.3g}", flush=True
+        ),
+    )
+    for name, reason in report.failed:
+        print(f"{name}: {reason}", file=sys.stderr)
+    counts = f"{report.fitted} fitted, {report.finished} finished before"
+    counts += f", {len(report.failed)} without a result" if report.failed else ""
+    if not report.fitted and not report.finished:
+        raise InputError(f"{arguments.image}: no image could be fitted; the reasons are above")
+    print(f"{arguments.out}: {counts}; {report.images_per_hour:.0f} images per hour")
+
+
+def _init(arguments: argparse.Namespace) -> Init:
+    width, depth = arguments.width, arguments.depth
+    return load_init(arguments.init, NAMED_INITS, width, depth, index=arguments.index)
 
 
 def _add_render(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -185,11 +235,6 @@ def _load(path: Path, size: int | None) -> Tensor:
 def _image_facts(path: Path, image: Tensor) -> dict[str, str | int]:
     height, width = image.shape[-2:]
     return {"name": path.name, "height": height, "width": width, "sha256": image_hash(image)}
-
-
-def _stack(several: Sequence[Params]) -> Params:
-    first = several[0]
-    return Params(first.config, {name: stack([p[name] for p in several]) for name in first})
 
 
 def _height_width(text: str) -> tuple[int, int]:

@@ -126,6 +126,23 @@ def file_kind(path: str | Path) -> str:
         return str((file.metadata() or {}).get("kind", ""))
 
 
+def read_info(path: str | Path, kind: str) -> dict[str, Any]:
+    """The facts in a file, without reading its tensors, and hence without its checksum.
+
+    Raises:
+        InputError: missing, truncated or of another kind.
+    """
+    with _readable(Path(path)) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("kind") != kind:
+        raise InputError(f"{path}: is {metadata.get('kind', 'no hyperinit file')}, not {kind}")
+    try:
+        info: dict[str, Any] = json.loads(metadata["info"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged, its facts cannot be read") from error
+    return info
+
+
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `save_tensors` wrote: (tensors, info).
 
