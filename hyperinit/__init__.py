@@ -9,6 +9,7 @@ from hyperinit.many import fit_directory, fit_many
 from hyperinit.param_dataset import ParamDataset, dataset, from_vector, to_vector
 from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, render
 from hyperinit.store import load_params, save_params
+from hyperinit.target import TargetResult, fit_to_target
 from hyperinit.training import load
 
 __version__ = "0.1.0"
@@ -24,11 +25,13 @@ __all__ = [
     "Params",
     "Siren",
     "SirenConfig",
+    "TargetResult",
     "apply",
     "dataset",
     "fit",
     "fit_directory",
     "fit_many",
+    "fit_to_target",
     "from_vector",
     "load",
     "load_image",

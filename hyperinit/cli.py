@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,12 +20,14 @@ from hyperinit.fit import FitConfig, fit, preview
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.many import fit_directory, stack_params
-from hyperinit.siren import render
+from hyperinit.siren import Params, render
 from hyperinit.sources import load_init
 from hyperinit.store import load_siren, make_directory, save_params
+from hyperinit.target import fit_to_target
 from hyperinit.training import load_hypernetwork
 from hyperinit.trial import Init
 
+TARGET_BUDGET_EPOCHS = 200.0
 MAX_RESTARTS = 3  # of a fit that blows up, each at half the rate
 
 
@@ -98,8 +102,13 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--budget-epochs",
         type=float,
-        default=defaults.budget_epochs,
-        help=f"pixel visits / pixels, generating the init included ({defaults.budget_epochs:g})",
+        help=f"pixel visits / pixels, generating the init included ({defaults.budget_epochs:g}); "
+        f"with --target-mse the most that may be spent ({TARGET_BUDGET_EPOCHS:g})",
+    )
+    parser.add_argument(
+        "--target-mse",
+        type=float,
+        help="fit one image until its error is this (normalised; 8e-4 is 43.9 dB)",
     )
     parser.add_argument("--lr", type=float, help="learning rate (0.128 / width)")
     parser.add_argument(
@@ -125,8 +134,11 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    budget_epochs = arguments.budget_epochs
+    if budget_epochs is None and arguments.target_mse is None:
+        budget_epochs = FitConfig().budget_epochs
     config = FitConfig(
-        budget_epochs=arguments.budget_epochs,
+        budget_epochs=TARGET_BUDGET_EPOCHS if budget_epochs is None else budget_epochs,
         lr=arguments.lr,
         batch_pixels=arguments.batch_pixels,
         seed=arguments.seed,
@@ -147,17 +159,18 @@ def _fit(arguments: argparse.Namespace) -> None:
     clock = Clock()
     with clock.running():
         start = init.start(image, arguments.seed)
-    result = fit(start, image, config, spent_epochs=init.epochs(image), spent_sec=clock.sec)
+    spent: Any = {"spent_epochs": init.epochs(image), "spent_sec": clock.sec}
+    facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
+    facts["images"] = [_image_facts(arguments.image, image)]
+    if arguments.target_mse is not None:
+        _fit_to_target(arguments, start, image, config, spent, facts)
+        return
+    result = fit(start, image, config, **spent)
     if result.diverged:
         raise InputError(f"{arguments.image}: the fit diverged: try --lr below {result.lr:g}")
     first, last, kept = result.curve[0], result.curve[-1], result.kept
-    if arguments.out:
-        facts = {"init": init.name, "mse": kept.mse, "psnr": kept.psnr, "fit": asdict(config)}
-        facts |= {"lr": result.lr, "restarts": result.restarts}
-        facts["images"] = [_image_facts(arguments.image, image)]
-        save_params(arguments.out, result.params, **facts)
-    if arguments.render:
-        save_image(preview(result.params, image), arguments.render)
+    facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
+    _write_fit(arguments, result.params, image, facts)
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     print(
         f"{arguments.image}: from {init.name}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
@@ -166,11 +179,46 @@ def _fit(arguments: argparse.Namespace) -> None:
     )
 
 
+def _fit_to_target(
+    arguments: argparse.Namespace,
+    start: Params,
+    image: Tensor,
+    config: FitConfig,
+    spent: Mapping[str, float],
+    facts: dict[str, Any],
+) -> None:
+    target = arguments.target_mse
+    result = fit_to_target(start, image, target, config, **spent)
+    facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
+    facts["runs"] = [asdict(run) for run in result.runs]
+    if isfinite(result.mse):
+        _write_fit(arguments, result.params, image, facts)
+    outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
+    cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
+    if not result.reached:
+        raise InputError(
+            f"{arguments.image}: --target-mse {target:g} was not reached: {outcome} after {cost}; "
+            "raise --budget-epochs or --width"
+        )
+    print(f"{arguments.image}: from {facts['init']}, {outcome}, {cost}")
+
+
+def _write_fit(
+    arguments: argparse.Namespace, params: Params, image: Tensor, facts: Mapping[str, Any]
+) -> None:
+    if arguments.out:
+        save_params(arguments.out, params, **facts)
+    if arguments.render:
+        save_image(preview(params, image), arguments.render)
+
+
 def _fit_directory(arguments: argparse.Namespace, config: FitConfig) -> None:
     if arguments.out is None:
         raise InputError(f"{arguments.image} is a directory: say where to with -o OUT_DIR")
     if arguments.render is not None:
         raise InputError("--render is for one image: use `hyperinit render` on the results")
+    if arguments.target_mse is not None:
+        raise InputError("--target-mse is for one image: directories take --budget-epochs")
     report = fit_directory(
         arguments.image,
         arguments.out,

@@ -1,0 +1,102 @@
+"""Fitting until it is good enough: never claimed without a look, never over the cap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import assert_same, smooth_image
+
+from hyperinit.cli import main
+from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.errors import InputError
+from hyperinit.images import save_image
+from hyperinit.init import named_init, sample_params
+from hyperinit.siren import Params, predict
+from hyperinit.store import load_params
+from hyperinit.target import MAX_GROWTH, fit_to_target, plan_run
+
+OPTIONS: dict[str, Any] = {"budget_epochs": 400, "batch_pixels": 64}
+
+
+def start(width: int = 16) -> Params:
+    spec = named_init("33")
+    generator = torch.Generator().manual_seed(0)
+    return sample_params(spec, spec.siren_config(width, 2), generator=generator)
+
+
+def grid_mse(params: Params, image: torch.Tensor) -> float:
+    coords = pixel_coords(*image.shape[-2:])
+    return float((predict(params, coords) - image_to_rgb(image)).square().mean())
+
+
+@pytest.mark.parametrize("target_mse", [0.5, 0.2, 0.1])
+def test_the_target_is_reached_and_the_error_is_that_of_all_pixels(target_mse: float) -> None:
+    image = smooth_image(16)
+    result = fit_to_target(start(), image, target_mse, **OPTIONS)
+    assert result.reached and result.mse <= target_mse
+    assert result.mse == pytest.approx(grid_mse(result.params, image), rel=1e-4)
+    assert result.epochs == pytest.approx(sum(run.epochs for run in result.runs))
+    assert result.epochs <= 400
+    assert result.sec > 0
+
+
+@pytest.mark.parametrize("budget_epochs", [0, 0.1, 1, 30])
+def test_what_cannot_be_reached_within_the_cap_is_not_claimed(budget_epochs: float) -> None:
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    result = fit_to_target(start(4), image, 1e-4, batch_pixels=64, budget_epochs=budget_epochs)
+    assert not result.reached and result.mse > 1e-4
+    assert result.mse == pytest.approx(grid_mse(result.params, image), rel=1e-4)
+    assert result.epochs <= budget_epochs + 0.125 * len(result.runs)  # half a step each
+
+
+def test_a_start_that_is_good_enough_is_not_fitted() -> None:
+    params = start()
+    result = fit_to_target(params, smooth_image(16), 100.0, spent_epochs=2.0, **OPTIONS)
+    assert result.reached and result.runs == () and result.epochs == 2.0
+    assert_same(result.params, params)
+
+
+def test_a_rate_that_blows_up_is_lowered_until_it_does_not() -> None:
+    result = fit_to_target(start(), smooth_image(16), 0.2, lr=1.0, **OPTIONS)
+    assert result.reached and len(result.runs) > 1
+    assert result.runs[-1].lr < 1.0
+
+
+def test_a_start_that_is_no_number_ends_at_once() -> None:
+    broken = start().map(lambda value: value * float("nan"))
+    result = fit_to_target(broken, smooth_image(8), 0.1, **OPTIONS)
+    assert not result.reached and result.runs == ()
+
+
+def test_a_near_miss_is_taken_further_and_a_far_one_begun_again() -> None:
+    kind, epochs = plan_run(1.2, 20.0, 4.0, 1000.0)
+    assert kind == "extension" and 0 < epochs < 0.5 * 20
+    kind, epochs = plan_run(20.0, 4.0, 4.0, 1000.0)
+    assert kind == "fit" and 4 < epochs <= 4 * MAX_GROWTH
+    # where no larger fit can be paid for, what there is is made better
+    assert plan_run(20.0, 20.0, 4.0, 10.0)[0] == "extension"
+    # and an extension that brought too little is not tried again at once
+    kind, epochs = plan_run(1.2, 20.0, 4.0, 1000.0, can_extend=False)
+    assert kind == "fit" and epochs > 20
+    assert plan_run(20.0, 0.0, 4.0, 10.0) == ("pilot", 4.0)
+
+
+@pytest.mark.parametrize("target_mse", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_target_out_of_range_is_refused(target_mse: float) -> None:
+    with pytest.raises(InputError, match="target_mse must be a positive number"):
+        fit_to_target(start(), smooth_image(8), target_mse)
+
+
+def test_the_command_says_whether_the_target_was_reached(tmp_path: Path, capsys: Any) -> None:
+    save_image(smooth_image(16), tmp_path / "a.png")
+    out = tmp_path / "a.safetensors"
+    command = ["fit", str(tmp_path / "a.png"), "-o", str(out), "--width", "16", "--depth", "2"]
+    assert main([*command, "--batch-pixels", "64", "--target-mse", "0.1"]) == 0
+    assert load_params(out)[1]["mse"] <= 0.1
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--target-mse", "1e-9", "--budget-epochs", "2"])
+    assert stopped.value.code == 2
+    assert "--target-mse 1e-09 was not reached" in capsys.readouterr().err
