@@ -48,7 +48,7 @@ class FitConfig:
     budget_epochs: float = 8.0
     lr: float | None = None
     batch_pixels: int = 2048
-    sampler: Literal["pixels", "points"] = "pixels"
+    sampler: Literal["pixels", "points", "residual"] = "pixels"
     schedule: Literal["linear", "constant"] = "linear"
     output_lr_factor: float = 5.0
     weight_decay: float = 0.0

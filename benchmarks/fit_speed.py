@@ -1,0 +1,293 @@
+"""One photograph, several fit loops -> a Markdown table of what a step of each costs here.
+
+    python benchmarks/fit_speed.py                       224 x 224, SIREN 5 x 256
+    python benchmarks/fit_speed.py --image cat.png --row "engine:hidden_dtype=bfloat16,lr=5e-4"
+    python benchmarks/fit_speed.py --smoke               seconds: does everything run?
+
+Every row runs in a process of its own with the same number of threads, one round of all rows after
+the other, so that a change in the machine's load hits all alike; medians over the rounds are shown.
+Time on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.benchmark_cli import fit_options
+from hyperinit.config import Parser
+from hyperinit.errors import InputError
+from hyperinit.fit import FitConfig, fit
+from hyperinit.images import load_image, square_crop
+from hyperinit.init import named_init, sample_params
+from hyperinit.many import fit_many
+from hyperinit.protocol import PROTOCOLS
+from hyperinit.siren import Params
+from hyperinit.target import fit_to_target
+
+PLAIN, SEED, ENGINE, ALONE, TOGETHER = "plain", "seed", "engine", "alone", "together"
+ROWS = (
+    PLAIN,
+    SEED,
+    ENGINE,
+    "engine:sampler=residual",
+    "engine:hidden_dtype=bfloat16",
+    "engine:engine=compiled",
+    "engine:engine=compiled,hidden_dtype=bfloat16",
+)
+SEED_LR = 1e-4  # about what the seed experiment's LR range test gave
+
+
+def _start(width: int, depth: int, seed: int = 0) -> Params:
+    spec = named_init("33")
+    generator = torch.Generator().manual_seed(seed)
+    return sample_params(spec, spec.siren_config(width, depth), generator=generator)
+
+
+class _Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(30 * x)
+
+
+def plain_loop(image: Tensor, width: int, depth: int, batch_pixels: int, steps: int) -> float:
+    """Seconds a step of a SIREN fit as it is commonly written: nn.Linear, Adam, random pixels."""
+    height, wide = image.shape[-2:]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, wide), indexing="ij")
+    coords = torch.stack((x, y), dim=-1).reshape(-1, 2)
+    rgb = image.permute(1, 2, 0).reshape(-1, 3)
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(width if i else 2, width), _Sine()]
+    model = nn.Sequential(*layers, nn.Linear(width, 3))
+    for i, layer in enumerate(model):
+        if isinstance(layer, nn.Linear):
+            bound = 1 / layer.in_features if i == 0 else math.sqrt(6 / layer.in_features) / 30
+            nn.init.uniform_(layer.weight, -bound, bound)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    warm = max(1, steps // 10)
+    begin = 0.0
+    for step in range(warm + steps):
+        if step == warm:
+            begin = time.perf_counter()
+        indices = torch.randint(len(coords), (batch_pixels,))
+        loss = nn.functional.mse_loss(model(coords[indices]), rgb[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()  # it is logged
+    return (time.perf_counter() - begin) / steps
+
+
+def _fit_row(image: Tensor, start: Params, config: FitConfig, arguments: Any) -> dict[str, Any]:
+    """Cost of a step of `fit`; what happens once (compiling) is told apart by a first short fit."""
+    pixels = image.shape[-2] * image.shape[-1]
+    batch = min(config.batch_pixels, pixels)
+    epochs = arguments.steps * batch / pixels
+    warm_steps = max(1, arguments.steps // 10)
+    once = fit(start, image, config, budget_epochs=warm_steps * batch / pixels, eval_epochs=())
+    points = [epochs * i / 20 for i in range(1, 20)]
+    result = fit(start, image, config, budget_epochs=epochs, eval_epochs=tuple(points))
+    end = result.curve[-1]
+    sec = end.sec / max(end.steps, 1)
+    row = {"sec": sec, "batch": batch, "mse": end.mse}
+    row["first_sec"] = max(once.curve[-1].sec - warm_steps * sec, 0.0)
+    if arguments.extrapolate:
+        row["target_sec"] = _extrapolated(result.curve, arguments.target_mse)
+    return row
+
+
+def _extrapolated(curve: Sequence[Any], target: float) -> float:
+    """Seconds until the training loss is at the target, by a power law through its last half."""
+    half = [point for point in curve[len(curve) // 2 :] if point.train_mse > 0]
+    logs = [(math.log(point.sec), math.log(point.train_mse)) for point in half]
+    slope, intercept = statistics.linear_regression(*zip(*logs, strict=True))
+    return math.exp((math.log(target) - intercept) / slope) if slope < 0 else math.inf
+
+
+def measure(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs one row in this process."""
+    torch.set_num_threads(arguments.threads)
+    if row in (ALONE, TOGETHER):
+        return _measure_many(row, arguments)
+    image, width, depth = _image(arguments), arguments.width, arguments.depth
+    kind, _, options = row.partition(":")
+    if kind == PLAIN:
+        sec = plain_loop(image, width, depth, arguments.batch_pixels, arguments.steps)
+        return {"sec": sec, "batch": arguments.batch_pixels}
+    start = _start(width, depth)
+    if kind == SEED:
+        fields = FitConfig.__dataclass_fields__
+        shared = {k: v for k, v in PROTOCOLS["seed"].items() if k in fields}
+        return _fit_row(image, start, FitConfig(**shared, lr=SEED_LR), arguments)
+    if kind != ENGINE:
+        raise InputError(f"--row {row!r}: must be one of {', '.join(ROWS)} or engine:FIELD=VALUE")
+    pairs = options.split(",") if options else []
+    lrs = [float(pair[3:]) for pair in pairs if pair.startswith("lr=")]
+    chosen = fit_options([pair for pair in pairs if not pair.startswith("lr=")])
+    config = FitConfig(
+        **{"batch_pixels": arguments.batch_pixels, "lr": lrs[-1] if lrs else None, **chosen}
+    )
+    result = _fit_row(
+        image, start, config, argparse.Namespace(**{**vars(arguments), "extrapolate": False})
+    )
+    if arguments.target_mse is not None:
+        found = fit_to_target(start, image, arguments.target_mse, config, budget_epochs=200)
+        result["target_sec"] = found.sec if found.reached else math.inf
+    return result
+
+
+def _measure_many(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    count, side = arguments.many, arguments.many_size
+    whole = square_crop(_image(arguments), side + count)  # windows of one photograph
+    images = [whole[:, i : i + side, i : i + side].contiguous() for i in range(count)]
+    starts = [_start(arguments.many_width, arguments.many_depth, i) for i in range(count)]
+    config = FitConfig(
+        budget_epochs=arguments.many_epochs, batch_pixels=arguments.many_batch, eval_epochs=()
+    )
+    begin = time.perf_counter()
+    if row == TOGETHER:
+        results = fit_many(starts, images, config)
+    else:
+        results = [fit(p, image, config) for p, image in zip(starts, images, strict=True)]
+    sec = time.perf_counter() - begin
+    psnr = statistics.fmean(result.psnr for result in results)
+    return {"sec": sec, "images_per_hour": 3600 * count / sec, "psnr": psnr}
+
+
+def _image(arguments: argparse.Namespace) -> Tensor:
+    if arguments.image is not None:
+        return square_crop(load_image(arguments.image), arguments.size)
+    from skimage import data
+
+    return square_crop(torch.from_numpy(data.cat()).permute(2, 0, 1) / 255, arguments.size)
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="fit_speed.py", description=__doc__)
+    parser.add_argument("--image", type=Path, help="photograph (scikit-image's cat)")
+    for name, value, text in (
+        ("size", 224, "centre square of the photograph, in pixels"),
+        ("width", 256, "of the SIREN"),
+        ("depth", 5, "of the SIREN"),
+        ("batch-pixels", 2048, "per step; the seed's protocol has its own"),
+        ("steps", 100, "per row and round"),
+        ("rounds", 3, "of all rows"),
+        ("threads", torch.get_num_threads(), "of every row"),
+        ("many", 16, "small fits together"),
+        ("many-size", 64, "their images"),
+        ("many-width", 64, "their SIRENs"),
+        ("many-depth", 3, "their SIRENs"),
+        ("many-batch", 2048, "pixels per step and image"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} ({value})")
+    parser.add_argument("--many-epochs", type=float, default=20.0, help="their budget (20)")
+    parser.add_argument("--target-mse", type=float, help="also measure seconds until this error")
+    parser.add_argument(
+        "--extrapolate",
+        action="store_true",
+        help="with --target-mse: guess the seconds of the seed's protocol from its first steps",
+    )
+    parser.add_argument("--row", action="append", metavar="ROW", help="instead of all; repeatable")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
+    parser.add_argument("--measure", metavar="ROW", help=argparse.SUPPRESS)
+    return parser
+
+
+SMOKE = {
+    **{"size": 32, "width": 16, "depth": 2, "batch_pixels": 64, "steps": 20, "rounds": 1},
+    **{"many": 2, "many_size": 12, "many_width": 8, "many_depth": 1, "many_epochs": 2.0},
+}
+
+
+def table(arguments: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> str:
+    """Measurements of all rounds -> Markdown."""
+    pixels = arguments.size**2
+    lines = [
+        f"{arguments.size} x {arguments.size}, SIREN {arguments.depth} x {arguments.width}, "
+        f"{arguments.threads} threads, torch {torch.__version__}, {arguments.steps} steps, "
+        f"median of {arguments.rounds} rounds",
+        "",
+        "| loop | pixels a step | ms a step | epochs/s | first step more, s | peak MiB "
+        "| s to target |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row, rounds in found.items():
+        if row in (ALONE, TOGETHER):
+            continue
+        sec = statistics.median(one["sec"] for one in rounds)
+        batch = rounds[0]["batch"]
+        first = statistics.median(one.get("first_sec", 0.0) for one in rounds)
+        peak = max(one["peak_mib"] for one in rounds)
+        target = [one["target_sec"] for one in rounds if "target_sec" in one]
+        reached = f"{statistics.median(target):.1f}" if target else "-"
+        if target and row == SEED:
+            reached += " (training loss, extrapolated)"
+        lines.append(
+            f"| {row} | {batch} | {1000 * sec:.2f} | {batch / pixels / sec:.2f} | {first:.2f} "
+            f"| {peak:.0f} | {reached} |"
+        )
+    if ALONE in found and TOGETHER in found:
+        lines += [
+            "",
+            f"{arguments.many} fits of {arguments.many_size} x {arguments.many_size}, SIREN "
+            f"{arguments.many_depth} x {arguments.many_width}, {arguments.many_epochs:g} epochs of "
+            f"{arguments.many_batch} pixels a step and image",
+            "",
+            "| fits | images per hour | mean PSNR, dB | peak MiB |",
+            "| --- | --- | --- | --- |",
+        ]
+        for row in (ALONE, TOGETHER):
+            hourly = statistics.median(one["images_per_hour"] for one in found[row])
+            peak = max(one["peak_mib"] for one in found[row])
+            lines.append(f"| {row} | {hourly:.0f} | {found[row][0]['psnr']:.2f} | {peak:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.smoke:
+        vars(arguments).update(SMOKE)
+    try:
+        if arguments.measure is not None:
+            print(json.dumps({**measure(arguments.measure, arguments), "peak_mib": _peak_mib()}))
+            return 0
+        if arguments.extrapolate and arguments.target_mse is None:
+            raise InputError("--extrapolate needs --target-mse")
+        own = list(sys.argv[1:] if argv is None else argv)
+        rows = arguments.row or [*ROWS, ALONE, TOGETHER]
+        found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
+        for _ in range(arguments.rounds):
+            for row in rows:
+                command = [sys.executable, __file__, *own, "--measure", row]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                    raise InputError(f"row {row} failed: {last}")
+                found[row].append(json.loads(done.stdout.splitlines()[-1]))
+    except InputError as error:
+        parser.error(str(error))
+    print(table(arguments, found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
