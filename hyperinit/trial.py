@@ -143,12 +143,16 @@ class Trial:
         """The protocol's fit with the init's own changes.
 
         Raises:
-            InputError: a value is out of range.
+            InputError: a value is out of range, or fits would be restarted: a record is of what
+                the rate it declares does, so one that diverges must show as such.
         """
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        return FitConfig(**{**shared, **self.init.fit, **own})
+        config = FitConfig(**{**shared, **self.init.fit, **own})
+        if config.max_restarts:
+            raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
+        return config
 
     @property
     def settings(self) -> dict[str, Any]:

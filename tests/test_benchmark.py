@@ -291,6 +291,21 @@ def test_the_open_track_changes_the_fit_and_says_so(tmp_path):
     assert {one.track for one in records} == {"open", "open-lr"}
 
 
+def test_records_name_later_options_only_where_they_are_used(tmp_path):
+    """So that records made before an option existed stay the same trials."""
+    plain, changed = named("33"), with_fit(named("33"), {"hidden_dtype": "bfloat16"})
+    records = measured(make_plan("open", inits=(plain, changed)), tmp_path / "r.jsonl")
+    for one in records:
+        assert not {"layer_lr_factors", "engine", "max_restarts"} & set(one.settings)
+        assert one.settings.get("hidden_dtype") == ("bfloat16" if "bfloat16" in one.init else None)
+
+
+def test_a_benchmark_never_restarts_a_fit(tmp_path):
+    plan = make_plan("open", inits=(with_fit(named("33"), {"max_restarts": 2}),))
+    with pytest.raises(InputError, match="max_restarts must be 0 in a benchmark"):
+        measured(plan, tmp_path / "r.jsonl")
+
+
 def test_frozen_layers_are_every_set_of_the_issue_once():
     variants = frozen_variants(named("33"), depth=3)
     layers = [variant.fit["frozen_layers"] for variant in variants]
