@@ -46,6 +46,10 @@ from hyperinit.trial import Init
 
 LOCK_NAME = ".lock"
 
+# Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
+# and fits together become slower than one after the other.
+MAX_ACTIVATIONS = 2**19
+
 # Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
 # size to fill, is bounded whatever the sizes are.
 MAX_BATCH_PIXELS = 2**22
@@ -78,7 +82,8 @@ def fit_many(
 ) -> list[FitResult]:
     """Fits B SIRENs to B images of one size together; as `fit` does one by one, but for rounding.
 
-    Memory grows with B: choose B so that B x `batch_pixels` x width x depth activations fit.
+    Where a step of all B would work on more than MAX_ACTIVATIONS numbers a layer, fewer are taken
+    together at a time: fits that large gain nothing from company.
 
     Args:
         starts: B SIRENs of one kind (or B stacked ones); left as they are.
@@ -89,7 +94,8 @@ def fit_many(
         **options: Fields of FitConfig to set.
 
     Returns:
-        One result an image, in order. The seconds on each curve are those of all B together.
+        One result an image, in order. The seconds on a curve are those of all that were taken
+        together with it.
 
     Raises:
         InputError: an option or an image is unusable; images or SIRENs differ in size.
@@ -104,13 +110,21 @@ def fit_many(
         if image.shape != loaded[0].shape:
             sizes = " and ".join("x".join(map(str, i.shape[-2:])) for i in (loaded[0], image))
             raise InputError(f"fit_many takes images of one size, not {sizes}")
-    stacked = torch.stack(loaded).to(start["layers.0.weight"].device)
+    device = start["layers.0.weight"].device
     spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
-    results = descend(start, stacked, config, spent=spent)
-    return [
-        restart_failed(result, params, image, config, spent=spent)
-        for result, params, image in zip(results, start.unbatch(), stacked, strict=True)
-    ]
+    batch_pixels = min(config.batch_pixels, loaded[0].shape[-2] * loaded[0].shape[-1])
+    together = max(1, MAX_ACTIVATIONS // (batch_pixels * start.config.width))
+    results: list[FitResult] = []
+    for i in range(0, len(loaded), together):
+        group = start.map(lambda value, i=i: value[i : i + together])  # type: ignore[misc]
+        stacked = torch.stack(loaded[i : i + together]).to(device)
+        if len(stacked) == 1:
+            first = descend(group.unbatch()[0], stacked[0], config, spent=spent)
+        else:
+            first = descend(group, stacked, config, spent=spent)
+        for result, params, image in zip(first, group.unbatch(), stacked, strict=True):
+            results.append(restart_failed(result, params, image, config, spent=spent))
+    return results
 
 
 @dataclass(frozen=True)
