@@ -137,6 +137,9 @@ class TrainState:
     skipped_in_a_row: int = 0
 
 
+_PROGRESS = ("step", "train_sec", "usual_norm", "skipped_in_a_row")  # of a TrainState
+
+
 def new_state(config: TrainConfig) -> TrainState:
     """A fresh hypernetwork and its optimiser."""
     hyper = HyperNetwork.from_named_init(config.hyper, config.base_init, config.seed)
@@ -165,10 +168,7 @@ def save_state(path: Path, state: TrainState, config: TrainConfig, **info: Any) 
     facts = {
         "hypernetwork": asdict(state.hyper.config),
         "train": to_dict(config),
-        "step": state.step,
-        "train_sec": state.train_sec,
-        "usual_norm": state.usual_norm,
-        "skipped_in_a_row": state.skipped_in_a_row,
+        **{field: getattr(state, field) for field in _PROGRESS},
         "torch": torch.__version__,
         **info,
     }
@@ -176,8 +176,15 @@ def save_state(path: Path, state: TrainState, config: TrainConfig, **info: Any) 
 
 
 def load_state(path: Path) -> tuple[TrainState, TrainConfig, dict[str, Any]]:
-    """Reads what `save_state` wrote, ready to go on."""
+    """Reads what `save_state` wrote, ready to go on.
+
+    Raises:
+        InputError: as `load_hypernetwork`, or there is nothing to go on from.
+    """
     tensors, info = load_tensors(path, CHECKPOINT_KIND)
+    for field in ("train", *_PROGRESS):
+        if field not in info:
+            raise InputError(f"{path}: not a checkpoint that training can go on from (no {field})")
     config = from_dict(TrainConfig, info["train"], source=str(path))
     state = new_state(config)
     _load_hyper(state.hyper, tensors, path)
@@ -186,7 +193,7 @@ def load_state(path: Path) -> tuple[TrainState, TrainConfig, dict[str, Any]]:
         saved = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if saved:
             state.optimizer.state[parameter] = saved
-    for field in ("step", "train_sec", "usual_norm", "skipped_in_a_row"):
+    for field in _PROGRESS:
         setattr(state, field, info[field])
     return state, config, info
 

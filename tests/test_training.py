@@ -159,6 +159,17 @@ def test_a_checkpoint_of_other_sizes_is_refused_by_name(tmp_path):
         load_hypernetwork(path)
 
 
+def test_a_checkpoint_without_its_progress_cannot_be_resumed(tmp_path):
+    path = tmp_path / "stripped.safetensors"
+    save_state(path, new_state(TINY), TINY)
+    tensors, info = training.load_tensors(path, CHECKPOINT_KIND)
+    del info["step"]
+    save_tensors(path, tensors, CHECKPOINT_KIND, info)
+    assert load_hypernetwork(path)[0] is not None  # it can still be used
+    with pytest.raises(InputError, match=r"stripped\.safetensors.*no step"):
+        load_state(path)
+
+
 def test_the_rates_rise_and_then_fall_to_nothing():
     config = replace(TINY, max_steps=100, warmup_steps=10)
     rates = [training.rate(step, config) for step in range(101)]
