@@ -23,17 +23,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import datasets
-from baselines import ROWS
-from datasets.workload import images_to_test, images_to_tune_on
-from hyperinit.benchmark_cli import Catalogue
 from hyperinit.benchmark_cli import main as run_cli
-
-_ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
-
-CATALOGUE = Catalogue(
-    {"paper": _ROWS["1"], **_ROWS}, images_to_test, images_to_tune_on, datasets.NAMES
-)
+from scripts.catalogue import CATALOGUE
 
 
 def main(argv: Sequence[str] | None = None) -> int:

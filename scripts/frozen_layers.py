@@ -15,23 +15,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import datasets
-from baselines import ROWS
-from datasets.workload import images_to_test, images_to_tune_on
-from hyperinit.benchmark_cli import Catalogue
 from hyperinit.benchmark_cli import main as run_cli
-
-_ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
+from scripts.catalogue import CATALOGUE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    catalogue = Catalogue(
-        {"paper": _ROWS["1"], **_ROWS}, images_to_test, images_to_tune_on, datasets.NAMES
-    )
     return run_cli(
         argv,
-        catalogue,
+        CATALOGUE,
         prog="frozen_layers.py",
         description=__doc__ or "",
         inits=("33",),
