@@ -77,12 +77,11 @@ def outer_loss(
     coords, rgb = draw(config.query_pixels)
 
     params = hyper(images)
-    mse_before, psnr_before = grid_errors(apply(params, coords), rgb)
-    if steps == 0:
-        prediction = apply(params, coords)
-    elif config.inner_loop == "higher":
+    prediction = apply(params, coords)
+    mse_before, psnr_before = grid_errors(prediction, rgb)
+    if steps and config.inner_loop == "higher":
         prediction = _predict_with_higher(hyper, params, inner_coords, inner_rgb, coords, config)
-    else:
+    elif steps:
         adapted = take_inner_steps(
             params, inner_coords, inner_rgb, hyper.step_sizes(), second_order=config.second_order
         )
