@@ -2,7 +2,8 @@
 
 Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
 a plan that was interrupted goes on where it stopped. Rungs are worked off from the smallest budget
-up: what is there can always be scored.
+up: what is there can always be scored. A pair of an image and a seed that is below the last target
+needs no larger budget: its cost is known.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.fit import CurvePoint, fit, preview
 from hyperinit.lr_range import lr_range_test
-from hyperinit.protocol import Protocol, Record, append_record, read_records
+from hyperinit.protocol import TARGETS, Protocol, Record, append_record, read_records
 from hyperinit.score import TUNING, lr_at, select_lrs
 from hyperinit.store import exclusive
 from hyperinit.thumbnails import Thumbnails
@@ -216,6 +217,7 @@ def run(plan: Plan, file: RecordFile, on_eval: OnEval = lambda point: None) -> I
 
 def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
     tuning: list[Record] = []
+    solved: set[tuple[str, str, int]] = set()
     for budget in sorted(plan.protocol.budgets_epochs):
         for init in plan.inits:
             if budget in plan.protocol.tuned_budgets:
@@ -225,8 +227,14 @@ def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
                     yield record
             lr = lr_at(select_lrs(tuning), init.name, budget)
             for image, seed in itertools.product(plan.images, range(plan.seeds)):
+                pair = (init.name, image.hash, seed)
+                if pair in solved:
+                    continue
                 trial = plan.trial(init, image, budget, lr, seed, plan.track)
-                yield file.run(trial, on_eval)
+                record = file.run(trial, on_eval)
+                if record.mse <= min(TARGETS):
+                    solved.add(pair)
+                yield record
 
 
 def _tune(

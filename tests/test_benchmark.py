@@ -135,6 +135,17 @@ def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):
     assert budgets == sorted(budgets)
 
 
+def test_a_solved_pair_is_not_run_on_larger_budgets(tmp_path, monkeypatch):
+    usual = measured(make_plan(), tmp_path / "usual.jsonl")
+    at_2 = [one for one in usual if one.track == "tuned" and one.budget_epochs == 2]
+    easiest = min(at_2, key=lambda one: one.mse)
+    monkeypatch.setattr("hyperinit.benchmark.TARGETS", (1.0, easiest.mse))
+    made = measured(make_plan(), tmp_path / "r.jsonl")
+    left_out = {one.trial for one in usual} - {one.trial for one in made}
+    (solved,) = [one for one in usual if one.trial in left_out]
+    assert (solved.init, solved.image, solved.budget_epochs) == (easiest.init, easiest.image, 4)
+
+
 # What is kept
 
 
