@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.benchmark_cli import fit_options
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit
+from hyperinit.fit_config import fit_options
 from hyperinit.images import load_image, square_crop
 from hyperinit.init import named_init, sample_params
 from hyperinit.many import fit_many
@@ -134,11 +134,7 @@ def measure(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if kind != ENGINE:
         raise InputError(f"--row {row!r}: must be one of {', '.join(ROWS)} or engine:FIELD=VALUE")
     pairs = options.split(",") if options else []
-    lrs = [float(pair[3:]) for pair in pairs if pair.startswith("lr=")]
-    chosen = fit_options([pair for pair in pairs if not pair.startswith("lr=")])
-    config = FitConfig(
-        **{"batch_pixels": arguments.batch_pixels, "lr": lrs[-1] if lrs else None, **chosen}
-    )
+    config = FitConfig(**{"batch_pixels": arguments.batch_pixels, **fit_options(pairs)})
     result = _fit_row(
         image, start, config, argparse.Namespace(**{**vars(arguments), "extrapolate": False})
     )

@@ -29,7 +29,8 @@ from hyperinit.benchmark import (
 from hyperinit.charts import figures, png
 from hyperinit.config import Parser, build_parser, resolve
 from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig
+from hyperinit.fit import CurvePoint
+from hyperinit.fit_config import fit_options
 from hyperinit.init import InitSpec
 from hyperinit.protocol import PROTOCOLS, Protocol, Record
 from hyperinit.report import markdown
@@ -182,7 +183,8 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     _check(not arguments.fit or track == "open", "--fit is for the open track")
     _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
     inits = _inits(arguments.inits, track, catalogue, protocol)
-    options = fit_options(arguments.fit or ())
+    declared = ("budget_epochs", "lr", "seed", "eval_epochs")
+    options = fit_options(arguments.fit or (), declared, "the protocol")
     inits = [with_fit(init, options) for init in inits]
     if track == "frozen":
         inits = [v for init in inits for v in frozen_variants(init, protocol.depth)]
@@ -238,20 +240,6 @@ def _inits(
 def _reversed(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Last first, so that the first of several equal ones stays in a dict."""
     return list(rows.items())[::-1]
-
-
-def fit_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """("sampler=points", ...) -> fields of FitConfig, checked as flags are."""
-    flags = []
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        _check(bool(equals), f"--fit: {pair!r} is not of the form FIELD=VALUE")
-        declared = ("budget_epochs", "lr", "seed", "eval_epochs")
-        _check(name not in declared, f"--fit: {name} is declared by the protocol")
-        flags.append(f"--{name.replace('_', '-')}={value}")
-    namespace = build_parser(FitConfig, {}, Parser(prog="--fit")).parse_args(flags)
-    config = resolve(FitConfig, namespace, {})
-    return {pair.partition("=")[0]: getattr(config, pair.partition("=")[0]) for pair in pairs}
 
 
 def _mover(device: str) -> Callable[[NamedImage], NamedImage]:

@@ -17,6 +17,7 @@ from hyperinit.clock import Clock
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit, preview
+from hyperinit.fit_config import FAST, fit_options
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.many import fit_directory, stack_params
@@ -28,7 +29,6 @@ from hyperinit.training import load_hypernetwork
 from hyperinit.trial import Init
 
 TARGET_BUDGET_EPOCHS = 200.0
-MAX_RESTARTS = 3  # of a fit that blows up, each at half the rate
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +112,15 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--lr", type=float, help="learning rate (0.128 / width)")
     parser.add_argument(
-        "--batch-pixels", type=int, default=defaults.batch_pixels, help="pixels per step (2048)"
+        "--batch-pixels", type=int, help="pixels per step (an eighth of the image, 256 to 2048)"
+    )
+    parser.add_argument(
+        "--fit",
+        nargs="+",
+        default=[],
+        metavar="K=V",
+        help="other fields of FitConfig, such as sampler=residual or engine=compiled "
+        f"({' '.join(f'{k}={v}' for k, v in FAST.items())})",
     )
     parser.add_argument("--width", type=int, default=256, help="of a hand-designed init (256)")
     parser.add_argument("--depth", type=int, default=5, help="of a hand-designed init (5)")
@@ -137,13 +145,14 @@ def _fit(arguments: argparse.Namespace) -> None:
     budget_epochs = arguments.budget_epochs
     if budget_epochs is None and arguments.target_mse is None:
         budget_epochs = FitConfig().budget_epochs
-    config = FitConfig(
-        budget_epochs=TARGET_BUDGET_EPOCHS if budget_epochs is None else budget_epochs,
-        lr=arguments.lr,
-        batch_pixels=arguments.batch_pixels,
-        seed=arguments.seed,
-        max_restarts=MAX_RESTARTS,
-    )
+    declared = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")
+    own = {
+        "budget_epochs": TARGET_BUDGET_EPOCHS if budget_epochs is None else budget_epochs,
+        "lr": arguments.lr,
+        "batch_pixels": arguments.batch_pixels,
+        "seed": arguments.seed,
+    }
+    config = FitConfig(**{**FAST, **own, **fit_options(arguments.fit, declared)})
     if arguments.image.is_dir():
         _fit_directory(arguments, config)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.engine import loss_of
 from hyperinit.errors import InputError
-from hyperinit.fit_config import HIDDEN_DTYPES, FitConfig, with_options
+from hyperinit.fit_config import FitConfig, with_options
 from hyperinit.images import ImageSource, to_image
 from hyperinit.samplers import StackedBatches
-from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, apply, predict, render
+from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, predict, render
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
@@ -166,6 +166,7 @@ def descend(
     *,
     spent: CurvePoint,
     failed: CurvePoint | None = None,
+    planned_fits: int = 1,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[FitResult]:
     """One attempt at fitting one SIREN, or B SIRENs together: the loop under every fit.
@@ -180,6 +181,8 @@ def descend(
         spent: Epochs and seconds that making the start has cost; the epochs are part of the
             budget.
         failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
+        planned_fits: How many like this one are planned in all: what pays only in the long run is
+            decided by it.
         on_eval: Called with each new point of a curve, off the clock.
 
     Returns:
@@ -188,7 +191,7 @@ def descend(
     batch = start.batch_shape
     frozen = _layer_names(start, config.frozen_layers)
     coords, rgb = image_coords(image), image_to_rgb(image)
-    pixels, batch_pixels = len(coords), min(config.batch_pixels, len(coords))
+    pixels, batch_pixels = len(coords), config.step_pixels(len(coords))
 
     def steps_after(epochs: float) -> int:
         return round(max(epochs - spent.epochs, 0) * pixels / batch_pixels)
@@ -196,7 +199,9 @@ def descend(
     steps = steps_after(config.budget_epochs)
     eval_steps = {0, steps, *(steps_after(epochs) for epochs in config.eval_epochs)}
     next_batch = StackedBatches(image, config.sampler, batch_pixels, config.seed)
-    squared_errors, hidden_dtype = ENGINES[config.engine](), HIDDEN_DTYPES[config.hidden_dtype]
+    weights = sum(value.numel() for value in start.values())  # of all SIRENs
+    work = float(weights * steps * batch_pixels * planned_fits)
+    squared_errors = loss_of(config, work=work, device=image.device)
 
     params = start.map(lambda value: value.detach().clone())
     trained = [value.requires_grad_() for name, value in params.items() if name not in frozen]
@@ -212,7 +217,7 @@ def descend(
         decay = 1 - step / steps if config.schedule == "linear" else 1.0
         for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
             group["lr"] = base_lr * decay
-        errors = squared_errors(params, *next_batch(), hidden_dtype)
+        errors = squared_errors(params, *next_batch())
         losses = errors.mean(dim=(-1, -2)) if batch else errors.mean()
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
@@ -285,21 +290,6 @@ def _choose(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(
         which.reshape(*which.shape, *[1] * (yes.ndim - which.ndim)), yes.detach(), no
     )
-
-
-def _squared_errors(
-    params: Params, coords: Tensor, rgb: Tensor, hidden_dtype: torch.dtype | None
-) -> Tensor:
-    """Squared errors (..., N, 3) of the colours at some coordinates."""
-    return (apply(params, coords, hidden_dtype) - rgb).square()
-
-
-# Compiled once in a process, and again by torch for each new shape.
-_compiled = functools.cache(lambda: torch.compile(_squared_errors, dynamic=False))
-ENGINES: dict[str, Callable[[], Callable[..., Tensor]]] = {
-    "eager": lambda: _squared_errors,
-    "compiled": lambda: _compiled(),
-}
 
 
 def _layer_names(params: Params, layers: tuple[int, ...]) -> set[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Any, Literal
 
-import torch
-
+from hyperinit.config import Parser, build_parser, resolve
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.samplers import SAMPLERS
 
-# What the layers between the first and the last are computed in; weights are kept as they came.
-HIDDEN_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class FitConfig:
     Attributes:
         budget_epochs: Pixel visits / pixels of the image.
         lr: Learning rate at the start; None takes `default_lr` of the network.
-        batch_pixels: Pixels a step; never more than the image has.
+        batch_pixels: Pixels a step, never more than the image has; None takes what suits its
+            size, see `step_pixels`.
         sampler: "pixels": drawn without replacement within an epoch; "points": uniformly random
             points between pixels, bilinearly interpolated (the seed experiment's); "residual":
             pixels that are still far off more often (see samplers.py).
@@ -38,8 +39,9 @@ class FitConfig:
             tuned track judges by the error after the whole declared budget.
         hidden_dtype: What all layers but the first and the last are computed in while fitting.
             Weights, their updates and every evaluation stay in the type the weights came in.
+            "auto": bfloat16 where it is clearly faster, see engine.py.
         engine: "eager", or "compiled" by torch.compile: the first step then takes seconds, which
-            are on the clock.
+            are on the clock. "auto": compiled where the fit is long enough to pay for that.
         max_restarts: How often a fit that diverged, or ended worse than it began, is begun again
             from its init at half the rate, with the whole budget. With 0 the result is what the
             fit ended with; otherwise it is the best of all evaluations.
@@ -47,7 +49,7 @@ class FitConfig:
 
     budget_epochs: float = 8.0
     lr: float | None = None
-    batch_pixels: int = 2048
+    batch_pixels: int | None = 2048
     sampler: Literal["pixels", "points", "residual"] = "pixels"
     schedule: Literal["linear", "constant"] = "linear"
     output_lr_factor: float = 5.0
@@ -57,21 +59,21 @@ class FitConfig:
     seed: int = 0
     stop_mse: float | None = None
     layer_lr_factors: tuple[float, ...] = ()
-    hidden_dtype: Literal["float32", "bfloat16"] = "float32"
-    engine: Literal["eager", "compiled"] = "eager"
+    hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    engine: Literal["eager", "compiled", "auto"] = "eager"
     max_restarts: int = 0
 
     def __post_init__(self) -> None:
         for field in ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) and not (field == "lr" and value is None):
+            value, optional = getattr(self, field), field in ("lr", "batch_pixels")
+            if not isinstance(value, (int, float)) and not (optional and value is None):
                 raise InputError(f"{field} must be a number, not {value!r}")
         for field in ("budget_epochs", "output_lr_factor", "weight_decay"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise InputError(f"{field} must be a number >= 0, not {getattr(self, field)}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise InputError(f"lr must be a positive number, not {self.lr}")
-        if self.batch_pixels < 1:
+        if self.batch_pixels is not None and self.batch_pixels < 1:
             raise InputError(f"batch_pixels must be at least 1, not {self.batch_pixels}")
         if any(not 0 <= factor < float("inf") for factor in self.layer_lr_factors):
             raise InputError(f"layer_lr_factors must be >= 0, not {list(self.layer_lr_factors)}")
@@ -80,12 +82,29 @@ class FitConfig:
         tables = {
             "schedule": ("linear", "constant"),
             "sampler": SAMPLERS,
-            "hidden_dtype": HIDDEN_DTYPES,
-            "engine": ("eager", "compiled"),
+            "hidden_dtype": ("float32", "bfloat16", AUTO),
+            "engine": ("eager", "compiled", AUTO),
         }
         for field, known in tables.items():
             if getattr(self, field) not in known:
                 raise unknown_name(field, getattr(self, field), known)
+
+    def step_pixels(self, pixels: int) -> int:
+        """Pixels a step of an image that has so many.
+
+        Without `batch_pixels` an eighth of them, as a power of two from 256 to 2048.
+        """
+        return min(self.batch_pixels or min(max(2 ** round(log2(pixels / 8)), 256), 2048), pixels)
+
+
+# What the `hyperinit` command adds to the defaults, which are the benchmark protocol's: measured in
+# docs/fit-engine.md, and faster at the same error.
+FAST: dict[str, Any] = {
+    "batch_pixels": None,
+    "hidden_dtype": AUTO,
+    "engine": AUTO,
+    "max_restarts": 3,  # of a fit that blows up, each at half the rate
+}
 
 
 def with_options(config: FitConfig | None, options: dict[str, Any]) -> FitConfig:
@@ -97,3 +116,29 @@ def with_options(config: FitConfig | None, options: dict[str, Any]) -> FitConfig
     for name in options.keys() - FitConfig.__dataclass_fields__.keys():
         raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
     return replace(config or FitConfig(), **options)
+
+
+def fit_options(
+    pairs: Sequence[str], declared: Sequence[str] = (), by: str = "its own flag"
+) -> dict[str, Any]:
+    """("sampler=points", ...) from a command line -> fields of FitConfig, checked as flags are.
+
+    Args:
+        pairs: FIELD=VALUE each.
+        declared: Fields that something else sets.
+        by: What that is.
+
+    Raises:
+        InputError: not of that form, no such field, a field that is declared, or a bad value.
+    """
+    flags = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--fit: {pair!r} is not of the form FIELD=VALUE")
+        if name in declared:
+            raise InputError(f"--fit: {name} is declared by {by}")
+        flags.append(f"--{name.replace('_', '-')}={value}")
+    namespace = build_parser(FitConfig, {}, Parser(prog="--fit")).parse_args(flags)
+    config = resolve(FitConfig, namespace, {})
+    return {pair.partition("=")[0]: getattr(config, pair.partition("=")[0]) for pair in pairs}

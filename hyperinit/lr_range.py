@@ -54,7 +54,7 @@ def lr_range_test(params: Params, image: Tensor, config: FitConfig) -> LrRange:
     factors = [group["lr"] / MIN_LR for group in optimizer.param_groups]
     pixels = image.shape[-2] * image.shape[-1]
     generator = torch.Generator().manual_seed(config.seed)
-    next_batch = SAMPLERS[config.sampler](image, min(config.batch_pixels, pixels), generator)
+    next_batch = SAMPLERS[config.sampler](image, config.step_pixels(pixels), generator)
     lrs: list[float] = []
     losses: list[float] = []
     average, best = 0.0, float("inf")

@@ -78,6 +78,7 @@ def fit_many(
     *,
     spent_epochs: float = 0.0,
     spent_sec: float = 0.0,
+    planned_images: int = 0,
     **options: Any,
 ) -> list[FitResult]:
     """Fits B SIRENs to B images of one size together; as `fit` does one by one, but for rounding.
@@ -91,6 +92,8 @@ def fit_many(
         config: See FitConfig. Fits that fail are begun again one by one (`max_restarts`).
         spent_epochs: What making each start has already cost in pixel visits; part of the budget.
         spent_sec: The same in seconds for all together.
+        planned_images: All that are to be fitted like these, where that is more than B: with
+            engine="auto" it decides whether compiling pays.
         **options: Fields of FitConfig to set.
 
     Returns:
@@ -112,16 +115,21 @@ def fit_many(
             raise InputError(f"fit_many takes images of one size, not {sizes}")
     device = start["layers.0.weight"].device
     spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
-    batch_pixels = min(config.batch_pixels, loaded[0].shape[-2] * loaded[0].shape[-1])
+    batch_pixels = config.step_pixels(loaded[0].shape[-2] * loaded[0].shape[-1])
     together = max(1, MAX_ACTIVATIONS // (batch_pixels * start.config.width))
     results: list[FitResult] = []
     for i in range(0, len(loaded), together):
         group = start.map(lambda value, i=i: value[i : i + together])  # type: ignore[misc]
         stacked = torch.stack(loaded[i : i + together]).to(device)
-        if len(stacked) == 1:
-            first = descend(group.unbatch()[0], stacked[0], config, spent=spent)
-        else:
-            first = descend(group, stacked, config, spent=spent)
+        planned = math.ceil(max(planned_images, len(loaded)) / len(stacked))
+        alone = len(stacked) == 1
+        first = descend(
+            group.unbatch()[0] if alone else group,
+            stacked[0] if alone else stacked,
+            config,
+            spent=spent,
+            planned_fits=planned,
+        )
         for result, params, image in zip(first, group.unbatch(), stacked, strict=True):
             results.append(restart_failed(result, params, image, config, spent=spent))
     return results
@@ -194,7 +202,7 @@ def fit_directory(
     make_directory(target)
     how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
     how = json.loads(json.dumps(how))  # as it will be read back
-    run = _Run(target, init, config, how, on_fitted, failed)
+    run = _Run(target, init, config, how, on_fitted, failed, len(names))
     waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
@@ -264,6 +272,7 @@ class _Run:
     how: dict[str, Any]
     on_fitted: Callable[[str, FitResult], None]
     failed: list[tuple[str, str]]
+    images: int
     fitted: int = 0
     finished: int = 0
 
@@ -318,6 +327,7 @@ class _Run:
             self.config,
             spent_epochs=self.init.epochs(jobs[0].image),
             spent_sec=clock.sec,
+            planned_images=self.images,
         )
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:

@@ -107,7 +107,12 @@ class Params(Mapping[str, Tensor]):
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
-def apply(params: Params, coords: Tensor, hidden_dtype: torch.dtype | None = None) -> Tensor:
+def apply(
+    params: Params,
+    coords: Tensor,
+    hidden_dtype: torch.dtype | None = None,
+    sine: Callable[[Tensor], Tensor] = torch.sin,
+) -> Tensor:
     """Evaluates one SIREN on many coordinates, or B SIRENs on B sets of coordinates.
 
     Args:
@@ -116,6 +121,7 @@ def apply(params: Params, coords: Tensor, hidden_dtype: torch.dtype | None = Non
         hidden_dtype: What the sine layers after the first compute in; None: what `params` have.
             The first layer places the frequencies and the last one sums up to the colours: both
             stay as they are.
+        sine: What to take for the sine, see sine.py.
 
     Returns:
         Normalised colours (..., 3), or (B, N, 3).
@@ -140,7 +146,7 @@ def apply(params: Params, coords: Tensor, hidden_dtype: torch.dtype | None = Non
         else:
             hidden = nn.functional.linear(hidden, weight, bias)
         if i < config.depth:
-            hidden = torch.sin(hidden)
+            hidden = sine(hidden)
     return hidden
 
 

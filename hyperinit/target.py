@@ -105,7 +105,8 @@ def fit_to_target(
     if not 0 < target_mse < float("inf"):
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     image = to_image(image).to(params["layers.0.weight"].device)
-    pilot_epochs = PILOT_STEPS * config.batch_pixels / (image.shape[-2] * image.shape[-1])
+    pixels = image.shape[-2] * image.shape[-1]
+    pilot_epochs = PILOT_STEPS * config.step_pixels(pixels) / pixels
     base = replace(config, max_restarts=0, stop_mse=target_mse)
     lr = config.lr or default_lr(params.config)
     runs: list[Run] = []

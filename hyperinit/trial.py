@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, FitResult, fit
+from hyperinit.fit_config import AUTO
 from hyperinit.hypernet import HyperNetwork
 from hyperinit.images import image_hash, square_crop
 from hyperinit.init import InitSpec, sample_params
@@ -143,8 +144,8 @@ class Trial:
         """The protocol's fit with the init's own changes.
 
         Raises:
-            InputError: a value is out of range, or fits would be restarted: a record is of what
-                the rate it declares does, so one that diverges must show as such.
+            InputError: a value is out of range, or not declared: a record is of what the rate it
+                declares does, so one that diverges must show as such, and fits are not restarted.
         """
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
@@ -152,6 +153,11 @@ class Trial:
         config = FitConfig(**{**shared, **self.init.fit, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
+        if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
+            raise InputError(
+                f"init {self.init.name}: engine, hidden_dtype and batch_pixels must be named in a"
+                " benchmark, not left to be chosen"
+            )
         return config
 
     @property

@@ -311,9 +311,18 @@ def test_records_name_later_options_only_where_they_are_used(tmp_path):
         assert one.settings.get("hidden_dtype") == ("bfloat16" if "bfloat16" in one.init else None)
 
 
-def test_a_benchmark_never_restarts_a_fit(tmp_path):
-    plan = make_plan("open", inits=(with_fit(named("33"), {"max_restarts": 2}),))
-    with pytest.raises(InputError, match="max_restarts must be 0 in a benchmark"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_restarts": 2}, "max_restarts must be 0 in a benchmark"),
+        ({"engine": "auto"}, "must be named in a benchmark"),
+        ({"hidden_dtype": "auto"}, "must be named in a benchmark"),
+        ({"batch_pixels": None}, "must be named in a benchmark"),
+    ],
+)
+def test_a_benchmark_restarts_no_fit_and_leaves_nothing_to_be_chosen(tmp_path, options, message):
+    plan = make_plan("open", inits=(with_fit(named("33"), options),))
+    with pytest.raises(InputError, match=message):
         measured(plan, tmp_path / "r.jsonl")
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hyperinit import engine
 from hyperinit.coords import image_to_rgb, pixel_coords
 from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, FitResult, default_lr, fit, preview
@@ -470,7 +471,7 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("lr", "1e-3"), ("budget_epochs", "8"), ("batch_pixels", None)]
+    ("option", "value"), [("lr", "1e-3"), ("budget_epochs", "8"), ("batch_pixels", "2048")]
 )
 def test_an_option_of_the_wrong_type_is_named(option: str, value: Any) -> None:
     with pytest.raises(InputError, match=option):
@@ -558,6 +559,54 @@ def test_a_compiled_fit_is_the_same_fit() -> None:
     result = fit(start_params(), smooth(), budget_epochs=2, engine="compiled")
     for name in plain.params:
         torch.testing.assert_close(result.params[name], plain.params[name], atol=1e-4, rtol=1e-3)
+
+
+def test_only_a_long_fit_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fit(start_params(), smooth(), budget_epochs=2)
+    compiled: list[int] = []
+
+    def loss(params: Params, coords: Tensor, rgb: Tensor, *rest: Any) -> Tensor:
+        compiled.append(len(coords))
+        return engine.squared_errors(params, coords, rgb, *rest)
+
+    monkeypatch.setattr(engine, "_compiled", lambda: loss)
+    assert same(fit(start_params(), smooth(), budget_epochs=2, engine="auto").params, plain.params)
+    assert not compiled
+    monkeypatch.setattr(engine, "COMPILE_WORK", 1.0)
+    assert same(fit(start_params(), smooth(), budget_epochs=2, engine="auto").params, plain.params)
+    assert compiled
+
+
+def test_without_a_compiler_a_fit_goes_on_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> Tensor:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(engine, "_compiled", lambda: fail)
+    monkeypatch.setattr(engine, "COMPILE_WORK", 1.0)
+    monkeypatch.setattr(engine, "_cannot_compile", False)
+    plain = fit(start_params(), smooth(), budget_epochs=2)
+    assert same(fit(start_params(), smooth(), budget_epochs=2, engine="auto").params, plain.params)
+    with pytest.raises(InputError, match=r"engine.*no C\+\+ compiler.*eager"):
+        fit(start_params(), smooth(), budget_epochs=2, engine="compiled")
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_bfloat16_is_taken_where_it_pays(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "bfloat16_pays", lambda device: pays)
+    options: dict[str, Any] = {"budget_epochs": 2}
+    expected = "bfloat16" if pays else "float32"
+    known = fit(start_params(depth=3), smooth(), hidden_dtype=expected, **options)
+    found = fit(start_params(depth=3), smooth(), hidden_dtype="auto", **options)
+    assert same(found.params, known.params)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [(16, 16), (48 * 48, 256), (64 * 64, 512), (96 * 96, 1024), (10**6, 2048)],
+)
+def test_steps_see_an_eighth_of_an_image(pixels: int, expected: int) -> None:
+    assert FitConfig(batch_pixels=None).step_pixels(pixels) == expected
+    assert FitConfig(batch_pixels=100).step_pixels(pixels) == min(100, pixels)
 
 
 def test_every_layer_can_have_a_rate_of_its_own() -> None:
