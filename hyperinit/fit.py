@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,6 +169,22 @@ def descend(
     planned_fits: int = 1,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[FitResult]:
+    """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
+    results: list[FitResult] = []
+    for results in descent(start, image, config, spent=spent, failed=failed, on_eval=on_eval):
+        pass
+    return results
+
+
+def descent(
+    start: Params,
+    image: Tensor,
+    config: FitConfig,
+    *,
+    spent: CurvePoint,
+    failed: CurvePoint | None = None,
+    on_eval: Callable[[CurvePoint], None] = lambda point: None,
+) -> Iterator[list[FitResult]]:
     """One attempt at fitting one SIREN, or B SIRENs together: the loop under every fit.
 
     B stacked SIRENs are B independent fits that share their products and the calls of their
@@ -185,8 +201,9 @@ def descend(
             decided by it.
         on_eval: Called with each new point of a curve, off the clock.
 
-    Returns:
-        One result for each SIREN. Seconds are those of the whole attempt.
+    Yields:
+        After each evaluation one result for each SIREN, as if the fit ended there. Between two of
+        them the clock stands still. Seconds are those of the whole attempt.
     """
     batch = start.batch_shape
     frozen = _layer_names(start, config.frozen_layers)
@@ -250,13 +267,12 @@ def descend(
                 on_eval(progress.curve[-1])
         chosen = torch.tensor(keep, device=image.device).reshape(batch)
         kept = Params(kept.config, {n: _choose(chosen, params[n], kept[n]) for n in kept})
+        yield [
+            FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
+            for params, progress in zip(kept.unbatch() if batch else [kept], fits, strict=True)
+        ]
         if all(progress.over for progress in fits):
             break
-    each = kept.unbatch() if batch else [kept]
-    return [
-        FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
-        for params, progress in zip(each, fits, strict=True)
-    ]
 
 
 class _Progress:
