@@ -40,7 +40,7 @@ from hyperinit.score import (
     ladder_costs,
     score_seed,
 )
-from hyperinit.svg import STYLES, Series, chart, sample
+from hyperinit.svg import DARK, LIGHT, STYLE, STYLES, Series, chart, sample
 from hyperinit.thumbnails import SHOWN_EPOCHS, Thumbnails
 
 # Track -> what it measures. Others may be measured too; they have no words here.
@@ -266,7 +266,12 @@ def page(
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     policy += f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return Template(template).substitute(
-        csp=policy, title=_html(f"hyperinit report: {best}"[:120]), body="\n".join(body)
+        csp=policy,
+        title=_html(f"hyperinit report: {best}"[:120]),
+        body="\n".join(body),
+        light=LIGHT,
+        dark=DARK,
+        charts=STYLE,
     )
 
 

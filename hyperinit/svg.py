@@ -11,7 +11,25 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isfinite, log, log10
 
-STYLES = 8  # colours that the page has, as classes s0, s1, ...
+STYLES = 8  # colours, as classes s0, s1, ...
+# For the style sheet of a page with charts, which sets --fore, --soft, --edge and --back itself.
+LIGHT = """--c0: #0060b0; --c1: #c04000; --c2: #00785a; --c3: #9a2f86; --c4: #7a5c00;
+  --c5: #3d3d3d; --c6: #0086a8; --c7: #b3003c;"""
+DARK = """--c0: #6cb4ff; --c1: #ff9a5c; --c2: #4fd6ac; --c3: #f08bdc; --c4: #e6c34a;
+  --c5: #d0d0d0; --c6: #63d8f2; --c7: #ff7d9c;"""
+STYLE = """figure > svg { width: 100%; height: auto; display: block; }
+svg text { font: 14px system-ui, sans-serif; fill: var(--fore); }
+svg text.aim { fill: var(--soft); }
+.grid { stroke: var(--edge); stroke-width: .7; fill: none; }
+.target { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 1 3; fill: none; }
+.line { fill: none; stroke: currentColor; stroke-width: 2.2; }
+.mark { fill: currentColor; stroke: var(--back); stroke-width: .8; }
+svg.sample { width: 44px; height: 16px; vertical-align: -2px; display: inline-block; }
+.s0 { color: var(--c0); } .s1 { color: var(--c1); } .s2 { color: var(--c2); }
+.s3 { color: var(--c3); } .s4 { color: var(--c4); } .s5 { color: var(--c5); }
+.s6 { color: var(--c6); } .s7 { color: var(--c7); }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0;
+  margin: .3rem 0; font-size: .875rem; }"""
 _DASHES = ("", "7 4", "2 3", "9 3 2 3", "14 4", "5 2 1 2 1 2", "1 5")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 360, 66, 14, 14, 52
 

@@ -82,15 +82,15 @@ class Thumbnails:
         return None
 
 
-def webp(image: Tensor) -> bytes:
-    """An image (3, H, W) in [0, 1] as WebP, at most SIDE pixels a side; NaN is black."""
+def webp(image: Tensor, side: int = SIDE) -> bytes:
+    """An image (3, H, W) in [0, 1] as WebP, at most so many pixels a side; NaN is black."""
     from PIL import Image
 
     from hyperinit.images import resize, to_uint8
 
     image = image.detach().float().nan_to_num().clamp(0, 1)
     height, width = image.shape[-2:]
-    scale = min(1.0, SIDE / max(height, width))
+    scale = min(1.0, side / max(height, width))
     small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
     out = io.BytesIO()
     pixels = to_uint8(small).permute(1, 2, 0).cpu().contiguous().numpy()
