@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -170,9 +171,8 @@ def descend(
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[FitResult]:
     """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
-    results: list[FitResult] = []
-    for results in descent(start, image, config, spent=spent, failed=failed, on_eval=on_eval):
-        pass
+    run = descent(start, image, config, spent=spent, failed=failed, on_eval=on_eval)
+    (results,) = deque(run, maxlen=1)
     return results
 
 
