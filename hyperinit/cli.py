@@ -11,16 +11,19 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.config import Parser
+from hyperinit.demo import arena, serve
 from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit, preview
 from hyperinit.fit_config import FAST, fit_options
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.many import fit_directory, stack_params
+from hyperinit.race import BUDGET_EPOCHS
 from hyperinit.siren import Params, render
 from hyperinit.sources import load_init
 from hyperinit.store import load_siren, make_directory, save_params
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0, 130 after Ctrl-C, or exits with 2 and one line for bad input."""
     parser = Parser(prog="hyperinit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for add in (_add_generate, _add_fit, _add_render):
+    for add in (_add_generate, _add_fit, _add_render, _add_demo):
         add(commands)
     arguments = parser.parse_args(argv)
     try:
@@ -274,6 +277,36 @@ def _render(arguments: argparse.Namespace) -> None:
         size = shown["height"], shown["width"]
     save_image(render(params, *size), arguments.out)
     print(f"{arguments.out}: {size[0]}x{size[1]}")
+
+
+def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = commands.add_parser(
+        "demo", help="a local page: drop an image, see its fits race (needs 'hyperinit[demo]')"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="RUN", help="of a hypernetwork that takes part"
+    )
+    parser.add_argument("--size", type=int, help="images in pixels (the checkpoint's, or 96)")
+    parser.add_argument(
+        "--budget-epochs", type=float, default=BUDGET_EPOCHS, help=f"({BUDGET_EPOCHS:g})"
+    )
+    parser.add_argument("--port", type=int, help="(the first free one from 7860)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address alone")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (torch's)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise InputError(f"--threads must be at least 1, not {arguments.threads}")
+        torch.set_num_threads(arguments.threads)
+    serve(
+        arena(arguments.checkpoint, arguments.size),
+        arguments.budget_epochs,
+        port=arguments.port,
+        browser=not arguments.no_browser,
+    )
 
 
 def _add_size(parser: Parser) -> None:

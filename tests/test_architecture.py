@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "hyperinit").glob("*.py"))
 
 # What each file of the library may not import at all, not even lazily.
-SLOW_OR_FRAGILE = {"torchvision", "wandb", "higher", "matplotlib", "scipy", "skimage"}
+SLOW_OR_FRAGILE = {"torchvision", "wandb", "higher", "matplotlib", "scipy", "skimage", "gradio"}
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
