@@ -171,7 +171,15 @@ def descend(
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[FitResult]:
     """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
-    run = descent(start, image, config, spent=spent, failed=failed, on_eval=on_eval)
+    run = descent(
+        start,
+        image,
+        config,
+        spent=spent,
+        failed=failed,
+        planned_fits=planned_fits,
+        on_eval=on_eval,
+    )
     (results,) = deque(run, maxlen=1)
     return results
 
@@ -183,6 +191,7 @@ def descent(
     *,
     spent: CurvePoint,
     failed: CurvePoint | None = None,
+    planned_fits: int = 1,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> Iterator[list[FitResult]]:
     """One attempt at fitting one SIREN, or B SIRENs together: the loop under every fit.
