@@ -1,7 +1,8 @@
-"""Hand-designed inits that a learned one is measured against: data only, nothing is drawn here."""
+"""Inits that a learned one is measured against: the seed experiment's rows, and the rivals."""
 
 from __future__ import annotations
 
+from baselines.rules import RULES, Rule
 from baselines.table import ROWS, Row, row
 
-__all__ = ["ROWS", "Row", "row"]
+__all__ = ["ROWS", "RULES", "Row", "Rule", "row"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hyperinit.fit_config import fit_options
 from hyperinit.init import InitSpec
 from hyperinit.protocol import PROTOCOLS, Protocol, Record
 from hyperinit.report import markdown
-from hyperinit.sources import load_init
+from hyperinit.sources import InitMaker, load_init
 from hyperinit.store import write_atomically
 from hyperinit.thumbnails import Thumbnails, folder_of
 from hyperinit.trial import Init, NamedImage
@@ -55,12 +55,14 @@ class Catalogue:
         images_to_test: (sources, size in pixels, limit or None) -> images.
         images_to_tune_on: (sources, size in pixels, count) -> images.
         image_names: Data sets that can be given as sources.
+        rules: Name -> further hand-designed inits: with a number to tune, or an eye on the image.
     """
 
     rows: Mapping[str, tuple[InitSpec, float]]
     images_to_test: Callable[[Sequence[str], int, int | None], Images]
     images_to_tune_on: Callable[[Sequence[str], int, int], Images]
     image_names: Sequence[str]
+    rules: Mapping[str, InitMaker] = field(default_factory=dict)
 
 
 def build(prog: str, description: str, *, inits: Sequence[str], track: str | None) -> Parser:
@@ -82,8 +84,9 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
         nargs="+",
         default=list(inits),
         metavar="INIT",
-        help=f"rows by name, {ALL_ROWS}, a .safetensors file, a run directory or checkpoint, "
-        f"FILE.py:FUNCTION or MODULE:FUNCTION; NAME=INIT names it (default: {' '.join(inits)})",
+        help=f"rows and rules by name, {ALL_ROWS}, a .safetensors file, a run directory or "
+        "checkpoint, FILE.py:FUNCTION or MODULE:FUNCTION; NAME=INIT names it, ROW@X has its first "
+        f"layer times X, RULE@X another number (default: {' '.join(inits)})",
     )
     add(
         *("--images",),
@@ -127,6 +130,8 @@ def main(
     try:
         if arguments.list:
             print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
+            if catalogue.rules:
+                print(f"rules: {' '.join(catalogue.rules)}")
             print(f"images: {' '.join(catalogue.image_names)}, files, directories")
             return 0
         # Small layers gain nothing from a second thread, and lose much if its core is busy.
@@ -225,12 +230,13 @@ def _inits(
         # are the same trials.
         distinct = {(s, decay if seed else 0): n for n, (s, decay) in _reversed(catalogue.rows)}
         names += [name for name in catalogue.rows if name in distinct.values()]
-    named = {name: spec for name, (spec, _) in catalogue.rows.items()}
+    named: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in catalogue.rows.items()}
+    named |= catalogue.rules
     found = []
     for name in dict.fromkeys(names):
         init = load_init(name, named, protocol.width, protocol.depth)
         if seed:
-            row = name.rpartition("=")[2]
+            row = name.rpartition("=")[2].partition("@")[0]
             decay = catalogue.rows[row][1] if row in catalogue.rows else SEED_WEIGHT_DECAY
             init = replace(init, fit={"weight_decay": decay})
         found.append(init)

@@ -84,6 +84,10 @@ class InitSpec:
         """The network this init is for, at a given size."""
         return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, self.bias is not None)
 
+    def with_first_scaled(self, factor: float) -> InitSpec:
+        """The same with the first layer's weights, and so its frequencies, times a factor."""
+        return replace(self, first=replace(self.first, gain=self.first.gain * factor))
+
 
 _OUTPUT_WEIGHT = WeightRule("uniform", 1.0)  # in a linear layer, that is with omega_0 = 1
 _OUTPUT_BIAS = BiasRule("torch")

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,13 @@ from hyperinit.init import InitSpec
 from hyperinit.store import PARAMS_KIND, file_kind, load_siren
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
+# (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
+InitMaker = Callable[[str, int, int, float | None], Init]
+
 
 def load_init(
     source: str,
-    named: Mapping[str, InitSpec],
+    named: Mapping[str, InitSpec | InitMaker],
     width: int,
     depth: int,
     *,
@@ -34,6 +38,8 @@ def load_init(
         source: A name in `named`; a .safetensors file with the parameters of a SIREN; a
             hypernetwork's checkpoint or run directory; or "FILE.py:FUNCTION" or
             "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
+            "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
+            is a factor on the first layer's weights.
         named: Hand-designed inits by name.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
@@ -45,14 +51,30 @@ def load_init(
     name, equals, rest = source.partition("=")
     if equals and name and not Path(source).exists():
         return replace(load_init(rest, named, width, depth, index=index), name=name)
-    if source in named:
-        return spec_init(source, named[source], width, depth)
+    known, at, text = source.partition("@")
+    if known in named:
+        number = _number(text, source) if at else None
+        entry = named[known]
+        if not isinstance(entry, InitSpec):
+            return entry(source, width, depth, number)
+        spec = entry if number is None else entry.with_first_scaled(number)
+        return spec_init(source, spec, width, depth)
     path = Path(source)
     if path.exists():
         return _file_init(path, index)
     if ":" in source:
         return callable_init(source)
     raise unknown_name("init", source, [*named, "or a file, a run directory, MODULE:FUNCTION"])
+
+
+def _number(text: str, source: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"init {source}: what follows @ must be a number >= 0, not {text!r}")
+    return number
 
 
 def _file_init(path: Path, index: int | None) -> Init:

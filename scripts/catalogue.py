@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datasets
-from baselines import ROWS
+from baselines import ROWS, RULES
 from datasets.workload import images_to_test, images_to_tune_on
 from hyperinit.benchmark_cli import Catalogue
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
 
 CATALOGUE = Catalogue(
-    {"paper": _ROWS["1"], **_ROWS}, images_to_test, images_to_tune_on, datasets.NAMES
+    {"paper": _ROWS["1"], **_ROWS},
+    images_to_test,
+    images_to_tune_on,
+    datasets.NAMES,
+    {name: rule.init for name, rule in RULES.items()},
 )

@@ -1,0 +1,282 @@
+"""Hand-designed rivals as rules: a draw with one number to tune, and perhaps an eye on the image.
+
+`RULES` maps the names that users type to them; "NAME@X" is the rule with the number X. Every row
+cites where its values come from. Three things hold for all of them:
+
+- The linear output layer is the source's, not nn.Linear's default as in the seed's table: its
+  weights are `output_gain` times as wide.
+- Where a source multiplies the first layer by another frequency than the hidden ones, the first
+  layer's weights are scaled instead: the function at the start is the same, and the hidden layers,
+  whose steps decide how a fit goes, are as in the source.
+- What a rule needs to look at the image is on the clock, and `looks` is in the epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from math import exp, sqrt
+
+import torch
+from torch import Tensor
+
+from hyperinit.coords import COORD_STD, image_to_rgb, pixel_coords
+from hyperinit.images import resize
+from hyperinit.init import NAMED_INITS, PAPER_INIT, BiasRule, InitSpec, WeightRule, sample_params
+from hyperinit.siren import Params, SirenConfig, predict
+from hyperinit.trial import Init
+
+_ROOT_6 = sqrt(6)  # SIREN sec. 3.2
+_OMEGA_0 = PAPER_INIT.omega_0
+# U(+-sqrt(6/n)/30), as the hidden layers: the output layer of SIREN's and most rivals' code.
+_OUTPUT_GAIN = _ROOT_6 / _OMEGA_0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn before the image is looked at; see `Rule.draw`.
+
+    Attributes:
+        spec: Everything but the output layer.
+        output_gain: Of the output layer's weights, relative to nn.Linear's.
+    """
+
+    spec: InitSpec
+    output_gain: float = 1.0
+
+    def sample(self, config: SirenConfig, generator: torch.Generator) -> Params:
+        """One SIREN."""
+        params = sample_params(self.spec, config, generator=generator)
+        return scaled(params, config.depth, self.output_gain)
+
+
+def _blind(params: Params, image: Tensor, number: float, generator: torch.Generator) -> Params:
+    """Of rules that do not look at the image."""
+    return params
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A hand-designed rival.
+
+    Attributes:
+        source: Paper, repository file, and what they were made for; one line.
+        number: What "NAME@X" replaces, at its published value.
+        meaning: Of the number.
+        draw: number -> what is drawn.
+        adapt: (drawn, image (3, H, W) in [0, 1], number, generator) -> the start for this image.
+        looks: Pixel visits per pixel of the image that `adapt` costs.
+    """
+
+    source: str
+    number: float
+    meaning: str
+    draw: Callable[[float], Draw]
+    adapt: Callable[[Params, Tensor, float, torch.Generator], Params] = _blind
+    looks: float = 0.0
+
+    def init(self, name: str, width: int, depth: int, number: float | None = None) -> Init:
+        """The rule for networks of one size, as a benchmark takes it."""
+        value = self.number if number is None else number
+        draw = self.draw(value)
+        config = draw.spec.siren_config(width, depth)
+
+        def start(image: Tensor, seed: int) -> Params:
+            generator = torch.Generator().manual_seed(seed)
+            return self.adapt(draw.sample(config, generator), image, value, generator)
+
+        rule = {"rule": name.partition("@")[0], "number": value, "output_gain": draw.output_gain}
+        return Init(name, start, lambda image: self.looks, {**asdict(draw.spec), **rule})
+
+
+def scaled(params: Params, layer: int, factor: float) -> Params:
+    """The same with the weights of one layer (0 is the first) times a factor."""
+    name = f"layers.{layer}.weight"
+    return Params(params.config, {**params, name: params[name] * factor})
+
+
+# Weight Scaling ----------------------------------------------------------------------------------
+
+
+def weight_scaling(alpha: float) -> Draw:
+    """The paper's init with all weights but the output layer's times alpha."""
+    hidden = replace(PAPER_INIT.hidden, gain=PAPER_INIT.hidden.gain * alpha)
+    return Draw(replace(PAPER_INIT, hidden=hidden).with_first_scaled(alpha), _OUTPUT_GAIN)
+
+
+# WINNER ------------------------------------------------------------------------------------------
+
+
+def spectral_centroid(image: Tensor) -> float:
+    """WINNER's SC of an image (3, H, W) in [0, 1]: 0 for a constant one.
+
+    As in its code, the spectrum is that of each channel's pixels as one long row, in [-1, 1], the
+    mean included; twice the mean centroid in cycles a pixel is divided by the number of channels.
+    """
+    signal = (2 * image.double() - 1).flatten(1)  # (3, H * W)
+    amplitudes = torch.fft.rfft(signal).abs()
+    cycles = torch.fft.rfftfreq(signal.shape[1], device=image.device, dtype=torch.float64)
+    centroids = (amplitudes @ cycles) / amplitudes.sum(dim=1).clamp_min(1e-12)
+    return float(2 * centroids.mean() / len(signal))
+
+
+def noise_scales(centroid: float, channels: int = 3) -> tuple[float, float]:
+    """WINNER's S0 and S1 for images, as `SIREN_square.set_noise_scales` has them."""
+    relative = centroid / channels
+    return 50 * (1 - exp(-5 * relative)), 0.4 * relative
+
+
+def add_noise(params: Params, image: Tensor, factor: float, generator: torch.Generator) -> Params:
+    """Adds normal noise of std factor S / omega_0 to the weights of the first two layers."""
+    tensors = dict(params)
+    for layer, scale in enumerate(noise_scales(spectral_centroid(image))):
+        name = f"layers.{layer}.weight"
+        noise = torch.randn(params[name].shape, generator=generator)
+        tensors[name] = params[name] + noise * (factor * scale / params.config.omega_0)
+    return Params(params.config, tensors)
+
+
+# VI3NR -------------------------------------------------------------------------------------------
+
+
+def vi3nr(sigma: float) -> Draw:
+    """Weights that give every layer's pre-activation, omega_0 W x here, the std sigma.
+
+    The gain is sigma / sqrt(E f(p)^2), the same in every layer but the first, whose input is the
+    coordinates. The source estimates the expectation by Monte Carlo; for a sine of a normal p it
+    is (1 - exp(-2 sigma^2)) / 2. Uniform weights, a bound being sqrt(3) stds. Biases are
+    nn.Linear's in units of the pre-activation, as in the source's demo.
+    """
+    gain = sqrt(3) * sigma / sqrt((1 - exp(-2 * sigma**2)) / 2)
+    first = sqrt(3) * sigma * sqrt(2) / (_OMEGA_0 * COORD_STD)  # fan_in 2: bound = first / 2
+    rules = {"first": WeightRule("uniform", first), "hidden": WeightRule("uniform", gain)}
+    return Draw(replace(PAPER_INIT, bias=BiasRule("torch", _OMEGA_0), **rules), gain)
+
+
+# FreSh -------------------------------------------------------------------------------------------
+
+FRESH_OMEGAS = tuple(range(10, 201, 10))
+FRESH_DRAWS = 10
+FRESH_BINS = 64
+
+
+def fresh_draw(_: float) -> Draw:
+    """The SIREN of FreSh's code: omega multiplies x in W (omega x) + b, also in the output layer.
+
+    Its biases are therefore a thirtieth of the paper's in our W x + b, which omega_0 multiplies.
+    """
+    return Draw(replace(PAPER_INIT, bias=BiasRule("torch", _OMEGA_0)), _ROOT_6)
+
+
+def spectrum(rgb: Tensor, side: int) -> Tensor:
+    """FreSh's spectrum: (side * side, 3) colours -> (FRESH_BINS,), which sums to 1.
+
+    Amplitudes of the two-dimensional Fourier transform, summed over the channels and over the
+    frequencies with the same i + j, each conjugate pair once, without the mean.
+    """
+    picture = rgb.double().T.reshape(3, side, side)
+    amplitudes = torch.fft.fft2(picture).abs().sum(dim=0)
+    index = torch.arange(side, device=rgb.device)
+    diagonal = index[:, None] + index
+    half = side // 2
+    # The source's mask: i + j < side, half of the diagonal i + j = side, no axis beyond Nyquist.
+    keep = (diagonal < side) | ((diagonal == side) & (index[:, None] <= half))
+    keep &= ~(((index[:, None] == 0) & (index > half)) | ((index == 0) & (index[:, None] > half)))
+    sums = torch.zeros(max(2 * side - 1, FRESH_BINS + 1), dtype=torch.float64, device=rgb.device)
+    sums.index_add_(0, diagonal[keep], amplitudes[keep])
+    bins = sums[1 : FRESH_BINS + 1]
+    return bins / bins.sum().clamp_min(1e-12)
+
+
+def wasserstein(a: Tensor, b: Tensor) -> Tensor:
+    """Distance of distributions over the same bins, (..., bins), in bins."""
+    return (a - b).cumsum(dim=-1).abs().sum(dim=-1)
+
+
+@lru_cache(maxsize=4)
+def fresh_spectra(config: SirenConfig, side: int) -> Tensor:
+    """Spectra of untrained SIRENs: (omegas, draws, bins).
+
+    They do not depend on the image, so the source stores them too; the first image of a size pays
+    for them in seconds.
+    """
+    coords = pixel_coords(side, side)
+    draws = [
+        fresh_draw(0).sample(config, torch.Generator().manual_seed(seed))
+        for seed in range(FRESH_DRAWS)
+    ]
+    rows = [
+        torch.stack([spectrum(predict(scaled(p, 0, o / _OMEGA_0), coords), side) for p in draws])
+        for o in FRESH_OMEGAS
+    ]
+    return torch.stack(rows)
+
+
+def choose_omega(config: SirenConfig, image: Tensor) -> float:
+    """The first layer's frequency whose untrained SIRENs have the image's spectrum, on average."""
+    side = min(image.shape[-2:])
+    square = image if image.shape[-2:] == (side, side) else resize(image, side, side)
+    target = spectrum(image_to_rgb(square), side).cpu()
+    distances = wasserstein(fresh_spectra(config, side), target).mean(dim=1)
+    return float(FRESH_OMEGAS[int(distances.argmin())])
+
+
+def fresh(params: Params, image: Tensor, factor: float, generator: torch.Generator) -> Params:
+    """Gives the first layer the chosen frequency, times a factor."""
+    return scaled(params, 0, factor * choose_omega(params.config, image) / params.config.omega_0)
+
+
+# 33 for the size ---------------------------------------------------------------------------------
+
+
+def fit_to_size(params: Params, image: Tensor, power: float, generator: torch.Generator) -> Params:
+    """Scales the first layer by (side / 224)^power, the side being sqrt(H W)."""
+    side = sqrt(image.shape[-2] * image.shape[-1])
+    return scaled(params, 0, (side / 224) ** power)
+
+
+RULES: dict[str, Rule] = {
+    "weight-scaling": Rule(
+        "arXiv 2410.04779, effl-lab/Fast-Neural-Fields ICLR2025/weight_scaling.py: alpha 2.5 at"
+        " 1+3 sine layers x 512, grey 512 x 512, full batch, Adam 1e-4",
+        2.5,
+        "alpha, the factor on all weights but the output layer's",
+        weight_scaling,
+    ),
+    "winner": Rule(
+        "arXiv 2509.09719, hemanthgrylls/SIREN-square modules/networks.py SIREN_square: 5 x 256,"
+        " omega 30, Adam 1e-4 times 0.998 every 20 steps",
+        1.0,
+        "factor on both noise scales",
+        lambda _: Draw(PAPER_INIT, _OUTPUT_GAIN),
+        add_noise,
+        looks=1.0,
+    ),
+    "vi3nr": Rule(
+        "arXiv 2504.19270, Chumbyte/vi3nr vi3nr.py; sigma_p 1 in its demo and toy experiments, to"
+        " be searched for per task",
+        1.0,
+        "sigma_p, the std of every layer's pre-activation",
+        vi3nr,
+    ),
+    "fresh": Rule(
+        "arXiv 2410.05050, gmum/FreSh src/models.py, configs/siren_best_omega.yaml: 20 omegas, 10"
+        " draws, 64 diagonals; 1+3 sine layers x 256, Adam 1e-4",
+        1.0,
+        "factor on the chosen omega",
+        fresh_draw,
+        fresh,
+        looks=1.0,
+    ),
+    # Ours: at 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency.
+    # Power 1 keeps its frequencies where they are in cycles a pixel; the constant is to be fitted
+    # on training photographs of several sizes, which has not been done.
+    "33-sized": Rule(
+        "init 33, whose first layer suits the 224 x 224 pixels it was designed on",
+        1.0,
+        "power of side / 224 on the first layer's std",
+        lambda _: Draw(NAMED_INITS["33"]),
+        fit_to_size,
+    ),
+}

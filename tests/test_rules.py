@@ -1,0 +1,226 @@
+"""Hand-designed rivals: the property that defines each, and how they come into a benchmark."""
+
+from __future__ import annotations
+
+from math import exp, sqrt
+
+import pytest
+import torch
+from conftest import smooth_image
+from torch import Tensor
+
+from baselines import RULES
+from baselines.rules import (
+    FRESH_BINS,
+    FRESH_OMEGAS,
+    choose_omega,
+    fresh_draw,
+    noise_scales,
+    spectral_centroid,
+    spectrum,
+    wasserstein,
+)
+from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.errors import InputError
+from hyperinit.init import NAMED_INITS, named_init
+from hyperinit.siren import Params, SirenConfig
+from hyperinit.sources import load_init
+from hyperinit.trial import spec_init
+from scripts import benchmark as script
+from scripts.catalogue import CATALOGUE
+
+WIDTH, DEPTH = 64, 3
+
+
+def start(name: str, image: Tensor | None = None, seed: int = 0, width: int = WIDTH) -> Params:
+    init = load_init(name, CATALOGUE.rules, width, DEPTH)
+    return init.start(smooth_image() if image is None else image, seed)
+
+
+def grating(cycles: int, side: int = 32) -> Tensor:
+    """A grey picture of so many cycles along x, (3, side, side) in [0, 1]."""
+    x = torch.arange(side) / side
+    return (0.5 + 0.4 * torch.sin(2 * torch.pi * cycles * x)).expand(3, side, side)
+
+
+def noise_image(seed: int = 0, side: int = 32) -> Tensor:
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def pre_activations(params: Params, coords: Tensor) -> list[Tensor]:
+    """omega_0 (W x + b) of every sine layer, then the output, each (N, units)."""
+    found, hidden = [], coords
+    for i in range(params.config.depth + 1):
+        omega_0 = params.config.omega_0 if i < params.config.depth else 1.0
+        weight, bias = params[f"layers.{i}.weight"], params[f"layers.{i}.bias"]
+        found.append(omega_0 * (hidden @ weight.T + bias))
+        hidden = torch.sin(found[-1])
+    return found
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_seed_decides_every_bit_and_the_network_is_the_one_asked_for(name):
+    first, same, other = start(name, seed=3), start(name, seed=3), start(name, seed=4)
+    assert (first.config.width, first.config.depth) == (WIDTH, DEPTH)
+    assert all(torch.equal(first[n], same[n]) for n in first)
+    assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
+    assert all(value.isfinite().all() for value in first.values())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_records_know_rules_as_hand_designed_and_by_their_number(name):
+    plain, tuned = (load_init(n, CATALOGUE.rules, WIDTH, DEPTH) for n in (name, f"{name}@0.5"))
+    assert "hidden" in plain.facts  # what the score takes for hand-designed
+    assert plain.facts["number"] == RULES[name].number and tuned.facts["number"] == 0.5
+    assert (plain.facts["rule"], tuned.facts["rule"], tuned.name) == (name, name, f"{name}@0.5")
+
+
+def test_looking_at_the_image_is_counted():
+    looks = {name: load_init(name, CATALOGUE.rules, 8, 2).epochs(smooth_image()) for name in RULES}
+    assert looks == {"weight-scaling": 0, "winner": 1, "vi3nr": 0, "fresh": 1, "33-sized": 0}
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "nan", "inf"])
+def test_a_number_that_is_none_is_one_clear_line(number):
+    with pytest.raises(InputError, match=f"init vi3nr@{number}: .* number >= 0"):
+        load_init(f"vi3nr@{number}", CATALOGUE.rules, WIDTH, DEPTH)
+
+
+def test_the_benchmark_lists_and_runs_them(tmp_path, capsys):
+    assert script.main(["--list"]) == 0
+    assert "rules: weight-scaling winner vi3nr fresh 33-sized" in capsys.readouterr().out
+    sizes = {"image-size": 16, "width": 8, "depth": 2, "budgets-epochs": 1, "lrs": "1e-3"}
+    more = {"lr-images": 1, "lr-budget-epochs": 1, "limit": 1, "seeds": 1, "out": tmp_path / "r"}
+    flags = [text for k, v in {**sizes, **more}.items() for text in (f"--{k}", str(v))]
+    names = ["winner", "vi3nr@2", "33@0.25", "33-sized@0.5", "mine=weight-scaling"]
+    data = ["--images", "synthetic", "--tuning-images", "synthetic"]
+    assert script.main(["--inits", *names, *data, *flags]) == 0
+    table = capsys.readouterr().out
+    assert all(f"| {name.partition('=')[0]} |" in table for name in names)
+
+
+# Each one
+
+
+def test_weight_scaling_is_the_paper_init_times_alpha_but_for_the_output_layer():
+    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0)
+    for name, alpha in (("weight-scaling", 2.5), ("weight-scaling@1.2", 1.2)):
+        params = start(name)
+        for layer in range(DEPTH):
+            weight = f"layers.{layer}.weight"
+            torch.testing.assert_close(params[weight], alpha * paper[weight])
+        output = f"layers.{DEPTH}.weight"
+        torch.testing.assert_close(params[output], paper[output] * sqrt(6) / 30)
+        for layer in range(DEPTH + 1):
+            assert torch.equal(params[f"layers.{layer}.bias"], paper[f"layers.{layer}.bias"])
+
+
+def test_the_spectral_centroid_is_that_of_a_row_of_pixels():
+    assert spectral_centroid(torch.full((3, 8, 8), 0.3)) == pytest.approx(0, abs=1e-9)
+    assert spectral_centroid(torch.full((3, 8, 8), 0.5)) == 0  # all zeros in [-1, 1]
+    # A grating around mid grey has one line, at cycles / side; as SC twice that by 3 channels.
+    assert spectral_centroid(grating(8)) == pytest.approx(2 * (8 / 32) / 3, rel=1e-5)
+    assert spectral_centroid(smooth_image(32)) < spectral_centroid(noise_image())
+
+
+def test_winner_adds_noise_by_the_centroid_formula_to_the_first_two_layers():
+    image, width = noise_image(), 256
+    plain = start("winner", torch.full((3, 32, 32), 0.3), width=width)
+    noisy, double = (start(name, image, width=width) for name in ("winner", "winner@2"))
+    relative = spectral_centroid(image) / 3
+    expected = [50 * (1 - exp(-5 * relative)) / 30, 0.4 * relative / 30]
+    for layer, std in enumerate(expected):
+        name = f"layers.{layer}.weight"
+        noise = noisy[name] - plain[name]
+        assert float(noise.std()) == pytest.approx(std, rel=0.1)
+        torch.testing.assert_close(double[name] - plain[name], 2 * noise, rtol=1e-3, atol=1e-5)
+    for name in list(plain)[4:]:
+        assert torch.equal(noisy[name], plain[name])
+    assert noise_scales(0.0) == (0.0, 0.0)
+
+
+def test_winner_leaves_the_paper_init_alone_for_a_constant_image():
+    plain = start("winner", torch.full((3, 16, 16), 0.7))
+    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0)
+    for layer in range(DEPTH):
+        weight = f"layers.{layer}.weight"
+        torch.testing.assert_close(plain[weight], paper[weight], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
+def test_vi3nr_keeps_the_pre_activations_std_in_depth(sigma):
+    init = load_init(f"vi3nr@{sigma}", CATALOGUE.rules, 512, 6)
+    found = pre_activations(init.start(smooth_image(), 0), pixel_coords(32, 32))
+    # Without its bias, whose scale does not follow sigma.
+    for layer in found[1:-1]:
+        assert float(layer.std()) == pytest.approx(sigma, rel=0.2)
+    weight = init.start(smooth_image(), 0)["layers.0.weight"]
+    assert float((30 * pixel_coords(32, 32) @ weight.T).std()) == pytest.approx(sigma, rel=0.1)
+
+
+def test_the_spectrum_sits_where_the_frequency_is():
+    for cycles in (3, 10):
+        bins = spectrum(image_to_rgb(grating(cycles)), 32)
+        assert bins.shape == (FRESH_BINS,) and float(bins.sum()) == pytest.approx(1)
+        assert int(bins.argmax()) == cycles - 1  # the mean is left out
+        assert float(bins.max()) > 0.99
+
+
+def test_the_spectrum_counts_every_conjugate_pair_once():
+    # White noise has the same amplitude everywhere, so bins are as long as their diagonals.
+    side = 8
+    rgb = torch.zeros(side * side, 3)
+    rgb[0] = 1.0  # one bright pixel: a flat spectrum
+    bins = spectrum(rgb, side)
+    counts = torch.tensor([2, 3, 4, 5, 4, 5, 6, 4.0])  # independent frequencies with i + j = 1...
+    torch.testing.assert_close(bins[:8] * counts.sum(), counts.double())
+    assert float(counts.sum()) == side * side / 2 + 1 and not bins[8:].any()
+
+
+def test_the_distance_of_spectra_is_how_far_mass_moves():
+    a, b = torch.zeros(64), torch.zeros(64)
+    a[3], b[10] = 1.0, 1.0
+    assert float(wasserstein(a, b)) == 7 and float(wasserstein(a, a)) == 0
+
+
+def test_fresh_takes_a_larger_omega_for_a_finer_image():
+    config = fresh_draw(0).spec.siren_config(WIDTH, DEPTH)
+    omegas = [choose_omega(config, image) for image in (grating(1), grating(6), grating(14))]
+    assert omegas == sorted(omegas) and omegas[0] < omegas[-1]
+    assert set(omegas) <= set(FRESH_OMEGAS)
+    assert choose_omega(config, smooth_image(32)) < choose_omega(config, noise_image())
+
+
+def test_fresh_has_the_chosen_omega_in_the_first_layer_alone():
+    config = SirenConfig(WIDTH, DEPTH)
+    coarse, fine = smooth_image(32), noise_image()
+    ratio = choose_omega(config, fine) / choose_omega(config, coarse)
+    a, b = start("fresh", coarse), start("fresh", fine)
+    torch.testing.assert_close(b["layers.0.weight"], ratio * a["layers.0.weight"])
+    assert all(torch.equal(a[name], b[name]) for name in list(a)[1:])
+    # Output layer: W (30 x) with W uniform within sqrt(6/n)/30.
+    assert float(a[f"layers.{DEPTH}.weight"].abs().max()) <= sqrt(6 / WIDTH)
+
+
+def test_33_sized_is_33_at_224_and_has_fewer_cycles_on_a_smaller_image():
+    row_33 = spec_init("33", named_init("33"), WIDTH, DEPTH).start(smooth_image(), 0)
+    same, half, root = (
+        start("33-sized", smooth_image(224)),
+        start("33-sized", smooth_image(112)),
+        start("33-sized@0.5", smooth_image(56)),
+    )
+    assert all(torch.equal(same[name], row_33[name]) for name in same)
+    for params in (half, root):  # (1/2)^1 and (1/4)^(1/2)
+        torch.testing.assert_close(params["layers.0.weight"], row_33["layers.0.weight"] / 2)
+        assert all(torch.equal(params[name], row_33[name]) for name in list(params)[1:])
+
+
+def test_a_row_can_have_its_first_layer_scaled():
+    plain, scaled = (load_init(n, NAMED_INITS, WIDTH, DEPTH) for n in ("33", "33@0.25"))
+    a, b = plain.start(smooth_image(), 0), scaled.start(smooth_image(), 0)
+    torch.testing.assert_close(b["layers.0.weight"], 0.25 * a["layers.0.weight"])
+    assert all(torch.equal(a[name], b[name]) for name in list(a)[1:])
+    assert scaled.facts["first"]["gain"] == 0.25 and scaled.name == "33@0.25"
