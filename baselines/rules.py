@@ -150,8 +150,13 @@ def vi3nr(sigma: float) -> Draw:
     """
     gain = sqrt(3) * sigma / sqrt((1 - exp(-2 * sigma**2)) / 2)
     first = sqrt(3) * sigma * sqrt(2) / (_OMEGA_0 * COORD_STD)  # fan_in 2: bound = first / 2
-    rules = {"first": WeightRule("uniform", first), "hidden": WeightRule("uniform", gain)}
-    return Draw(replace(PAPER_INIT, bias=BiasRule("torch", _OMEGA_0), **rules), gain)
+    spec = InitSpec(
+        first=WeightRule("uniform", first),
+        hidden=WeightRule("uniform", gain),
+        bias=BiasRule("torch", _OMEGA_0),
+        omega_0=_OMEGA_0,
+    )
+    return Draw(spec, gain)
 
 
 # FreSh -------------------------------------------------------------------------------------------

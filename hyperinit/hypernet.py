@@ -8,17 +8,18 @@ gradient, which needs no training to be meaningful.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.coords import image_coords, image_to_rgb
+from hyperinit.coords import image_to_rgb
 from hyperinit.errors import InputError
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import named_init, sample_params
-from hyperinit.inner import StepSizes, take_inner_steps
+from hyperinit.inner import StepSizes, adapt, root_mse
 from hyperinit.siren import Params, Siren, SirenConfig, param_shapes
 
 
@@ -119,6 +120,8 @@ class HyperNetwork(nn.Module):
         base: What an untrained hypernetwork returns for every image, before any inner step.
     """
 
+    objective = staticmethod(root_mse)  # what its inner steps descend
+
     def __init__(self, config: HyperConfig, base: Params) -> None:
         super().__init__()
         self.config = config
@@ -134,6 +137,11 @@ class HyperNetwork(nn.Module):
         with torch.no_grad():
             for column, name in enumerate(names):
                 self.log_step_sizes[:, column] = torch.tensor(_first_step_size(name, config)).log()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records and checkpoints say of it, JSON-able."""
+        return {"hypernetwork": asdict(self.config)}
 
     @classmethod
     def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
@@ -178,22 +186,12 @@ class HyperNetwork(nn.Module):
         """
         steps = self._steps(inner_steps)
         image = to_image(image).to(self.log_step_sizes.device)
-        coords, rgb = image_coords(image), image_to_rgb(image)
-        count = min(self.config.inner_pixels, len(coords))
-        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            params: Params = self(image[None])
+            params: Params = self(image[None]).unbatch()[0]
         if steps:
-            draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in range(steps)]
-            indices = torch.stack(draws).to(image.device)
-            params = take_inner_steps(
-                params.map(lambda value: value.requires_grad_()),
-                coords[indices][None],
-                rgb[indices][None],
-                self.step_sizes()[:steps],
-                second_order=False,
-            )
-        return params.map(Tensor.detach).unbatch()[0]
+            step_sizes = self.step_sizes()[:steps]
+            params = adapt(params, image, step_sizes, self.config.inner_pixels, seed=seed)
+        return params.map(Tensor.detach)
 
     def _steps(self, wanted: int | None) -> int:
         learned = self.config.inner_steps

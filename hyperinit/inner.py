@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from hyperinit.coords import image_coords, image_to_rgb
 from hyperinit.siren import Params, apply
 
 StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
+Objective = Callable[[Tensor], Tensor]  # MSE -> what an inner step descends
 
 
-def inner_loss(mse: Tensor) -> Tensor:
-    """What an inner step descends, given the MSE; finite gradient even for a perfect fit."""
+def root_mse(mse: Tensor) -> Tensor:
+    """A hypernetwork's inner objective; finite gradient even for a perfect fit.
+
+    The root keeps the length of a step independent of how far off an image is: steps on the MSE
+    itself that suit most images throw one of unusual colours into chaos.
+    """
     return mse.clamp_min(1e-8).sqrt()
+
+
+def plain_mse(mse: Tensor) -> Tensor:
+    """The inner objective of the meta-learning literature."""
+    return mse
 
 
 def take_inner_steps(
@@ -24,11 +35,9 @@ def take_inner_steps(
     step_sizes: Sequence[StepSizes],
     *,
     second_order: bool,
+    objective: Objective = root_mse,
 ) -> Params:
-    """Plain gradient steps on the root of the MSE of B SIRENs, each on its own pixels.
-
-    The root keeps the length of a step independent of how far off an image is: steps on the MSE
-    itself that suit most images throw one of unusual colours into chaos.
+    """Plain gradient steps of B SIRENs, each on its own pixels.
 
     Args:
         params: B stacked SIRENs.
@@ -37,14 +46,50 @@ def take_inner_steps(
         step_sizes: K mappings, one a step.
         second_order: Let gradients flow through the steps; otherwise each step's gradient counts
             as a constant (first-order MAML).
+        objective: What is descended.
     """
     for k, sizes in enumerate(step_sizes):
         # The sum over images keeps each image's gradient free of how many neighbours it has.
         mse = (apply(params, coords[:, k]) - rgb[:, k]).square().mean(dim=(-1, -2))
-        loss = inner_loss(mse).sum()
+        loss = objective(mse).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
         named = zip(params.items(), gradients, strict=True)
         params = Params(
             params.config, {name: value - sizes[name] * grad for (name, value), grad in named}
         )
     return params
+
+
+def adapt(
+    params: Params,
+    image: Tensor,
+    step_sizes: Sequence[StepSizes],
+    inner_pixels: int,
+    *,
+    seed: int,
+    objective: Objective = root_mse,
+) -> Params:
+    """Inner steps of one SIREN on one image, each on `inner_pixels` random pixels of it.
+
+    Args:
+        params: One SIREN, detached.
+        image: (3, H, W) in [0, 1].
+        step_sizes: One mapping a step.
+        inner_pixels: Pixels per step, without replacement; never more than the image has.
+        seed: Of the pixels.
+        objective: What is descended.
+    """
+    coords, rgb = image_coords(image), image_to_rgb(image)
+    count = min(inner_pixels, len(coords))
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in step_sizes]
+    indices = torch.stack(draws).to(image.device)
+    adapted = take_inner_steps(
+        params.map(lambda value: value[None].requires_grad_()),
+        coords[indices][None],
+        rgb[indices][None],
+        step_sizes,
+        second_order=False,
+        objective=objective,
+    )
+    return adapted.map(Tensor.detach).unbatch()[0]

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.inner import inner_loss, take_inner_steps
+from hyperinit.inner import take_inner_steps
+from hyperinit.learned import LearnedInit
+from hyperinit.outer import StepResult
 from hyperinit.siren import Params, Siren, apply
 
 
@@ -50,14 +52,23 @@ class OuterResult:
     psnr_before: Tensor
     psnr_after: Tensor
 
+    def mean(self) -> StepResult:
+        """The same with errors averaged over the images."""
+        errors = (self.mse_before, self.mse_after, self.psnr_before, self.psnr_after)
+        return StepResult(self.loss, *(float(error.mean()) for error in errors))
+
 
 def outer_loss(
-    hyper: HyperNetwork, images: Tensor, config: OuterLoss, *, generator: torch.Generator
+    hyper: HyperNetwork | LearnedInit,
+    images: Tensor,
+    config: OuterLoss,
+    *,
+    generator: torch.Generator,
 ) -> OuterResult:
     """The loss of one outer step.
 
     Args:
-        hyper: The hypernetwork being trained.
+        hyper: The hypernetwork being trained, or the one init for all images (MAML).
         images: (B, 3, H, W) in [0, 1].
         config: See OuterLoss.
         generator: Of the pixels; a CPU generator.
@@ -83,7 +94,12 @@ def outer_loss(
         prediction = _predict_with_higher(hyper, params, inner_coords, inner_rgb, coords, config)
     elif steps:
         adapted = take_inner_steps(
-            params, inner_coords, inner_rgb, hyper.step_sizes(), second_order=config.second_order
+            params,
+            inner_coords,
+            inner_rgb,
+            hyper.step_sizes(),
+            second_order=config.second_order,
+            objective=hyper.objective,
         )
         prediction = apply(adapted, coords)
     mse_after, psnr_after = grid_errors(prediction, rgb)
@@ -94,7 +110,7 @@ def outer_loss(
     return OuterResult(loss, *(error.detach() for error in errors))
 
 
-def _residual_size(hyper: HyperNetwork, params: Params) -> Tensor:
+def _residual_size(hyper: HyperNetwork | LearnedInit, params: Params) -> Tensor:
     """Mean squared residual, relative to the base parameters' mean square, over all tensors."""
     base = hyper.base.params
     sizes = [
@@ -105,7 +121,7 @@ def _residual_size(hyper: HyperNetwork, params: Params) -> Tensor:
 
 
 def _predict_with_higher(
-    hyper: HyperNetwork,
+    hyper: HyperNetwork | LearnedInit,
     params: Params,
     inner_coords: Tensor,
     inner_rgb: Tensor,
@@ -138,6 +154,7 @@ def _predict_with_higher(
             for k, sizes in enumerate(step_sizes):
                 mse = nn.functional.mse_loss(functional(inner_coords[b, k]), inner_rgb[b, k])
                 override = {"lr": [sizes[name] for name in names]}
-                differentiable_sgd.step(inner_loss(mse), override=override, grad_callback=callback)
+                loss = hyper.objective(mse)
+                differentiable_sgd.step(loss, override=override, grad_callback=callback)
             predictions.append(functional(coords[b]))
     return torch.stack(predictions)

@@ -107,6 +107,11 @@ class Params(Mapping[str, Tensor]):
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
+def features(params: Params, coords: Tensor) -> Tensor:
+    """The last sine layer's output, (..., width): what `apply` sums up to colours; see there."""
+    return _run_layers(params, coords, None, torch.sin, params.config.depth)
+
+
 def apply(
     params: Params,
     coords: Tensor,
@@ -126,10 +131,21 @@ def apply(
     Returns:
         Normalised colours (..., 3), or (B, N, 3).
     """
+    return _run_layers(params, coords, hidden_dtype, sine, params.config.depth + 1)
+
+
+def _run_layers(
+    params: Params,
+    coords: Tensor,
+    hidden_dtype: torch.dtype | None,
+    sine: Callable[[Tensor], Tensor],
+    layers: int,
+) -> Tensor:
+    """The output of the first so many layers."""
     config = params.config
     batched = bool(params.batch_shape)
     hidden = coords / COORD_STD if config.unit_std_coords else coords
-    for i in range(config.depth + 1):
+    for i in range(layers):
         weight, bias = params[f"layers.{i}.weight"], params.tensors.get(f"layers.{i}.bias")
         if i < config.depth:
             # omega_0 (W x + b) = (omega_0 W) x + omega_0 b: scaling the few weights is cheaper

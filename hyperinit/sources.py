@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.init import InitSpec
-from hyperinit.store import PARAMS_KIND, file_kind, load_siren
+from hyperinit.learned import LEARNED_KIND, load_learned
+from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
@@ -35,8 +36,8 @@ def load_init(
     """Finds an init.
 
     Args:
-        source: A name in `named`; a .safetensors file with the parameters of a SIREN; a
-            hypernetwork's checkpoint or run directory; or "FILE.py:FUNCTION" or
+        source: A name in `named`; a .safetensors file with the parameters of a SIREN; the
+            checkpoint or run directory of a hypernetwork or a learned init; "FILE.py:FUNCTION" or
             "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
             "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
             is a factor on the first layer's weights.
@@ -78,14 +79,16 @@ def _number(text: str, source: str) -> float:
 
 
 def _file_init(path: Path, index: int | None) -> Init:
-    if path.is_file() and file_kind(path) == PARAMS_KIND:
+    kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
+    if path.is_file() and kind == PARAMS_KIND:
         params, info = load_siren(path, index)
         init = params_init(path.stem, params)
     else:
         from hyperinit.training import load_hypernetwork
 
-        hyper, info = load_hypernetwork(path)
-        init = hyper_init(path.name if path.is_dir() else path.resolve().parent.name, hyper)
+        load = load_learned if kind == LEARNED_KIND else load_hypernetwork
+        model, info = load(path)
+        init = hyper_init(path.name if path.is_dir() else path.resolve().parent.name, model)
     return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
 
 

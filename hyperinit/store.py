@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperinit.errors import InputError
 from hyperinit.siren import Params, SirenConfig
@@ -30,6 +30,7 @@ except ImportError:  # not a POSIX system: no locks there
     fcntl = None  # type: ignore[assignment]
 
 PARAMS_KIND = "hyperinit-params-1"
+CHECKPOINT_NAME = "checkpoint.safetensors"  # in the directory of a training run
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -158,6 +159,23 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     if metadata.get("sha256") != tensors_hash(tensors, kind + metadata.get("info", "")):
         raise InputError(f"{path}: checksum does not match, the file was damaged after writing")
     return tensors, json.loads(metadata["info"])
+
+
+def load_module(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: str | Path
+) -> None:
+    """Gives a module the tensors that a file has under "PREFIX/".
+
+    Raises:
+        InputError: they do not fit; the file is named.
+    """
+    start = f"{prefix}/"
+    own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: tensors do not fit its own config ({reason})") from error
 
 
 def save_params(path: str | Path, params: Params, **info: Any) -> None:

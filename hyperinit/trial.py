@@ -20,6 +20,7 @@ from hyperinit.fit_config import AUTO
 from hyperinit.hypernet import HyperNetwork
 from hyperinit.images import image_hash, square_crop
 from hyperinit.init import InitSpec, sample_params
+from hyperinit.learned import LearnedInit
 from hyperinit.protocol import Protocol, Record, trial_key
 from hyperinit.siren import Params
 from hyperinit.store import tensors_hash
@@ -59,13 +60,13 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
     return Init(name, start, facts=asdict(spec))
 
 
-def hyper_init(name: str, hyper: HyperNetwork) -> Init:
-    """A hypernetwork: its forward pass and inner steps are on the clock and in the epochs."""
+def hyper_init(name: str, hyper: HyperNetwork | LearnedInit) -> Init:
+    """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
     return Init(
         name,
         lambda image, seed: hyper.to(image.device).generate(image, seed=seed),
         hyper.generate_epochs,
-        {"hypernetwork": asdict(hyper.config), "sha256": tensors_hash(hyper.state_dict())},
+        {**hyper.facts, "sha256": tensors_hash(hyper.state_dict())},
     )
 
 

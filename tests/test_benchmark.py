@@ -26,11 +26,12 @@ from hyperinit.errors import InputError
 from hyperinit.images import save_image
 from hyperinit.init import NAMED_INITS, named_init
 from hyperinit.lr_range import lr_range_test
+from hyperinit.outer import TrainState, save_state
 from hyperinit.protocol import Protocol, Record, append_record, read_records
 from hyperinit.score import score
 from hyperinit.sources import load_init
 from hyperinit.store import save_params
-from hyperinit.training import TrainConfig, TrainState, save_state
+from hyperinit.training import HYPERNETWORK, TrainConfig
 from hyperinit.trial import Init, NamedImage, Trial, hyper_init, spec_init
 from scripts import benchmark as script
 from scripts import frozen_layers
@@ -405,7 +406,7 @@ def test_stored_parameters_are_an_init_that_is_the_same_for_every_image(tmp_path
 
 def test_a_run_directory_is_an_init_that_knows_its_training_images(tmp_path):
     hyper = tiny_hyper()
-    state = TrainState(hyper, torch.optim.AdamW(hyper.parameters()))
+    state = TrainState(HYPERNETWORK, hyper, torch.optim.AdamW(hyper.parameters()))
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     path = run_dir / "checkpoint.safetensors"

@@ -15,14 +15,10 @@ from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit import load, load_image, load_params, render, save_image
 from hyperinit.cli import main
+from hyperinit.outer import TrainState, save_state
+from hyperinit.store import CHECKPOINT_NAME
 from hyperinit.tracking import read_log
-from hyperinit.training import (
-    CHECKPOINT_NAME,
-    TrainConfig,
-    TrainState,
-    load_hypernetwork,
-    save_state,
-)
+from hyperinit.training import HYPERNETWORK, TrainConfig, load_hypernetwork
 from scripts import meta_train
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +27,7 @@ TINY = ["--preset", "tiny", "--data", "synthetic", "--wandb", "disabled"]
 
 @pytest.fixture
 def checkpoint(tmp_path) -> str:
-    state = TrainState(shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
+    state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig())
     return str(tmp_path / CHECKPOINT_NAME)
 

@@ -8,21 +8,12 @@ import pytest
 import torch
 from conftest import smooth_image
 
-from hyperinit import training
+from hyperinit import outer
 from hyperinit.errors import InputError
-from hyperinit.store import save_tensors
+from hyperinit.outer import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.store import CHECKPOINT_NAME, load_tensors, save_tensors
 from hyperinit.tracking import open_tracker, read_log
-from hyperinit.training import (
-    CHECKPOINT_KIND,
-    Stop,
-    TrainConfig,
-    load_hypernetwork,
-    load_state,
-    meta_train,
-    new_state,
-    save_state,
-    train_step,
-)
+from hyperinit.training import CHECKPOINT_KIND, HYPERNETWORK, TrainConfig, load_hypernetwork
 
 TINY = TrainConfig(
     size=16,
@@ -54,10 +45,10 @@ def run(run_dir, config, state=None, stop=None, on_step=lambda step, metrics: No
     """Trains in a directory and returns the logged training losses by step."""
     resume_step = None if state is None else state.step
     tracker = open_tracker(run_dir, {}, config.wandb, resume_step=resume_step)
-    state = state or new_state(config)
+    state = state or new_state(HYPERNETWORK, config)
     held_out = torch.stack([smooth_image(seed=7)])
     try:
-        meta_train(
+        train(
             state,
             config,
             Images(),
@@ -90,25 +81,25 @@ def interrupted(run_dir, config, at_step):
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     whole, losses = run(tmp_path / "whole", TINY)
     interrupted(tmp_path / "cut", TINY, at_step=3)
-    state, config, info = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    state, config, info = load_state(tmp_path / "cut" / CHECKPOINT_NAME, HYPERNETWORK)
     assert (state.step, config, info["train_hashes"]) == (3, TINY, ["abc"])
     resumed, resumed_losses = run(tmp_path / "cut", config, state)
     assert resumed_losses == losses and set(losses) == set(range(1, 9))
-    for name, value in whole.hyper.state_dict().items():
-        assert torch.equal(value, resumed.hyper.state_dict()[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_losses_logged_after_the_checkpoint_are_not_doubled(tmp_path):
     # As after kill -9: the log is ahead of the last checkpoint.
     _, losses = run(tmp_path / "whole", TINY)
     interrupted(tmp_path / "cut", TINY, at_step=3)
-    old = (tmp_path / "cut" / training.CHECKPOINT_NAME).read_bytes()
-    state, config, _ = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    old = (tmp_path / "cut" / CHECKPOINT_NAME).read_bytes()
+    state, config, _ = load_state(tmp_path / "cut" / CHECKPOINT_NAME, HYPERNETWORK)
     run(tmp_path / "cut", config, state)
-    (tmp_path / "cut" / training.CHECKPOINT_NAME).write_bytes(old)
+    (tmp_path / "cut" / CHECKPOINT_NAME).write_bytes(old)
     with open(tmp_path / "cut" / "metrics.jsonl", "ab") as log:
         log.write(b'{"kind": "metrics", "step": 9, "val')
-    state, config, _ = load_state(tmp_path / "cut" / training.CHECKPOINT_NAME)
+    state, config, _ = load_state(tmp_path / "cut" / CHECKPOINT_NAME, HYPERNETWORK)
     assert run(tmp_path / "cut", config, state)[1] == losses
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     steps = [line.split('"step": ')[1].split(",")[0] for line in lines if "train/loss" in line]
@@ -117,7 +108,7 @@ def test_losses_logged_after_the_checkpoint_are_not_doubled(tmp_path):
 
 def test_training_lowers_the_loss():
     config = replace(TINY, max_steps=200, lr=5e-3, base_lr=1e-3, step_size_lr=0.1, warmup_steps=5)
-    state = new_state(config)
+    state = new_state(HYPERNETWORK, config)
     images = torch.stack([smooth_image(seed=0), smooth_image(seed=1)])
     losses = [train_step(state, config, images)["train/loss"] for _ in range(200)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
@@ -125,11 +116,11 @@ def test_training_lowers_the_loss():
 
 def test_the_checkpoint_gives_the_trained_hypernetwork_and_its_manifest(tmp_path):
     state, _ = run(tmp_path / "run", TINY)
-    for path in (tmp_path / "run", tmp_path / "run" / training.CHECKPOINT_NAME):
+    for path in (tmp_path / "run", tmp_path / "run" / CHECKPOINT_NAME):
         hyper, info = load_hypernetwork(path)
         image = smooth_image(seed=9)
         for name, value in hyper.generate(image).items():
-            assert torch.equal(value, state.hyper.generate(image)[name])
+            assert torch.equal(value, state.model.generate(image)[name])
         assert info["step"] == 8 and info["train_hashes"] == ["abc"]
 
 
@@ -145,14 +136,14 @@ def test_a_diverging_run_stops_with_its_last_checkpoint_intact(tmp_path):
 def test_the_time_limit_ends_a_run_with_a_checkpoint(tmp_path):
     state, losses = run(tmp_path / "run", replace(TINY, time_limit_min=1e-9))
     assert state.step == len(losses) == 1
-    assert load_state(tmp_path / "run" / training.CHECKPOINT_NAME)[0].step == 1
+    assert load_state(tmp_path / "run" / CHECKPOINT_NAME, HYPERNETWORK)[0].step == 1
 
 
 def test_a_checkpoint_of_other_sizes_is_refused_by_name(tmp_path):
-    state = new_state(TINY)
+    state = new_state(HYPERNETWORK, TINY)
     path = tmp_path / "mixed.safetensors"
     save_state(path, state, TINY)
-    tensors, info = training.load_tensors(path, CHECKPOINT_KIND)
+    tensors, info = load_tensors(path, CHECKPOINT_KIND)
     info["hypernetwork"]["siren"]["width"] = 32
     save_tensors(path, tensors, CHECKPOINT_KIND, info)
     with pytest.raises(InputError, match=r"mixed\.safetensors"):
@@ -161,18 +152,18 @@ def test_a_checkpoint_of_other_sizes_is_refused_by_name(tmp_path):
 
 def test_a_checkpoint_without_its_progress_cannot_be_resumed(tmp_path):
     path = tmp_path / "stripped.safetensors"
-    save_state(path, new_state(TINY), TINY)
-    tensors, info = training.load_tensors(path, CHECKPOINT_KIND)
+    save_state(path, new_state(HYPERNETWORK, TINY), TINY)
+    tensors, info = load_tensors(path, CHECKPOINT_KIND)
     del info["step"]
     save_tensors(path, tensors, CHECKPOINT_KIND, info)
     assert load_hypernetwork(path)[0] is not None  # it can still be used
     with pytest.raises(InputError, match=r"stripped\.safetensors.*no step"):
-        load_state(path)
+        load_state(path, HYPERNETWORK)
 
 
 def test_the_rates_rise_and_then_fall_to_nothing():
     config = replace(TINY, max_steps=100, warmup_steps=10)
-    rates = [training.rate(step, config) for step in range(101)]
+    rates = [outer.rate(step, config) for step in range(101)]
     assert rates[0] < 0.1 and max(rates) > 0.95 and rates[100] == pytest.approx(0, abs=1e-9)
     assert rates[:10] == sorted(rates[:10]) and rates[12:] == sorted(rates[12:], reverse=True)
 

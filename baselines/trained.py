@@ -1,0 +1,343 @@
+"""Rivals that are trained, as rows: NAME -> what it descends, on what, at its published settings.
+
+All of them train a `LearnedInit` in the loop that meta-trains hypernetworks, so a run directory of
+either is an init that a benchmark takes. A rival is a row of `RIVALS`, which cites its source.
+
+Where the sources' networks cannot be had exactly: colours are normalised here, so hidden layers see
+gradients of the squared error that are about 1 / 0.225 times as large as on [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from baselines.noise import NOISES
+from datasets import Photographs
+from datasets.training import FixedImages, crops, fixed_squares
+from hyperinit.config import option
+from hyperinit.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.errors import InputError, unknown_name
+from hyperinit.fit_config import FitConfig
+from hyperinit.init import named_init, sample_params
+from hyperinit.learned import LEARNED_KIND, LearnedConfig, LearnedInit
+from hyperinit.many import fit_many
+from hyperinit.meta import OuterLoss, outer_loss
+from hyperinit.outer import LoopConfig, StepResult, Task, TrainingImages
+from hyperinit.siren import Params
+
+_DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}
+
+
+@dataclass(frozen=True)
+class BaselineConfig(LoopConfig):
+    """A whole training run of a rival; the run's `config.toml` is this, resolved."""
+
+    rival: str = option("", "which one; the same as NAME")
+    base_init: str = option("paper", "hand-designed init that the learned one starts from")
+    omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
+    warmup_steps: int = option(0, "outer steps over which the rates rise")
+    schedule: Literal["cosine", "linear", "constant"] = option(
+        "constant", "of the rates, down to 0"
+    )
+    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
+    skip_norm: float | None = option(
+        None, "skip steps whose gradient is so many times its usual norm; none: never"
+    )
+    noise: Literal["uniform", "gaussian", "spectrum", "dead-leaves"] = option(
+        "uniform", "snp: the kind of pictures"
+    )
+    noise_power: float | None = option(
+        None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)"
+    )
+    inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
+    inner_pixels: int = option(1024, "pixels per inner step")
+    inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start")
+    second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
+    inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rival not in RIVALS:
+            raise unknown_name("rival", self.rival, RIVALS)
+        if not self.inner_lr > 0:
+            raise InputError(f"inner_lr must be positive, not {self.inner_lr}")
+        if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
+            raise InputError(f"inner_steps of {self.rival} must be at least 1")
+        self.learned  # noqa: B018  checks its own fields
+
+    @property
+    def learned(self) -> LearnedConfig:
+        """What to build."""
+        spec = named_init(self.base_init)
+        spec = spec if self.omega_0 is None else replace(spec, omega_0=self.omega_0)
+        row = RIVALS[self.rival]
+        return LearnedConfig(
+            siren=spec.siren_config(self.width, self.depth),
+            heads=self.batch_images if row.heads else 0,
+            output_gain=sqrt(6) / spec.omega_0 if row.heads else 1.0,
+            inner_steps=self.inner_steps if row.unrolled else 0,
+            inner_pixels=self.inner_pixels,
+            inner_lr=self.inner_lr,
+            learned_step_sizes=row.learned_step_sizes,
+            adapts=row.adapts,
+        )
+
+
+Loss = Callable[[LearnedInit, BaselineConfig, Tensor, torch.Generator], StepResult]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One rival that is trained.
+
+    Attributes:
+        source: Paper, repository file, and what the published settings are of; one line.
+        loss: (model, config, images, generator) -> the outer step's loss.
+        images: (photographs, config) -> what it trains on.
+        settings: Published, of BaselineConfig, besides the sizes.
+        sizes: Published: of the images and the network.
+        optimizer: Parameter groups -> the outer optimiser.
+        heads: One output layer a training image, a fresh one at test time.
+        unrolled: The loss is that after `inner_steps`.
+        learned_step_sizes: See LearnedConfig.
+        adapts: Whether the source fits a new image by the inner steps; otherwise it fits from the
+            learned parameters with Adam, and the steps are only there to train them.
+    """
+
+    source: str
+    loss: Loss
+    images: Callable[[Photographs, BaselineConfig], TrainingImages]
+    settings: Mapping[str, Any]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = lambda groups: (
+        torch.optim.AdamW(groups, weight_decay=0.0)
+    )
+    heads: bool = False
+    unrolled: bool = False
+    learned_step_sizes: bool = False
+    adapts: bool = False
+
+
+# What they descend -------------------------------------------------------------------------------
+
+
+def heads_loss(
+    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    """STRAINER's: the sum of the MSEs of as many images as there are heads.
+
+    All heads see the same random `query_pixels`, or all pixels where there are no more, so that
+    the shared layers are evaluated once.
+    """
+    coords, rgb = image_coords(images), image_to_rgb(images)
+    if config.query_pixels < len(coords):
+        chosen = torch.randperm(len(coords), generator=generator)[: config.query_pixels]
+        coords, rgb = coords[chosen], rgb[:, chosen]
+    mse, psnr = grid_errors(model.show_heads(coords), rgb)
+    errors = (float(mse.detach().mean()), float(psnr.detach().mean()))
+    return StepResult(mse.sum(), errors[0], errors[0], errors[1], errors[1])
+
+
+def unrolled_loss(
+    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    """MAML's: the MSE after the inner steps, on pixels drawn apart from theirs."""
+    loss = OuterLoss(
+        query_pixels=min(config.query_pixels, images.shape[-2] * images.shape[-1]),
+        weight_before=0.0,
+        second_order=config.second_order,
+        inner_loop=config.inner_loop,
+    )
+    return outer_loss(model, images, loss, generator=generator).mean()
+
+
+def reptile_loss(
+    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    """Half the mean squared distance to where a short fit of each image ends.
+
+    Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
+    epsilon is Reptile's outer step.
+    """
+    start = model(images).map(Tensor.detach)
+    pixels = images.shape[-2] * images.shape[-1]
+    inner_pixels = min(config.inner_pixels, pixels)
+    results = fit_many(
+        start.unbatch(),
+        list(images),
+        FitConfig(
+            budget_epochs=config.inner_steps * inner_pixels / pixels,
+            batch_pixels=inner_pixels,
+            lr=config.inner_lr,
+            schedule="constant",
+            output_lr_factor=1.0,
+            eval_epochs=(),
+            seed=int(torch.randint(2**31, (1,), generator=generator)),
+        ),
+    )
+    theta = model.base.params
+    distances = [
+        sum(((value - result.params[name]).square().sum() for name, value in theta.items()), 0.0)
+        for result in results
+    ]
+    first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
+    return StepResult(
+        0.5 * torch.stack([torch.as_tensor(d) for d in distances]).mean(),
+        *(sum(point.mse for point in points) / len(points) for points in (first, last)),
+        *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
+    )
+
+
+def noise_images(photos: Photographs, config: BaselineConfig) -> TrainingImages:
+    """SNP's: pictures of noise; no photograph is looked at."""
+    generator = torch.Generator().manual_seed(config.seed)
+    power = config.noise_power
+    power = _DEFAULT_POWERS.get(config.noise, 0.0) if power is None else power
+    made = NOISES[config.noise](config.batch_images, config.size, generator, power)
+    return TrainingImages(FixedImages(made), [])
+
+
+# The table ---------------------------------------------------------------------------------------
+
+_STRAINER = Rival(
+    "arXiv 2409.09566, kushalvyas/alpine examples/strainer.ipynb, alpine/models/strainer.py: 5"
+    " shared sine layers and a head each of 10 faces, full batch, Adam 1e-4, 5001 steps; test:"
+    " fresh head, all layers fitted, Adam 1e-4",
+    heads_loss,
+    fixed_squares,
+    {"batch_images": 10, "query_pixels": 178**2, "lr": 1e-4, "max_steps": 5001, "omega_0": 30.0},
+    {"size": 178, "width": 178, "depth": 5},
+    heads=True,
+)
+_MAML = Rival(
+    "arXiv 2012.02189 (learnit), in the coordinates and the network of arXiv 2110.14678,"
+    " jaeho-lee/MetaSparseINR main.py: omega 200, 2 inner SGD steps of 1e-2, outer Adam 1e-5, 3"
+    " images, 150k steps; test: Adam 1e-4 from theta_0",
+    unrolled_loss,
+    crops,
+    {
+        "omega_0": 200.0,
+        "inner_steps": 2,
+        "inner_lr": 1e-2,
+        "inner_pixels": 178**2,
+        "query_pixels": 178**2,
+        "lr": 1e-5,
+        "batch_images": 3,
+        "max_steps": 150_000,
+    },
+    {"size": 178, "width": 256, "depth": 4},
+    unrolled=True,
+)
+
+RIVALS: dict[str, Rival] = {
+    "strainer": _STRAINER,
+    "snp": replace(
+        _STRAINER,
+        source="arXiv 2603.29034: STRAINER on 10 pictures of noise, Adam 1e-4, 5000 steps",
+        images=noise_images,
+        settings={**_STRAINER.settings, "max_steps": 5000},
+    ),
+    "maml": _MAML,
+    "fomaml": replace(
+        _MAML,
+        source="maml without second-order gradients (arXiv 1703.03400, sec. 5.2)",
+        settings={**_MAML.settings, "second_order": False},
+    ),
+    "meta-sgd": Rival(
+        "arXiv 1707.09835, as vsitzmann/metasdf MetaSDF.ipynb has it for CIFAR-10: a step size per"
+        " parameter and step from 1e-5, 3 steps, outer Adam 5e-5, 32 images, some hundred steps;"
+        " test: the 3 steps",
+        unrolled_loss,
+        crops,
+        {
+            "inner_steps": 3,
+            "inner_lr": 1e-5,
+            "inner_pixels": 32**2,
+            "query_pixels": 32**2,
+            "lr": 5e-5,
+            "step_size_lr": 5e-5,
+            "batch_images": 32,
+            "max_steps": 1000,
+        },
+        {"size": 32, "width": 128, "depth": 4},
+        unrolled=True,
+        learned_step_sizes=True,
+        adapts=True,
+    ),
+    # Not published for SIRENs on photographs: the values are those of its own few-shot tasks.
+    "reptile": Rival(
+        "arXiv 1803.02999, openai/supervised-reptile supervised_reptile/args.py: 20 inner Adam"
+        " steps of 1e-3 (its beta1 0 is 0.9 here), outer step 0.1 falling linearly; test: Adam",
+        reptile_loss,
+        crops,
+        {
+            "inner_steps": 20,
+            "inner_lr": 1e-3,
+            "lr": 0.1,
+            "schedule": "linear",
+            "batch_images": 5,
+            "max_steps": 100_000,
+        },
+        {"size": 178, "width": 256, "depth": 5},
+        optimizer=torch.optim.SGD,
+    ),
+}
+
+
+# The task ----------------------------------------------------------------------------------------
+
+
+def _build(config: BaselineConfig) -> LearnedInit:
+    generator = torch.Generator().manual_seed(config.seed)
+    spec = named_init(config.base_init)
+    base = sample_params(spec, config.learned.siren, generator=generator)
+    return LearnedInit(config.learned, base, generator)
+
+
+def _optimizer(model: LearnedInit, config: BaselineConfig) -> torch.optim.Optimizer:
+    rates = [] if model.rates is None else [model.rates]
+    others = [value for value in model.parameters() if value is not model.rates]
+    groups: list[dict[str, Any]] = [{"params": others, "lr": config.lr}]
+    groups += [{"params": rates, "lr": config.step_size_lr}] if rates else []
+    return RIVALS[config.rival].optimizer(groups)
+
+
+def _loss(
+    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    return RIVALS[config.rival].loss(model, config, images, generator)
+
+
+def _starts(
+    model: LearnedInit, held_out: Tensor
+) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
+    """The learned parameters, and where the inner steps lead, if there are any."""
+    before = [model.draw(seed) for seed in range(len(held_out))]
+    starts: dict[str, Sequence[Params]] = {"before": before}
+    if model.config.inner_steps:
+        pairs = enumerate(zip(before, held_out, strict=True))
+        starts["after"] = [model.adapted(p, image, seed=seed) for seed, (p, image) in pairs]
+    metrics = {f"weights/{name}_std": float(value.std()) for name, value in before[0].items()}
+    if model.rates is not None:
+        for k, sizes in enumerate(model.step_sizes()):
+            for name, size in sizes.items():
+                metrics[f"step_sizes/{k}/{name}"] = float(size.detach().mean())
+    return starts, metrics
+
+
+LEARNED = Task(
+    name="learned-init",
+    kind=LEARNED_KIND,
+    prefix="model",
+    config=BaselineConfig,
+    build=_build,
+    optimizer=_optimizer,
+    loss=_loss,
+    starts=_starts,
+)

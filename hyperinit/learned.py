@@ -1,0 +1,174 @@
+"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers.
+
+What the rivals that are trained have in common with each other and, as far as a fit, a checkpoint
+or the outer loss can see, with a hypernetwork.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.errors import InputError
+from hyperinit.images import ImageSource, to_image
+from hyperinit.init import PAPER_INIT, sample_params
+from hyperinit.inner import StepSizes, adapt, plain_mse
+from hyperinit.param_dataset import from_vector, to_vector
+from hyperinit.siren import Params, Siren, SirenConfig, features
+from hyperinit.store import CHECKPOINT_NAME, load_module, load_tensors
+
+LEARNED_KIND = "hyperinit-learned-init-1"
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """What a learned init consists of.
+
+    Attributes:
+        siren: The network it initialises.
+        heads: Output layers beside the SIREN's own, one a training image; the own one is then
+            never trained, but drawn anew for every seed (STRAINER).
+        output_gain: Of a drawn output layer's weights, relative to nn.Linear's.
+        inner_steps: Gradient steps per image while it is trained.
+        inner_pixels: Pixels of each.
+        inner_lr: Their step size; where these are learned, the one at the start.
+        learned_step_sizes: One for every parameter and step (Meta-SGD).
+        adapts: Whether the inner steps are part of the init, or were only there to train it.
+    """
+
+    siren: SirenConfig
+    heads: int = 0
+    output_gain: float = 1.0
+    inner_steps: int = 0
+    inner_pixels: int = 1024
+    inner_lr: float = 1e-2
+    learned_step_sizes: bool = False
+    adapts: bool = False
+
+    def __post_init__(self) -> None:
+        for field, least in {"heads": 0, "inner_steps": 0, "inner_pixels": 1}.items():
+            if getattr(self, field) < least:
+                raise InputError(f"{field} must be at least {least}, not {getattr(self, field)}")
+
+
+class LearnedInit(nn.Module):
+    """The same parameters for every image, but for what the config says is drawn or adapted.
+
+    Args:
+        config: See LearnedConfig.
+        base: Where the parameters start.
+        generator: Draws the heads.
+    """
+
+    objective = staticmethod(plain_mse)  # what its inner steps descend
+
+    def __init__(
+        self, config: LearnedConfig, base: Params, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.base = Siren(base)
+        drawn = [self._draw_output(generator or torch.Generator()) for _ in range(config.heads)]
+        self.head_weight = nn.Parameter(torch.stack([w for w, _ in drawn])) if drawn else None
+        self.head_bias = nn.Parameter(torch.stack([b for _, b in drawn])) if drawn else None
+        rates = torch.full((config.inner_steps, to_vector(base).numel()), config.inner_lr)
+        self.rates = nn.Parameter(rates) if config.learned_step_sizes else None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records and checkpoints say of it, JSON-able."""
+        return {"learned": asdict(self.config)}
+
+    def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Weight (3, width) and bias (3,) of a fresh output layer."""
+        config = self.config.siren
+        drawn = sample_params(PAPER_INIT, config, generator=generator)
+        name = f"layers.{config.depth}"
+        return drawn[f"{name}.weight"] * self.config.output_gain, drawn[f"{name}.bias"]
+
+    def forward(self, images: Tensor) -> Params:
+        """Images (B, 3, H, W) -> B stacked SIRENs, all the same, before any inner step."""
+        return self.base.params.map(lambda value: value.expand(len(images), *value.shape))
+
+    def show_heads(self, coords: Tensor) -> Tensor:
+        """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""
+        if self.head_weight is None or self.head_bias is None:
+            raise InputError("this learned init has no heads")
+        shared = features(self.base.params, coords)  # (N, width)
+        return shared @ self.head_weight.transpose(-1, -2) + self.head_bias.unsqueeze(-2)
+
+    def step_sizes(self) -> list[StepSizes]:
+        """The step size of every parameter at every inner step."""
+        if self.rates is not None:
+            return [from_vector(row, self.config.siren) for row in self.rates]
+        weight = self.base.params["layers.0.weight"]
+        fixed = weight.new_tensor(self.config.inner_lr)
+        return [dict.fromkeys(self.base.params, fixed)] * self.config.inner_steps
+
+    def generate_epochs(self, image: Tensor) -> float:
+        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        pixels = image.shape[-2] * image.shape[-1]
+        steps = self.config.inner_steps if self.config.adapts else 0
+        return steps * min(self.config.inner_pixels, pixels) / pixels
+
+    def generate(self, image: ImageSource, *, seed: int = 0) -> Params:
+        """The initial weights for one image.
+
+        Args:
+            image: Anything that `to_image` takes; it is only looked at by inner steps.
+            seed: Of a drawn output layer, and of the pixels that inner steps see.
+        """
+        params = self.draw(seed)
+        return self.adapted(params, image, seed=seed) if self.config.adapts else params
+
+    def draw(self, seed: int) -> Params:
+        """The learned parameters, with an output layer of their own for this seed if so wanted."""
+        params = self.base.params.map(lambda value: value.detach().clone())
+        if not self.config.heads:
+            return params
+        device = params["layers.0.weight"].device
+        weight, bias = self._draw_output(torch.Generator().manual_seed(seed))
+        name = f"layers.{params.config.depth}"
+        fresh = {f"{name}.weight": weight.to(device), f"{name}.bias": bias.to(device)}
+        return Params(params.config, {**params, **fresh})
+
+    def adapted(self, params: Params, image: ImageSource, *, seed: int) -> Params:
+        """One SIREN after the inner steps on an image, whether or not they are part of the init."""
+        if not self.config.inner_steps:
+            return params
+        picture = to_image(image).to(params["layers.0.weight"].device)
+        return adapt(
+            params,
+            picture,
+            self.step_sizes(),
+            self.config.inner_pixels,
+            seed=seed,
+            objective=self.objective,
+        )
+
+
+def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
+    """Loads a learned init and the facts about it.
+
+    Args:
+        path: A run directory, or a checkpoint file.
+
+    Raises:
+        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+    """
+    path = Path(path)
+    path = path / CHECKPOINT_NAME if path.is_dir() else path
+    tensors, info = load_tensors(path, LEARNED_KIND)
+    try:
+        fields = dict(info["learned"])
+        config = LearnedConfig(siren=SirenConfig(**fields.pop("siren")), **fields)
+        base = sample_params(PAPER_INIT, config.siren, generator=torch.Generator())
+        learned = LearnedInit(config, base)
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a learned init of this version ({error})") from error
+    load_module(learned, tensors, "model", path)
+    return learned.eval(), info

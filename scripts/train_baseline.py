@@ -1,0 +1,83 @@
+"""Trains a rival, and compares its init with paper, 22 and 33 on held-out images.
+
+    python scripts/train_baseline.py strainer --data DIR
+    python scripts/train_baseline.py snp --noise spectrum
+    python scripts/train_baseline.py maml --preset base --data DIR --time-limit 120
+    python scripts/train_baseline.py --resume runs/NAME
+    python scripts/train_baseline.py meta-sgd --print-config
+
+NAME is strainer, snp, maml, fomaml, meta-sgd or reptile; docs/rivals.md says what they are.
+
+default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
+base       the same on 224 x 224 and 5 x 256, until the published number of steps
+published  its own sizes too
+tiny       to see that everything works
+
+The run directory is the same as that of meta_train.py, and an init for benchmark.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from baselines.trained import LEARNED, RIVALS, BaselineConfig
+from hyperinit.errors import unknown_name
+from scripts.train_run import Program, build, run_command
+
+SCALES: dict[str, dict[str, Any]] = {
+    "default": {"time_limit_min": 5.0},
+    "base": {
+        "size": 224,
+        "width": 256,
+        "depth": 5,
+        "compare_lrs": (1.25e-4, 2.5e-4, 5e-4),
+    },
+    "tiny": {
+        "size": 16,
+        "width": 16,
+        "depth": 2,
+        "inner_pixels": 64,
+        "query_pixels": 64,
+        "batch_images": 2,
+        "max_steps": 4,
+        "eval_steps": 2,
+        "compare_images": 1,
+        "compare_budgets": (1.0, 2.0),
+        "compare_lrs": (1e-3,),
+    },
+}
+
+
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """Of one rival; "default" comes first."""
+    own = {"rival": name, **RIVALS[name].settings}
+    scales = {scale: {**own, **sizes} for scale, sizes in SCALES.items()}
+    return {**scales, "published": {**own, **RIVALS[name].sizes}}
+
+
+def program(name: str) -> Program[BaselineConfig]:
+    """The script for one rival, or "" where a config or a run has to say which."""
+    return Program(
+        prog="train_baseline.py",
+        description=__doc__ or "",
+        task=LEARNED,
+        presets=presets(name) if name else {scale: {} for scale in SCALES},
+        images=lambda photos, config: RIVALS[config.rival].images(photos, config),
+        label=lambda config: config.rival,
+        run_prefix=f"{name}-" if name else "",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
+    if name and name not in RIVALS:
+        build(program("")).error(str(unknown_name("rival", name, RIVALS)))
+    return run_command(arguments, program(name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,380 @@
+"""Rivals that are trained: the property that defines each, exact resume, and use as an init."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import assert_same, smooth_image
+
+import datasets
+from baselines.noise import NOISES
+from baselines.trained import LEARNED, RIVALS, BaselineConfig
+from datasets.training import fixed_squares
+from hyperinit.config import from_dict
+from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.errors import InputError
+from hyperinit.fit import fit
+from hyperinit.images import save_image
+from hyperinit.init import NAMED_INITS
+from hyperinit.learned import LearnedInit, load_learned
+from hyperinit.outer import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.siren import Params, apply
+from hyperinit.sources import load_init
+from hyperinit.store import CHECKPOINT_NAME, load_tensors, save_tensors
+from hyperinit.tracking import open_tracker, read_log
+from scripts import benchmark, train_baseline
+
+every_rival = pytest.mark.parametrize("name", RIVALS)
+IMAGES = torch.stack([smooth_image(seed=s) for s in range(2)])
+TINY_FLAGS = ["--preset", "tiny", "--data", "synthetic", "--wandb", "disabled"]
+
+
+def config(name: str, **changes) -> BaselineConfig:
+    settings = {**train_baseline.presets(name)["tiny"], "wandb": "disabled", **changes}
+    return from_dict(BaselineConfig, settings, source="test")
+
+
+def fresh(name: str, **changes) -> tuple[LearnedInit, BaselineConfig]:
+    settings = config(name, **changes)
+    return LEARNED.build(settings), settings
+
+
+def step_loss(model, settings, seed=0, images=IMAGES):
+    """The loss of one outer step, differentiated."""
+    generator = torch.Generator().manual_seed(seed)
+    result = LEARNED.loss(model, settings, images, generator)
+    result.loss.backward()
+    return result
+
+
+# STRAINER and SNP
+
+
+def test_strainers_heads_share_all_sine_layers():
+    model, _ = fresh("strainer")
+    coords, depth = pixel_coords(5, 7), model.config.siren.depth
+    shown = model.show_heads(coords)
+    for head in range(2):
+        own = {
+            f"layers.{depth}.weight": model.head_weight[head],
+            f"layers.{depth}.bias": model.head_bias[head],
+        }
+        alone = apply(Params(model.config.siren, {**model.base.params, **own}), coords)
+        torch.testing.assert_close(shown[head], alone)
+    assert not torch.equal(model.head_weight[0], model.head_weight[1])
+
+
+def test_strainers_loss_is_the_sum_of_the_images_errors_over_all_pixels():
+    model, settings = fresh("strainer", query_pixels=10_000)
+    result = step_loss(model, settings)
+    errors = (model.show_heads(pixel_coords(16, 16)) - image_to_rgb(IMAGES)).square()
+    torch.testing.assert_close(result.loss, errors.mean(dim=(1, 2)).sum())
+    weights = dict(model.named_parameters())
+    for head in range(2):  # a head learns from its own image alone, the trunk from both
+        assert weights["head_weight"].grad[head].abs().sum() > 0
+    assert weights["base.layers.0.weight"].grad.abs().sum() > 0
+    assert weights[f"base.layers.{settings.depth}.weight"].grad is None
+
+
+def test_a_trained_strainer_gives_its_trunk_and_a_fresh_head_for_every_seed():
+    state, settings = new_state(LEARNED, config("strainer")), config("strainer")
+    train_step(state, settings, IMAGES)
+    first, same, other = (state.model.generate(IMAGES[0], seed=seed) for seed in (1, 1, 2))
+    assert_same(first, same)
+    output = f"layers.{settings.depth}"
+    for name in first:
+        assert torch.equal(first[name], other[name]) is not name.startswith(output), name
+        if not name.startswith(output):
+            assert torch.equal(first[name], state.model.base.params[name])
+    bound = (6 / settings.width) ** 0.5 / 30  # as the source draws its heads
+    assert 0.5 * bound < float(first[f"{output}.weight"].abs().max()) <= bound
+    for head in state.model.head_weight:
+        assert not torch.equal(first[f"{output}.weight"], head)
+    assert state.model.generate_epochs(IMAGES[0]) == 0
+
+
+def test_strainer_trains_on_so_many_squares_and_names_their_photographs():
+    photos = datasets.load("synthetic", held_out_fraction=0.3)
+    found = fixed_squares(photos, config("strainer", batch_images=3))
+    batch = found.batches.batch(0, 3)
+    assert batch.shape == (3, 3, 16, 16) and torch.equal(batch, found.batches.batch(9, 3))
+    assert set(found.hashes) == {photo.hash for photo in photos.train[:3]}
+    with pytest.raises(InputError, match="lower batch_images from 99"):
+        fixed_squares(photos, config("strainer", batch_images=99))
+
+
+def test_snp_looks_at_no_photograph():
+    photos = datasets.load("synthetic")
+    for noise in NOISES:
+        settings = config("snp", noise=noise)
+        found = RIVALS["snp"].images(photos, settings)
+        pictures = found.batches.batch(0, 2)
+        assert found.hashes == [] and pictures.shape == (2, 3, 16, 16)
+        assert torch.equal(pictures, RIVALS["snp"].images(photos, settings).batches.batch(1, 2))
+        assert float(pictures.min()) >= 0 and float(pictures.max()) <= 1
+
+
+def slope_of_spectrum(pictures) -> float:
+    """Of log amplitude over log frequency, by least squares."""
+    side = pictures.shape[-1]
+    amplitude = torch.fft.rfft2(pictures.double()).abs().square().mean(dim=(0, 1)).sqrt()
+    down, across = torch.fft.fftfreq(side), torch.fft.rfftfreq(side)
+    radius = (down[:, None].square() + across.square()).sqrt()
+    keep = (radius > 0) & (radius < 0.5)
+    x, y = radius[keep].double().log(), amplitude[keep].log()
+    x = x - x.mean()
+    return float((x * y).sum() / x.square().sum())
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_spectrum_noise_has_the_power_law_it_was_asked_for(power):
+    pictures = NOISES["spectrum"](16, 32, torch.Generator().manual_seed(0), power)
+    assert slope_of_spectrum(pictures[:1]) == pytest.approx(-power, abs=0.15)
+    assert float(pictures.min()) == 0 and float(pictures.max()) == 1
+
+
+def test_uniform_and_gaussian_noise_have_their_moments():
+    generator = torch.Generator().manual_seed(0)
+    uniform = NOISES["uniform"](4, 64, generator, 0.0)
+    gaussian = NOISES["gaussian"](4, 64, generator, 0.0)
+    assert float(uniform.std()) == pytest.approx(12**-0.5, rel=0.02)
+    assert float(gaussian.std()) == pytest.approx(0.2, rel=0.03)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(gaussian.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_dead_leaves_are_flat_discs_that_cover_everything():
+    picture = NOISES["dead-leaves"](1, 64, torch.Generator().manual_seed(0), 3.0)[0]
+    colours = {tuple(pixel.tolist()) for pixel in picture.flatten(1).T}
+    assert 20 < len(colours) < 64 * 64 / 4  # several pixels a leaf
+    assert (0.0, 0.0, 0.0) not in colours  # nothing is bare
+    large = NOISES["dead-leaves"](1, 64, torch.Generator().manual_seed(0), 1.0)[0]
+    assert len({tuple(pixel.tolist()) for pixel in large.flatten(1).T}) < len(colours)
+
+
+# MAML and Meta-SGD
+
+
+def gradients(name: str, **changes):
+    model, settings = fresh(name, inner_steps=2, **changes)
+    model = model.double()
+    loss = step_loss(model, settings, images=IMAGES.double()).loss
+    return loss, {name: value.grad for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "meta-sgd"])
+def test_the_unrolled_gradient_equals_that_of_higher(name):
+    changes = {"inner_lr": 1e-2, "omega_0": 30.0}  # at 200 the steps amplify every rounding
+    (ours, own), (reference, theirs) = (
+        gradients(name, inner_loop=loop, **changes) for loop in ("functional", "higher")
+    )
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-14)
+    assert own.keys() == theirs.keys()
+    for parameter, gradient in own.items():
+        torch.testing.assert_close(gradient, theirs[parameter], rtol=1e-9, atol=1e-12)
+
+
+def test_first_order_maml_is_another_gradient_of_the_same_loss():
+    (loss, second), (same, first) = (gradients(name, inner_lr=1e-2) for name in ("maml", "fomaml"))
+    torch.testing.assert_close(loss, same)
+    assert not torch.allclose(first["base.layers.1.weight"], second["base.layers.1.weight"])
+
+
+def test_the_inner_steps_are_plain_gradient_steps_on_the_error():
+    model, _ = fresh("maml", inner_steps=1, inner_pixels=256, inner_lr=0.03, omega_0=30.0)
+    start = model.draw(0).map(lambda value: value.requires_grad_())
+    error = (apply(start, pixel_coords(16, 16)) - image_to_rgb(IMAGES[0])).square().mean()
+    error.backward()
+    adapted = model.adapted(model.draw(0), IMAGES[0], seed=5)
+    for name, value in start.items():
+        expected = value.detach() - 0.03 * value.grad
+        torch.testing.assert_close(adapted[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_maml_starts_from_theta_0_and_meta_sgd_from_after_its_steps():
+    for name, epochs in (("maml", 0.0), ("meta-sgd", 3 * 64 / 256)):
+        model, _ = fresh(name, inner_lr=0.01)
+        moved = not torch.equal(
+            model.generate(IMAGES[0])["layers.0.weight"], model.base.params["layers.0.weight"]
+        )
+        assert moved is (name == "meta-sgd")
+        assert model.generate_epochs(IMAGES[0]) == epochs
+
+
+def test_meta_sgd_learns_a_step_size_for_every_parameter_and_step():
+    state, settings = new_state(LEARNED, config("meta-sgd")), config("meta-sgd")
+    parameters = sum(value.numel() for value in state.model.base.parameters())
+    assert state.model.rates.shape == (3, parameters)
+    assert torch.equal(state.model.rates, torch.full_like(state.model.rates, 1e-5))
+    train_step(state, settings, IMAGES)
+    rates = state.model.rates.detach()
+    assert float((rates - 1e-5).abs().max()) == pytest.approx(5e-5, rel=0.1)
+    assert rates.std() > 0
+    (first, *_) = state.model.step_sizes()
+    assert first["layers.0.weight"].shape == (settings.width, 2)
+
+
+# Reptile
+
+
+def test_reptiles_outer_step_is_the_mean_displacement():
+    settings = config("reptile", inner_steps=3)
+    state = new_state(LEARNED, settings)
+    before = state.model.draw(0)
+    generator = torch.Generator().manual_seed(4)
+    seed = int(torch.randint(2**31, (1,), generator=torch.Generator().manual_seed(4)))
+    LEARNED.loss(state.model, settings, IMAGES, generator).loss.backward()
+    state.optimizer.step()
+    options = {"batch_pixels": 64, "lr": 1e-3, "schedule": "constant", "output_lr_factor": 1.0}
+    ends = [fit(before, i, budget_epochs=3 * 64 / 256, seed=seed, **options) for i in IMAGES]
+    assert [end.curve[-1].steps for end in ends] == [3, 3]
+    for name, value in before.items():
+        displacement = torch.stack([end.params[name] - value for end in ends]).mean(dim=0)
+        moved = state.model.base.params[name].detach() - value
+        torch.testing.assert_close(moved, 0.1 * displacement, rtol=1e-2, atol=1e-6)
+        assert float(moved.abs().max()) > 0
+
+
+# All of them
+
+
+def run(run_dir, settings, state=None, stop_at=None):
+    """Trains in a directory; the logged losses by step."""
+    tracker = open_tracker(
+        run_dir, {}, "disabled", resume_step=None if state is None else state.step
+    )
+    state, stop = state or new_state(LEARNED, settings), Stop()
+    photos = datasets.load("synthetic", held_out_fraction=0.2)
+    images = RIVALS[settings.rival].images(photos, settings)
+
+    def on_step(step, metrics):
+        stop.signal = 15 if step == stop_at else None
+
+    info = {"train_hashes": images.hashes}
+    train(
+        *(state, settings, images.batches, IMAGES[:1], run_dir, tracker),
+        info=info,
+        stop=stop,
+        on_step=on_step,
+    )
+    tracker.finish()
+    rows = [row for row in read_log(tracker.path) if row["kind"] == "metrics"]
+    losses = {r["step"]: r["values"]["train/loss"] for r in rows if "train/loss" in r["values"]}
+    return state, losses
+
+
+@every_rival
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name):
+    settings = config(name, max_steps=2)
+    whole, losses = run(tmp_path / "whole", settings)
+    run(tmp_path / "cut", settings, stop_at=1)
+    state, stored, _ = load_state(tmp_path / "cut" / CHECKPOINT_NAME, LEARNED)
+    assert (state.step, stored) == (1, settings)
+    resumed, resumed_losses = run(tmp_path / "cut", stored, state)
+    assert resumed_losses == losses and set(losses) == {1, 2}
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+    moved = LEARNED.build(settings).base.params
+    assert not torch.equal(moved["layers.1.weight"], whole.model.base.params["layers.1.weight"])
+
+
+@every_rival
+def test_training_lowers_the_loss(name):
+    faster = {"meta-sgd": {"inner_lr": 1e-3}, "maml": {"lr": 1e-3}, "fomaml": {"lr": 1e-3}}
+    usual = {"lr": 1e-3} if RIVALS[name].heads else {}
+    settings = config(name, max_steps=60, omega_0=30.0, **{**usual, **faster.get(name, {})})
+    state = new_state(LEARNED, settings)
+    errors = [train_step(state, settings, IMAGES)["train/mse_after"] for _ in range(60)]
+    assert sum(errors[-5:]) < 0.95 * sum(errors[:5])
+
+
+@every_rival
+def test_the_script_trains_it_and_a_benchmark_takes_it(tmp_path, name, capsys):
+    out = tmp_path / name
+    assert train_baseline.main([name, *TINY_FLAGS, "--max-steps", "2", "--out", str(out)]) == 0
+    assert f"| {name} |" in capsys.readouterr().out
+    assert {"config.toml", "metrics.jsonl", "comparison.md"} <= {p.name for p in out.iterdir()}
+    init = load_init(str(out), NAMED_INITS, 256, 5)
+    model, info = load_learned(out)
+    assert init.name == name and init.train_hashes == set(info["train_hashes"])
+    assert bool(init.train_hashes) is (name != "snp")
+    image = smooth_image()
+    assert_same(init.start(image, 3), model.generate(image, seed=3))
+    assert init.epochs(image) == (3 * 64 / 256 if name == "meta-sgd" else 0)
+    settings, config_file = config(name, max_steps=2, data="synthetic"), out / "config.toml"
+    again = ["--config", str(config_file), "--out", str(tmp_path / "again")]
+    assert train_baseline.main([*again, "--compare-images", "0"]) == 0
+    assert_same(load_learned(tmp_path / "again")[0].draw(0), model.draw(0))
+    assert info["learned"]["siren"]["width"] == settings.width
+
+
+def test_an_init_is_not_tested_on_what_it_was_trained_on(tmp_path, capsys):
+    out = tmp_path / "run"
+    train_baseline.main(
+        ["strainer", *TINY_FLAGS, "--out", str(out), "--compare-images", "0", "--data", "builtin"]
+    )
+    photos = datasets.load("builtin", keep_side=None)
+    seen = load_init(str(out), NAMED_INITS, 16, 2).train_hashes
+    assert seen == {photo.hash for photo in photos.train[:2]}
+    flags = {"image-size": 16, "width": 16, "depth": 2, "lr-images": 2, "budgets-epochs": "1"}
+    flags |= {"lr-budget-epochs": 1, "lrs": "1e-3", "out": tmp_path / "r.jsonl"}
+    texts = [text for k, v in flags.items() for text in (f"--{k}", str(v))]
+    save_image(photos.train[0].image, tmp_path / "seen.png")
+    command = ["--inits", str(out), "--images", str(tmp_path / "seen.png"), *texts]
+    with pytest.raises(SystemExit):
+        benchmark.main(command)
+    assert "was trained on the test image seen.png" in capsys.readouterr().err
+
+
+@every_rival
+@pytest.mark.parametrize("preset", ["default", "base", "published"])
+def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_baseline.main([name, "--preset", preset, "--print-config"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f'rival = "{name}"' in text
+    own = RIVALS[name].settings | (RIVALS[name].sizes if preset == "published" else {})
+    for field in ("max_steps", "batch_images", "width", "size"):
+        if field in own:
+            assert f"{field} = {own[field]} " in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["strianer"], "did you mean 'strainer'"),
+        ([], "unknown rival ''"),
+        (["maml", "--inner-lr", "0"], "inner_lr must be positive"),
+        (["reptile", "--inner-steps", "0"], "at least 1"),
+        (["snp", "--noise", "pink"], "--noise must be one of uniform"),
+        (["snp", "--base-init", "34"], "unknown init"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train_baseline.main(arguments)
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert message in line
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_by_name(tmp_path):
+    settings = config("maml")
+    path = tmp_path / "mixed.safetensors"
+    save_state(path, new_state(LEARNED, settings), settings)
+    tensors, info = load_tensors(path, LEARNED.kind)
+    info["learned"]["siren"]["width"] = 32
+    save_tensors(path, tensors, LEARNED.kind, info)
+    with pytest.raises(InputError, match=r"mixed\.safetensors"):
+        load_learned(path)
+
+
+def test_a_rival_can_start_from_another_init_at_another_frequency():
+    settings = replace(config("maml"), base_init="33", omega_0=None)
+    siren = settings.learned.siren
+    assert siren.unit_std_coords and siren.omega_0 == 30
+    assert config("maml").learned.siren.omega_0 == 200
