@@ -85,8 +85,9 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
         default=list(inits),
         metavar="INIT",
         help=f"rows and rules by name, {ALL_ROWS}, a .safetensors file, a run directory or "
-        "checkpoint, FILE.py:FUNCTION or MODULE:FUNCTION; NAME=INIT names it, ROW@X has its first "
-        f"layer times X, RULE@X another number (default: {' '.join(inits)})",
+        "checkpoint, a directory of fitted SIRENs (the nearest is taken), FILE.py:FUNCTION or "
+        "MODULE:FUNCTION; NAME=INIT names it, ROW@X has its first layer times X, RULE@X another "
+        f"number (default: {' '.join(inits)})",
     )
     add(
         *("--images",),

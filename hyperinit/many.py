@@ -177,8 +177,8 @@ def fit_directory(
     Args:
         directory: The top of a tree of images; hidden files and linked directories are passed over.
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
-            metadata: images (name, height, width, sha256), source_sha256, mse, psnr, init,
-            init_facts, fit, size, lr, restarts.
+            metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
+            cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts.
         init: Where each fit starts, with the seed of the config.
         size: Crop to the centre square and resize to so many pixels; None leaves images as they
             are. Images of different sizes are fitted in separate batches.
@@ -255,6 +255,7 @@ class _Job:
     image: Tensor
     path: Path
     source_sha256: str
+    photo_sha256: str
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -295,7 +296,8 @@ class _Run:
             reason = str(error).removeprefix(f"{shown_path(source)}: ")
             self.failed.append((name, reason))
             return None
-        return _Job(name, image if size is None else square_crop(image, size), path, content)
+        shown = image if size is None else square_crop(image, size)
+        return _Job(name, shown, path, content, image_hash(image))
 
     def _is_finished(self, path: Path, source_sha256: str) -> bool:
         """Whether there is an undamaged result of this very image, made in this very way."""
@@ -335,11 +337,12 @@ class _Run:
                 continue
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}
+            photo = {"photo_sha256": job.photo_sha256}
             save_params(
                 job.path,
                 result.params,
                 **self.how,
-                images=[{**shown, "sha256": image_hash(job.image)}],
+                images=[{**shown, "sha256": image_hash(job.image), **photo}],
                 source_sha256=job.source_sha256,
                 mse=result.kept.mse,
                 psnr=result.kept.psnr,

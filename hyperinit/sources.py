@@ -18,6 +18,7 @@ from torch import Tensor
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.init import InitSpec
 from hyperinit.learned import LEARNED_KIND, load_learned
+from hyperinit.neighbours import neighbour_init
 from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
@@ -37,8 +38,9 @@ def load_init(
 
     Args:
         source: A name in `named`; a .safetensors file with the parameters of a SIREN; the
-            checkpoint or run directory of a hypernetwork or a learned init; "FILE.py:FUNCTION" or
-            "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
+            checkpoint or run directory of a hypernetwork or a learned init; a directory of
+            fitted SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
+            `callable_init`). "NAME=" before it is what tables call it.
             "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
             is a factor on the first layer's weights.
         named: Hand-designed inits by name.
@@ -79,6 +81,8 @@ def _number(text: str, source: str) -> float:
 
 
 def _file_init(path: Path, index: int | None) -> Init:
+    if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
+        return neighbour_init(path.resolve().name, path)
     kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
     if path.is_file() and kind == PARAMS_KIND:
         params, info = load_siren(path, index)

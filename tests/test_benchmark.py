@@ -454,7 +454,8 @@ def test_a_changed_file_is_another_init(example):
         ("no_such_module:start", "cannot import 'no_such_module'"),
         ("{dir}/broken.py:start", "cannot import .*ZeroDivisionError"),
         ("{dir}/text.safetensors", "not a readable safetensors file"),
-        ("{dir}", "no such file"),
+        ("{dir}", "text.safetensors: not a readable safetensors file"),
+        ("{dir}/..", "no such file"),
     ],
 )
 def test_inits_that_cannot_be_had_are_one_clear_line(example, source, message):
