@@ -122,7 +122,10 @@ def spectral_centroid(image: Tensor) -> float:
 
 
 def noise_scales(centroid: float, channels: int = 3) -> tuple[float, float]:
-    """WINNER's S0 and S1 for images, as `SIREN_square.set_noise_scales` has them."""
+    """WINNER's S0 and S1 for images, as `SIREN_square.set_noise_scales` has them.
+
+    Its file exists in two versions; the other one divides by the root of the channels.
+    """
     relative = centroid / channels
     return 50 * (1 - exp(-5 * relative)), 0.4 * relative
 

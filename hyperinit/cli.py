@@ -98,8 +98,9 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--init",
         default="33",
-        help=f"{' | '.join(NAMED_INITS)} | CHECKPOINT or run directory of a hypernetwork | "
-        "FILE.safetensors with a SIREN | FILE.py:FUNCTION (default: 33)",
+        help=f"{' | '.join(NAMED_INITS)} | CHECKPOINT or run directory of a trained init | "
+        "FILE.safetensors with a SIREN | directory of fitted SIRENs | FILE.py:FUNCTION; "
+        "33@0.5 is 33 with its first layer times 0.5 (default: 33)",
     )
     defaults = FitConfig()
     parser.add_argument(

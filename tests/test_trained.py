@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import assert_same, smooth_image
 
 import datasets
+from baselines import RULES
 from baselines.noise import NOISES
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
 from datasets.training import fixed_squares
@@ -378,3 +381,11 @@ def test_a_rival_can_start_from_another_init_at_another_frequency():
     siren = settings.learned.siren
     assert siren.unit_std_coords and siren.omega_0 == 30
     assert config("maml").learned.siren.omega_0 == 200
+
+
+def test_the_document_has_every_rival_and_its_source():
+    text = (Path(__file__).parent.parent / "docs" / "rivals.md").read_text(encoding="utf-8")
+    for name, row in {**RULES, **RIVALS}.items():
+        assert f"`{name}`" in text
+        for paper in re.findall(r"arXiv (\d{4}\.\d{5})", row.source):
+            assert paper in text, (name, paper)
