@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -95,8 +95,8 @@ def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
             if extra:
                 flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
                 raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
-            new = resolve(task.config, arguments, program.presets)
-            config = replace(config, **{k: getattr(new, k) for k in given if k != "resume"})
+            arguments.preset = "as stored"
+            config = resolve(task.config, arguments, {"as stored": to_dict(config)})
             run_dir = arguments.resume
         else:
             arguments.preset = arguments.preset or "default"

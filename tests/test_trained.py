@@ -313,6 +313,20 @@ def test_the_script_trains_it_and_a_benchmark_takes_it(tmp_path, name, capsys):
     assert info["learned"]["siren"]["width"] == settings.width
 
 
+def test_the_script_goes_on_with_a_run_that_was_stopped(tmp_path, capsys):
+    out, flags = tmp_path / "run", [*TINY_FLAGS, "--compare-images", "0"]
+    train_baseline.main(["reptile", *flags, "--out", str(out), "--time-limit", "1e-9"])
+    assert load_learned(out)[1]["step"] == 1
+    assert train_baseline.main(["--resume", str(out), "--time-limit", "none"]) == 0
+    train_baseline.main(["reptile", *flags, "--out", str(tmp_path / "whole")])
+    (resumed, info), (whole, _) = load_learned(out), load_learned(tmp_path / "whole")
+    assert info["step"] == 4 and info["train"]["time_limit_min"] is None
+    assert_same(resumed.draw(0), whole.draw(0))
+    with pytest.raises(SystemExit):
+        train_baseline.main(["--resume", str(out), "--lr", "1"])
+    assert "leave out --lr" in capsys.readouterr().err
+
+
 def test_an_init_is_not_tested_on_what_it_was_trained_on(tmp_path, capsys):
     out = tmp_path / "run"
     train_baseline.main(
