@@ -25,8 +25,10 @@ from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig
 from hyperinit.images import image_hash
 from hyperinit.init import NAMED_INITS
+from hyperinit.outer import TrainState, save_state
 from hyperinit.race import Lane, race, race_config
-from hyperinit.training import CHECKPOINT_NAME, TrainConfig, TrainState, save_state
+from hyperinit.store import CHECKPOINT_NAME
+from hyperinit.training import HYPERNETWORK, TrainConfig
 from hyperinit.trial import Init, hyper_init, spec_init
 
 CONFIG = FitConfig(budget_epochs=6, batch_pixels=64, eval_epochs=(0.5, 1, 2, 3, 4, 5))
@@ -221,7 +223,7 @@ def test_a_checkpoint_sets_the_sizes_and_without_one_the_page_says_how_to_get_on
     without = arena()
     assert [init.name for init in without.inits] == ["paper", "22", "33"] and without.size == 96
     assert without.note == NO_HYPERNETWORK and without.lr == 1e-3
-    state = TrainState(shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
+    state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])
     found = arena(tmp_path)
     assert found.size == 24 and found.note == "" and arena(tmp_path, 12).size == 12
