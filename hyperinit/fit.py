@@ -23,6 +23,10 @@ from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, predict, r
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
 
+# (steps taken, mean training loss of the last few of them) -> steps of the whole fit
+Replan = Callable[[int, float], int]
+REPLAN_STEPS = 20
+
 # A fit that has come so far from an image (whose variance is about 1) will not come back.
 DIVERGED_MSE = 1e3
 
@@ -168,6 +172,7 @@ def descend(
     spent: CurvePoint,
     failed: CurvePoint | None = None,
     planned_fits: int = 1,
+    replan: Replan | None = None,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> list[FitResult]:
     """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
@@ -178,6 +183,7 @@ def descend(
         spent=spent,
         failed=failed,
         planned_fits=planned_fits,
+        replan=replan,
         on_eval=on_eval,
     )
     (results,) = deque(run, maxlen=1)
@@ -192,6 +198,7 @@ def descent(
     spent: CurvePoint,
     failed: CurvePoint | None = None,
     planned_fits: int = 1,
+    replan: Replan | None = None,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
 ) -> Iterator[list[FitResult]]:
     """One attempt at fitting one SIREN, or B SIRENs together: the loop under every fit.
@@ -208,6 +215,7 @@ def descent(
         failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
         planned_fits: How many like this one are planned in all: what pays only in the long run is
             decided by it.
+        replan: Moves the end of the fit of one SIREN, and with it the decay of its rate.
         on_eval: Called with each new point of a curve, off the clock.
 
     Yields:
@@ -223,7 +231,7 @@ def descent(
         return round(max(epochs - spent.epochs, 0) * pixels / batch_pixels)
 
     steps = steps_after(config.budget_epochs)
-    eval_steps = {0, steps, *(steps_after(epochs) for epochs in config.eval_epochs)}
+    evals = {0, *(steps_after(epochs) for epochs in config.eval_epochs)}
     next_batch = StackedBatches(image, config.sampler, batch_pixels, config.seed)
     weights = sum(value.numel() for value in start.values())  # of all SIRENs
     work = float(weights * steps * batch_pixels * planned_fits)
@@ -235,9 +243,10 @@ def descent(
     optimizer = adamw(params, lr, config) if trained else None
     base_lrs = [group["lr"] for group in optimizer.param_groups] if optimizer else []
     train_mse = torch.full(batch, math.nan, device=image.device)
+    losses_since = torch.zeros(batch, device=image.device)  # the last plan
 
     def take_step(step: int) -> None:
-        nonlocal train_mse
+        nonlocal train_mse, losses_since
         if optimizer is None:  # all layers are frozen
             return
         decay = 1 - step / steps if config.schedule == "linear" else 1.0
@@ -251,18 +260,25 @@ def descent(
         next_batch.observe(errors.detach())
         losses = losses.detach()
         train_mse = losses if step == 0 else train_mse.lerp(losses, 1 - TRAIN_MSE_SMOOTHING)
+        losses_since = losses_since + losses
 
     before = failed or spent
     clock = Clock(image.device)
     fits = [_Progress() for _ in range(math.prod(batch))]
     kept = start.map(lambda value: value.detach().clone())
     step = 0
-    for next_eval in sorted(step for step in eval_steps if step <= steps):
-        if step < next_eval:
+    due = sorted(step for step in evals if step < steps)
+    while True:
+        next_eval = due.pop(0) if due else None  # None: the end, wherever that will be
+        while step < (end := steps if next_eval is None else min(next_eval, steps)):
+            taken = min(end - step, REPLAN_STEPS)
             with clock.running():
-                for taken in range(step, next_eval):
-                    take_step(taken)
-            step = next_eval
+                for _ in range(taken):
+                    take_step(step)
+                    step += 1
+                if replan is not None:
+                    steps = max(replan(step, float(losses_since) / taken), step)
+                    losses_since = torch.zeros_like(losses_since)
         # Stacked SIRENs share the pixels that are evaluated at a time.
         shown = predict(params, coords, max(CHUNK_PIXELS // len(fits), 1))
         mse, psnr = (value.reshape(-1).tolist() for value in grid_errors(shown, rgb))
@@ -280,7 +296,7 @@ def descent(
             FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
             for params, progress in zip(kept.unbatch() if batch else [kept], fits, strict=True)
         ]
-        if all(progress.over for progress in fits):
+        if step >= steps or all(progress.over for progress in fits):
             break
 
 

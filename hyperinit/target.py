@@ -1,39 +1,43 @@
 """Params + image + a wanted error -> fitted Params, at a budget that is found on the way.
 
-A short pilot fit, then what the law of the budget asks for: the final error of a fit whose rate
-decays over its budget falls about as budget ^ -1.55, and a fit that just missed is taken further
-at a lower rate, which falls more slowly but has a head start. Each guess starts from what the last
-one really reached on all pixels, and none may spend more than is left of the cap.
+One fit whose end is moved while it runs. Its rate decays linearly to 0 at its end, as in every fit,
+and how far the error is above its final value depends little on the image once the rate has fallen:
+the training loss so far tells where the end has to be. A fit that just missed is taken further at a
+lower rate. Whether the target is reached is only ever said of all pixels, and no more than the cap
+is spent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite, log, nan
 from typing import Any, Literal
+
+from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
-from hyperinit.fit import FitConfig, default_lr, fit
+from hyperinit.fit import DIVERGED_MSE, CurvePoint, FitConfig, FitResult, default_lr, descend, fit
 from hyperinit.fit_config import with_options
 from hyperinit.images import ImageSource, to_image
 from hyperinit.siren import Params
 
-# Readings on one photograph (224 x 224, SIREN 5 x 256, init 33): guesses, from which only the cost
-# depends and never whether a result counts as reached.
-BUDGET_EXPONENT = 1.55  # of a new fit: final error ~ budget ^ -1.55
+# Of a fit with linear decay, after the part f of its steps: log(error / final error) is about
+# DECAY_GAIN (1 - f) ^ DECAY_POWER. Six photographs, 224 x 224 pixels, SIREN 5 x 256, init 33, 16
+# and 32 epochs; docs/research-log.md has the readings. Only the cost depends on these numbers.
+DECAY_GAIN = 4.5
+DECAY_POWER = 1.85
+MARGIN = 1.05  # on the training loss: pixels of a step are no random sample of what is hard
+
 EXTENSION_EXPONENT = 1.2  # of a fit taken further: error ~ (all its epochs) ^ -1.2
 EXTENSION_LR_FACTOR = 0.3  # of the rate of the fit that is taken further
-MARGIN = 1.1  # on every guess
+EXTENSION_MARGIN = 1.1
+MIN_RUN = 0.1  # of all epochs so far: bounds how many runs there can be
 
-PILOT_STEPS = 100  # below about so many, errors say little about larger budgets
-PILOT_GAIN = 4.0  # that a pilot at a good rate surely brings
-MIN_GROWTH, MAX_GROWTH = 1.5, 6.0  # of a new fit, relative to the one it is guessed from
-MIN_RUN = 0.1  # of all epochs so far: bounds how many guesses there can be
-CHECKS = (0.6, 0.7, 0.8, 0.9)  # of a run's epochs: where it is looked at, to stop early
+HOPE_STEPS = 100  # by then a fit at a good rate
+HOPE_GAIN = 4.0  # has surely become better by this factor
 
-
-Kind = Literal["pilot", "fit", "extension"]
+Kind = Literal["fit", "extension"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Run:
     """One fit on the way to a target.
 
     Attributes:
-        kind: "pilot", "fit" from the start, or "extension" of the best so far.
+        kind: "fit" from the start, or "extension" of the best so far.
         epochs: What it spent.
         mse: What it reached on all pixels.
         lr: The learning rate it used.
@@ -92,9 +96,9 @@ def fit_to_target(
         image: (3, H, W) in [0, 1], or anything else that `to_image` takes.
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
-            to the nearest step. `eval_epochs` and `stop_mse` are set here, and a run that brings
-            much less than was expected is followed by runs at half the rate, whatever
-            `max_restarts` says.
+            to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
+            next to nothing is given up and begun again at half the rate, whatever `max_restarts`
+            says.
         spent_epochs, spent_sec: What making the start has already cost; part of the result.
         **options: Fields of FitConfig to set.
 
@@ -106,44 +110,42 @@ def fit_to_target(
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     image = to_image(image).to(params["layers.0.weight"].device)
     pixels = image.shape[-2] * image.shape[-1]
-    pilot_epochs = PILOT_STEPS * config.step_pixels(pixels) / pixels
-    base = replace(config, max_restarts=0, stop_mse=target_mse)
+    step_epochs = config.step_pixels(pixels) / pixels
+    config = replace(config, max_restarts=0, stop_mse=None, eval_epochs=())
     lr = config.lr or default_lr(params.config)
     runs: list[Run] = []
     epochs = spent_epochs
     clock = Clock(image.device)
     with clock.running():
-        best = fit(params, image, base, budget_epochs=0)
-        can_extend = True
+        best = fit(params, image, config, budget_epochs=0)
+        start_mse = best.kept.mse
         best_epochs = 0.0  # that `best` has been fitted for, without runs that led elsewhere
-        while best.kept.mse > target_mse or not isfinite(best.kept.mse):
+        can_extend = True
+        while isfinite(start_mse) and best.kept.mse > target_mse:
             left = config.budget_epochs - epochs
-            ratio = best.kept.mse / target_mse
-            kind, wanted = plan_run(ratio, best_epochs, pilot_epochs, left, can_extend)
-            run_epochs = min(max(wanted, MIN_RUN * epochs), left)
-            result = fit(
-                best.params if kind == "extension" else params,
-                image,
-                base,
-                budget_epochs=max(run_epochs, 0),
-                lr=lr * (EXTENSION_LR_FACTOR if kind == "extension" else 1),
-                eval_epochs=tuple(part * run_epochs for part in CHECKS),
-                seed=config.seed + len(runs),
+            kind: Kind = "extension" if best_epochs and can_extend else "fit"
+            if kind == "extension":
+                wanted = extension_epochs(best_epochs, best.kept.mse / target_mse)
+                run_epochs = min(max(wanted, MIN_RUN * epochs), left)
+                run_lr = lr * EXTENSION_LR_FACTOR
+            else:
+                run_epochs, run_lr = left, lr
+            own = replace(
+                config, budget_epochs=max(run_epochs, 0), lr=run_lr, seed=config.seed + len(runs)
             )
+            end = End(target_mse, start_mse, round(left / step_epochs))
+            result = _run(best.params if kind == "extension" else params, image, own, kind, end)
             visited = result.curve[-1].epochs
-            if visited == 0:  # less than a step is left, or the start is no number
+            if visited == 0:  # less than a step is left
                 break
             epochs += visited
-            runs.append(Run(kind, visited, result.mse, result.lr))
-            promised = _gain(kind, visited, best_epochs)
+            runs.append(Run(kind, visited, result.mse, run_lr))
             helped = result.kept.mse < best.kept.mse
-            kept_promise = result.kept.mse * promised**0.5 <= best.kept.mse
-            can_extend = kept_promise or kind != "extension"
-            if not kept_promise and kind != "extension":
+            if kind == "fit" and not result.kept.mse * HOPE_GAIN < start_mse:
                 lr /= 2
-            # After a pilot at a bad rate comes another pilot, not a fit six times as long.
-            if helped and (kept_promise or kind != "pilot"):
+            elif helped:
                 best_epochs = visited + (best_epochs if kind == "extension" else 0)
+            can_extend = helped or kind == "fit"
             best = result if helped else best
     return TargetResult(
         params=best.params,
@@ -156,36 +158,37 @@ def fit_to_target(
     )
 
 
-def _gain(kind: Kind, epochs: float, best_epochs: float) -> float:
-    """By what factor a run of so many epochs should lower the error of the best so far."""
-    if kind == "pilot":
-        return PILOT_GAIN
-    if kind == "extension":
-        return float((1 + epochs / best_epochs) ** EXTENSION_EXPONENT)
-    return float(max(epochs / best_epochs, 1) ** BUDGET_EXPONENT)
+@dataclass(frozen=True)
+class End:
+    """Where a fit from the start has to end; called as `descend` calls a `Replan`.
 
-
-def plan_run(
-    ratio: float,
-    best_epochs: float,
-    pilot_epochs: float,
-    left_epochs: float,
-    can_extend: bool = True,
-) -> tuple[Kind, float]:
-    """What to run next, and for how many epochs: whatever the law says gets there sooner.
-
-    Args:
-        ratio: Error of the best so far / target, above 1.
-        best_epochs: What the best so far was fitted for; 0 before the first fit that helped.
-        pilot_epochs: Of the first fit.
-        left_epochs: Of the cap.
-        can_extend: False after an extension that brought too little.
+    Attributes:
+        target_mse: Wanted.
+        start_mse: Before the first step.
+        max_steps: Of the whole fit.
     """
-    if best_epochs == 0:
-        return "pilot", pilot_epochs
-    again = best_epochs * min(MARGIN * ratio ** (1 / BUDGET_EXPONENT), MAX_GROWTH)
-    further = best_epochs * (MARGIN * ratio ** (1 / EXTENSION_EXPONENT) - 1)
-    # A new fit that can afford no more than the best one had would only come to the same.
-    if left_epochs <= best_epochs or (can_extend and further < again):
-        return "extension", further
-    return "fit", max(again, MIN_GROWTH * best_epochs)
+
+    target_mse: float
+    start_mse: float
+    max_steps: int
+
+    def __call__(self, step: int, train_mse: float) -> int:
+        """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
+        hopeless = step >= HOPE_STEPS and not train_mse * HOPE_GAIN < self.start_mse
+        if hopeless or not train_mse < DIVERGED_MSE:
+            return step
+        above = log(max(MARGIN * train_mse / self.target_mse, 1))
+        part = 1 - min(above / DECAY_GAIN, 1) ** (1 / DECAY_POWER)
+        return self.max_steps if part <= 0 else min(round(step / part), self.max_steps)
+
+
+def extension_epochs(epochs: float, ratio: float) -> float:
+    """Epochs that should take a fit of so many to 1 / `ratio` of its error."""
+    return epochs * (EXTENSION_MARGIN * float(ratio ** (1 / EXTENSION_EXPONENT)) - 1)
+
+
+def _run(start: Params, image: Tensor, config: FitConfig, kind: Kind, end: End) -> FitResult:
+    spent = CurvePoint(0.0, 0, 0.0, inf, -inf, nan)
+    replan = end if kind == "fit" else None
+    (result,) = descend(start, image, config, spent=spent, replan=replan)
+    return result

@@ -16,7 +16,7 @@ from hyperinit.images import save_image
 from hyperinit.init import named_init, sample_params
 from hyperinit.siren import Params, predict
 from hyperinit.store import load_params
-from hyperinit.target import MAX_GROWTH, fit_to_target, plan_run
+from hyperinit.target import End, extension_epochs, fit_to_target
 
 OPTIONS: dict[str, Any] = {"budget_epochs": 400, "batch_pixels": 64}
 
@@ -71,17 +71,19 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
     assert not result.reached and result.runs == ()
 
 
-def test_a_near_miss_is_taken_further_and_a_far_one_begun_again() -> None:
-    kind, epochs = plan_run(1.2, 20.0, 4.0, 1000.0)
-    assert kind == "extension" and 0 < epochs < 0.5 * 20
-    kind, epochs = plan_run(20.0, 4.0, 4.0, 1000.0)
-    assert kind == "fit" and 4 < epochs <= 4 * MAX_GROWTH
-    # where no larger fit can be paid for, what there is is made better
-    assert plan_run(20.0, 20.0, 4.0, 10.0)[0] == "extension"
-    # and an extension that brought too little is not tried again at once
-    kind, epochs = plan_run(1.2, 20.0, 4.0, 1000.0, can_extend=False)
-    assert kind == "fit" and epochs > 20
-    assert plan_run(20.0, 0.0, 4.0, 10.0) == ("pilot", 4.0)
+def test_the_end_of_a_fit_moves_with_its_error() -> None:
+    end = End(target_mse=1e-3, start_mse=1.0, max_steps=10_000)
+    far, near = end(100, 0.02), end(100, 0.005)
+    assert 100 < near < far < 10_000  # the better it is, the sooner it ends
+    assert end(200, 0.02) > far  # the later it is no better, the later it ends
+    assert end(100, 0.0009) == 100  # there
+    assert end(100, 0.2) == 10_000  # too far off to tell
+    # Hopeless: as bad as at the start after many steps, or no number.
+    assert end(100, 0.9) == 100 and end(20, float("nan")) == 20 and end(20, 0.9) == 10_000
+
+
+def test_a_near_miss_is_taken_further() -> None:
+    assert 0 < extension_epochs(20.0, 1.2) < 0.5 * 20 < extension_epochs(20.0, 2.0)
 
 
 @pytest.mark.parametrize("target_mse", [0.0, -1.0, float("nan"), float("inf")])
