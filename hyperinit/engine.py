@@ -15,9 +15,9 @@ from hyperinit.fit_config import AUTO, FitConfig
 from hyperinit.sine import fast_sin
 from hyperinit.siren import Params, apply
 
-# Weights x pixels that a fit must visit to save by faster steps what compiling takes: a fit of 24
-# epochs of 224 x 224 pixels and SIREN 5 x 256 has 3.2e11. See docs/fit-engine.md.
-COMPILE_WORK = 3e11
+# Weights x pixels that a fit must visit to save by faster steps what compiling takes: a fit of 48
+# epochs of 224 x 224 pixels and SIREN 5 x 256 has 6.4e11. See docs/fit-engine.md.
+COMPILE_WORK = 6e11
 
 # How much faster products in bfloat16 must be, to be worth the conversions around them.
 BFLOAT16_GAIN = 1.3

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, predict, r
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
 
-# (steps taken, mean training loss of the last few of them) -> steps of the whole fit
-Replan = Callable[[int, float], int]
 REPLAN_STEPS = 20
 
 # A fit that has come so far from an image (whose variance is about 1) will not come back.
@@ -50,6 +48,21 @@ class CurvePoint:
     mse: float
     psnr: float
     train_mse: float
+
+
+NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
+
+
+class Replan(Protocol):
+    """Moves the end of a fit while it runs, and with it the decay of its rate."""
+
+    def running(self, step: int, train_mse: float) -> int:
+        """(steps taken, mean training loss of the last few) -> steps of the whole fit."""
+        ...
+
+    def ended(self, step: int, mse: float) -> int:
+        """(steps taken, MSE over all pixels) -> the same; those taken end the fit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ def fit(
     if start.batch_shape:
         raise InputError(f"fit takes one SIREN, not {start.batch_shape[0]} (see fit_many)")
     image = to_image(image).to(start["layers.0.weight"].device)
-    spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
+    spent = replace(NOTHING_SPENT, epochs=spent_epochs, sec=spent_sec)
     (result,) = descend(start, image, config, spent=spent, on_eval=on_eval)
     result = restart_failed(result, start, image, config, spent=spent, on_eval=on_eval)
     if isinstance(siren, Siren):
@@ -215,7 +228,7 @@ def descent(
         failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
         planned_fits: How many like this one are planned in all: what pays only in the long run is
             decided by it.
-        replan: Moves the end of the fit of one SIREN, and with it the decay of its rate.
+        replan: Of the fit of one SIREN.
         on_eval: Called with each new point of a curve, off the clock.
 
     Yields:
@@ -277,7 +290,7 @@ def descent(
                     take_step(step)
                     step += 1
                 if replan is not None:
-                    steps = max(replan(step, float(losses_since) / taken), step)
+                    steps = max(replan.running(step, float(losses_since) / taken), step)
                     losses_since = torch.zeros_like(losses_since)
         # Stacked SIRENs share the pixels that are evaluated at a time.
         shown = predict(params, coords, max(CHUNK_PIXELS // len(fits), 1))
@@ -296,6 +309,8 @@ def descent(
             FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
             for params, progress in zip(kept.unbatch() if batch else [kept], fits, strict=True)
         ]
+        if replan is not None and step >= steps:
+            steps = max(replan.ended(step, mse[0]), step)
         if step >= steps or all(progress.over for progress in fits):
             break
 
@@ -361,6 +376,7 @@ def adamw(params: Params, lr: float, config: FitConfig) -> torch.optim.AdamW:
             {"params": values, "lr": lr * factor * (config.output_lr_factor if output else 1.0)}
             for (output, factor), values in groups.items()
         ],
+        betas=(0.9, config.beta2),
         weight_decay=config.weight_decay,
         fused=True,
     )

@@ -31,6 +31,8 @@ class FitConfig:
         layer_lr_factors: A further factor for each layer's rate, the first layer's first and the
             output layer's last; () is 1 for all.
         weight_decay: AdamW's.
+        beta2: AdamW's decay of the squared gradients. With few pixels a step a long memory
+            (0.9999) keeps fits stable that otherwise blow up after a thousand steps.
         frozen_layers: Indices of layers that are not trained, 0 being the first.
         eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
         seed: Of the order in which pixels are visited.
@@ -59,12 +61,14 @@ class FitConfig:
     seed: int = 0
     stop_mse: float | None = None
     layer_lr_factors: tuple[float, ...] = ()
+    beta2: float = 0.999
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     engine: Literal["eager", "compiled", "auto"] = "eager"
     max_restarts: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay"):
+        numbers = ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay")
+        for field in (*numbers, "beta2"):
             value, optional = getattr(self, field), field in ("lr", "batch_pixels")
             if not isinstance(value, (int, float)) and not (optional and value is None):
                 raise InputError(f"{field} must be a number, not {value!r}")
@@ -75,6 +79,8 @@ class FitConfig:
             raise InputError(f"lr must be a positive number, not {self.lr}")
         if self.batch_pixels is not None and self.batch_pixels < 1:
             raise InputError(f"batch_pixels must be at least 1, not {self.batch_pixels}")
+        if not 0 < self.beta2 < 1:
+            raise InputError(f"beta2 must be between 0 and 1, not {self.beta2}")
         if any(not 0 <= factor < float("inf") for factor in self.layer_lr_factors):
             raise InputError(f"layer_lr_factors must be >= 0, not {list(self.layer_lr_factors)}")
         if not isinstance(self.max_restarts, int) or self.max_restarts < 0:
@@ -92,15 +98,17 @@ class FitConfig:
     def step_pixels(self, pixels: int) -> int:
         """Pixels a step of an image that has so many.
 
-        Without `batch_pixels` an eighth of them, as a power of two from 256 to 2048.
+        Without `batch_pixels` an eighth of them, as a power of two from 256 to 1024.
         """
-        return min(self.batch_pixels or min(max(2 ** round(log2(pixels / 8)), 256), 2048), pixels)
+        return min(self.batch_pixels or min(max(2 ** round(log2(pixels / 8)), 256), 1024), pixels)
 
 
 # What the `hyperinit` command adds to the defaults, which are the benchmark protocol's: measured in
 # docs/fit-engine.md, and faster at the same error.
 FAST: dict[str, Any] = {
     "batch_pixels": None,
+    "sampler": "residual",
+    "beta2": 0.9999,
     "hidden_dtype": AUTO,
     "engine": AUTO,
     "max_restarts": 3,  # of a fit that blows up, each at half the rate

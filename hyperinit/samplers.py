@@ -10,10 +10,12 @@ from torch import Tensor
 
 from hyperinit.coords import image_coords, image_to_rgb
 
-# Of "residual": what a pixel that is fitted perfectly still counts, relative to the mean residual,
-# and the steps, or an epoch if that is less, between two looks at the residuals.
+# Of "residual": what a pixel that is fitted perfectly still counts, relative to the mean residual.
 RESIDUAL_FLOOR = 0.3
+# Steps between two looks at all residuals; more for large images, where a look costs most, and no
+# more than an epoch.
 RESIDUAL_REFRESH_STEPS = 20
+RESIDUAL_REFRESH_EPOCHS = 1 / 16
 
 
 class Batches:
@@ -80,7 +82,9 @@ class ResidualBatches(PixelBatches):
                 self.queue = self.drawn[:0]
         else:
             if len(self.queue) == 0:
-                steps = min(RESIDUAL_REFRESH_STEPS, ceil(len(self.coords) / self.batch_pixels))
+                epoch_steps = ceil(len(self.coords) / self.batch_pixels)
+                steps = max(RESIDUAL_REFRESH_STEPS, round(RESIDUAL_REFRESH_EPOCHS * epoch_steps))
+                steps = min(steps, epoch_steps)
                 self.queue = self._draw(steps * self.batch_pixels)
             self.drawn = self.queue[: self.batch_pixels]
             self.queue = self.queue[self.batch_pixels :]

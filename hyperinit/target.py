@@ -2,56 +2,49 @@
 
 One fit whose end is moved while it runs. Its rate decays linearly to 0 at its end, as in every fit,
 and how far the error is above its final value depends little on the image once the rate has fallen:
-the training loss so far tells where the end has to be. A fit that just missed is taken further at a
-lower rate. Whether the target is reached is only ever said of all pixels, and no more than the cap
-is spent.
+the training loss so far tells where the end has to be. A fit that just missed goes on. Whether the
+target is reached is only ever said of all pixels, and no more than the cap is spent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf, isfinite, log, nan
-from typing import Any, Literal
-
-from torch import Tensor
+from math import ceil, inf, isfinite, log
+from typing import Any
 
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
-from hyperinit.fit import DIVERGED_MSE, CurvePoint, FitConfig, FitResult, default_lr, descend, fit
-from hyperinit.fit_config import with_options
+from hyperinit.fit import DIVERGED_MSE, NOTHING_SPENT, FitConfig, default_lr, descend, fit
+from hyperinit.fit_config import AUTO, with_options
 from hyperinit.images import ImageSource, to_image
 from hyperinit.siren import Params
 
 # Of a fit with linear decay, after the part f of its steps: log(error / final error) is about
-# DECAY_GAIN (1 - f) ^ DECAY_POWER. Six photographs, 224 x 224 pixels, SIREN 5 x 256, init 33, 16
-# and 32 epochs; docs/research-log.md has the readings. Only the cost depends on these numbers.
-DECAY_GAIN = 4.5
-DECAY_POWER = 1.85
-MARGIN = 1.05  # on the training loss: pixels of a step are no random sample of what is hard
-
-EXTENSION_EXPONENT = 1.2  # of a fit taken further: error ~ (all its epochs) ^ -1.2
-EXTENSION_LR_FACTOR = 0.3  # of the rate of the fit that is taken further
-EXTENSION_MARGIN = 1.1
-MIN_RUN = 0.1  # of all epochs so far: bounds how many runs there can be
+# DECAY_GAIN (1 - f) ^ DECAY_POWER. Photographs of 224 x 224 pixels, SIREN 5 x 256, init 33;
+# docs/research-log.md has the readings. Only the cost depends on these numbers.
+DECAY_GAIN = 5.0
+DECAY_POWER = 1.7
+# Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
+LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22}
+MIN_MORE = (
+    0.05  # of the steps taken, where an end missed: bounds how often all pixels are looked at
+)
 
 HOPE_STEPS = 100  # by then a fit at a good rate
 HOPE_GAIN = 4.0  # has surely become better by this factor
-
-Kind = Literal["fit", "extension"]
+BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fit on the way to a target.
+    """One fit from the start.
 
     Attributes:
-        kind: "fit" from the start, or "extension" of the best so far.
         epochs: What it spent.
-        mse: What it reached on all pixels.
-        lr: The learning rate it used.
+        mse: What it ended with on all pixels.
+        lr: The learning rate it began with.
     """
 
-    kind: Kind
     epochs: float
     mse: float
     lr: float
@@ -97,8 +90,8 @@ def fit_to_target(
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing is given up and begun again at half the rate, whatever `max_restarts`
-            says.
+            next to nothing, or blows up, is given up and begun again at half the rate, whatever
+            `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
         spent_epochs, spent_sec: What making the start has already cost; part of the result.
         **options: Fields of FitConfig to set.
 
@@ -106,12 +99,15 @@ def fit_to_target(
         InputError: an option or the image is unusable.
     """
     config = with_options(config, options)
-    if not 0 < target_mse < float("inf"):
+    if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     image = to_image(image).to(params["layers.0.weight"].device)
     pixels = image.shape[-2] * image.shape[-1]
     step_epochs = config.step_pixels(pixels) / pixels
-    config = replace(config, max_restarts=0, stop_mse=None, eval_epochs=())
+    # With restarts allowed a fit returns the best of all its evaluations.
+    config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
+    if config.engine == AUTO:  # decides by the budget, and this one is only a cap
+        config = replace(config, engine="eager")
     lr = config.lr or default_lr(params.config)
     runs: list[Run] = []
     epochs = spent_epochs
@@ -119,34 +115,18 @@ def fit_to_target(
     with clock.running():
         best = fit(params, image, config, budget_epochs=0)
         start_mse = best.kept.mse
-        best_epochs = 0.0  # that `best` has been fitted for, without runs that led elsewhere
-        can_extend = True
         while isfinite(start_mse) and best.kept.mse > target_mse:
             left = config.budget_epochs - epochs
-            kind: Kind = "extension" if best_epochs and can_extend else "fit"
-            if kind == "extension":
-                wanted = extension_epochs(best_epochs, best.kept.mse / target_mse)
-                run_epochs = min(max(wanted, MIN_RUN * epochs), left)
-                run_lr = lr * EXTENSION_LR_FACTOR
-            else:
-                run_epochs, run_lr = left, lr
-            own = replace(
-                config, budget_epochs=max(run_epochs, 0), lr=run_lr, seed=config.seed + len(runs)
-            )
-            end = End(target_mse, start_mse, round(left / step_epochs))
-            result = _run(best.params if kind == "extension" else params, image, own, kind, end)
+            end = End(target_mse, start_mse, round(left / step_epochs), LOSS_RATIO[config.sampler])
+            own = replace(config, budget_epochs=max(left, 0), lr=lr, seed=config.seed + len(runs))
+            (result,) = descend(params, image, own, spent=NOTHING_SPENT, replan=end)
             visited = result.curve[-1].epochs
             if visited == 0:  # less than a step is left
                 break
             epochs += visited
-            runs.append(Run(kind, visited, result.mse, run_lr))
-            helped = result.kept.mse < best.kept.mse
-            if kind == "fit" and not result.kept.mse * HOPE_GAIN < start_mse:
-                lr /= 2
-            elif helped:
-                best_epochs = visited + (best_epochs if kind == "extension" else 0)
-            can_extend = helped or kind == "fit"
-            best = result if helped else best
+            runs.append(Run(visited, result.mse, lr))
+            best = result if result.kept.mse < best.kept.mse else best
+            lr /= 2
     return TargetResult(
         params=best.params,
         mse=best.kept.mse,
@@ -158,37 +138,45 @@ def fit_to_target(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class End:
-    """Where a fit from the start has to end; called as `descend` calls a `Replan`.
+    """Where a fit from the start has to end: a `Replan` of `descend`.
 
     Attributes:
         target_mse: Wanted.
         start_mse: Before the first step.
         max_steps: Of the whole fit.
+        loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
+        train_mse: The last that was seen.
+        lowest_mse: The lowest training loss so far.
     """
 
     target_mse: float
     start_mse: float
     max_steps: int
+    loss_ratio: float
+    train_mse: float = inf
+    lowest_mse: float = inf
 
-    def __call__(self, step: int, train_mse: float) -> int:
+    def running(self, step: int, train_mse: float) -> int:
         """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
-        hopeless = step >= HOPE_STEPS and not train_mse * HOPE_GAIN < self.start_mse
-        if hopeless or not train_mse < DIVERGED_MSE:
+        self.train_mse = train_mse
+        self.lowest_mse = min(self.lowest_mse, train_mse)
+        return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
+
+    def ended(self, step: int, mse: float) -> int:
+        """The same, now that the error over all pixels is known."""
+        if mse <= self.target_mse or self.hopeless(step):
             return step
-        above = log(max(MARGIN * train_mse / self.target_mse, 1))
+        self.loss_ratio = self.train_mse / mse
+        return min(max(self._steps(step, mse), ceil((1 + MIN_MORE) * step)), self.max_steps)
+
+    def hopeless(self, step: int) -> bool:
+        """Whether another fit at a lower rate will be there sooner."""
+        slow = step >= HOPE_STEPS and not self.train_mse * HOPE_GAIN < self.start_mse
+        return slow or not self.train_mse < min(BLOWN_GAIN * self.lowest_mse, DIVERGED_MSE)
+
+    def _steps(self, step: int, mse: float) -> int:
+        above = log(max(mse / self.target_mse, 1))
         part = 1 - min(above / DECAY_GAIN, 1) ** (1 / DECAY_POWER)
         return self.max_steps if part <= 0 else min(round(step / part), self.max_steps)
-
-
-def extension_epochs(epochs: float, ratio: float) -> float:
-    """Epochs that should take a fit of so many to 1 / `ratio` of its error."""
-    return epochs * (EXTENSION_MARGIN * float(ratio ** (1 / EXTENSION_EXPONENT)) - 1)
-
-
-def _run(start: Params, image: Tensor, config: FitConfig, kind: Kind, end: End) -> FitResult:
-    spent = CurvePoint(0.0, 0, 0.0, inf, -inf, nan)
-    replan = end if kind == "fit" else None
-    (result,) = descend(start, image, config, spent=spent, replan=replan)
-    return result

@@ -26,7 +26,7 @@ from hyperinit.siren import Params
 from hyperinit.store import tensors_hash
 
 # Fields of FitConfig that came after the first records of this version of the protocol.
-LATER_FIT_OPTIONS = ("layer_lr_factors", "hidden_dtype", "engine", "max_restarts")
+LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
 
 
 @dataclass(frozen=True)

@@ -460,6 +460,7 @@ def test_an_unknown_option_suggests_the_nearest(option: str, meant: str) -> None
         ({"layer_lr_factors": (1, 1)}, "layer_lr_factors: 2 factors for 3 layers"),
         ({"hidden_dtype": "bf16"}, "unknown hidden_dtype 'bf16'.*bfloat16"),
         ({"engine": "compile"}, "unknown engine 'compile'.*did you mean 'compiled'"),
+        ({"beta2": 1.0}, "beta2 must be between 0 and 1, not 1.0"),
         ({"max_restarts": -1}, "max_restarts must be a whole number >= 0, not -1"),
         ({"frozen_layers": (3,)}, "frozen_layers: no layer 3; this SIREN has 0 to 2"),
         ({"frozen_layers": (-1,)}, "frozen_layers: no layer -1"),
@@ -602,7 +603,7 @@ def test_bfloat16_is_taken_where_it_pays(pays: bool, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("pixels", "expected"),
-    [(16, 16), (48 * 48, 256), (64 * 64, 512), (96 * 96, 1024), (10**6, 2048)],
+    [(16, 16), (48 * 48, 256), (64 * 64, 512), (96 * 96, 1024), (10**6, 1024)],
 )
 def test_steps_see_an_eighth_of_an_image(pixels: int, expected: int) -> None:
     assert FitConfig(batch_pixels=None).step_pixels(pixels) == expected

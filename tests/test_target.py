@@ -16,7 +16,7 @@ from hyperinit.images import save_image
 from hyperinit.init import named_init, sample_params
 from hyperinit.siren import Params, predict
 from hyperinit.store import load_params
-from hyperinit.target import End, extension_epochs, fit_to_target
+from hyperinit.target import End, fit_to_target
 
 OPTIONS: dict[str, Any] = {"budget_epochs": 400, "batch_pixels": 64}
 
@@ -72,7 +72,9 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
 
 
 def test_the_end_of_a_fit_moves_with_its_error() -> None:
-    end = End(target_mse=1e-3, start_mse=1.0, max_steps=10_000)
+    def end(step: int, train_mse: float) -> int:
+        return End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1).running(step, train_mse)
+
     far, near = end(100, 0.02), end(100, 0.005)
     assert 100 < near < far < 10_000  # the better it is, the sooner it ends
     assert end(200, 0.02) > far  # the later it is no better, the later it ends
@@ -82,8 +84,22 @@ def test_the_end_of_a_fit_moves_with_its_error() -> None:
     assert end(100, 0.9) == 100 and end(20, float("nan")) == 20 and end(20, 0.9) == 10_000
 
 
-def test_a_near_miss_is_taken_further() -> None:
-    assert 0 < extension_epochs(20.0, 1.2) < 0.5 * 20 < extension_epochs(20.0, 2.0)
+def test_a_fit_that_loses_what_it_had_is_given_up() -> None:
+    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    assert end.running(400, 0.01) > 400
+    assert end.running(420, 0.05) > 420  # a spike
+    assert end.running(440, 0.15) == 440 and end.ended(440, 0.15) == 440
+
+
+def test_a_fit_that_missed_goes_on_and_knows_by_how_much() -> None:
+    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    assert end.running(1000, 0.9e-3) == 1000  # by its training loss it is there
+    assert end.ended(1000, 0.99e-3) == 1000
+    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    end.running(1000, 0.9e-3)
+    assert 1000 < end.ended(1000, 1.01e-3) < end.ended(1000, 2e-3) < 10_000
+    assert end.running(1010, 0.9e-3) > 1010  # the same loss is not enough now
+    assert end.ended(9_999, 1.01e-3) == 10_000
 
 
 @pytest.mark.parametrize("target_mse", [0.0, -1.0, float("nan"), float("inf")])
