@@ -264,7 +264,8 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
     """A document with its generated blocks made anew from committed records.
 
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
-    `NAME.jsonl`, `<!-- comparison: NAME -->` the short table that ends a meta-training run, and
+    `NAME.jsonl`, with `, ratios to INIT` behind the names where that is not 33;
+    `<!-- comparison: NAME -->` the short table that ends a meta-training run, and
     `<!-- protocol -->` the protocol.
 
     Args:
@@ -280,11 +281,15 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
         if block["kind"] == "protocol":
             body = protocol_markdown()
         else:
-            names = (block["names"] or "").split()
+            files, _, reference = (block["names"] or "").partition(", ratios to ")
+            names = files.split()
             if not names:
                 raise InputError(f"{source}: a {block['kind']} block names no record file")
             records = read_records([Path(records_dir) / f"{n}.jsonl" for n in names])
-            body = (markdown if block["kind"] == "records" else comparison_table)(records)
+            if block["kind"] == "records":
+                body = markdown(records, reference.strip() or "33")
+            else:
+                body = comparison_table(records)
         return f"{block['open']}{body}{block['close']}"
 
     opened = len(re.findall(r"^<!-- (?:records|comparison|protocol)\b", text, re.MULTILINE))

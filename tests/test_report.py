@@ -125,6 +125,12 @@ def test_blocks_are_made_anew_and_the_rest_is_left_alone(records, tmp_path):
     assert update_blocks(new, tmp_path, "doc.md") == new
 
 
+def test_a_block_says_what_ratios_are_to(records, tmp_path):
+    write(tmp_path / "a.jsonl", records)
+    document = "<!-- records: a, ratios to paper -->\n<!-- /records -->\n"
+    assert markdown(records, "paper") in update_blocks(document, tmp_path, "doc.md")
+
+
 def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_path, capsys):
     write(tmp_path / "a.jsonl", records[:6])
     path = write(tmp_path / "b.jsonl", records[6:])
