@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, fit
-from hyperinit.fit_config import fit_options
+from hyperinit.fit_config import FAST, fit_options
 from hyperinit.images import load_image, square_crop
 from hyperinit.init import named_init, sample_params
 from hyperinit.many import fit_many
@@ -40,10 +40,12 @@ from hyperinit.protocol import PROTOCOLS
 from hyperinit.siren import Params
 from hyperinit.target import fit_to_target
 
-PLAIN, SEED, ENGINE, ALONE, TOGETHER = "plain", "seed", "engine", "alone", "together"
+PLAIN, SEED, ENGINE, COMMAND = "plain", "seed", "engine", "command"
+ALONE, TOGETHER = "alone", "together"
 ROWS = (
     PLAIN,
     SEED,
+    COMMAND,  # as the `hyperinit` command fits
     ENGINE,
     "engine:sampler=residual",
     "engine:hidden_dtype=bfloat16",
@@ -97,7 +99,7 @@ def plain_loop(image: Tensor, width: int, depth: int, batch_pixels: int, steps: 
 def _fit_row(image: Tensor, start: Params, config: FitConfig, arguments: Any) -> dict[str, Any]:
     """Cost of a step of `fit`; what happens once (compiling) is told apart by a first short fit."""
     pixels = image.shape[-2] * image.shape[-1]
-    batch = min(config.batch_pixels, pixels)
+    batch = config.step_pixels(pixels)
     epochs = arguments.steps * batch / pixels
     warm_steps = max(1, arguments.steps // 10)
     once = fit(start, image, config, budget_epochs=warm_steps * batch / pixels, eval_epochs=())
@@ -159,10 +161,11 @@ def measure(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
             target, cap = arguments.target_mse, arguments.cap_sec
             found |= _train_to_target(image, start, config, target, cap)
         return found
-    if kind != ENGINE:
+    if kind not in (ENGINE, COMMAND):
         raise InputError(f"--row {row!r}: must be one of {', '.join(ROWS)} or engine:FIELD=VALUE")
     pairs = options.split(",") if options else []
-    config = FitConfig(**{"batch_pixels": arguments.batch_pixels, **fit_options(pairs)})
+    base = FAST if kind == COMMAND else {"batch_pixels": arguments.batch_pixels}
+    config = FitConfig(**{**base, **fit_options(pairs)})
     result = _fit_row(image, start, config, arguments)
     if arguments.target_mse is not None:
         found = fit_to_target(start, image, arguments.target_mse, config, budget_epochs=200)
@@ -175,7 +178,7 @@ def _measure_many(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     whole = square_crop(_image(arguments), side + count)  # windows of one photograph
     images = [whole[:, i : i + side, i : i + side].contiguous() for i in range(count)]
     starts = [_start(arguments.many_width, arguments.many_depth, i) for i in range(count)]
-    config = FitConfig(budget_epochs=arguments.many_epochs, batch_pixels=None, eval_epochs=())
+    config = FitConfig(**FAST, budget_epochs=arguments.many_epochs, eval_epochs=())
     begin = time.perf_counter()
     if row == TOGETHER:
         results = fit_many(starts, images, config)
@@ -270,7 +273,7 @@ def table(arguments: argparse.Namespace, found: dict[str, list[dict[str, Any]]])
             "",
             f"{arguments.many} fits of {arguments.many_size} x {arguments.many_size}, SIREN "
             f"{arguments.many_depth} x {arguments.many_width}, {arguments.many_epochs:g} epochs of "
-            f"{FitConfig(batch_pixels=None).step_pixels(arguments.many_size**2)} pixels a step",
+            f"{FitConfig(**FAST).step_pixels(arguments.many_size**2)} pixels a step",
             "",
             "| fits | images per hour | mean PSNR, dB | peak MiB |",
             "| --- | --- | --- | --- |",

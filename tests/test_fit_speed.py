@@ -19,14 +19,15 @@ def flags(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "row", ["plain", "seed", "engine", "engine:sampler=residual,lr=1e-3", "alone", "together"]
+    "row",
+    ["plain", "seed", "command", "engine", "engine:sampler=residual,lr=1e-3", "alone", "together"],
 )
 def test_every_row_gives_numbers(row: str, flags: list[str]) -> None:
     arguments = fit_speed._parser().parse_args([*flags, "--target-mse", "0.5"])
     vars(arguments).update(fit_speed.SMOKE)
     found = fit_speed.measure(row, arguments)
     assert found["sec"] > 0
-    assert ("target_sec" in found) == row.startswith(("seed", "engine"))
+    assert ("target_sec" in found) == row.startswith(("seed", "engine", "command"))
 
 
 @pytest.mark.slow
