@@ -1,4 +1,5 @@
-"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers.
+"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers, and
+the shared weights that a transformer modulates for an image.
 
 What the rivals that are trained have in common with each other and, as far as a fit, a checkpoint
 or the outer loss can see, with a hypernetwork.
@@ -17,6 +18,7 @@ from hyperinit.errors import InputError
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import PAPER_INIT, sample_params
 from hyperinit.inner import StepSizes, adapt, plain_mse
+from hyperinit.modulation import ModulationConfig, Modulator
 from hyperinit.param_dataset import from_vector, to_vector
 from hyperinit.siren import Params, Siren, SirenConfig, features
 from hyperinit.store import CHECKPOINT_NAME, load_module, load_tensors
@@ -38,6 +40,8 @@ class LearnedConfig:
         inner_lr: Their step size; where these are learned, the one at the start.
         learned_step_sizes: One for every parameter and step (Meta-SGD).
         adapts: Whether the inner steps are part of the init, or were only there to train it.
+        modulation: The transformer that makes an image's weights of the learned ones; none: they
+            are the same for all images.
     """
 
     siren: SirenConfig
@@ -48,11 +52,14 @@ class LearnedConfig:
     inner_lr: float = 1e-2
     learned_step_sizes: bool = False
     adapts: bool = False
+    modulation: ModulationConfig | None = None
 
     def __post_init__(self) -> None:
         for field, least in {"heads": 0, "inner_steps": 0, "inner_pixels": 1}.items():
             if getattr(self, field) < least:
                 raise InputError(f"{field} must be at least {least}, not {getattr(self, field)}")
+        if self.modulation is not None:
+            self.modulation.layers(self.siren)  # checks that there are any
 
 
 class LearnedInit(nn.Module):
@@ -61,7 +68,7 @@ class LearnedInit(nn.Module):
     Args:
         config: See LearnedConfig.
         base: Where the parameters start.
-        generator: Draws the heads.
+        generator: Draws the heads, or the transformer.
     """
 
     objective = staticmethod(plain_mse)  # what its inner steps descend
@@ -72,16 +79,26 @@ class LearnedInit(nn.Module):
         super().__init__()
         self.config = config
         self.base = Siren(base)
-        drawn = [self._draw_output(generator or torch.Generator()) for _ in range(config.heads)]
+        generator = generator or torch.Generator()
+        drawn = [self._draw_output(generator) for _ in range(config.heads)]
         self.head_weight = nn.Parameter(torch.stack([w for w, _ in drawn])) if drawn else None
         self.head_bias = nn.Parameter(torch.stack([b for _, b in drawn])) if drawn else None
         rates = torch.full((config.inner_steps, to_vector(base).numel()), config.inner_lr)
         self.rates = nn.Parameter(rates) if config.learned_step_sizes else None
+        self.modulator: Modulator | None = None
+        if config.modulation is not None:
+            with torch.random.fork_rng(devices=[]):
+                # torch.nn draws its own layers from the global generator
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+                self.modulator = Modulator(config.modulation, config.siren)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        return {"learned": asdict(self.config)}
+        facts = asdict(self.config)
+        if self.config.modulation is None:  # older records and checkpoints do not name it either
+            del facts["modulation"]
+        return {"learned": facts}
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""
@@ -91,7 +108,10 @@ class LearnedInit(nn.Module):
         return drawn[f"{name}.weight"] * self.config.output_gain, drawn[f"{name}.bias"]
 
     def forward(self, images: Tensor) -> Params:
-        """Images (B, 3, H, W) -> B stacked SIRENs, all the same, before any inner step."""
+        """Images (B, 3, H, W) -> B stacked SIRENs before any inner step."""
+        if self.modulator is not None:
+            modulated: Params = self.modulator(images, self.base.params)
+            return modulated
         return self.base.params.map(lambda value: value.expand(len(images), *value.shape))
 
     def show_heads(self, coords: Tensor) -> Tensor:
@@ -119,11 +139,22 @@ class LearnedInit(nn.Module):
         """The initial weights for one image.
 
         Args:
-            image: Anything that `to_image` takes; it is only looked at by inner steps.
+            image: Anything that `to_image` takes; it is only looked at by a transformer and by
+                inner steps.
             seed: Of a drawn output layer, and of the pixels that inner steps see.
         """
-        params = self.draw(seed)
+        params = self.unadapted(image, seed=seed)
         return self.adapted(params, image, seed=seed) if self.config.adapts else params
+
+    def unadapted(self, image: ImageSource, *, seed: int) -> Params:
+        """The initial weights for one image before any inner step; arguments as `generate`."""
+        if self.modulator is None:
+            return self.draw(seed)
+        picture = to_image(image).to(self.base.params["layers.0.weight"].device)
+        with torch.no_grad():
+            params: Params = self(picture[None]).unbatch()[0]
+        # The layers that are shared are views of the module's own parameters.
+        return params.map(lambda value: value.detach().clone())
 
     def draw(self, seed: int) -> Params:
         """The learned parameters, with an output layer of their own for this seed if so wanted."""
@@ -165,7 +196,9 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
     tensors, info = load_tensors(path, LEARNED_KIND)
     try:
         fields = dict(info["learned"])
-        config = LearnedConfig(siren=SirenConfig(**fields.pop("siren")), **fields)
+        siren, modulation = SirenConfig(**fields.pop("siren")), fields.pop("modulation", None)
+        modulation = None if modulation is None else ModulationConfig(**modulation)
+        config = LearnedConfig(siren, modulation=modulation, **fields)
         base = sample_params(PAPER_INIT, config.siren, generator=torch.Generator())
         learned = LearnedInit(config, base)
     except (InputError, KeyError, TypeError) as error:

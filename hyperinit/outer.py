@@ -48,7 +48,9 @@ class LoopConfig:
     lr: float = option(1e-3, "learning rate of the outer loop")
     step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned")
     warmup_steps: int = option(50, "outer steps over which the rates rise")
-    schedule: Literal["cosine", "linear", "constant"] = option("cosine", "of the rates, down to 0")
+    schedule: Literal["cosine", "linear", "step", "constant"] = option(
+        "cosine", "of the rates: down to 0, or to a tenth for the last fifth (step)"
+    )
     clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any")
     skip_norm: float | None = option(
         5.0, "skip steps whose gradient is so many times its usual norm; none: never"
@@ -186,7 +188,12 @@ def new_state(task: Task[Config, Any], config: Config) -> TrainState:
 def rate(step: int, config: LoopConfig) -> float:
     """Factor on all learning rates: a linear rise, then the schedule."""
     rise, done = min(1.0, (step + 1) / (config.warmup_steps + 1)), step / config.max_steps
-    fall = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
+    fall = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": 1 - done,
+        "step": 1.0 if done < 0.8 else 0.1,
+        "constant": 1.0,
+    }
     return rise * fall[config.schedule]
 
 
