@@ -28,6 +28,7 @@ from hyperinit.init import named_init, sample_params
 from hyperinit.learned import LEARNED_KIND, LearnedConfig, LearnedInit
 from hyperinit.many import fit_many
 from hyperinit.meta import OuterLoss, outer_loss
+from hyperinit.modulation import ModulationConfig
 from hyperinit.outer import LoopConfig, StepResult, Task, TrainingImages
 from hyperinit.siren import Params
 
@@ -42,8 +43,8 @@ class BaselineConfig(LoopConfig):
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
     omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
     warmup_steps: int = option(0, "outer steps over which the rates rise")
-    schedule: Literal["cosine", "linear", "constant"] = option(
-        "constant", "of the rates, down to 0"
+    schedule: Literal["cosine", "linear", "step", "constant"] = option(
+        "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
     )
     clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
     skip_norm: float | None = option(
@@ -60,6 +61,11 @@ class BaselineConfig(LoopConfig):
     inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start")
     second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
+    patch_size: int = option(9, "transinr, ipc: side of an image token, in pixels of `size`")
+    weight_tokens: int = option(64, "transinr: tokens per layer; ipc: the rank")
+    token_size: int = option(768, "transinr, ipc: numbers in a token of the transformer")
+    transformer_layers: int = option(6, "transinr, ipc: its depth")
+    attention_heads: int = option(12, "transinr, ipc: its heads")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +92,22 @@ class BaselineConfig(LoopConfig):
             inner_lr=self.inner_lr,
             learned_step_sizes=row.learned_step_sizes,
             adapts=row.adapts,
+            modulation=self._modulation,
+        )
+
+    @property
+    def _modulation(self) -> ModulationConfig | None:
+        kind = RIVALS[self.rival].modulation
+        if kind is None:
+            return None
+        return ModulationConfig(
+            kind,
+            self.size,
+            self.patch_size,
+            self.weight_tokens,
+            self.token_size,
+            self.transformer_layers,
+            self.attention_heads,
         )
 
 
@@ -102,12 +124,16 @@ class Rival:
         images: (photographs, config) -> what it trains on.
         settings: Published, of BaselineConfig, besides the sizes.
         sizes: Published: of the images and the network.
+        scaled: What stands in for settings that are out of reach of a CPU, except in the published
+            preset.
         optimizer: Parameter groups -> the outer optimiser.
         heads: One output layer a training image, a fresh one at test time.
         unrolled: The loss is that after `inner_steps`.
         learned_step_sizes: See LearnedConfig.
         adapts: Whether the source fits a new image by the inner steps; otherwise it fits from the
             learned parameters with Adam, and the steps are only there to train them.
+        modulation: How a transformer makes an image's weights of the learned ones, see
+            ModulationConfig.
     """
 
     source: str
@@ -115,6 +141,7 @@ class Rival:
     images: Callable[[Photographs, BaselineConfig], TrainingImages]
     settings: Mapping[str, Any]
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    scaled: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = lambda groups: (
         torch.optim.AdamW(groups, weight_decay=0.0)
     )
@@ -122,6 +149,7 @@ class Rival:
     unrolled: bool = False
     learned_step_sizes: bool = False
     adapts: bool = False
+    modulation: Literal["columns", "low-rank"] | None = None
 
 
 # What they descend -------------------------------------------------------------------------------
@@ -147,7 +175,7 @@ def heads_loss(
 def unrolled_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """MAML's: the MSE after the inner steps, on pixels drawn apart from theirs."""
+    """MAML's: the MSE after the inner steps, if any, on pixels drawn apart from theirs."""
     loss = OuterLoss(
         query_pixels=min(config.query_pixels, images.shape[-2] * images.shape[-1]),
         weight_before=0.0,
@@ -234,6 +262,36 @@ _MAML = Rival(
     {"size": 178, "width": 256, "depth": 4},
     unrolled=True,
 )
+# Two hours of two cores are some thousand steps of the smaller transformer at 224 x 224.
+_TRANSINR = Rival(
+    "arXiv 2208.02801, yinboc/trans-inr cfgs/imgrec_imagenette.yaml, models/trans_inr.py: patches"
+    " of 9, 64 tokens per layer, transformer 6 x 768 with 12 heads, all pixels of 16 images, Adam"
+    " 1e-4 times 0.1 after 80 %, 400 epochs of 9469 images",
+    unrolled_loss,
+    crops,
+    {
+        "lr": 1e-4,
+        "schedule": "step",
+        "batch_images": 16,
+        "query_pixels": 178**2,
+        "max_steps": 236_800,
+        "patch_size": 9,
+        "weight_tokens": 64,
+        "token_size": 768,
+        "transformer_layers": 6,
+        "attention_heads": 12,
+    },
+    {"size": 178, "width": 256, "depth": 4},
+    scaled={
+        "query_pixels": 2048,
+        "max_steps": 3000,
+        "patch_size": 16,
+        "token_size": 192,
+        "transformer_layers": 4,
+        "attention_heads": 6,
+    },
+    modulation="columns",
+)
 
 RIVALS: dict[str, Rival] = {
     "strainer": _STRAINER,
@@ -287,6 +345,20 @@ RIVALS: dict[str, Rival] = {
         {"size": 178, "width": 256, "depth": 5},
         optimizer=torch.optim.SGD,
     ),
+    "transinr": _TRANSINR,
+    "ipc": replace(
+        _TRANSINR,
+        source="arXiv 2211.13223, kakaobrain/ginr-ipc configs/image/low_rank_modulated_transinr/"
+        "imagenette178_low_rank_modulated_transinr.yaml: transinr's transformer, second layer"
+        " alone, of rank 256, Adam 1e-4, 16 images, 4000 epochs",
+        settings={
+            **_TRANSINR.settings,
+            "schedule": "constant",
+            "weight_tokens": 256,
+            "max_steps": 2_368_000,
+        },
+        modulation="low-rank",
+    ),
 }
 
 
@@ -317,8 +389,8 @@ def _loss(
 def _starts(
     model: LearnedInit, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
-    """The learned parameters, and where the inner steps lead, if there are any."""
-    before = [model.draw(seed) for seed in range(len(held_out))]
+    """The inits before any inner step, and where the inner steps lead, if there are any."""
+    before = [model.unadapted(image, seed=seed) for seed, image in enumerate(held_out)]
     starts: dict[str, Sequence[Params]] = {"before": before}
     if model.config.inner_steps:
         pairs = enumerate(zip(before, held_out, strict=True))

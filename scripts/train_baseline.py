@@ -6,12 +6,15 @@
     python scripts/train_baseline.py --resume runs/NAME
     python scripts/train_baseline.py meta-sgd --print-config
 
-NAME is strainer, snp, maml, fomaml, meta-sgd or reptile; docs/rivals.md says what they are.
+NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr or ipc; docs/rivals.md says what
+they are.
 
 default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
 base       the same on 224 x 224 and 5 x 256, until the published number of steps
 published  its own sizes too
 tiny       to see that everything works
+
+Unless published, the transformers of transinr and ipc are smaller, and their steps 3,000.
 
 The run directory is the same as that of meta_train.py, and an init for benchmark.py.
 """
@@ -46,15 +49,21 @@ SCALES: dict[str, dict[str, Any]] = {
         "compare_images": 1,
         "compare_budgets": (1.0, 2.0),
         "compare_lrs": (1e-3,),
+        "patch_size": 6,
+        "weight_tokens": 4,
+        "token_size": 16,
+        "transformer_layers": 2,
+        "attention_heads": 2,
     },
 }
 
 
 def presets(name: str) -> dict[str, dict[str, Any]]:
     """Of one rival; "default" comes first."""
-    own = {"rival": name, **RIVALS[name].settings}
-    scales = {scale: {**own, **sizes} for scale, sizes in SCALES.items()}
-    return {**scales, "published": {**own, **RIVALS[name].sizes}}
+    row = RIVALS[name]
+    own = {"rival": name, **row.settings}
+    scales = {scale: {**own, **row.scaled, **sizes} for scale, sizes in SCALES.items()}
+    return {**scales, "published": {**own, **row.sizes}}
 
 
 def program(name: str) -> Program[BaselineConfig]:

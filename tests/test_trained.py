@@ -20,7 +20,7 @@ from hyperinit.coords import image_to_rgb, pixel_coords
 from hyperinit.errors import InputError
 from hyperinit.fit import fit
 from hyperinit.images import save_image
-from hyperinit.init import NAMED_INITS
+from hyperinit.init import NAMED_INITS, sample_params
 from hyperinit.learned import LearnedInit, load_learned
 from hyperinit.outer import Stop, load_state, new_state, save_state, train, train_step
 from hyperinit.siren import Params, apply
@@ -240,6 +240,92 @@ def test_reptiles_outer_step_is_the_mean_displacement():
         assert float(moved.abs().max()) > 0
 
 
+# TransINR and IPC
+
+
+def singular_values(matrix):
+    return torch.linalg.svdvals(matrix.detach().double())
+
+
+@pytest.mark.parametrize("name", ["transinr", "ipc"])
+def test_a_transformer_keeps_the_base_inits_scale_before_training(name):
+    model, settings = fresh(name)
+    for image in IMAGES:
+        made = model.generate(image)
+        for key, base in model.base.params.items():
+            ours, theirs = made[key], base.detach()
+            if key.endswith("weight"):  # the norm of the weights into each unit
+                ours, theirs = ours.norm(dim=1), theirs.norm(dim=1)
+            torch.testing.assert_close(ours, theirs)
+    spec = NAMED_INITS[settings.base_init]
+    own = sample_params(spec, model.config.siren, generator=torch.Generator().manual_seed(0))
+    assert_same(own, model.draw(0))  # and the base is a draw of the init by that name
+
+
+def test_transinr_gives_every_image_its_own_weights_and_all_the_same_biases():
+    model, _ = fresh("transinr")
+    one, other = model.generate(IMAGES[0]), model.generate(IMAGES[1])
+    for key in one:
+        assert torch.equal(one[key], other[key]) is key.endswith("bias"), key
+
+
+def test_transinr_multiplies_groups_of_units_alike():
+    model, settings = fresh("transinr", weight_tokens=4)
+    made, base = model.generate(IMAGES[0]), model.draw(0)
+    for layer in range(settings.depth):
+        key = f"layers.{layer}.weight"
+        factors = torch.nn.functional.normalize(made[key] / base[key], dim=1)
+        for unit in range(4, settings.width):  # the same but for the norm, which is restored
+            torch.testing.assert_close(factors[unit], factors[unit % 4], rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(factors[0], factors[1], atol=0.1)
+
+
+def test_ipc_changes_the_second_layers_weight_alone_and_by_a_low_rank():
+    state, settings = new_state(LEARNED, config("ipc", depth=3)), config("ipc", depth=3)
+    train_step(state, settings, IMAGES)
+    one, other = (state.model.generate(image) for image in IMAGES)
+    rank = settings.weight_tokens
+    assert [key for key in one if not torch.equal(one[key], other[key])] == ["layers.1.weight"]
+    for made in (one, other):
+        values = singular_values(made["layers.1.weight"])
+        assert values[rank - 1] > 1e-3 * values[0] and values[rank] < 1e-6 * values[0]
+    # The left factor is shared and of the rank; rows of the difference have two such factors.
+    values = singular_values(one["layers.1.weight"] - other["layers.1.weight"])
+    assert values[0] > 1e-6 and values[2 * rank] < 1e-6 * values[0]
+
+
+@pytest.mark.parametrize("name", ["transinr", "ipc"])
+def test_a_transformer_reads_images_of_any_size_and_where_things_are(name):
+    model, settings = fresh(name)
+    key = "layers.1.weight"
+    picture = IMAGES[0]
+    (mirrored, blank) = (model.generate(i)[key] for i in (picture.flip(-1), torch.ones(3, 16, 16)))
+    own = model.generate(picture)[key]
+    for other in (mirrored, blank):
+        assert float((own - other).abs().max()) > 1e-5
+    enlarged = torch.nn.functional.interpolate(picture[None], (48, 32), mode="nearest")[0]
+    torch.testing.assert_close(model.generate(enlarged)[key], own, rtol=1e-4, atol=1e-6)
+    assert settings.size % settings.patch_size  # whole patches are padded
+
+
+@pytest.mark.parametrize("name", ["transinr", "ipc"])
+def test_a_generated_init_is_no_view_of_the_transformers_own_weights(name):
+    model, _ = fresh(name)
+    made, before = model.generate(IMAGES[0]), model.draw(0)
+    for value in made.values():
+        value.zero_()
+    assert_same(model.draw(0), before)
+
+
+@pytest.mark.parametrize("name", ["transinr", "ipc"])
+def test_a_stack_is_what_its_images_get_one_by_one(name):
+    model, _ = fresh(name)
+    with torch.no_grad():
+        stacked = model(IMAGES).unbatch()
+    for image, params in zip(IMAGES, stacked, strict=True):
+        assert_same(model.generate(image), params, tolerance=1e-5)
+
+
 # All of them
 
 
@@ -353,7 +439,8 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert f'rival = "{name}"' in text
-    own = RIVALS[name].settings | (RIVALS[name].sizes if preset == "published" else {})
+    row = RIVALS[name]
+    own = row.settings | (row.sizes if preset == "published" else row.scaled)
     for field in ("max_steps", "batch_images", "width", "size"):
         if field in own:
             assert f"{field} = {own[field]} " in text
@@ -368,6 +455,13 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
         (["reptile", "--inner-steps", "0"], "at least 1"),
         (["snp", "--noise", "pink"], "--noise must be one of uniform"),
         (["snp", "--base-init", "34"], "unknown init"),
+        (
+            ["transinr", "--token-size", "100", "--attention-heads", "3"],
+            "multiple of attention_heads",
+        ),
+        (["transinr", "--weight-tokens", "0"], "weight_tokens must be at least 1"),
+        (["ipc", "--patch-size", "97"], "patch_size 97 exceeds the images' 96"),
+        (["ipc", "--depth", "1"], "second sine layer: depth 1 has none"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):
