@@ -309,6 +309,18 @@ def test_a_transformer_reads_images_of_any_size_and_where_things_are(name):
 
 
 @pytest.mark.parametrize("name", ["transinr", "ipc"])
+def test_a_trained_transformers_init_shows_its_own_image_and_not_another(name):
+    settings = config(name, max_steps=100, lr=3e-3, query_pixels=256)
+    state = new_state(LEARNED, settings)
+    for _ in range(100):
+        train_step(state, settings, IMAGES)
+    rgb = image_to_rgb(IMAGES)
+    for image, own, other in zip(IMAGES, rgb, rgb.flip(0), strict=True):
+        shown = apply(state.model.generate(image), pixel_coords(16, 16))
+        assert (shown - own).square().mean() < 0.5 * (shown - other).square().mean()
+
+
+@pytest.mark.parametrize("name", ["transinr", "ipc"])
 def test_a_generated_init_is_no_view_of_the_transformers_own_weights(name):
     model, _ = fresh(name)
     made, before = model.generate(IMAGES[0]), model.draw(0)
