@@ -54,7 +54,13 @@ NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
 
 
 class Replan(Protocol):
-    """Moves the end of a fit while it runs, and with it the decay of its rate."""
+    """Moves the end of a fit while it runs, and with it the decay of its rate.
+
+    Attributes:
+        lr_factor: On the rate, from the next step on.
+    """
+
+    lr_factor: float
 
     def running(self, step: int, train_mse: float) -> int:
         """(steps taken, mean training loss of the last few) -> steps of the whole fit."""
@@ -263,6 +269,8 @@ def descent(
         if optimizer is None:  # all layers are frozen
             return
         decay = 1 - step / steps if config.schedule == "linear" else 1.0
+        if replan is not None:
+            decay *= replan.lr_factor
         for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
             group["lr"] = base_lr * decay
         errors = squared_errors(params, *next_batch())

@@ -8,7 +8,7 @@ target is reached is only ever said of all pixels, and no more than the cap is s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, inf, isfinite, log
 from typing import Any
 
@@ -33,6 +33,10 @@ MIN_MORE = (
 HOPE_STEPS = 100  # by then a fit at a good rate
 HOPE_GAIN = 4.0  # has surely become better by this factor
 BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
+STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
+STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
+STALL_ABOVE = 10.0  # still so many times above the target, has too high a rate:
+STALL_LR_FACTOR = 0.6  # what it goes on with
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ class End:
         max_steps: Of the whole fit.
         loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
         train_mse: The last that was seen.
-        lowest_mse: The lowest training loss so far.
+        lr_factor: On the fit's rate from here on.
+        losses: Training loss after so many steps.
     """
 
     target_mse: float
@@ -156,12 +161,17 @@ class End:
     max_steps: int
     loss_ratio: float
     train_mse: float = inf
-    lowest_mse: float = inf
+    lr_factor: float = 1.0
+    losses: dict[int, float] = field(default_factory=dict)
+    lowered_step: int = 0
 
     def running(self, step: int, train_mse: float) -> int:
         """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
         self.train_mse = train_mse
-        self.lowest_mse = min(self.lowest_mse, train_mse)
+        self.losses[step] = train_mse
+        if self._stalls(step):
+            self.lr_factor *= STALL_LR_FACTOR
+            self.lowered_step = step
         return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
 
     def ended(self, step: int, mse: float) -> int:
@@ -174,7 +184,15 @@ class End:
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
         slow = step >= HOPE_STEPS and not self.train_mse * HOPE_GAIN < self.start_mse
-        return slow or not self.train_mse < min(BLOWN_GAIN * self.lowest_mse, DIVERGED_MSE)
+        return slow or not self.train_mse < min(
+            BLOWN_GAIN * min(self.losses.values(), default=inf), DIVERGED_MSE
+        )
+
+    def _stalls(self, step: int) -> bool:
+        if step < self.lowered_step + STALL_STEPS or self.train_mse < STALL_ABOVE * self.target_mse:
+            return False
+        half = min(self.losses, key=lambda past: abs(past - step / 2))
+        return self.train_mse * STALL_GAIN > self.losses[half]
 
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(mse / self.target_mse, 1))

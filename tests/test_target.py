@@ -91,6 +91,17 @@ def test_a_fit_that_loses_what_it_had_is_given_up() -> None:
     assert end.running(440, 0.15) == 440 and end.ended(440, 0.15) == 440
 
 
+def test_a_fit_that_stalls_goes_on_at_a_lower_rate() -> None:
+    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    for step in range(20, 400, 20):
+        end.running(step, 0.1)
+    assert 0.2 < end.lr_factor < 0.5  # lowered twice, and given time in between
+    good = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    for step in range(20, 400, 20):
+        good.running(step, 10 / step)
+    assert good.lr_factor == 1.0
+
+
 def test_a_fit_that_missed_goes_on_and_knows_by_how_much() -> None:
     end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
     assert end.running(1000, 0.9e-3) == 1000  # by its training loss it is there
