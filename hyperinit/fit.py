@@ -66,7 +66,7 @@ class Replan(Protocol):
         """(steps taken, mean training loss of the last few) -> steps of the whole fit."""
         ...
 
-    def ended(self, step: int, mse: float) -> int:
+    def looked(self, step: int, mse: float) -> int:
         """(steps taken, MSE over all pixels) -> the same; those taken end the fit."""
         ...
 
@@ -317,8 +317,8 @@ def descent(
             FitResult(params, progress.kept, tuple(progress.curve), lr, progress.diverged)
             for params, progress in zip(kept.unbatch() if batch else [kept], fits, strict=True)
         ]
-        if replan is not None and step >= steps:
-            steps = max(replan.ended(step, mse[0]), step)
+        if replan is not None:
+            steps = max(replan.looked(step, mse[0]), step)
         if step >= steps or all(progress.over for progress in fits):
             break
 

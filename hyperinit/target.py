@@ -9,12 +9,12 @@ target is reached is only ever said of all pixels, and no more than the cap is s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import ceil, inf, isfinite, log
+from math import ceil, inf, log
 from typing import Any
 
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
-from hyperinit.fit import DIVERGED_MSE, NOTHING_SPENT, FitConfig, default_lr, descend, fit
+from hyperinit.fit import DIVERGED_MSE, NOTHING_SPENT, FitConfig, FitResult, default_lr, descend
 from hyperinit.fit_config import AUTO, with_options
 from hyperinit.images import ImageSource, to_image
 from hyperinit.siren import Params
@@ -116,20 +116,19 @@ def fit_to_target(
     runs: list[Run] = []
     epochs = spent_epochs
     clock = Clock(image.device)
+    best: FitResult | None = None
     with clock.running():
-        best = fit(params, image, config, budget_epochs=0)
-        start_mse = best.kept.mse
-        while isfinite(start_mse) and best.kept.mse > target_mse:
-            left = config.budget_epochs - epochs
-            end = End(target_mse, start_mse, round(left / step_epochs), LOSS_RATIO[config.sampler])
-            own = replace(config, budget_epochs=max(left, 0), lr=lr, seed=config.seed + len(runs))
+        while best is None or best.kept.mse > target_mse:
+            left = max(config.budget_epochs - epochs, 0)
+            own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
+            end = End(target_mse, round(left / step_epochs), LOSS_RATIO[config.sampler])
             (result,) = descend(params, image, own, spent=NOTHING_SPENT, replan=end)
+            best = result if best is None or result.kept.mse < best.kept.mse else best
             visited = result.curve[-1].epochs
-            if visited == 0:  # less than a step is left
+            if visited == 0:  # the start is good enough or no number, or less than a step is left
                 break
             epochs += visited
             runs.append(Run(visited, result.mse, lr))
-            best = result if result.kept.mse < best.kept.mse else best
             lr /= 2
     return TargetResult(
         params=best.params,
@@ -148,18 +147,18 @@ class End:
 
     Attributes:
         target_mse: Wanted.
-        start_mse: Before the first step.
         max_steps: Of the whole fit.
         loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
+        start_mse: Before the first step.
         train_mse: The last that was seen.
         lr_factor: On the fit's rate from here on.
         losses: Training loss after so many steps.
     """
 
     target_mse: float
-    start_mse: float
     max_steps: int
     loss_ratio: float
+    start_mse: float = inf
     train_mse: float = inf
     lr_factor: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)
@@ -174,8 +173,11 @@ class End:
             self.lowered_step = step
         return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
 
-    def ended(self, step: int, mse: float) -> int:
+    def looked(self, step: int, mse: float) -> int:
         """The same, now that the error over all pixels is known."""
+        if step == 0:
+            self.start_mse = mse
+            return self.max_steps if self.target_mse < mse < inf else 0
         if mse <= self.target_mse or self.hopeless(step):
             return step
         self.loss_ratio = self.train_mse / mse

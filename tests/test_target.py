@@ -73,7 +73,7 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
 
 def test_the_end_of_a_fit_moves_with_its_error() -> None:
     def end(step: int, train_mse: float) -> int:
-        return End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1).running(step, train_mse)
+        return End(1e-3, 10_000, loss_ratio=1, start_mse=1.0).running(step, train_mse)
 
     far, near = end(100, 0.02), end(100, 0.005)
     assert 100 < near < far < 10_000  # the better it is, the sooner it ends
@@ -85,32 +85,32 @@ def test_the_end_of_a_fit_moves_with_its_error() -> None:
 
 
 def test_a_fit_that_loses_what_it_had_is_given_up() -> None:
-    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     assert end.running(400, 0.01) > 400
     assert end.running(420, 0.05) > 420  # a spike
-    assert end.running(440, 0.15) == 440 and end.ended(440, 0.15) == 440
+    assert end.running(440, 0.15) == 440 and end.looked(440, 0.15) == 440
 
 
 def test_a_fit_that_stalls_goes_on_at_a_lower_rate() -> None:
-    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     for step in range(20, 400, 20):
         end.running(step, 0.1)
     assert 0.2 < end.lr_factor < 0.5  # lowered twice, and given time in between
-    good = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    good = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     for step in range(20, 400, 20):
         good.running(step, 10 / step)
     assert good.lr_factor == 1.0
 
 
 def test_a_fit_that_missed_goes_on_and_knows_by_how_much() -> None:
-    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     assert end.running(1000, 0.9e-3) == 1000  # by its training loss it is there
-    assert end.ended(1000, 0.99e-3) == 1000
-    end = End(1e-3, start_mse=1.0, max_steps=10_000, loss_ratio=1)
+    assert end.looked(1000, 0.99e-3) == 1000
+    end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     end.running(1000, 0.9e-3)
-    assert 1000 < end.ended(1000, 1.01e-3) < end.ended(1000, 2e-3) < 10_000
+    assert 1000 < end.looked(1000, 1.01e-3) < end.looked(1000, 2e-3) < 10_000
     assert end.running(1010, 0.9e-3) > 1010  # the same loss is not enough now
-    assert end.ended(9_999, 1.01e-3) == 10_000
+    assert end.looked(9_999, 1.01e-3) == 10_000
 
 
 @pytest.mark.parametrize("target_mse", [0.0, -1.0, float("nan"), float("inf")])
