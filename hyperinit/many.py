@@ -49,6 +49,7 @@ LOCK_NAME = ".lock"
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
 # and fits together become slower than one after the other.
 MAX_ACTIVATIONS = 2**19
+MIN_TOGETHER = 4  # two or three that large are not worth stacking either
 
 # Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
 # size to fill, is bounded whatever the sizes are.
@@ -116,7 +117,8 @@ def fit_many(
     device = start["layers.0.weight"].device
     spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
     batch_pixels = config.step_pixels(loaded[0].shape[-2] * loaded[0].shape[-1])
-    together = max(1, MAX_ACTIVATIONS // (batch_pixels * start.config.width))
+    together = MAX_ACTIVATIONS // (batch_pixels * start.config.width)
+    together = together if together >= MIN_TOGETHER else 1
     results: list[FitResult] = []
     for i in range(0, len(loaded), together):
         group = start.map(lambda value, i=i: value[i : i + together])  # type: ignore[misc]
