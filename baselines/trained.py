@@ -102,12 +102,12 @@ class BaselineConfig(LoopConfig):
             return None
         return ModulationConfig(
             kind,
-            self.size,
-            self.patch_size,
-            self.weight_tokens,
-            self.token_size,
-            self.transformer_layers,
-            self.attention_heads,
+            image_size=self.size,
+            patch_size=self.patch_size,
+            weight_tokens=self.weight_tokens,
+            token_size=self.token_size,
+            transformer_layers=self.transformer_layers,
+            attention_heads=self.attention_heads,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -19,3 +19,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+
+
+def check_at_least(config: object, least: Mapping[str, float], prefix: str = "") -> None:
+    """Fields of a config that must not be below a number.
+
+    Args:
+        config: Anything with these attributes.
+        least: Field -> its smallest value.
+        prefix: Before the field's name in the message.
+
+    Raises:
+        InputError: one is below.
+    """
+    for field, minimum in least.items():
+        value = getattr(config, field)
+        if value < minimum:
+            raise InputError(f"{prefix}{field} must be at least {minimum}, not {value}")

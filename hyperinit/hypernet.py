@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.coords import image_to_rgb
-from hyperinit.errors import InputError
+from hyperinit.errors import InputError, check_at_least
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import named_init, sample_params
 from hyperinit.inner import StepSizes, adapt, root_mse
@@ -46,13 +46,10 @@ class HyperConfig:
     inner_pixels: int = 1024
 
     def __post_init__(self) -> None:
-        for field in ("encoder_size", "channels", "code_size", "rank", "inner_pixels"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field} must be at least 1, not {getattr(self, field)}")
+        sizes = ("encoder_size", "channels", "code_size", "rank", "inner_pixels")
+        check_at_least(self, {**dict.fromkeys(sizes, 1), "inner_steps": 0})
         if self.encoder_size % 8:
             raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
-        if self.inner_steps < 0:
-            raise InputError(f"inner_steps must be at least 0, not {self.inner_steps}")
 
 
 class Encoder(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.errors import InputError
+from hyperinit.errors import InputError, check_at_least
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import PAPER_INIT, sample_params
 from hyperinit.inner import StepSizes, adapt, plain_mse
@@ -55,9 +55,7 @@ class LearnedConfig:
     modulation: ModulationConfig | None = None
 
     def __post_init__(self) -> None:
-        for field, least in {"heads": 0, "inner_steps": 0, "inner_pixels": 1}.items():
-            if getattr(self, field) < least:
-                raise InputError(f"{field} must be at least {least}, not {getattr(self, field)}")
+        check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
         if self.modulation is not None:
             self.modulation.layers(self.siren)  # checks that there are any
 

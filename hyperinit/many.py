@@ -13,7 +13,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig, FitResult, descend, restart_failed
+from hyperinit.fit import NOTHING_SPENT, FitConfig, FitResult, descend, restart_failed
 from hyperinit.fit_config import with_options
 from hyperinit.images import (
     ImageSource,
@@ -115,7 +115,7 @@ def fit_many(
             sizes = " and ".join("x".join(map(str, i.shape[-2:])) for i in (loaded[0], image))
             raise InputError(f"fit_many takes images of one size, not {sizes}")
     device = start["layers.0.weight"].device
-    spent = CurvePoint(spent_epochs, 0, spent_sec, math.inf, -math.inf, math.nan)
+    spent = replace(NOTHING_SPENT, epochs=spent_epochs, sec=spent_sec)
     batch_pixels = config.step_pixels(loaded[0].shape[-2] * loaded[0].shape[-1])
     together = MAX_ACTIVATIONS // (batch_pixels * start.config.width)
     together = together if together >= MIN_TOGETHER else 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.coords import image_to_rgb
-from hyperinit.errors import InputError, unknown_name
+from hyperinit.errors import InputError, check_at_least, unknown_name
 from hyperinit.siren import Params, SirenConfig, param_shapes
 
 # Kind -> which layers' weights it makes (0 is the first); everything else is the base's.
@@ -41,19 +41,17 @@ class ModulationConfig:
 
     kind: Literal["columns", "low-rank"]
     image_size: int
-    patch_size: int = 16
-    weight_tokens: int = 64
-    token_size: int = 192
-    transformer_layers: int = 4
-    attention_heads: int = 6
+    patch_size: int
+    weight_tokens: int
+    token_size: int
+    transformer_layers: int
+    attention_heads: int
 
     def __post_init__(self) -> None:
         if self.kind not in MODULATED_LAYERS:
             raise unknown_name("kind of modulation", self.kind, MODULATED_LAYERS)
-        sizes = ("patch_size", "weight_tokens", "token_size", "transformer_layers")
-        for field in ("image_size", *sizes, "attention_heads"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field} must be at least 1, not {getattr(self, field)}")
+        sizes = ("image_size", "patch_size", "weight_tokens", "token_size")
+        check_at_least(self, dict.fromkeys((*sizes, "transformer_layers", "attention_heads"), 1))
         if self.patch_size > self.image_size:
             raise InputError(f"patch_size {self.patch_size} exceeds the images' {self.image_size}")
         if self.token_size % self.attention_heads:

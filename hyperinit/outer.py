@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hyperinit.config import from_dict, option, to_dict
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
-from hyperinit.errors import InputError
+from hyperinit.errors import InputError, check_at_least
 from hyperinit.fit import preview
 from hyperinit.siren import Params, predict
 from hyperinit.store import CHECKPOINT_NAME, load_module, load_tensors, save_tensors
@@ -71,9 +71,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         least = {"max_steps": 1, "batch_images": 1, "size": 4, "eval_steps": 1, "query_pixels": 1}
-        for field, minimum in {**least, "warmup_steps": 0, "compare_images": 0}.items():
-            if getattr(self, field) < minimum:
-                raise InputError(f"{field} must be at least {minimum}, not {getattr(self, field)}")
+        check_at_least(self, {**least, "warmup_steps": 0, "compare_images": 0})
         for field in ("lr", "step_size_lr", "clip_norm", "skip_norm", "checkpoint_sec"):
             value = getattr(self, field)
             if value is not None and not value > 0:

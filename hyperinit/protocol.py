@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hyperinit.config import option
-from hyperinit.errors import InputError
+from hyperinit.errors import InputError, check_at_least
 
 PROTOCOL_VERSION = 1
 
@@ -61,9 +61,8 @@ class Protocol:
     weight_decay: float = option(0.0, "AdamW's")
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "width", "depth", "lr_images", "batch_pixels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        sizes = ("image_size", "width", "depth", "lr_images", "batch_pixels")
+        check_at_least(self, dict.fromkeys(sizes, 1))
         for name in ("budgets_epochs", "lrs"):
             values = getattr(self, name)
             if not values or min(values) <= 0 or len(set(values)) < len(values):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig, FitResult, descent
+from hyperinit.fit import NOTHING_SPENT, CurvePoint, FitConfig, FitResult, descent
 from hyperinit.protocol import PROTOCOLS, TARGETS
 from hyperinit.siren import render
 from hyperinit.trial import Init
@@ -90,7 +90,7 @@ def race(
         clock = Clock(image.device)
         with clock.running():
             params = init.start(image, config.seed)
-        spent = CurvePoint(init.epochs(image), 0, clock.sec, math.inf, -math.inf, math.nan)
+        spent = replace(NOTHING_SPENT, epochs=init.epochs(image), sec=clock.sec)
         fits[init.name] = descent(params, image, config, spent=spent)
         (result,) = next(fits[init.name])
         lanes[init.name] = Lane(init.name, render(params, *image.shape[-2:]), result)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.coords import COORD_STD, pixel_coords, rgb_to_image
-from hyperinit.errors import InputError
+from hyperinit.errors import InputError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ class SirenConfig:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("width", "depth"):
-            if getattr(self, field) < 1:
-                raise InputError(f"siren {field} must be at least 1, not {getattr(self, field)}")
+        check_at_least(self, {"width": 1, "depth": 1}, "siren ")
         if not self.omega_0 > 0:
             raise InputError(f"siren omega_0 must be positive, not {self.omega_0}")
 

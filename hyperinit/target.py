@@ -26,9 +26,8 @@ DECAY_GAIN = 5.0
 DECAY_POWER = 1.7
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22}
-MIN_MORE = (
-    0.05  # of the steps taken, where an end missed: bounds how often all pixels are looked at
-)
+# Of the steps taken, where an end missed: bounds how often all pixels are looked at.
+MIN_MORE = 0.05
 
 HOPE_STEPS = 100  # by then a fit at a good rate
 HOPE_GAIN = 4.0  # has surely become better by this factor
@@ -153,6 +152,7 @@ class End:
         train_mse: The last that was seen.
         lr_factor: On the fit's rate from here on.
         losses: Training loss after so many steps.
+        lowered_step: When the rate was last lowered.
     """
 
     target_mse: float
@@ -186,9 +186,8 @@ class End:
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
         slow = step >= HOPE_STEPS and not self.train_mse * HOPE_GAIN < self.start_mse
-        return slow or not self.train_mse < min(
-            BLOWN_GAIN * min(self.losses.values(), default=inf), DIVERGED_MSE
-        )
+        blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
+        return slow or not self.train_mse < min(blown_mse, DIVERGED_MSE)
 
     def _stalls(self, step: int) -> bool:
         if step < self.lowered_step + STALL_STEPS or self.train_mse < STALL_ABOVE * self.target_mse:
