@@ -17,7 +17,7 @@ from hyperinit.engine import loss_of
 from hyperinit.errors import InputError
 from hyperinit.fit_config import FitConfig, with_options
 from hyperinit.images import ImageSource, to_image
-from hyperinit.samplers import StackedBatches
+from hyperinit.samplers import SAMPLERS
 from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, predict, render
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
@@ -251,7 +251,8 @@ def descent(
 
     steps = steps_after(config.budget_epochs)
     evals = {0, *(steps_after(epochs) for epochs in config.eval_epochs)}
-    next_batch = StackedBatches(image, config.sampler, batch_pixels, config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
+    next_batch = SAMPLERS[config.sampler](image, batch_pixels, generator)
     weights = sum(value.numel() for value in start.values())  # of all SIRENs
     work = float(weights * steps * batch_pixels * planned_fits)
     squared_errors = loss_of(config, work=work, device=image.device)

@@ -19,11 +19,14 @@ RESIDUAL_REFRESH_EPOCHS = 1 / 16
 
 
 class Batches:
-    """The batches of one fit, one a call; all randomness is the generator's.
+    """The batches of one fit, or of B fits of images of one size, one a call.
+
+    All randomness is the generator's and does not depend on the images, so that each of B images
+    is fitted with the batches that it would have on its own.
 
     Args:
-        image: (3, H, W) in [0, 1].
-        batch_pixels: Points a step, N.
+        image: (..., 3, H, W) in [0, 1]; ... is nothing, or B.
+        batch_pixels: Points a step and image, N.
         generator: On the CPU.
     """
 
@@ -33,11 +36,11 @@ class Batches:
         self.generator = generator
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """The next step's coords (N, 2) and rgb (N, 3)."""
+        """The next step's coords, (N, 2) for all images or (B, N, 2), and rgb (..., N, 3)."""
         raise NotImplementedError
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Is told the squared errors (N, 3) of the batch that was drawn last."""
+        """Is told the squared errors (..., N, 3) of the batch that was drawn last."""
 
 
 class PixelBatches(Batches):
@@ -49,11 +52,11 @@ class PixelBatches(Batches):
         self.queue = torch.empty(0, dtype=torch.long)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        indices = self.indices().to(self.image.device)
-        return self.coords[indices], self.rgb[indices]
+        indices = self._from_permutation().to(self.image.device)
+        return self.coords[indices], self.rgb[..., indices, :]
 
-    def indices(self) -> Tensor:
-        """The next N pixels, on the CPU."""
+    def _from_permutation(self) -> Tensor:
+        """The next pixels (N,), on the CPU."""
         if len(self.queue) < self.batch_pixels:
             shuffled = torch.randperm(len(self.coords), generator=self.generator)
             self.queue = torch.cat((self.queue, shuffled))
@@ -71,39 +74,48 @@ class ResidualBatches(PixelBatches):
 
     def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
         super().__init__(image, batch_pixels, generator)
-        self.residuals = torch.zeros(len(self.coords), device=image.device)
+        self.residuals = torch.zeros(self.rgb.shape[:-1], device=image.device)
         self.unseen = len(self.coords)
+        self.planned: list[tuple[Tensor, Tensor, Tensor]] = []  # the next steps', last one first
 
-    def indices(self) -> Tensor:
+    def __call__(self) -> tuple[Tensor, Tensor]:
         if self.unseen > 0:
-            self.drawn = super().indices().to(self.image.device)
             self.unseen -= self.batch_pixels
-            if self.unseen <= 0:  # the rest of the permutation is not used
-                self.queue = self.drawn[:0]
-        else:
-            if len(self.queue) == 0:
-                epoch_steps = ceil(len(self.coords) / self.batch_pixels)
-                steps = max(RESIDUAL_REFRESH_STEPS, round(RESIDUAL_REFRESH_EPOCHS * epoch_steps))
-                steps = min(steps, epoch_steps)
-                self.queue = self._draw(steps * self.batch_pixels)
-            self.drawn = self.queue[: self.batch_pixels]
-            self.queue = self.queue[self.batch_pixels :]
-        return self.drawn
+            indices = self._from_permutation().to(self.image.device)
+            self.drawn = indices.expand(*self.residuals.shape[:-1], -1)
+            return self.coords[indices], self.rgb[..., indices, :]
+        if not self.planned:
+            self.planned = self._plan()
+        self.drawn, coords, rgb = self.planned.pop()
+        return coords, rgb
 
     def observe(self, squared_errors: Tensor) -> None:
-        self.residuals[self.drawn] = squared_errors.detach().sum(dim=-1).sqrt()
+        self.residuals.scatter_(-1, self.drawn, squared_errors.detach().sum(dim=-1).sqrt())
+
+    def _plan(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels (..., N), coords and rgb of the steps until the next look at the residuals."""
+        epoch_steps = ceil(len(self.coords) / self.batch_pixels)
+        steps = max(RESIDUAL_REFRESH_STEPS, round(RESIDUAL_REFRESH_EPOCHS * epoch_steps))
+        drawn = self._draw(min(steps, epoch_steps) * self.batch_pixels)
+        rgb = self.rgb.gather(-2, drawn[..., None].expand(*drawn.shape, 3))
+        parts = (
+            drawn.split(self.batch_pixels, -1),
+            self.coords[drawn].split(self.batch_pixels, -2),
+        )
+        return [*zip(*parts, rgb.split(self.batch_pixels, -2), strict=True)][::-1]
 
     def _draw(self, count: int) -> Tensor:
         # A fit that has blown up may have left residuals that are no numbers.
         weights = self.residuals.double().nan_to_num(0, 0, 0)
         # The last term is for an image that is fitted exactly.
-        ends = (weights + RESIDUAL_FLOOR * weights.mean() + 1e-12).cumsum(0)
+        ends = (weights + RESIDUAL_FLOOR * weights.mean(-1, keepdim=True) + 1e-12).cumsum(-1)
         # Evenly spaced points, so that a pixel comes as often as it should to within one time;
         # independent draws leave the fit noticeably worse.
         offset = torch.rand(1, generator=self.generator, dtype=torch.float64)
-        points = ((torch.arange(count) + offset) / count).to(ends) * ends[-1]
-        drawn = torch.searchsorted(ends, points).clamp_max(len(ends) - 1)
-        return drawn[torch.randperm(count, generator=self.generator).to(drawn.device)]
+        points = ((torch.arange(count) + offset) / count).to(ends) * ends[..., -1:]
+        drawn = torch.searchsorted(ends, points).clamp_max(len(self.coords) - 1)
+        order = torch.randperm(count, generator=self.generator)
+        return drawn[..., order.to(drawn.device)]
 
 
 class PointBatches(Batches):
@@ -114,9 +126,12 @@ class PointBatches(Batches):
         coords = drawn.to(self.image.device) * 2 - 1
         # align_corners=False puts pixel centres where pixel_coords does
         colours = torch.nn.functional.grid_sample(
-            self.image[None], coords[None, None], padding_mode="border", align_corners=False
+            self.image.flatten(end_dim=-3)[None],  # B images are one with 3 B channels
+            coords[None, None],
+            padding_mode="border",
+            align_corners=False,
         )
-        return coords, image_to_rgb(colours[0])
+        return coords, image_to_rgb(colours.reshape(*self.image.shape[:-2], 1, -1))
 
 
 SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
@@ -124,36 +139,3 @@ SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
     "points": PointBatches,
     "residual": ResidualBatches,
 }
-
-
-class StackedBatches:
-    """The batches of B fits of images of one size, each exactly as it would be on its own.
-
-    Args:
-        images: (B, 3, H, W) in [0, 1], or one image (3, H, W) without the leading B, in which
-            case the batches have none either.
-        sampler: A name in SAMPLERS.
-        batch_pixels: Points a step and image, N.
-        seed: Of each image's own generator.
-    """
-
-    def __init__(self, images: Tensor, sampler: str, batch_pixels: int, seed: int) -> None:
-        self.stacked = images.ndim == 4
-        self.each = [
-            SAMPLERS[sampler](image, batch_pixels, torch.Generator().manual_seed(seed))
-            for image in (images if self.stacked else images[None])
-        ]
-
-    def __call__(self) -> tuple[Tensor, Tensor]:
-        """The next step's coords (B, N, 2) and rgb (B, N, 3)."""
-        if not self.stacked:
-            return self.each[0]()
-        coords, rgb = zip(*(batches() for batches in self.each), strict=True)
-        return torch.stack(coords), torch.stack(rgb)
-
-    def observe(self, squared_errors: Tensor) -> None:
-        """Is told the squared errors (B, N, 3) of the batch that was drawn last."""
-        for batches, errors in zip(
-            self.each, squared_errors if self.stacked else squared_errors[None], strict=True
-        ):
-            batches.observe(errors)

@@ -154,9 +154,11 @@ def _run_layers(
             dtype = hidden_dtype if i < config.depth else params["layers.0.weight"].dtype
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        if batched:
+        if batched and bias is not None:  # one pass over the activations less than `+`
+            hidden = hidden.expand(len(weight), -1, -1)
+            hidden = torch.baddbmm(bias.unsqueeze(-2), hidden, weight.transpose(-1, -2))
+        elif batched:
             hidden = torch.matmul(hidden, weight.transpose(-1, -2))  # (B, N, out)
-            hidden = hidden if bias is None else hidden + bias.unsqueeze(-2)
         else:
             hidden = nn.functional.linear(hidden, weight, bias)
         if i < config.depth:
