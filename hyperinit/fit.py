@@ -18,7 +18,7 @@ from hyperinit.errors import InputError
 from hyperinit.fit_config import FitConfig, with_options
 from hyperinit.images import ImageSource, to_image
 from hyperinit.samplers import SAMPLERS
-from hyperinit.siren import CHUNK_PIXELS, Params, Siren, SirenConfig, predict, render
+from hyperinit.siren import Params, Siren, SirenConfig, predict, render
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
@@ -301,8 +301,7 @@ def descent(
                 if replan is not None:
                     steps = max(replan.running(step, float(losses_since) / taken), step)
                     losses_since = torch.zeros_like(losses_since)
-        # Stacked SIRENs share the pixels that are evaluated at a time.
-        shown = predict(params, coords, max(CHUNK_PIXELS // len(fits), 1))
+        shown = predict(params, coords)
         mse, psnr = (value.reshape(-1).tolist() for value in grid_errors(shown, rgb))
         train = train_mse.reshape(-1).tolist()
         epochs, sec = before.epochs + step * batch_pixels / pixels, before.sec + clock.sec

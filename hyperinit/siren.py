@@ -7,6 +7,7 @@ all end as `Params`, so a fit cannot tell them apart.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -213,12 +214,21 @@ class Siren(nn.Module):
         return apply(self.params, coords)
 
 
-CHUNK_PIXELS = 65536  # evaluated at a time, to bound the memory that large images take
+# Evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a CPU
+# what stays in its caches is twice as fast as what does not.
+CHUNK_PIXELS = {"cpu": 8192}
+OTHER_CHUNK_PIXELS = 65536
 
 
 @torch.no_grad()
-def predict(params: Params, coords: Tensor, chunk_pixels: int = CHUNK_PIXELS) -> Tensor:
-    """`apply` without gradients, at most `chunk_pixels` coordinates (N, 2) at a time."""
+def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
+    """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
+
+    Without `chunk_pixels` as many as suit the device.
+    """
+    if chunk_pixels is None:
+        together = CHUNK_PIXELS.get(coords.device.type, OTHER_CHUNK_PIXELS)
+        chunk_pixels = max(together // math.prod(params.batch_shape), 1)
     return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
 
 
