@@ -1,0 +1,95 @@
+"""What the seed experiment shows in pictures: its three levels of error, and the ghost of row 20.
+
+    python scripts/seed_pictures.py cat.jpg -o docs/seed-pictures.png
+
+From left to right: the photograph; a fit of init 33 where it first comes to each of the three
+targets; a fit of row 20, which has no biases but the output's and so can only make a constant plus
+an odd function; and the best that any such function can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from baselines import row
+from hyperinit import sample_params
+from hyperinit.charts import png
+from hyperinit.config import Parser
+from hyperinit.coords import image_to_rgb, rgb_to_image
+from hyperinit.errors import InputError
+from hyperinit.fit import NOTHING_SPENT, FitConfig, FitResult, descent
+from hyperinit.images import load_image, square_crop
+from hyperinit.protocol import TARGETS
+from hyperinit.siren import render
+from hyperinit.store import write_atomically
+
+GHOST_ROW = "20"
+GHOST_EPOCHS = 16.0
+
+
+def looks(image: Tensor, name: str, config: FitConfig) -> Iterator[FitResult]:
+    """A fit as it stands at each of its evaluations."""
+    spec = row(name).init
+    siren = spec.siren_config(width=256, depth=5)
+    start = sample_params(spec, siren, generator=torch.Generator().manual_seed(0))
+    for (result,) in descent(start, image, config, spent=NOTHING_SPENT):
+        yield result
+
+
+def best_odd(image: Tensor) -> tuple[Tensor, float]:
+    """The image that is nearest to this one among a constant plus an odd function; its MSE."""
+    rgb = image_to_rgb(image)
+    best = rgb.mean(dim=0) + (rgb - rgb.flip(-2)) / 2  # flipped: turned by 180 degrees
+    return rgb_to_image(best, *image.shape[-2:]), float((best - rgb).square().mean())
+
+
+def pictures(image: Tensor, budget_epochs: float) -> Iterator[tuple[str, Tensor]]:
+    """(title, image) of each panel."""
+    size = image.shape[-2:]
+    yield "photograph", image
+    every = tuple(i / 4 for i in range(1, int(4 * budget_epochs)))
+    config = FitConfig(budget_epochs=budget_epochs, eval_epochs=every)
+    ahead = sorted(TARGETS)
+    for result in looks(image, "33", config):
+        while ahead and result.mse <= ahead[-1]:
+            ahead.pop()
+            yield f"MSE {result.mse:.2g}", render(result.params, *size)
+    *_, ghost = looks(image, GHOST_ROW, FitConfig(budget_epochs=GHOST_EPOCHS, lr=1e-3))
+    yield f"row {GHOST_ROW}, MSE {ghost.mse:.2g}", render(ghost.params, *size)
+    best, mse = best_odd(image)
+    yield f"best possible, MSE {mse:.2g}", best
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    from matplotlib.figure import Figure
+
+    parser = Parser(prog="seed_pictures.py", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("image", type=Path, help="photograph; its centre is shown at 224 x 224")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--budget-epochs", type=float, default=32.0, help="of init 33's fit (32)")
+    arguments = parser.parse_args(argv)
+    try:
+        shown = list(
+            pictures(square_crop(load_image(arguments.image), 224), arguments.budget_epochs)
+        )
+        figure = Figure(figsize=(1.8 * len(shown), 2.1), layout="constrained")
+        for axis, (title, picture) in zip(figure.subplots(1, len(shown)), shown, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).numpy(), vmin=0, vmax=1)
+            axis.set_title(title, fontsize=8)
+            axis.axis("off")
+        write_atomically(arguments.out, png(figure))
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
