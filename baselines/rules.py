@@ -14,7 +14,7 @@ cites where its values come from. Three things hold for all of them:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import exp, sqrt
 
@@ -87,7 +87,7 @@ class Rule:
             return self.adapt(draw.sample(config, generator), image, value, generator)
 
         rule = {"rule": name.partition("@")[0], "number": value, "output_gain": draw.output_gain}
-        return Init(name, start, lambda image: self.looks, {**asdict(draw.spec), **rule})
+        return Init(name, start, lambda image: self.looks, {**draw.spec.facts, **rule})
 
 
 def scaled(params: Params, layer: int, factor: float) -> Params:

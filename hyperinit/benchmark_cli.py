@@ -62,7 +62,7 @@ class Catalogue:
     images_to_test: Callable[[Sequence[str], int, int | None], Images]
     images_to_tune_on: Callable[[Sequence[str], int, int], Images]
     image_names: Sequence[str]
-    rules: Mapping[str, InitMaker] = field(default_factory=dict)
+    rules: Mapping[str, InitSpec | InitMaker] = field(default_factory=dict)
 
 
 def build(prog: str, description: str, *, inits: Sequence[str], track: str | None) -> Parser:

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import pi, sqrt
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from math import exp, inf, nan, pi, sqrt
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hyperinit.errors import unknown_name
+from hyperinit.errors import InputError, unknown_name
 from hyperinit.siren import Params, SirenConfig, param_shapes
 
 
@@ -21,18 +21,23 @@ class WeightRule:
     """How a layer's weights are drawn, relative to the layer's natural scale.
 
     The scale is gain / fan_in in the first layer and gain / (omega_0 sqrt(fan_in)) in the hidden
-    ones (SIREN sec. 3.2 has uniform bounds with gain 1 and sqrt(6)).
+    ones (SIREN sec. 3.2 has uniform bounds with gain 1 and sqrt(6)); of "identity", it is
+    gain / omega_0.
 
     Attributes:
-        dist: "uniform" (the scale is the bound) or "normal" (the scale is the std).
+        dist: "uniform" (the scale is the bound), "normal" (the scale is the std), or "identity"
+            (nothing is drawn: unit i sees unit i of the layer below, times the scale, and no
+            other).
         gain: The factor in the scale.
     """
 
-    dist: Literal["uniform", "normal"]
+    dist: Literal["uniform", "normal", "identity"]
     gain: float
 
     def scale(self, fan_in: int, omega_0: float, *, first: bool) -> float:
-        """The uniform bound or the normal std of this layer."""
+        """The uniform bound, the normal std, or the diagonal of this layer."""
+        if self.dist == "identity":
+            return self.gain / omega_0
         return self.gain / fan_in if first else self.gain / (omega_0 * sqrt(fan_in))
 
 
@@ -61,9 +66,6 @@ class BiasRule:
 class InitSpec:
     """A hand-designed init and the two properties of the network it was designed for.
 
-    The linear output layer is always nn.Linear's default, weights and biases uniform within
-    1 / sqrt(fan_in): the seed experiment never mentions it and its code leaves it so.
-
     Attributes:
         first: Weights of the first sine layer.
         hidden: Weights of the other sine layers.
@@ -71,6 +73,11 @@ class InitSpec:
         first_bias: Biases of the first sine layer where they differ; None means as `bias`.
         omega_0: See SirenConfig.
         unit_std_coords: See SirenConfig.
+        output: Weights of the linear output layer; None is nn.Linear's default, uniform within
+            1 / sqrt(fan_in), as in the seed experiment, which never mentions it. Its biases
+            always are.
+        taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
+            rule's in the first of them to exp(-taper / 2) times in the last.
     """
 
     first: WeightRule
@@ -79,6 +86,14 @@ class InitSpec:
     first_bias: BiasRule | None = None
     omega_0: float = 30.0
     unit_std_coords: bool = False
+    output: WeightRule | None = None
+    taper: float = 0.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The rules as JSON-able data, without those that came later and are not used."""
+        facts = asdict(self)
+        return {k: v for k, v in facts.items() if k not in _LATER_RULES or v != _LATER_RULES[k]}
 
     def siren_config(self, width: int = 256, depth: int = 5) -> SirenConfig:
         """The network this init is for, at a given size."""
@@ -88,6 +103,9 @@ class InitSpec:
         """The same with the first layer's weights, and so its frequencies, times a factor."""
         return replace(self, first=replace(self.first, gain=self.first.gain * factor))
 
+
+# Rules that came after the first records, and what they are where they are not used.
+_LATER_RULES = {"output": None, "taper": 0.0}
 
 _OUTPUT_WEIGHT = WeightRule("uniform", 1.0)  # in a linear layer, that is with omega_0 = 1
 _OUTPUT_BIAS = BiasRule("torch")
@@ -105,23 +123,54 @@ NAMED_INITS: dict[str, InitSpec] = {
     "paper": PAPER_INIT,
     "22": replace(_UNIT, bias=BiasRule("uniform", pi / 30)),
     "33": replace(_UNIT, bias=BiasRule("torch", 15)),
+    # Ours: every unit starts as a single wave, which the hidden layers pass on, and the output
+    # layer is smaller; all mixing is left to the fit. The numbers were found by an evolution
+    # strategy on training photographs, docs/research-log.md 17.
+    "identity": replace(
+        _UNIT,
+        first=WeightRule("normal", 1.1),
+        hidden=WeightRule("identity", 1.9),
+        bias=BiasRule("torch", 15),
+        first_bias=BiasRule("torch", 4),
+        output=WeightRule("uniform", 0.55),
+        taper=0.8,
+    ),
 }
 
 
 def named_init(name: str) -> InitSpec:
-    """Looks a named init up.
+    """Looks a named init up; "NAME@X" is NAME with its first layer times X.
 
     Raises:
-        InputError: no such name; the known ones are listed.
+        InputError: no such name, the known ones are listed; or X is no number.
     """
-    if name not in NAMED_INITS:
+    known, at, text = name.partition("@")
+    if known not in NAMED_INITS:
         raise unknown_name("init", name, NAMED_INITS)
-    return NAMED_INITS[name]
+    spec = NAMED_INITS[known]
+    return spec.with_first_scaled(factor_of(text, name)) if at else spec
+
+
+def factor_of(text: str, name: str) -> float:
+    """The number X of an init "NAME@X".
+
+    Raises:
+        InputError: no number, or a negative one.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not 0 <= number < inf:
+        raise InputError(f"init {name}: what follows @ must be a number >= 0, not {text!r}")
+    return number
 
 
 def _draw_weight(
     rule: WeightRule, shape: tuple[int, ...], scale: float, generator: torch.Generator
 ) -> Tensor:
+    if rule.dist == "identity":
+        return torch.eye(*shape) * scale
     if rule.dist == "normal":
         return torch.randn(shape, generator=generator) * scale
     return (torch.rand(shape, generator=generator) * 2 - 1) * scale
@@ -143,14 +192,18 @@ def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Gener
         generator: The only source of randomness.
     """
     tensors: dict[str, Tensor] = {}
+    hidden_layers = config.depth - 1
     fan_in = 2
     for name, shape in param_shapes(config).items():
         layer, output = int(name.split(".")[1]), name.startswith(f"layers.{config.depth}.")
         if len(shape) == 2:
             fan_in = shape[1]
-            weight_rule = spec.first if layer == 0 else _OUTPUT_WEIGHT if output else spec.hidden
+            output_rule = spec.output or _OUTPUT_WEIGHT
+            weight_rule = spec.first if layer == 0 else output_rule if output else spec.hidden
             omega_0 = 1.0 if output else config.omega_0
             scale = weight_rule.scale(fan_in, omega_0, first=layer == 0)
+            if 0 < layer < config.depth and hidden_layers > 1:
+                scale *= exp(spec.taper * (0.5 - (layer - 1) / (hidden_layers - 1)))
             tensors[name] = _draw_weight(weight_rule, shape, scale, generator)
         else:
             bias_rule = spec.first_bias if layer == 0 and spec.first_bias else spec.bias

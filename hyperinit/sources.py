@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.init import InitSpec
+from hyperinit.init import InitSpec, factor_of
 from hyperinit.learned import LEARNED_KIND, load_learned
 from hyperinit.neighbours import neighbour_init
 from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
@@ -56,7 +55,7 @@ def load_init(
         return replace(load_init(rest, named, width, depth, index=index), name=name)
     known, at, text = source.partition("@")
     if known in named:
-        number = _number(text, source) if at else None
+        number = factor_of(text, source) if at else None
         entry = named[known]
         if not isinstance(entry, InitSpec):
             return entry(source, width, depth, number)
@@ -68,16 +67,6 @@ def load_init(
     if ":" in source:
         return callable_init(source)
     raise unknown_name("init", source, [*named, "or a file, a run directory, MODULE:FUNCTION"])
-
-
-def _number(text: str, source: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise InputError(f"init {source}: what follows @ must be a number >= 0, not {text!r}")
-    return number
 
 
 def _file_init(path: Path, index: int | None) -> Init:

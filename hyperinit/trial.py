@@ -57,7 +57,7 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
     def start(image: Tensor, seed: int) -> Params:
         return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
 
-    return Init(name, start, facts=asdict(spec))
+    return Init(name, start, facts=spec.facts)
 
 
 def hyper_init(name: str, hyper: HyperNetwork | LearnedInit) -> Init:

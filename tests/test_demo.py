@@ -54,7 +54,9 @@ def without_sec(result) -> list[str]:
 def test_every_fit_of_a_race_is_the_one_that_fit_makes(image):
     *_, lanes = race(image, inits(), CONFIG, target=0.0)
     alone = fits_alone(image, CONFIG)
-    assert [lane.init for lane in lanes] == list(alone) == ["paper", "22", "33", "hyper"]
+    assert (
+        [lane.init for lane in lanes] == list(alone) == ["paper", "22", "33", "identity", "hyper"]
+    )
     for lane in lanes:
         assert lane.over
         assert_same(lane.result.params, alone[lane.init].params)
@@ -126,7 +128,7 @@ def test_the_board_has_every_picture_curve_and_target_and_needs_no_colour(tmp_pa
     targets = re.findall(r'<text class="aim"[^>]*>([^<]*)', html)
     assert targets == ["0.08", "0.02", "0.0008"]
     dashes = re.findall(r'<path class="line" stroke-dasharray="([^"]*)"', html)
-    assert len(set(dashes)) == 4  # an init has one, wherever its line is drawn
+    assert len(set(dashes)) == 5  # an init has one, wherever its line is drawn
     assert [Path(file).name for file in files] == [f"{i.name}-siren.safetensors" for i in inits()]
 
 
@@ -221,7 +223,12 @@ def test_the_verdict_names_the_first_or_says_that_there_is_none(image):
 
 def test_a_checkpoint_sets_the_sizes_and_without_one_the_page_says_how_to_get_one(tmp_path):
     without = arena()
-    assert [init.name for init in without.inits] == ["paper", "22", "33"] and without.size == 96
+    assert [init.name for init in without.inits] == [
+        "paper",
+        "22",
+        "33",
+        "identity",
+    ] and without.size == 96
     assert without.note == NO_HYPERNETWORK and without.lr == 1e-3
     state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])
@@ -280,7 +287,7 @@ def test_the_real_page_races_to_the_end(tmp_path):
             job.result(timeout=300)
         assert "not an image" in jobs[0].outputs()[-1][0]
         html, files = jobs[1].outputs()[-1]
-        assert "epochs to 0.0008" in html and len(files["value"]) == 3
+        assert "epochs to 0.0008" in html and len(files["value"]) == 4
         for path in files["value"]:
             assert load_params(path)[0].config.width == 128
     finally:

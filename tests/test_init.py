@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import pi, sqrt
+from math import exp, pi, sqrt
 
 import pytest
 import torch
@@ -131,3 +131,35 @@ def test_output_layer_is_the_default_of_linear() -> None:
     for values in (params["layers.1.weight"], torch.nn.Linear(4096, 3).weight.detach()):
         assert float(values.abs().max()) == pytest.approx(1 / 64, rel=1e-2)
         assert float(values.std()) == pytest.approx(1 / 64 / sqrt(3), rel=3e-2)
+
+
+def test_identity_passes_single_waves_on_and_lets_the_gains_fall() -> None:
+    spec = NAMED_INITS["identity"]
+    params = draw(spec)
+    depth, width = params.config.depth, params.config.width
+    gains = []
+    for layer in range(1, depth):
+        weight = params[f"layers.{layer}.weight"]
+        gains.append(float(weight[0, 0]) * params.config.omega_0)
+        assert torch.equal(weight, torch.eye(width) * weight[0, 0])
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] / gains[-1] == pytest.approx(exp(spec.taper))
+    assert gains[0] * gains[-1] == pytest.approx(spec.hidden.gain**2)
+    assert spec.output is not None
+    bound = spec.output.gain / sqrt(width)
+    assert 0.9 * bound < float(params[f"layers.{depth}.weight"].abs().max()) <= bound
+
+
+def test_a_number_behind_a_name_scales_its_first_layer() -> None:
+    whole, half = draw(named_init("identity")), draw(named_init("identity@0.5"))
+    assert torch.allclose(half["layers.0.weight"], whole["layers.0.weight"] / 2)
+    assert all(torch.equal(half[name], whole[name]) for name in list(whole)[1:])
+    with pytest.raises(InputError, match="what follows @ must be a number"):
+        named_init("33@half")
+
+
+def test_rules_that_came_later_leave_the_facts_of_older_inits_as_they_were() -> None:
+    assert set(NAMED_INITS["33"].facts) == {
+        *("first", "hidden", "bias", "first_bias", "omega_0", "unit_std_coords")
+    }
+    assert {"output", "taper"} <= set(NAMED_INITS["identity"].facts)
