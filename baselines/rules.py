@@ -278,13 +278,20 @@ RULES: dict[str, Rule] = {
         looks=1.0,
     ),
     # Ours: at 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency.
-    # Power 1 keeps its frequencies where they are in cycles a pixel; the constant is to be fitted
-    # on training photographs of several sizes, which has not been done.
+    # Power 1 would keep the frequencies where they are in cycles a pixel; on training photographs
+    # of 96 and 48 pixels a side 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
     "33-sized": Rule(
         "init 33, whose first layer suits the 224 x 224 pixels it was designed on",
-        1.0,
+        0.5,
         "power of side / 224 on the first layer's std",
         lambda _: Draw(NAMED_INITS["33"]),
+        fit_to_size,
+    ),
+    "identity-sized": Rule(
+        "ours, NAMED_INITS of hyperinit/init.py; its numbers were found at 224 x 224 pixels",
+        0.5,
+        "power of side / 224 on the first layer's std",
+        lambda _: Draw(NAMED_INITS["identity"]),
         fit_to_size,
     ),
 }

@@ -80,7 +80,8 @@ def test_records_know_rules_as_hand_designed_and_by_their_number(name):
 
 def test_looking_at_the_image_is_counted():
     looks = {name: load_init(name, CATALOGUE.rules, 8, 2).epochs(smooth_image()) for name in RULES}
-    assert looks == {"weight-scaling": 0, "winner": 1, "vi3nr": 0, "fresh": 1, "33-sized": 0}
+    own = dict.fromkeys(("33-sized", "identity-sized"), 0)
+    assert looks == {"weight-scaling": 0, "winner": 1, "vi3nr": 0, "fresh": 1, **own}
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1", "nan", "inf"])
@@ -205,17 +206,18 @@ def test_fresh_has_the_chosen_omega_in_the_first_layer_alone():
     assert float(a[f"layers.{DEPTH}.weight"].abs().max()) <= sqrt(6 / WIDTH)
 
 
-def test_33_sized_is_33_at_224_and_has_fewer_cycles_on_a_smaller_image():
-    row_33 = spec_init("33", named_init("33"), WIDTH, DEPTH).start(smooth_image(), 0)
-    same, half, root = (
-        start("33-sized", smooth_image(224)),
-        start("33-sized", smooth_image(112)),
-        start("33-sized@0.5", smooth_image(56)),
+@pytest.mark.parametrize("name", ["33", "identity"])
+def test_a_sized_init_is_itself_at_224_and_has_fewer_cycles_on_a_smaller_image(name):
+    row = spec_init(name, named_init(name), WIDTH, DEPTH).start(smooth_image(), 0)
+    same, root, half = (
+        start(f"{name}-sized", smooth_image(224)),
+        start(f"{name}-sized", smooth_image(56)),
+        start(f"{name}-sized@1", smooth_image(112)),
     )
-    assert all(torch.equal(same[name], row_33[name]) for name in same)
-    for params in (half, root):  # (1/2)^1 and (1/4)^(1/2)
-        torch.testing.assert_close(params["layers.0.weight"], row_33["layers.0.weight"] / 2)
-        assert all(torch.equal(params[name], row_33[name]) for name in list(params)[1:])
+    assert all(torch.equal(same[key], row[key]) for key in same)
+    for params in (root, half):  # (1/4)^(1/2) and (1/2)^1
+        torch.testing.assert_close(params["layers.0.weight"], row["layers.0.weight"] / 2)
+        assert all(torch.equal(params[key], row[key]) for key in list(params)[1:])
 
 
 def test_a_row_can_have_its_first_layer_scaled():
