@@ -131,6 +131,23 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
     }
 
 
+def as_recorded(config: DataclassInstance, later: Iterable[str]) -> dict[str, Any]:
+    """All fields as records name them.
+
+    Args:
+        config: Any dataclass.
+        later: Fields that came after the first records. They are left out where they have their
+            default, so that those records keep saying what they said.
+    """
+    values = dataclasses.asdict(config)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in later or getattr(config, name) != defaults[name]
+    }
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import exp, inf, nan, pi, sqrt
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from hyperinit.config import as_recorded
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.siren import Params, SirenConfig, param_shapes
 
@@ -73,8 +74,8 @@ class InitSpec:
         first_bias: Biases of the first sine layer where they differ; None means as `bias`.
         omega_0: See SirenConfig.
         unit_std_coords: See SirenConfig.
-        output: Weights of the linear output layer; None is nn.Linear's default, uniform within
-            1 / sqrt(fan_in), as in the seed experiment, which never mentions it. Its biases
+        output: Weights of the linear output layer. The default is nn.Linear's, uniform within
+            1 / sqrt(fan_in), as in the seed experiment, which never mentions it; its biases
             always are.
         taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
             rule's in the first of them to exp(-taper / 2) times in the last.
@@ -86,14 +87,13 @@ class InitSpec:
     first_bias: BiasRule | None = None
     omega_0: float = 30.0
     unit_std_coords: bool = False
-    output: WeightRule | None = None
+    output: WeightRule = WeightRule("uniform", 1.0)  # in a linear layer: with omega_0 = 1
     taper: float = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
         """The rules as JSON-able data, without those that came later and are not used."""
-        facts = asdict(self)
-        return {k: v for k, v in facts.items() if k not in _LATER_RULES or v != _LATER_RULES[k]}
+        return as_recorded(self, ["output", "taper"])
 
     def siren_config(self, width: int = 256, depth: int = 5) -> SirenConfig:
         """The network this init is for, at a given size."""
@@ -104,10 +104,6 @@ class InitSpec:
         return replace(self, first=replace(self.first, gain=self.first.gain * factor))
 
 
-# Rules that came after the first records, and what they are where they are not used.
-_LATER_RULES = {"output": None, "taper": 0.0}
-
-_OUTPUT_WEIGHT = WeightRule("uniform", 1.0)  # in a linear layer, that is with omega_0 = 1
 _OUTPUT_BIAS = BiasRule("torch")
 
 PAPER_INIT = InitSpec(
@@ -198,8 +194,7 @@ def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Gener
         layer, output = int(name.split(".")[1]), name.startswith(f"layers.{config.depth}.")
         if len(shape) == 2:
             fan_in = shape[1]
-            output_rule = spec.output or _OUTPUT_WEIGHT
-            weight_rule = spec.first if layer == 0 else output_rule if output else spec.hidden
+            weight_rule = spec.first if layer == 0 else spec.output if output else spec.hidden
             omega_0 = 1.0 if output else config.omega_0
             scale = weight_rule.scale(fan_in, omega_0, first=layer == 0)
             if 0 < layer < config.depth and hidden_layers > 1:

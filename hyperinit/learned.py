@@ -7,13 +7,14 @@ or the outer loss can see, with a hypernetwork.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hyperinit.config import as_recorded
 from hyperinit.errors import InputError, check_at_least
 from hyperinit.images import ImageSource, to_image
 from hyperinit.init import PAPER_INIT, sample_params
@@ -93,10 +94,7 @@ class LearnedInit(nn.Module):
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        facts = asdict(self.config)
-        if self.config.modulation is None:  # older records and checkpoints do not name it either
-            del facts["modulation"]
-        return {"learned": facts}
+        return {"learned": as_recorded(self.config, ["modulation"])}
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""

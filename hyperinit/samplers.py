@@ -52,16 +52,12 @@ class PixelBatches(Batches):
         self.queue = torch.empty(0, dtype=torch.long)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        indices = self._from_permutation().to(self.image.device)
-        return self.coords[indices], self.rgb[..., indices, :]
-
-    def _from_permutation(self) -> Tensor:
-        """The next pixels (N,), on the CPU."""
         if len(self.queue) < self.batch_pixels:
             shuffled = torch.randperm(len(self.coords), generator=self.generator)
             self.queue = torch.cat((self.queue, shuffled))
         indices, self.queue = self.queue[: self.batch_pixels], self.queue[self.batch_pixels :]
-        return indices
+        self.drawn = indices.to(self.image.device)  # (N,), or (..., N) where images differ
+        return self.coords[self.drawn], self.rgb[..., self.drawn, :]
 
 
 class ResidualBatches(PixelBatches):
@@ -81,16 +77,15 @@ class ResidualBatches(PixelBatches):
     def __call__(self) -> tuple[Tensor, Tensor]:
         if self.unseen > 0:
             self.unseen -= self.batch_pixels
-            indices = self._from_permutation().to(self.image.device)
-            self.drawn = indices.expand(*self.residuals.shape[:-1], -1)
-            return self.coords[indices], self.rgb[..., indices, :]
+            return super().__call__()
         if not self.planned:
             self.planned = self._plan()
         self.drawn, coords, rgb = self.planned.pop()
         return coords, rgb
 
     def observe(self, squared_errors: Tensor) -> None:
-        self.residuals.scatter_(-1, self.drawn, squared_errors.detach().sum(dim=-1).sqrt())
+        residuals = squared_errors.detach().sum(dim=-1).sqrt()
+        self.residuals.scatter_(-1, self.drawn.expand_as(residuals), residuals)
 
     def _plan(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Pixels (..., N), coords and rgb of the steps until the next look at the residuals."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.clock import Clock
+from hyperinit.config import as_recorded
 from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, FitResult, fit
 from hyperinit.fit_config import AUTO
@@ -165,15 +166,11 @@ class Trial:
     def settings(self) -> dict[str, Any]:
         """What its record says of the workload: nothing in here can change without a new trial."""
         sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
-        fitted = asdict(self.fit_config)
+        # The defaults of later options are part of the protocol.
+        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS)
         # The first three stand in the record itself; evaluations do not touch the fit.
         for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
             del fitted[name]
-        # Options that came after the first records are named only where they are used, so that
-        # those records keep saying what they said. Their defaults are part of the protocol.
-        for name in LATER_FIT_OPTIONS:
-            if fitted[name] == FitConfig.__dataclass_fields__[name].default:
-                del fitted[name]
         return {**sizes, **fitted}
 
     @property

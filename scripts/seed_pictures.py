@@ -14,31 +14,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from baselines import row
-from hyperinit import sample_params
 from hyperinit.charts import png
 from hyperinit.config import Parser
 from hyperinit.coords import image_to_rgb, rgb_to_image
 from hyperinit.errors import InputError
 from hyperinit.fit import NOTHING_SPENT, FitConfig, FitResult, descent
 from hyperinit.images import load_image, square_crop
-from hyperinit.protocol import TARGETS
+from hyperinit.protocol import TARGETS, Protocol
 from hyperinit.siren import render
 from hyperinit.store import write_atomically
+from hyperinit.trial import spec_init
 
+PROTOCOL = Protocol()  # for its sizes
 GHOST_ROW = "20"
 GHOST_EPOCHS = 16.0
 
 
 def looks(image: Tensor, name: str, config: FitConfig) -> Iterator[FitResult]:
     """A fit as it stands at each of its evaluations."""
-    spec = row(name).init
-    siren = spec.siren_config(width=256, depth=5)
-    start = sample_params(spec, siren, generator=torch.Generator().manual_seed(0))
-    for (result,) in descent(start, image, config, spent=NOTHING_SPENT):
+    init = spec_init(name, row(name).init, PROTOCOL.width, PROTOCOL.depth)
+    for (result,) in descent(init.start(image, 0), image, config, spent=NOTHING_SPENT):
         yield result
 
 
@@ -77,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget-epochs", type=float, default=32.0, help="of init 33's fit (32)")
     arguments = parser.parse_args(argv)
     try:
-        shown = list(
-            pictures(square_crop(load_image(arguments.image), 224), arguments.budget_epochs)
-        )
+        image = square_crop(load_image(arguments.image), PROTOCOL.image_size)
+        shown = list(pictures(image, arguments.budget_epochs))
         figure = Figure(figsize=(1.8 * len(shown), 2.1), layout="constrained")
         for axis, (title, picture) in zip(figure.subplots(1, len(shown)), shown, strict=True):
             axis.imshow(picture.permute(1, 2, 0).numpy(), vmin=0, vmax=1)
