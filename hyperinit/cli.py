@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from hyperinit.fit_config import FAST, fit_options
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.many import fit_directory, stack_params
+from hyperinit.pretrained import DEFAULT_PRETRAINED, PRETRAINED, load_pretrained
 from hyperinit.race import BUDGET_EPOCHS
 from hyperinit.siren import Params, render
 from hyperinit.sources import load_init
 from hyperinit.store import load_siren, make_directory, save_params
 from hyperinit.target import fit_to_target
-from hyperinit.training import load_hypernetwork
+from hyperinit.training import load
 from hyperinit.trial import Init
 
 TARGET_BUDGET_EPOCHS = 200.0
@@ -56,7 +57,11 @@ def _add_generate(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="RUN", help="run directory or checkpoint"
+        "--checkpoint",
+        default=DEFAULT_PRETRAINED,
+        metavar="RUN",
+        help=f"{' or '.join(PRETRAINED)}, which come with the package, or a run directory or "
+        f"checkpoint (default: {DEFAULT_PRETRAINED})",
     )
     parser.add_argument(
         "-o",
@@ -76,7 +81,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     names = [f"{path.stem}.safetensors" for path in arguments.images]
     if into_directory and len(set(names)) < len(names):
         raise InputError(f"{out}: two images have the same name; write them to two directories")
-    hyper, _ = load_hypernetwork(arguments.checkpoint)
+    source = arguments.checkpoint
+    hyper = load_pretrained(source) if source in PRETRAINED else load(source)
     # All images are read before anything is written, so a bad one leaves everything as it was.
     images = [_load(path, arguments.size) for path in arguments.images]
     made = [hyper.generate(image, seed=arguments.seed) for image in images]
@@ -98,7 +104,8 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--init",
         default="33",
-        help=f"{' | '.join(NAMED_INITS)} | CHECKPOINT or run directory of a trained init | "
+        help=f"{' | '.join(NAMED_INITS)} | hyper (the pretrained hypernetwork of this width and "
+        f"depth) | {' | '.join(PRETRAINED)} | CHECKPOINT or run directory of a trained init | "
         "FILE.safetensors with a SIREN | directory of fitted SIRENs | FILE.py:FUNCTION; "
         "33@0.5 is 33 with its first layer times 0.5 (default: 33)",
     )
@@ -114,7 +121,11 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
         type=float,
         help="fit one image until its error is this (normalised; 8e-4 is 43.9 dB)",
     )
-    parser.add_argument("--lr", type=float, help="learning rate (0.128 / width)")
+    parser.add_argument(
+        "--lr",
+        type=float,
+        help="learning rate (0.128 / width; half of it where that suits the init better)",
+    )
     parser.add_argument(
         "--batch-pixels", type=int, help="pixels per step (an eighth of the image, 256 to 2048)"
     )
@@ -157,8 +168,10 @@ def _fit(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
     }
     config = FitConfig(**{**FAST, **own, **fit_options(arguments.fit, declared)})
+    init = _init(arguments)
+    config = replace(config, lr=config.lr or init.lr)
     if arguments.image.is_dir():
-        _fit_directory(arguments, config)
+        _fit_directory(arguments, init, config)
         return
     # What can be known to fail is found out before the work is done.
     written = ((arguments.out, [".safetensors"]), (arguments.render, list(SAVE_OPTIONS)))
@@ -168,7 +181,6 @@ def _fit(arguments: argparse.Namespace) -> None:
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{path}: no such directory as {path.parent}")
     image = _load(arguments.image, arguments.size)
-    init = _init(arguments)
     clock = Clock()
     with clock.running():
         start = init.start(image, arguments.seed)
@@ -225,7 +237,7 @@ def _write_fit(
         save_image(preview(params, image), arguments.render)
 
 
-def _fit_directory(arguments: argparse.Namespace, config: FitConfig) -> None:
+def _fit_directory(arguments: argparse.Namespace, init: Init, config: FitConfig) -> None:
     if arguments.out is None:
         raise InputError(f"{arguments.image} is a directory: say where to with -o OUT_DIR")
     if arguments.render is not None:
@@ -235,7 +247,7 @@ def _fit_directory(arguments: argparse.Namespace, config: FitConfig) -> None:
     report = fit_directory(
         arguments.image,
         arguments.out,
-        _init(arguments),
+        init,
         config,
         size=arguments.size,
         batch_images=arguments.batch_images,

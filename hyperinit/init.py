@@ -79,6 +79,7 @@ class InitSpec:
             always are.
         taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
             rule's in the first of them to exp(-taper / 2) times in the last.
+        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
     """
 
     first: WeightRule
@@ -89,11 +90,17 @@ class InitSpec:
     unit_std_coords: bool = False
     output: WeightRule = WeightRule("uniform", 1.0)  # in a linear layer: with omega_0 = 1
     taper: float = 0.0
+    lr_factor: float = 1.0
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The rules as JSON-able data, without those that came later and are not used."""
-        return as_recorded(self, ["output", "taper"])
+        """The rules as JSON-able data, without those that came later and are not used.
+
+        `lr_factor` is none of them: it is about the fit.
+        """
+        rules = as_recorded(self, ["output", "taper"])
+        del rules["lr_factor"]
+        return rules
 
     def siren_config(self, width: int = 256, depth: int = 5) -> SirenConfig:
         """The network this init is for, at a given size."""
@@ -130,6 +137,7 @@ NAMED_INITS: dict[str, InitSpec] = {
         first_bias=BiasRule("torch", 4),
         output=WeightRule("uniform", 0.55),
         taper=0.8,
+        lr_factor=0.5,
     ),
 }
 

@@ -41,6 +41,7 @@ class LearnedConfig:
         inner_lr: Their step size; where these are learned, the one at the start.
         learned_step_sizes: One for every parameter and step (Meta-SGD).
         adapts: Whether the inner steps are part of the init, or were only there to train it.
+        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
         modulation: The transformer that makes an image's weights of the learned ones; none: they
             are the same for all images.
     """
@@ -54,6 +55,7 @@ class LearnedConfig:
     learned_step_sizes: bool = False
     adapts: bool = False
     modulation: ModulationConfig | None = None
+    lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
         check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
@@ -94,7 +96,7 @@ class LearnedInit(nn.Module):
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        return {"learned": as_recorded(self.config, ["modulation"])}
+        return {"learned": as_recorded(self.config, ["modulation", "lr_factor"])}
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""

@@ -18,6 +18,7 @@ from hyperinit.errors import InputError, unknown_name
 from hyperinit.init import InitSpec, factor_of
 from hyperinit.learned import LEARNED_KIND, load_learned
 from hyperinit.neighbours import neighbour_init
+from hyperinit.pretrained import PRETRAINED, load_pretrained_with_info, pretrained_for
 from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
 from hyperinit.trial import Init, hyper_init, params_init, spec_init
 
@@ -36,8 +37,9 @@ def load_init(
     """Finds an init.
 
     Args:
-        source: A name in `named`; a .safetensors file with the parameters of a SIREN; the
-            checkpoint or run directory of a hypernetwork or a learned init; a directory of
+        source: A name in `named`; "hyper" for the pretrained hypernetwork of this width and
+            depth, or a name in `PRETRAINED`; a .safetensors file with the parameters of a SIREN;
+            the checkpoint or run directory of a hypernetwork or a learned init; a directory of
             fitted SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
             `callable_init`). "NAME=" before it is what tables call it.
             "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
@@ -64,9 +66,15 @@ def load_init(
     path = Path(source)
     if path.exists():
         return _file_init(path, index)
+    if source == "hyper" or source in PRETRAINED:
+        return pretrained_init(source, width, depth)
     if ":" in source:
         return callable_init(source)
-    raise unknown_name("init", source, [*named, "or a file, a run directory, MODULE:FUNCTION"])
+    raise unknown_name(
+        "init",
+        source,
+        [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"],
+    )
 
 
 def _file_init(path: Path, index: int | None) -> Init:
@@ -83,6 +91,17 @@ def _file_init(path: Path, index: int | None) -> Init:
         model, info = load(path)
         init = hyper_init(path.name if path.is_dir() else path.resolve().parent.name, model)
     return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
+
+
+def pretrained_init(name: str, width: int, depth: int) -> Init:
+    """A hypernetwork that comes with the package; "hyper" is the one for this width and depth.
+
+    Raises:
+        InputError: there is none for them.
+    """
+    pretrained = pretrained_for(width, depth) if name == "hyper" else name
+    hyper, info = load_pretrained_with_info(pretrained)
+    return replace(hyper_init(name, hyper), train_hashes=frozenset(info["train_hashes"]))
 
 
 def callable_init(source: str) -> Init:

@@ -50,9 +50,10 @@ class TrainConfig(LoopConfig):
     @property
     def hyper(self) -> HyperConfig:
         """What to build."""
-        siren = named_init(self.base_init).siren_config(self.width, self.depth)
+        base = named_init(self.base_init)
         fields = {k: v for k, v in asdict(self).items() if k in HyperConfig.__dataclass_fields__}
-        return HyperConfig(siren=siren, **fields)
+        siren = base.siren_config(self.width, self.depth)
+        return HyperConfig(siren=siren, lr_factor=base.lr_factor, **fields)
 
     @property
     def outer(self) -> OuterLoss:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperinit.clock import Clock
 from hyperinit.config import as_recorded
 from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig, FitResult, fit
+from hyperinit.fit import CurvePoint, FitConfig, FitResult, default_lr, fit
 from hyperinit.fit_config import AUTO
 from hyperinit.hypernet import HyperNetwork
 from hyperinit.images import image_hash, square_crop
@@ -41,6 +41,8 @@ class Init:
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
         fit: Fields of FitConfig that differ from the protocol's, for tracks that allow it.
+        lr: The learning rate that suits a fit from here; None: `default_lr`. Benchmarks search
+            for one of their own.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Init:
     facts: dict[str, Any] = field(default_factory=dict)
     train_hashes: frozenset[str] = frozenset()
     fit: Mapping[str, Any] = field(default_factory=dict)
+    lr: float | None = None
 
 
 def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
@@ -58,7 +61,7 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
     def start(image: Tensor, seed: int) -> Params:
         return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
 
-    return Init(name, start, facts=spec.facts)
+    return Init(name, start, facts=spec.facts, lr=default_lr(config) * spec.lr_factor)
 
 
 def hyper_init(name: str, hyper: HyperNetwork | LearnedInit) -> Init:
@@ -68,6 +71,7 @@ def hyper_init(name: str, hyper: HyperNetwork | LearnedInit) -> Init:
         lambda image, seed: hyper.to(image.device).generate(image, seed=seed),
         hyper.generate_epochs,
         {**hyper.facts, "sha256": tensors_hash(hyper.state_dict())},
+        lr=default_lr(hyper.config.siren) * hyper.config.lr_factor,
     )
 
 
