@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hyperinit.coords import COORD_STD, image_to_rgb, pixel_coords
 from hyperinit.images import resize
-from hyperinit.init import NAMED_INITS, PAPER_INIT, BiasRule, InitSpec, WeightRule, sample_params
+from hyperinit.init import PAPER_INIT, BiasRule, InitSpec, WeightRule, sample_params
 from hyperinit.siren import Params, SirenConfig, predict
 from hyperinit.trial import Init
 
@@ -235,15 +235,6 @@ def fresh(params: Params, image: Tensor, factor: float, generator: torch.Generat
     return scaled(params, 0, factor * choose_omega(params.config, image) / params.config.omega_0)
 
 
-# 33 for the size ---------------------------------------------------------------------------------
-
-
-def fit_to_size(params: Params, image: Tensor, power: float, generator: torch.Generator) -> Params:
-    """Scales the first layer by (side / 224)^power, the side being sqrt(H W)."""
-    side = sqrt(image.shape[-2] * image.shape[-1])
-    return scaled(params, 0, (side / 224) ** power)
-
-
 RULES: dict[str, Rule] = {
     "weight-scaling": Rule(
         "arXiv 2410.04779, effl-lab/Fast-Neural-Fields ICLR2025/weight_scaling.py: alpha 2.5 at"
@@ -276,22 +267,5 @@ RULES: dict[str, Rule] = {
         fresh_draw,
         fresh,
         looks=1.0,
-    ),
-    # Ours: at 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency.
-    # Power 1 would keep the frequencies where they are in cycles a pixel; on training photographs
-    # of 96 and 48 pixels a side 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
-    "33-sized": Rule(
-        "init 33, whose first layer suits the 224 x 224 pixels it was designed on",
-        0.5,
-        "power of side / 224 on the first layer's std",
-        lambda _: Draw(NAMED_INITS["33"]),
-        fit_to_size,
-    ),
-    "identity-sized": Rule(
-        "ours, NAMED_INITS of hyperinit/init.py; its numbers were found at 224 x 224 pixels",
-        0.5,
-        "power of side / 224 on the first layer's std",
-        lambda _: Draw(NAMED_INITS["identity"]),
-        fit_to_size,
     ),
 }

@@ -21,12 +21,11 @@ from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit, preview
 from hyperinit.fit_config import FAST, fit_options
 from hyperinit.images import SAVE_OPTIONS, image_hash, load_image, save_image, square_crop
-from hyperinit.init import NAMED_INITS
 from hyperinit.many import fit_directory, stack_params
 from hyperinit.pretrained import DEFAULT_PRETRAINED, PRETRAINED, load_pretrained
 from hyperinit.race import BUDGET_EPOCHS
 from hyperinit.siren import Params, render
-from hyperinit.sources import load_init
+from hyperinit.sources import BY_NAME, load_init
 from hyperinit.store import load_siren, make_directory, save_params
 from hyperinit.target import fit_to_target
 from hyperinit.training import load
@@ -104,7 +103,7 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--init",
         default="33",
-        help=f"{' | '.join(NAMED_INITS)} | hyper (the pretrained hypernetwork of this width and "
+        help=f"{' | '.join(BY_NAME)} | hyper (the pretrained hypernetwork of this width and "
         f"depth) | {' | '.join(PRETRAINED)} | CHECKPOINT or run directory of a trained init | "
         "FILE.safetensors with a SIREN | directory of fitted SIRENs | FILE.py:FUNCTION; "
         "33@0.5 is 33 with its first layer times 0.5 (default: 33)",
@@ -267,7 +266,7 @@ def _fit_directory(arguments: argparse.Namespace, init: Init, config: FitConfig)
 
 def _init(arguments: argparse.Namespace) -> Init:
     width, depth = arguments.width, arguments.depth
-    return load_init(arguments.init, NAMED_INITS, width, depth, index=arguments.index)
+    return load_init(arguments.init, BY_NAME, width, depth, index=arguments.index)
 
 
 def _add_render(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -15,15 +15,29 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.init import InitSpec, factor_of
+from hyperinit.init import NAMED_INITS, InitSpec, factor_of
 from hyperinit.learned import LEARNED_KIND, load_learned
 from hyperinit.neighbours import neighbour_init
 from hyperinit.pretrained import PRETRAINED, load_pretrained_with_info, pretrained_for
 from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
-from hyperinit.trial import Init, hyper_init, params_init, spec_init
+from hyperinit.trial import Init, hyper_init, params_init, sized_init, spec_init
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
+
+
+def _sized(spec: InitSpec) -> InitMaker:
+    def make(name: str, width: int, depth: int, power: float | None) -> Init:
+        return sized_init(name, spec, width, depth, 0.5 if power is None else power)
+
+    return make
+
+
+# The inits that go by a name alone, for every program; benchmarks know more.
+BY_NAME: dict[str, InitSpec | InitMaker] = {
+    **NAMED_INITS,
+    **{f"{name}-sized": _sized(NAMED_INITS[name]) for name in ("33", "identity")},
+}
 
 
 def load_init(

@@ -6,7 +6,8 @@ import functools
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,25 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
         return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
 
     return Init(name, start, facts=spec.facts, lr=default_lr(config) * spec.lr_factor)
+
+
+def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float = 0.5) -> Init:
+    """A hand-designed init with the first layer times (side / 224)^power, the side being sqrt(H W).
+
+    At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
+    1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
+    and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    """
+    config = spec.siren_config(width, depth)
+
+    def start(image: Tensor, seed: int) -> Params:
+        side = sqrt(image.shape[-2] * image.shape[-1])
+        params = sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
+        first = "layers.0.weight"
+        return Params(config, {**params, first: params[first] * (side / 224) ** power})
+
+    rule = {"rule": name.partition("@")[0], "number": power, "output_gain": 1.0}
+    return replace(spec_init(name, spec, width, depth), start=start, facts={**spec.facts, **rule})
 
 
 def hyper_init(name: str, hyper: HyperNetwork | LearnedInit) -> Init:

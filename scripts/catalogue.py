@@ -6,7 +6,7 @@ import datasets
 from baselines import ROWS, RULES
 from datasets.workload import images_to_test, images_to_tune_on
 from hyperinit.benchmark_cli import Catalogue
-from hyperinit.init import NAMED_INITS
+from hyperinit.sources import BY_NAME
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
 
@@ -15,5 +15,6 @@ CATALOGUE = Catalogue(
     images_to_test,
     images_to_tune_on,
     datasets.NAMES,
-    {name: rule.init for name, rule in RULES.items()} | {"identity": NAMED_INITS["identity"]},
+    {name: rule.init for name, rule in RULES.items()}
+    | {name: BY_NAME[name] for name in ("33-sized", "identity", "identity-sized")},
 )
