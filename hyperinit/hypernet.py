@@ -36,6 +36,7 @@ class HyperConfig:
         rank: Rank of the residual of a weight matrix.
         inner_steps: Gradient steps that `generate` takes.
         inner_pixels: Pixels per gradient step.
+        normalized_steps: Whether gradient steps are along gradients of unit size, see `unit_rms`.
         lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
     """
 
@@ -46,6 +47,7 @@ class HyperConfig:
     rank: int = 8
     inner_steps: int = 3
     inner_pixels: int = 1024
+    normalized_steps: bool = False
     lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -127,12 +129,10 @@ class StepSizeStart:
         return sizes[0 if name.endswith("weight") else 1]
 
 
-# By base init, as step sizes differ by a factor of twenty between bases and training does not find
-# what is so far off. Of "identity": a quarter of what random search found on training photographs,
-# where second-order gradients are not chaotic yet. Of all others near where meta-training took
-# them from smaller ones. See docs/research-log.md 20.
-_STEP_SIZE_STARTS = {"identity": StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6))}
-_DEFAULT_STEP_SIZES = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
+# Plain: near where meta-training took them from smaller ones, with base 33. Normalized: about half
+# of what random search found on training photographs with base identity; docs/research-log.md 20.
+_PLAIN_START = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
+_NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
 
 
 class HyperNetwork(nn.Module):
@@ -141,14 +141,11 @@ class HyperNetwork(nn.Module):
     Args:
         config: See HyperConfig.
         base: What an untrained hypernetwork returns for every image, before any inner step.
-        step_sizes: Where the learned step sizes start.
     """
 
     objective = staticmethod(root_mse)  # what its inner steps descend
 
-    def __init__(
-        self, config: HyperConfig, base: Params, step_sizes: StepSizeStart = _DEFAULT_STEP_SIZES
-    ) -> None:
+    def __init__(self, config: HyperConfig, base: Params) -> None:
         super().__init__()
         self.config = config
         self.base = Siren(base)
@@ -158,13 +155,19 @@ class HyperNetwork(nn.Module):
             Head(config, shape, float(base[name].detach().square().mean().sqrt()))
             for name, shape in param_shapes(config.siren).items()
         )
-        sizes = torch.tensor([step_sizes.of(name, config.siren.depth) for name in base])
+        start = _NORMALIZED_START if config.normalized_steps else _PLAIN_START
+        sizes = torch.tensor([start.of(name, config.siren.depth) for name in base])
         self.log_step_sizes = nn.Parameter(sizes.log().repeat(config.inner_steps, 1))
+
+    @property
+    def normalized_steps(self) -> bool:
+        """See HyperConfig."""
+        return self.config.normalized_steps
 
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        return {"hypernetwork": as_recorded(self.config, ["lr_factor"])}
+        return {"hypernetwork": as_recorded(self.config, ["lr_factor", "normalized_steps"])}
 
     @classmethod
     def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
@@ -173,8 +176,7 @@ class HyperNetwork(nn.Module):
         base = sample_params(named_init(name), config.siren, generator=generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # torch.nn draws its own layers from the global generator
-            known = name.partition("@")[0]
-            return cls(config, base, _STEP_SIZE_STARTS.get(known, _DEFAULT_STEP_SIZES))
+            return cls(config, base)
 
     def forward(self, images: Tensor) -> Params:
         """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs, before inner steps."""
@@ -214,7 +216,14 @@ class HyperNetwork(nn.Module):
             params: Params = self(image[None]).unbatch()[0]
         if steps:
             step_sizes = self.step_sizes()[:steps]
-            params = adapt(params, image, step_sizes, self.config.inner_pixels, seed=seed)
+            params = adapt(
+                params,
+                image,
+                step_sizes,
+                self.config.inner_pixels,
+                seed=seed,
+                normalized=self.config.normalized_steps,
+            )
         return params.map(Tensor.detach)
 
     def _steps(self, wanted: int | None) -> int:

@@ -28,6 +28,16 @@ def plain_mse(mse: Tensor) -> Tensor:
     return mse
 
 
+def unit_rms(gradient: Tensor, batch_dims: int) -> Tensor:
+    """A parameter's gradient, of B SIRENs or of one, scaled to a root mean square of 1 each.
+
+    A step of it moves the parameter as far whatever the gradient's size: where the loss is steep,
+    plain steps overshoot and the next ones, steeper still, make the whole path chaotic.
+    """
+    dims = tuple(range(batch_dims, gradient.ndim))
+    return gradient / (gradient.square().mean(dim=dims, keepdim=True) + 1e-16).sqrt()
+
+
 def take_inner_steps(
     params: Params,
     coords: Tensor,
@@ -36,8 +46,9 @@ def take_inner_steps(
     *,
     second_order: bool,
     objective: Objective = root_mse,
+    normalized: bool = False,
 ) -> Params:
-    """Plain gradient steps of B SIRENs, each on its own pixels.
+    """Gradient steps of B SIRENs, each on its own pixels.
 
     Args:
         params: B stacked SIRENs.
@@ -47,12 +58,15 @@ def take_inner_steps(
         second_order: Let gradients flow through the steps; otherwise each step's gradient counts
             as a constant (first-order MAML).
         objective: What is descended.
+        normalized: Steps along `unit_rms` gradients instead of plain ones.
     """
     for k, sizes in enumerate(step_sizes):
         # The sum over images keeps each image's gradient free of how many neighbours it has.
         mse = (apply(params, coords[:, k]) - rgb[:, k]).square().mean(dim=(-1, -2))
         loss = objective(mse).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
+        if normalized:
+            gradients = tuple(unit_rms(gradient, batch_dims=1) for gradient in gradients)
         named = zip(params.items(), gradients, strict=True)
         params = Params(
             params.config, {name: value - sizes[name] * grad for (name, value), grad in named}
@@ -68,6 +82,7 @@ def adapt(
     *,
     seed: int,
     objective: Objective = root_mse,
+    normalized: bool = False,
 ) -> Params:
     """Inner steps of one SIREN on one image, each on `inner_pixels` random pixels of it.
 
@@ -78,6 +93,7 @@ def adapt(
         inner_pixels: Pixels per step, without replacement; never more than the image has.
         seed: Of the pixels.
         objective: What is descended.
+        normalized: See `take_inner_steps`.
     """
     coords, rgb = image_coords(image), image_to_rgb(image)
     count = min(inner_pixels, len(coords))
@@ -91,5 +107,6 @@ def adapt(
         step_sizes,
         second_order=False,
         objective=objective,
+        normalized=normalized,
     )
     return adapted.map(Tensor.detach).unbatch()[0]

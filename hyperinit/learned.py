@@ -73,6 +73,7 @@ class LearnedInit(nn.Module):
     """
 
     objective = staticmethod(plain_mse)  # what its inner steps descend
+    normalized_steps = False
 
     def __init__(
         self, config: LearnedConfig, base: Params, generator: torch.Generator | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.inner import take_inner_steps
+from hyperinit.inner import take_inner_steps, unit_rms
 from hyperinit.learned import LearnedInit
 from hyperinit.outer import StepResult
 from hyperinit.siren import Params, Siren, apply
@@ -100,6 +100,7 @@ def outer_loss(
             hyper.step_sizes(),
             second_order=config.second_order,
             objective=hyper.objective,
+            normalized=hyper.normalized_steps,
         )
         prediction = apply(adapted, coords)
     mse_after, psnr_after = grid_errors(prediction, rgb)
@@ -137,9 +138,16 @@ def _predict_with_higher(
 
     step_sizes = hyper.step_sizes()
     names = list(params)
+
     # track_higher_grads=False would cut the base and the step sizes off together with the
     # gradients' own gradients; detaching the gradients alone is first-order MAML.
-    callback = None if config.second_order else lambda grads: [grad.detach() for grad in grads]
+    def callback(gradients: list[Tensor]) -> list[Tensor]:
+        if not config.second_order:
+            gradients = [gradient.detach() for gradient in gradients]
+        if hyper.normalized_steps:
+            gradients = [unit_rms(gradient, batch_dims=0) for gradient in gradients]
+        return gradients
+
     predictions = []
     for b, single in enumerate(params.unbatch()):
         module = Siren(single)

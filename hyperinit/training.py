@@ -35,6 +35,7 @@ class TrainConfig(LoopConfig):
     rank: int = option(8, "rank of the predicted residual of a weight matrix")
     inner_steps: int = option(3, "gradient steps from the generated init (K); 0: none")
     inner_pixels: int = option(1024, "pixels per inner step")
+    normalized_steps: bool = option(False, "inner steps along gradients scaled to unit size")
     weight_before: float = option(0.2, "weight of the loss before the inner steps")
     weight_after: float = option(1.0, "weight of the loss after the inner steps")
     residual_penalty: float = option(0.0, "weight of the heads' mean squared residual")

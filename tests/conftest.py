@@ -20,7 +20,7 @@ def smooth_image(size: int = 16, seed: int = 0) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0]
 
 
-def tiny_hyper(inner_steps: int = 2, seed: int = 0) -> HyperNetwork:
+def tiny_hyper(inner_steps: int = 2, seed: int = 0, normalized: bool = False) -> HyperNetwork:
     """An untrained hypernetwork for a SIREN of width 16, depth 2."""
     config = HyperConfig(
         siren=named_init("33").siren_config(16, 2),
@@ -30,6 +30,7 @@ def tiny_hyper(inner_steps: int = 2, seed: int = 0) -> HyperNetwork:
         rank=2,
         inner_steps=inner_steps,
         inner_pixels=32,
+        normalized_steps=normalized,
     )
     return HyperNetwork.from_named_init(config, "33", seed)
 

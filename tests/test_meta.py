@@ -23,10 +23,11 @@ def run(hyper, seed=0, **fields):
 
 @pytest.mark.parametrize("second_order", [True, False])
 @pytest.mark.parametrize("inner_steps", [1, 3])
-def test_the_fast_inner_loop_equals_higher(second_order, inner_steps):
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_fast_inner_loop_equals_higher(second_order, inner_steps, normalized):
     runs = [
         run(
-            shake_heads(tiny_hyper(inner_steps)),
+            shake_heads(tiny_hyper(inner_steps, normalized=normalized)),
             weight_before=0.0,
             second_order=second_order,
             inner_loop=loop,
