@@ -7,6 +7,7 @@ from hyperinit.images import load_image, save_image, to_image
 from hyperinit.init import InitSpec, named_init, sample_params
 from hyperinit.many import fit_directory, fit_many
 from hyperinit.param_dataset import ParamDataset, dataset, from_vector, to_vector
+from hyperinit.pretrained import load_pretrained
 from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, render
 from hyperinit.store import load_params, save_params
 from hyperinit.target import TargetResult, fit_to_target
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "load_image",
     "load_params",
+    "load_pretrained",
     "named_init",
     "param_shapes",
     "render",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyperinit.clock import Clock
 from hyperinit.config import Parser
-from hyperinit.demo import arena, serve
+from hyperinit.demo import DEFAULT_CHECKPOINT, arena, serve
 from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig, fit, preview
 from hyperinit.fit_config import FAST, fit_options
@@ -32,6 +32,7 @@ from hyperinit.training import load
 from hyperinit.trial import Init
 
 TARGET_BUDGET_EPOCHS = 200.0
+DEFAULT_INIT = "identity-sized"  # the best hand-designed one; docs/benchmark.md
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,11 +103,11 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image, or a directory")
     parser.add_argument(
         "--init",
-        default="33",
+        default=DEFAULT_INIT,
         help=f"{' | '.join(BY_NAME)} | hyper (the pretrained hypernetwork of this width and "
         f"depth) | {' | '.join(PRETRAINED)} | CHECKPOINT or run directory of a trained init | "
         "FILE.safetensors with a SIREN | directory of fitted SIRENs | FILE.py:FUNCTION; "
-        "33@0.5 is 33 with its first layer times 0.5 (default: 33)",
+        f"33@0.5 is 33 with its first layer times 0.5 (default: {DEFAULT_INIT})",
     )
     defaults = FitConfig()
     parser.add_argument(
@@ -296,7 +297,11 @@ def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
         "demo", help="a local page: drop an image, see its fits race (needs 'hyperinit[demo]')"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="of a hypernetwork that takes part"
+        "--checkpoint",
+        type=Path,
+        default=DEFAULT_CHECKPOINT,
+        metavar="RUN",
+        help="of the hypernetwork that takes part (photo-96, which comes with the package)",
     )
     parser.add_argument("--size", type=int, help="images in pixels (the checkpoint's, or 96)")
     parser.add_argument(

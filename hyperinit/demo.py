@@ -27,6 +27,7 @@ from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, default_lr
 from hyperinit.images import image_hash, load_image, shown_path, square_crop
 from hyperinit.init import NAMED_INITS
+from hyperinit.pretrained import CHECKPOINTS_DIR
 from hyperinit.protocol import PROTOCOLS, TARGETS
 from hyperinit.race import BUDGET_EPOCHS, Lane, race, race_config
 from hyperinit.store import save_params
@@ -37,12 +38,8 @@ from hyperinit.trial import Init, hyper_init, spec_init
 
 MIN_SIDE = 8  # pixels of an image that is worth a race
 
-# Where the hypernetwork comes from when no checkpoint is given. None: it takes no part.
-DEFAULT_CHECKPOINT: Path | None = None
-NO_HYPERNETWORK = (
-    "No hypernetwork takes part. Train one with `python scripts/meta_train.py` (ten minutes), then"
-    " `hyperinit demo --checkpoint runs/NAME`."
-)
+# The hypernetwork that takes part when no checkpoint is given.
+DEFAULT_CHECKPOINT = CHECKPOINTS_DIR / "photo-96.safetensors"
 
 # Photographs inside scikit-image that the default meta-training never sees.
 EXAMPLES = ("astronaut", "chelsea", "coffee")
@@ -59,37 +56,29 @@ class Arena:
         inits: For SIRENs of one size.
         size: Side of the images in pixels.
         lr: The learning rate that suits these SIRENs.
-        note: One line of Markdown on who takes no part, or "".
     """
 
     inits: Sequence[Init]
     size: int
     lr: float
-    note: str = ""
 
 
-def arena(checkpoint: Path | None = None, size: int | None = None) -> Arena:
-    """The hand-designed inits, and the hypernetwork of a checkpoint, which then sets the sizes.
+def arena(checkpoint: Path = DEFAULT_CHECKPOINT, size: int | None = None) -> Arena:
+    """The hand-designed inits, and the hypernetwork of a checkpoint, which sets the sizes.
 
     Raises:
         InputError: no usable checkpoint there, or the size is too small.
     """
     if size is not None and size < MIN_SIDE:
         raise InputError(f"--size must be at least {MIN_SIDE}, not {size}")
-    checkpoint = checkpoint or DEFAULT_CHECKPOINT
-    small, learned = PROTOCOLS["small"], []
-    width, depth, trained_size = small["width"], small["depth"], small["image_size"]
-    if checkpoint is not None:
-        hyper, info = load_hypernetwork(checkpoint)
-        hashes = frozenset(info.get("train_hashes", ()))
-        learned = [replace(hyper_init("hyper", hyper), train_hashes=hashes)]
-        siren = hyper.config.siren
-        width, depth = siren.width, siren.depth
-        trained_size = info.get("train", {}).get("size", trained_size)
+    hyper, info = load_hypernetwork(checkpoint)
+    hashes = frozenset(info.get("train_hashes", ()))
+    learned = replace(hyper_init("hyper", hyper), train_hashes=hashes)
+    width, depth = hyper.config.siren.width, hyper.config.siren.depth
+    trained_size = info.get("train", {}).get("size", PROTOCOLS["small"]["image_size"])
     named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
     lr = default_lr(NAMED_INITS["33"].siren_config(width, depth))
-    note = "" if learned else NO_HYPERNETWORK
-    return Arena([*named, *learned], size or trained_size, lr, note)
+    return Arena([*named, learned], size or trained_size, lr)
 
 
 def _examples() -> list[Path]:
@@ -383,7 +372,7 @@ def _page(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
             "# hyperinit: which initial weights fit a SIREN to your image first?\n"
             f"All fits go on in turn, an epoch at a time, to MSE {min(TARGETS):g} (normalised;"
             " 43.9 dB) or to the end of the budget. A demo, not the benchmark's protocol: one"
-            f" image, one seed, one learning rate for all. {arena.note}"
+            f" image, one seed, one learning rate for all."
         )
         session = gr.State(_Session())  # each user has a copy
         with gr.Row():

@@ -20,7 +20,7 @@ from test_page import Elements
 
 from hyperinit import fit, load_image, load_params, save_image
 from hyperinit.cli import main
-from hyperinit.demo import NO_HYPERNETWORK, Arena, arena, board, live, verdict
+from hyperinit.demo import Arena, arena, board, live, verdict
 from hyperinit.errors import InputError
 from hyperinit.fit import FitConfig
 from hyperinit.images import image_hash
@@ -221,19 +221,14 @@ def test_the_verdict_names_the_first_or_says_that_there_is_none(image):
     assert verdict(lanes, CONFIG) == "Epoch 1.0 of at most 6"
 
 
-def test_a_checkpoint_sets_the_sizes_and_without_one_the_page_says_how_to_get_one(tmp_path):
+def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(tmp_path):
     without = arena()
-    assert [init.name for init in without.inits] == [
-        "paper",
-        "22",
-        "33",
-        "identity",
-    ] and without.size == 96
-    assert without.note == NO_HYPERNETWORK and without.lr == 1e-3
+    assert [init.name for init in without.inits] == ["paper", "22", "33", "identity", "hyper"]
+    assert without.size == 96 and without.lr == 1e-3 and without.inits[-1].train_hashes
     state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])
     found = arena(tmp_path)
-    assert found.size == 24 and found.note == "" and arena(tmp_path, 12).size == 12
+    assert found.size == 24 and arena(tmp_path, 12).size == 12
     sizes = {init.start(smooth_image(24), 0).config.width for init in found.inits}
     assert sizes == {16} and found.inits[-1].name == "hyper"
     assert found.inits[-1].train_hashes == {"abc"}

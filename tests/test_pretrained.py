@@ -1,0 +1,92 @@
+"""The hypernetworks that come with the package."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from skimage import data
+
+from hyperinit import InputError, load_params, load_pretrained, save_image, to_image
+from hyperinit.cli import main
+from hyperinit.config import from_dict, read_config_file
+from hyperinit.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.images import square_crop
+from hyperinit.init import NAMED_INITS
+from hyperinit.outer import TrainState, save_state
+from hyperinit.pretrained import CHECKPOINTS_DIR, PRETRAINED, load_pretrained_with_info
+from hyperinit.siren import predict
+from hyperinit.sources import BY_NAME, load_init
+from hyperinit.store import file_kind, read_info
+from hyperinit.training import CHECKPOINT_KIND, HYPERNETWORK, TrainConfig, load
+from hyperinit.trial import spec_init
+from scripts import ship_checkpoint
+from scripts.ship_checkpoint import CONFIGS_DIR
+
+
+def start_mse(params, image) -> float:
+    with torch.no_grad():
+        return float(grid_errors(predict(params, image_coords(image)), image_to_rgb(image))[0])
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
+    depth, width, size = PRETRAINED[name]
+    hyper = load_pretrained(name)
+    assert (hyper.config.siren.depth, hyper.config.siren.width) == (depth, width)
+    image = square_crop(to_image(data.astronaut()), size)
+    blind = spec_init("33", NAMED_INITS["33"], width, depth).start(image, 0)
+    assert start_mse(hyper.generate(image), image) < 0.4 * start_mse(blind, image)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_each_has_its_card_its_config_and_the_hashes_of_what_it_was_trained_on(name):
+    _, info = load_pretrained_with_info(name)
+    assert len(info["train_hashes"]) > 1000
+    assert "/" not in json.dumps({k: v for k, v in info.items() if k != "train_hashes"})
+    assert (CHECKPOINTS_DIR / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+    path = CONFIGS_DIR / f"{name}.toml"
+    config = from_dict(TrainConfig, read_config_file(path), source=str(path))
+    assert (config.depth, config.width, config.size) == PRETRAINED[name]
+
+
+def test_together_they_stay_small():
+    sizes = [path.stat().st_size for path in CHECKPOINTS_DIR.glob("*.safetensors")]
+    assert len(sizes) == len(PRETRAINED) and sum(sizes) <= 20e6
+
+
+def test_generate_needs_no_checkpoint_and_hyper_is_the_one_for_the_network(tmp_path):
+    image = square_crop(to_image(data.chelsea()), 64)
+    save_image(image, tmp_path / "photo.png")
+    main(["generate", f"{tmp_path}/photo.png", "-o", f"{tmp_path}/o.safetensors"])
+    params, _ = load_params(tmp_path / "o.safetensors")
+    assert (params.config.depth, params.config.width) == PRETRAINED["photo-224"][:2]
+    init = load_init("hyper", BY_NAME, 128, 4)
+    assert init.facts == load_init("photo-96", BY_NAME, 256, 5).facts and init.train_hashes
+    with pytest.raises(InputError, match=r"SIREN of 3 x 64: there are 5 x 256 \(photo-224\)"):
+        load_init("hyper", BY_NAME, 64, 3)
+    with pytest.raises(InputError, match="photo-224"):
+        load_pretrained("photo-225")
+
+
+def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out(
+    tmp_path, monkeypatch
+):
+    config = TrainConfig(size=16, width=16, depth=2, data=str(tmp_path), encoder_size=8)
+    model = HYPERNETWORK.build(config)
+    optimizer = HYPERNETWORK.optimizer(model, config)
+    sum(value.sum() for value in model.parameters()).backward()
+    optimizer.step()
+    state = TrainState(HYPERNETWORK, model, optimizer)
+    save_state(tmp_path / "checkpoint.safetensors", state, config, train_hashes=["abc"])
+    monkeypatch.setitem(PRETRAINED, "tiny", (2, 16, 16))
+    shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+    assert file_kind(shipped) == CHECKPOINT_KIND
+    assert str(tmp_path) not in json.dumps(read_info(shipped, CHECKPOINT_KIND))
+    assert str(tmp_path) not in (tmp_path / "tiny.toml").read_text(encoding="utf-8")
+    own = load(shipped).state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+    monkeypatch.setitem(PRETRAINED, "tiny", (2, 16, 32))
+    with pytest.raises(InputError, match="32 pixels a side"):
+        ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
