@@ -27,7 +27,7 @@ from hyperinit.errors import InputError
 from hyperinit.fit import CurvePoint, FitConfig, default_lr
 from hyperinit.images import image_hash, load_image, shown_path, square_crop
 from hyperinit.init import NAMED_INITS
-from hyperinit.pretrained import CHECKPOINTS_DIR
+from hyperinit.pretrained import pretrained_path
 from hyperinit.protocol import PROTOCOLS, TARGETS
 from hyperinit.race import BUDGET_EPOCHS, Lane, race, race_config
 from hyperinit.store import save_params
@@ -39,7 +39,7 @@ from hyperinit.trial import Init, hyper_init, spec_init
 MIN_SIDE = 8  # pixels of an image that is worth a race
 
 # The hypernetwork that takes part when no checkpoint is given.
-DEFAULT_CHECKPOINT = CHECKPOINTS_DIR / "photo-96.safetensors"
+DEFAULT_CHECKPOINT = pretrained_path("photo-96")
 
 # Photographs inside scikit-image that the default meta-training never sees.
 EXAMPLES = ("astronaut", "chelsea", "coffee")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.hypernet import HyperNetwork
-from hyperinit.training import load_hypernetwork
+from hyperinit.training import load
 
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
@@ -22,6 +21,17 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-96": (4, 128, 96),
 }
 DEFAULT_PRETRAINED = "photo-224"
+
+
+def pretrained_path(name: str) -> Path:
+    """The installed checkpoint of one of them.
+
+    Raises:
+        InputError: no such name.
+    """
+    if name not in PRETRAINED:
+        raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
+    return CHECKPOINTS_DIR / f"{name}.safetensors"
 
 
 def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork:
@@ -34,14 +44,7 @@ def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork:
     Raises:
         InputError: no such name, or the installed file is damaged.
     """
-    return load_pretrained_with_info(name)[0]
-
-
-def load_pretrained_with_info(name: str) -> tuple[HyperNetwork, dict[str, Any]]:
-    """The same, with the facts about it; see `load_hypernetwork`."""
-    if name not in PRETRAINED:
-        raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
-    return load_hypernetwork(CHECKPOINTS_DIR / f"{name}.safetensors")
+    return load(pretrained_path(name))
 
 
 def pretrained_for(width: int, depth: int) -> str:

@@ -18,9 +18,10 @@ from hyperinit.errors import InputError, unknown_name
 from hyperinit.init import NAMED_INITS, InitSpec, factor_of
 from hyperinit.learned import LEARNED_KIND, load_learned
 from hyperinit.neighbours import neighbour_init
-from hyperinit.pretrained import PRETRAINED, load_pretrained_with_info, pretrained_for
+from hyperinit.pretrained import PRETRAINED, pretrained_for, pretrained_path
 from hyperinit.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
-from hyperinit.trial import Init, hyper_init, params_init, sized_init, spec_init
+from hyperinit.training import load_hypernetwork
+from hyperinit.trial import SIZED_POWER, Init, hyper_init, params_init, sized_init, spec_init
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
@@ -28,7 +29,7 @@ InitMaker = Callable[[str, int, int, float | None], Init]
 
 def _sized(spec: InitSpec) -> InitMaker:
     def make(name: str, width: int, depth: int, power: float | None) -> Init:
-        return sized_init(name, spec, width, depth, 0.5 if power is None else power)
+        return sized_init(name, spec, width, depth, SIZED_POWER if power is None else power)
 
     return make
 
@@ -99,8 +100,6 @@ def _file_init(path: Path, index: int | None) -> Init:
         params, info = load_siren(path, index)
         init = params_init(path.stem, params)
     else:
-        from hyperinit.training import load_hypernetwork
-
         load = load_learned if kind == LEARNED_KIND else load_hypernetwork
         model, info = load(path)
         init = hyper_init(path.name if path.is_dir() else path.resolve().parent.name, model)
@@ -114,8 +113,7 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
         InputError: there is none for them.
     """
     pretrained = pretrained_for(width, depth) if name == "hyper" else name
-    hyper, info = load_pretrained_with_info(pretrained)
-    return replace(hyper_init(name, hyper), train_hashes=frozenset(info["train_hashes"]))
+    return replace(_file_init(pretrained_path(pretrained), None), name=name)
 
 
 def callable_init(source: str) -> Init:

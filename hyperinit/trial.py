@@ -30,6 +30,8 @@ from hyperinit.store import tensors_hash
 # Fields of FitConfig that came after the first records of this version of the protocol.
 LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
 
+SIZED_POWER = 0.5  # see sized_init
+
 
 @dataclass(frozen=True)
 class Init:
@@ -65,7 +67,7 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
     return Init(name, start, facts=spec.facts, lr=default_lr(config) * spec.lr_factor)
 
 
-def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float = 0.5) -> Init:
+def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) -> Init:
     """A hand-designed init with the first layer times (side / 224)^power, the side being sqrt(H W).
 
     At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power

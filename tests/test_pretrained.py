@@ -15,7 +15,7 @@ from hyperinit.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images import square_crop
 from hyperinit.init import NAMED_INITS
 from hyperinit.outer import TrainState, save_state
-from hyperinit.pretrained import CHECKPOINTS_DIR, PRETRAINED, load_pretrained_with_info
+from hyperinit.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
 from hyperinit.siren import predict
 from hyperinit.sources import BY_NAME, load_init
 from hyperinit.store import file_kind, read_info
@@ -42,7 +42,7 @@ def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_each_has_its_card_its_config_and_the_hashes_of_what_it_was_trained_on(name):
-    _, info = load_pretrained_with_info(name)
+    info = read_info(pretrained_path(name), CHECKPOINT_KIND)
     assert len(info["train_hashes"]) > 1000
     assert "/" not in json.dumps({k: v for k, v in info.items() if k != "train_hashes"})
     assert (CHECKPOINTS_DIR / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")

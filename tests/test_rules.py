@@ -25,7 +25,7 @@ from hyperinit.errors import InputError
 from hyperinit.init import NAMED_INITS, named_init
 from hyperinit.siren import Params, SirenConfig
 from hyperinit.sources import load_init
-from hyperinit.trial import spec_init
+from hyperinit.trial import SIZED_POWER, spec_init
 from scripts import benchmark as script
 from scripts.catalogue import CATALOGUE
 
@@ -60,8 +60,11 @@ def pre_activations(params: Params, coords: Tensor) -> list[Tensor]:
 
 # All of them
 
+SIZED = ("33-sized", "identity-sized")
+NUMBERS = {name: rule.number for name, rule in RULES.items()} | dict.fromkeys(SIZED, SIZED_POWER)
 
-@pytest.mark.parametrize("name", RULES)
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_the_seed_decides_every_bit_and_the_network_is_the_one_asked_for(name):
     first, same, other = start(name, seed=3), start(name, seed=3), start(name, seed=4)
     assert (first.config.width, first.config.depth) == (WIDTH, DEPTH)
@@ -70,17 +73,20 @@ def test_the_seed_decides_every_bit_and_the_network_is_the_one_asked_for(name):
     assert all(value.isfinite().all() for value in first.values())
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_records_know_rules_as_hand_designed_and_by_their_number(name):
     plain, tuned = (load_init(n, CATALOGUE.rules, WIDTH, DEPTH) for n in (name, f"{name}@0.5"))
     assert "hidden" in plain.facts  # what the score takes for hand-designed
-    assert plain.facts["number"] == RULES[name].number and tuned.facts["number"] == 0.5
+    assert plain.facts["number"] == NUMBERS[name] and tuned.facts["number"] == 0.5
     assert (plain.facts["rule"], tuned.facts["rule"], tuned.name) == (name, name, f"{name}@0.5")
 
 
 def test_looking_at_the_image_is_counted():
-    looks = {name: load_init(name, CATALOGUE.rules, 8, 2).epochs(smooth_image()) for name in RULES}
-    assert looks == {"weight-scaling": 0, "winner": 1, "vi3nr": 0, "fresh": 1}
+    looks = {
+        name: load_init(name, CATALOGUE.rules, 8, 2).epochs(smooth_image()) for name in NUMBERS
+    }
+    own = dict.fromkeys(SIZED, 0)
+    assert looks == {"weight-scaling": 0, "winner": 1, "vi3nr": 0, "fresh": 1, **own}
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1", "nan", "inf"])
