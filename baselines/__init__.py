@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from baselines.rules import RULES, Rule
 from baselines.table import ROWS, Row, row
+from baselines.untrained import untrained
 
-__all__ = ["ROWS", "RULES", "Row", "Rule", "row"]
+__all__ = ["ROWS", "RULES", "Row", "Rule", "row", "untrained"]

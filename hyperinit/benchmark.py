@@ -47,6 +47,7 @@ class Plan:
         seeds: Test seeds 0 to seeds - 1.
         protocol: Everything the trials share.
         stop_mse: Seed track only, see FitConfig.
+        seed_lr: Seed track only: the learning rate; None: an LR range test's for each init.
 
     Raises:
         InputError: the plan would measure something else than it says: a test image an init was
@@ -60,6 +61,7 @@ class Plan:
     seeds: int
     protocol: Protocol
     stop_mse: float | None = None
+    seed_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.track not in TRACKS:
@@ -263,14 +265,15 @@ def _tune(
 def _run_seed(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
     budget = max(plan.protocol.budgets_epochs)
     for image, seed, init in itertools.product(plan.images, range(plan.seeds), plan.inits):
-        trial = plan.trial(init, image, budget, None, seed, plan.track)
+        trial = plan.trial(init, image, budget, plan.seed_lr, seed, plan.track)
         record = file.find(trial)
-        if record is None:
+        if record is not None:
+            trial = replace(trial, lr=record.lr)
+        elif trial.lr is None:
             params, _ = trial.start()
             lr = lr_range_test(params, image.image, trial.fit_config).suggestion
-        else:
-            lr = record.lr
-        yield file.run(replace(trial, lr=lr), on_eval)
+            trial = replace(trial, lr=lr)
+        yield file.run(trial, on_eval)
 
 
 def epoch_sec(plan: Plan) -> float:

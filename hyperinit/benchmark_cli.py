@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
         add("--stop-mse", type=float, metavar="X", help=stop)
+        rate = "seed track: this learning rate instead of the range test's; names say so"
+        add("--lr", type=float, metavar="X", help=rate)
     else:
-        parser.set_defaults(track=track, fit=None, stop_mse=None)
+        parser.set_defaults(track=track, fit=None, stop_mse=None, lr=None)
     add(
         *("--inits",),
         nargs="+",
@@ -188,7 +191,12 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     _check(arguments.limit is None or arguments.limit >= 1, "--limit must be at least 1")
     _check(not arguments.fit or track == "open", "--fit is for the open track")
     _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
+    lr = arguments.lr
+    _check(lr is None or track == "seed", "--lr is for the seed track, others have --lrs")
+    _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
     inits = _inits(arguments.inits, track, catalogue, protocol)
+    if lr is not None:
+        inits = [replace(init, name=f"{init.name} at {lr:g}") for init in inits]
     declared = ("budget_epochs", "lr", "seed", "eval_epochs")
     options = fit_options(arguments.fit or (), declared, "the protocol")
     inits = [with_fit(init, options) for init in inits]
@@ -214,6 +222,7 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
         seeds=arguments.seeds,
         protocol=protocol,
         stop_mse=arguments.stop_mse,
+        seed_lr=lr,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datasets
-from baselines import ROWS, RULES
+from baselines import ROWS, RULES, untrained
 from datasets.workload import images_to_test, images_to_tune_on
 from hyperinit.benchmark_cli import Catalogue
 from hyperinit.sources import BY_NAME
@@ -16,5 +16,6 @@ CATALOGUE = Catalogue(
     images_to_tune_on,
     datasets.NAMES,
     {name: rule.init for name, rule in RULES.items()}
-    | {name: BY_NAME[name] for name in ("33-sized", "identity", "identity-sized")},
+    | {name: BY_NAME[name] for name in ("33-sized", "identity", "identity-sized")}
+    | {"untrained": untrained},
 )

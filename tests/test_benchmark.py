@@ -370,6 +370,12 @@ def test_a_resumed_seed_track_does_not_look_for_its_rate_again(tmp_path, monkeyp
     assert [one.trial for one in again] == [one.trial for one in first]
 
 
+def test_the_seed_track_takes_a_rate_that_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "lr_range_test", lambda *_: pytest.fail("looked for a rate"))
+    record, *_ = measured(seed_plan(seed_lr=3e-4), tmp_path / "r.jsonl")
+    assert record.lr == 3e-4 and record.settings["schedule"] == "constant"
+
+
 def test_the_seed_track_may_stop_once_both_errors_are_there(tmp_path):
     whole, *_ = measured(seed_plan(), tmp_path / "a.jsonl")
     level = max(whole.curve[2][3], whole.curve[2][5])
@@ -552,6 +558,8 @@ def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
         (["--track", "open", "--fit", "samplr=points"], "did you mean '--sampler'"),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
+        (["--lr", "1e-4"], "--lr is for the seed track"),
+        (["--track", "seed", "--lr", "0"], "--lr must be positive"),
         (["--quick", "--preset", "small"], "--quick is a preset"),
         (["--lr-images", "99"], "tuned on 99 images"),
         (["--device", "warp"], "device warp cannot be used"),

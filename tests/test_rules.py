@@ -20,10 +20,10 @@ from baselines.rules import (
     spectrum,
     wasserstein,
 )
-from hyperinit.coords import image_to_rgb, pixel_coords
+from hyperinit.coords import image_coords, image_to_rgb, pixel_coords
 from hyperinit.errors import InputError
 from hyperinit.init import NAMED_INITS, named_init
-from hyperinit.siren import Params, SirenConfig
+from hyperinit.siren import Params, SirenConfig, predict
 from hyperinit.sources import load_init
 from hyperinit.trial import SIZED_POWER, spec_init
 from scripts import benchmark as script
@@ -231,3 +231,21 @@ def test_a_row_can_have_its_first_layer_scaled():
     torch.testing.assert_close(b["layers.0.weight"], 0.25 * a["layers.0.weight"])
     assert all(torch.equal(a[name], b[name]) for name in list(a)[1:])
     assert scaled.facts["first"]["gain"] == 0.25 and scaled.name == "33@0.25"
+
+
+def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
+    image = grating(3)
+    init = load_init("untrained", CATALOGUE.rules, 32, 3)
+    drawn = load_init("identity-sized", CATALOGUE.rules, 32, 3).start(image, 0)
+    params = init.start(image, 0)
+    coords, rgb = image_coords(image), image_to_rgb(image)
+
+    def error(siren):
+        return float((predict(siren, coords) - rgb).square().mean())
+
+    assert error(params) < 0.5 * error(drawn)
+    assert torch.equal(params["layers.0.weight"], drawn["layers.0.weight"])
+    assert init.epochs(image) == 16 * 256 / 32**2
+    assert "hidden" not in init.facts  # scores do not take it for hand-designed
+    still = load_init("untrained@0", CATALOGUE.rules, 32, 3).start(image, 0)
+    assert all(torch.equal(still[name], drawn[name]) for name in drawn)
