@@ -129,9 +129,11 @@ class StepSizeStart:
         return sizes[0 if name.endswith("weight") else 1]
 
 
-# Plain: near where meta-training took them from smaller ones, with base 33. Normalized: about half
-# of what random search found on training photographs with base identity; docs/research-log.md 20.
+# Plain: near where meta-training took them from smaller ones, with base 33. For base identity, what
+# random search found on training photographs: a quarter of it in plain steps, so that gradients
+# through them are not chaotic, and half of it in normalized ones; docs/research-log.md 20.
 _PLAIN_START = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
+_IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6))
 _NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
 
 
@@ -141,11 +143,14 @@ class HyperNetwork(nn.Module):
     Args:
         config: See HyperConfig.
         base: What an untrained hypernetwork returns for every image, before any inner step.
+        step_size_start: Where the step sizes start if gradient steps are plain.
     """
 
     objective = staticmethod(root_mse)  # what its inner steps descend
 
-    def __init__(self, config: HyperConfig, base: Params) -> None:
+    def __init__(
+        self, config: HyperConfig, base: Params, step_size_start: StepSizeStart = _PLAIN_START
+    ) -> None:
         super().__init__()
         self.config = config
         self.base = Siren(base)
@@ -155,7 +160,7 @@ class HyperNetwork(nn.Module):
             Head(config, shape, float(base[name].detach().square().mean().sqrt()))
             for name, shape in param_shapes(config.siren).items()
         )
-        start = _NORMALIZED_START if config.normalized_steps else _PLAIN_START
+        start = _NORMALIZED_START if config.normalized_steps else step_size_start
         sizes = torch.tensor([start.of(name, config.siren.depth) for name in base])
         self.log_step_sizes = nn.Parameter(sizes.log().repeat(config.inner_steps, 1))
 
@@ -173,10 +178,12 @@ class HyperNetwork(nn.Module):
     def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
         """A fresh hypernetwork whose base is one draw of a named hand-designed init."""
         generator = torch.Generator().manual_seed(seed)
-        base = sample_params(named_init(name), config.siren, generator=generator)
+        spec = named_init(name)
+        base = sample_params(spec, config.siren, generator=generator)
+        start = _IDENTITY_START if spec.hidden.dist == "identity" else _PLAIN_START
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # torch.nn draws its own layers from the global generator
-            return cls(config, base)
+            return cls(config, base, start)
 
     def forward(self, images: Tensor) -> Params:
         """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs, before inner steps."""

@@ -48,6 +48,16 @@ def test_inner_steps_lower_the_error_and_are_repeatable(image):
     assert_same(hyper.generate(image), hyper.generate(image))
 
 
+def test_the_first_step_sizes_suit_the_base(image):
+    """On `identity` those of init 33 would not be felt."""
+    config = HyperConfig(named_init("identity").siren_config(64, 4), encoder_size=8, inner_steps=4)
+    hyper = HyperNetwork.from_named_init(config, "identity")
+    coords, rgb = pixel_coords(16, 16), image_to_rgb(image)
+    before, _ = grid_errors(predict(hyper.base.params, coords), rgb)
+    after, _ = grid_errors(predict(hyper.generate(image), coords), rgb)
+    assert after < before / 2
+
+
 def test_a_normalized_step_moves_every_tensor_by_its_step_size(image):
     hyper = tiny_hyper(inner_steps=1, normalized=True)
     moved = hyper.generate(image)
