@@ -245,7 +245,8 @@ def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
 
     assert error(params) < 0.5 * error(drawn)
     assert torch.equal(params["layers.0.weight"], drawn["layers.0.weight"])
-    assert init.epochs(image) == 16 * 256 / 32**2
+    assert init.epochs(image) == 16 * 29 / 32**2
+    assert init.epochs(torch.zeros(3, 224, 224)) == 16 * 256 / 224**2
     assert "hidden" not in init.facts  # scores do not take it for hand-designed
     still = load_init("untrained@0", CATALOGUE.rules, 32, 3).start(image, 0)
     assert all(torch.equal(still[name], drawn[name]) for name in drawn)
