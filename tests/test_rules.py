@@ -234,9 +234,9 @@ def test_a_row_can_have_its_first_layer_scaled():
 
 
 def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
-    image = grating(3)
-    init = load_init("untrained", CATALOGUE.rules, 32, 3)
-    drawn = load_init("identity-sized", CATALOGUE.rules, 32, 3).start(image, 0)
+    image = grating(3, side=64)
+    init = load_init("untrained", CATALOGUE.rules, 64, 4)
+    drawn = load_init("identity-sized", CATALOGUE.rules, 64, 4).start(image, 0)
     params = init.start(image, 0)
     coords, rgb = image_coords(image), image_to_rgb(image)
 
@@ -245,8 +245,8 @@ def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
 
     assert error(params) < 0.5 * error(drawn)
     assert torch.equal(params["layers.0.weight"], drawn["layers.0.weight"])
-    assert init.epochs(image) == 16 * 29 / 32**2
+    assert init.epochs(image) == 16 * 114 / 64**2
     assert init.epochs(torch.zeros(3, 224, 224)) == 16 * 256 / 224**2
     assert "hidden" not in init.facts  # scores do not take it for hand-designed
-    still = load_init("untrained@0", CATALOGUE.rules, 32, 3).start(image, 0)
+    still = load_init("untrained@0", CATALOGUE.rules, 64, 4).start(image, 0)
     assert all(torch.equal(still[name], drawn[name]) for name in drawn)
