@@ -116,24 +116,30 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class StepSizeStart:
-    """Where learned step sizes start: (of weights, of biases) for each kind of layer."""
+    """Where learned step sizes start.
+
+    Attributes:
+        first, hidden, output: Of the first step, (of weights, of biases) for each kind of layer.
+        decay: Of every step, relative to the one before.
+    """
 
     first: tuple[float, float]
     hidden: tuple[float, float]
     output: tuple[float, float]
+    decay: float = 1.0
 
-    def of(self, name: str, depth: int) -> float:
-        """The step size of one parameter, by its name in `param_shapes`."""
+    def of(self, name: str, depth: int, step: int) -> float:
+        """The size of one step (0 is the first) of one parameter, named as in `param_shapes`."""
         layer = int(name.split(".")[1])
         sizes = {0: self.first, depth: self.output}.get(layer, self.hidden)
-        return sizes[0 if name.endswith("weight") else 1]
+        return sizes[0 if name.endswith("weight") else 1] * self.decay**step
 
 
 # Plain: near where meta-training took them from smaller ones, with base 33. For base identity, what
 # random search found on training photographs: a quarter of it in plain steps, so that gradients
 # through them are not chaotic, and half of it in normalized ones; docs/research-log.md 20.
 _PLAIN_START = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
-_IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6))
+_IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6), decay=0.9)
 _NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
 
 
@@ -161,8 +167,9 @@ class HyperNetwork(nn.Module):
             for name, shape in param_shapes(config.siren).items()
         )
         start = _NORMALIZED_START if config.normalized_steps else step_size_start
-        sizes = torch.tensor([start.of(name, config.siren.depth) for name in base])
-        self.log_step_sizes = nn.Parameter(sizes.log().repeat(config.inner_steps, 1))
+        depth, steps = config.siren.depth, range(config.inner_steps)
+        sizes = torch.tensor([[start.of(name, depth, step) for name in base] for step in steps])
+        self.log_step_sizes = nn.Parameter(sizes.reshape(len(steps), len(base)).log())
 
     @property
     def normalized_steps(self) -> bool:
