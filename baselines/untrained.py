@@ -6,6 +6,7 @@ from math import ceil
 
 from torch import Tensor
 
+from hyperinit.hypernet import StepSizeStart
 from hyperinit.init import NAMED_INITS
 from hyperinit.inner import StepSizes, adapt
 from hyperinit.siren import Params
@@ -16,21 +17,14 @@ MAX_STEP_PIXELS = 256
 STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
-HIDDEN_STEP, OUTPUT_STEP, OUTPUT_BIAS_STEP = 2e-2, 4e-2, 0.6
-DECAY = 0.9
+FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
 
 
 def step_sizes(params: Params, factor: float) -> list[StepSizes]:
-    """Of the weights of the hidden and the output layers, and of the output biases; else 0."""
-    output = f"layers.{params.config.depth}"
-    first = dict.fromkeys(params, 0.0)
-    for name in params:
-        if name.endswith("weight") and name != "layers.0.weight":
-            first[name] = OUTPUT_STEP if name.startswith(output) else HIDDEN_STEP
-    first[f"{output}.bias"] = OUTPUT_BIAS_STEP
-    like = params["layers.0.weight"]
+    """FIRST_STEP and those after it, times a factor."""
+    like, depth = params["layers.0.weight"], params.config.depth
     return [
-        {name: like.new_tensor(factor * size * DECAY**k) for name, size in first.items()}
+        {name: like.new_tensor(factor * FIRST_STEP.of(name, depth, k)) for name in params}
         for k in range(STEPS)
     ]
 
@@ -61,7 +55,8 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
         return STEPS * step_pixels(image) / (image.shape[-2] * image.shape[-1])
 
     # No rule of a draw in its facts: scores do not count it as hand-designed.
-    steps = {"steps": STEPS, "decay": DECAY, "factor": scale}
+    steps = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": scale}
     steps |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
-    sizes = {"hidden": HIDDEN_STEP, "output": OUTPUT_STEP, "output_bias": OUTPUT_BIAS_STEP}
+    (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
+    sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
     return Init(name, start, epochs, {"untrained": steps | sizes}, lr=drawn.lr)
