@@ -3,21 +3,24 @@
 Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
 a plan that was interrupted goes on where it stopped. Rungs are worked off from the smallest budget
 up: what is there can always be scored. A pair of an image and a seed that is below the last target
-needs no larger budget: its cost is known.
+needs no larger budget: its cost is known. Fits that need nothing of each other can run at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.fit import CurvePoint, fit, preview
+from hyperinit.fit import CurvePoint, FitResult, fit, preview
 from hyperinit.lr_range import lr_range_test
 from hyperinit.protocol import TARGETS, Protocol, Record, append_record, read_records
 from hyperinit.score import TUNING, lr_at, select_lrs
@@ -32,7 +35,7 @@ TUNING_SEED = 1_000_000  # no test seed
 
 SEED_EVAL_EPOCHS = 10  # seed epochs between evaluations
 
-OnEval = Callable[[CurvePoint], None]
+OnEval = Callable[[Trial, CurvePoint], None]
 
 
 @dataclass(frozen=True)
@@ -158,14 +161,19 @@ class RecordFile:
         path: Of the file.
         thumbnails: Where pictures of the fits go; a trial whose picture is missing there is fitted
             again for it, its record is left alone.
+        workers: Fits at a time. Each is one thread of this process and computes with as many
+            threads as this one, so that results do not depend on it; seconds do.
 
     Raises:
         InputError: the file is there but is not one of records of this protocol's version.
     """
 
-    def __init__(self, path: str | Path, thumbnails: Thumbnails | None = None) -> None:
+    def __init__(
+        self, path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+    ) -> None:
         self.path = Path(path)
         self.thumbnails = thumbnails
+        self.workers = workers
         found = read_records(path) if self.path.exists() else []
         self._records = {record.trial: record for record in found}
 
@@ -181,38 +189,78 @@ class RecordFile:
             return self._records.get(key)
         return next((r for k, r in self._records.items() if k[:-1] == key[:-1]), None)
 
-    def run(self, trial: Trial, on_eval: OnEval) -> Record:
-        """The record of a trial, which is run and appended if it is missing."""
-        record = self.find(trial)
+    def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
+        """The records of trials that need nothing of each other.
+
+        Those that are there come first; what is missing is run, and appended as it ends.
+        """
+        missing = []
+        for trial in trials:
+            record = self.find(trial)
+            if record is None:
+                missing.append(trial)
+            elif self._lacks_picture(trial, record):
+                missing.append(replace(trial, lr=record.lr))
+            else:
+                yield record
+        with _side_by_side(self.workers) as apply:
+            for trial, made, result in apply(lambda trial: _fit(trial, on_eval), missing):
+                if self.workers > 1:  # seconds depend on it
+                    made = replace(made, environment={**made.environment, "workers": self.workers})
+                record = self.find(trial) or made
+                if self.thumbnails is not None and self._lacks_picture(trial, record):
+                    # First: where a trial is on record, nothing of it is missing.
+                    image = trial.image.image
+                    start = preview(trial.start()[0], image)
+                    self.thumbnails.add(record, image, start, preview(result.params, image))
+                if record is made:
+                    append_record(self.path, record)
+                    self._records[record.trial] = record
+                yield record
+
+    def _lacks_picture(self, trial: Trial, record: Record) -> bool:
         pictures = self.thumbnails
-        if pictures is not None and not pictures.wanted(trial):
-            pictures = None
-        if record is not None and (pictures is None or pictures.end(record)):
-            return record
-        made, result = trial.run(on_eval)
-        record = record or made
-        if pictures is not None:  # first: where a trial is on record, nothing of it is missing
-            image = trial.image.image
-            start = preview(trial.start()[0], image)
-            pictures.add(record, image, start, preview(result.params, image))
-        if record is made:
-            append_record(self.path, record)
-            self._records[record.trial] = record
-        return record
+        return pictures is not None and pictures.wanted(trial) and not pictures.end(record)
+
+
+def _fit(trial: Trial, on_eval: OnEval) -> tuple[Trial, Record, FitResult]:
+    """Runs a trial; a rate that it leaves open is first found by an LR range test."""
+    if trial.lr is None:
+        params, _ = trial.start()
+        lr = lr_range_test(params, trial.image.image, trial.fit_config).suggestion
+        trial = replace(trial, lr=lr)
+    return (trial, *trial.run(lambda point: on_eval(trial, point)))
 
 
 @contextlib.contextmanager
-def open_records(path: str | Path, thumbnails: Thumbnails | None = None) -> Iterator[RecordFile]:
+def _side_by_side(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A map that calls a function for several values at a time and gives results as they come."""
+    if workers == 1:
+        yield map
+        return
+    threads = torch.get_num_threads()
+    # Threads, as nothing of an init needs to be picklable then; those of ThreadPool end with the
+    # process, so that Ctrl-C does not wait for fits.
+    with ThreadPool(workers, torch.set_num_threads, (threads,)) as pool:
+        yield pool.imap_unordered
+
+
+@contextlib.contextmanager
+def open_records(
+    path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+) -> Iterator[RecordFile]:
     """A RecordFile that no other process writes to in the meantime.
 
     Raises:
         InputError: another process does, or see RecordFile, or the directory is not there.
     """
     with exclusive(f"{path}.lock"):
-        yield RecordFile(path, thumbnails)
+        yield RecordFile(path, thumbnails, workers)
 
 
-def run(plan: Plan, file: RecordFile, on_eval: OnEval = lambda point: None) -> Iterator[Record]:
+def run(
+    plan: Plan, file: RecordFile, on_eval: OnEval = lambda trial, point: None
+) -> Iterator[Record]:
     """Yields the record of every trial of a plan, running those that are not in the file yet."""
     yield from (_run_seed if plan.track == "seed" else _run_ladder)(plan, file, on_eval)
 
@@ -221,22 +269,22 @@ def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
     tuning: list[Record] = []
     solved: set[tuple[str, str, int]] = set()
     for budget in sorted(plan.protocol.budgets_epochs):
-        for init in plan.inits:
-            if budget in plan.protocol.tuned_budgets:
+        if budget in plan.protocol.tuned_budgets:
+            for init in plan.inits:
                 before = lr_at(select_lrs(tuning), init.name, budget)
                 for record in _tune(plan, file, on_eval, init, budget, before):
                     tuning.append(record)
                     yield record
-            lr = lr_at(select_lrs(tuning), init.name, budget)
-            for image, seed in itertools.product(plan.images, range(plan.seeds)):
-                pair = (init.name, image.hash, seed)
-                if pair in solved:
-                    continue
-                trial = plan.trial(init, image, budget, lr, seed, plan.track)
-                record = file.run(trial, on_eval)
-                if record.mse <= min(TARGETS):
-                    solved.add(pair)
-                yield record
+        lrs = {init.name: lr_at(select_lrs(tuning), init.name, budget) for init in plan.inits}
+        trials = [
+            plan.trial(init, image, budget, lrs[init.name], seed, plan.track)
+            for init, image, seed in itertools.product(plan.inits, plan.images, range(plan.seeds))
+            if (init.name, image.hash, seed) not in solved
+        ]
+        for record in file.run(trials, on_eval):
+            if record.mse <= min(TARGETS):
+                solved.add((record.init, record.image_hash, record.seed))
+            yield record
 
 
 def _tune(
@@ -252,38 +300,44 @@ def _tune(
         at = lrs.index(before)
         lrs = lrs[max(at - 1, 0) : at + 2]
     for lr in lrs:
-        diverged = False
-        for image in plan.tuning_images:
-            trial = plan.trial(init, image, budget, lr, TUNING_SEED, plan.track + TUNING)
-            record = file.run(trial, on_eval)
-            diverged |= record.diverged
-            yield record
-        if diverged:
+        track = plan.track + TUNING
+        trials = [
+            plan.trial(init, image, budget, lr, TUNING_SEED, track) for image in plan.tuning_images
+        ]
+        records = list(file.run(trials, on_eval))
+        yield from records
+        if any(record.diverged for record in records):
             return
 
 
 def _run_seed(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
     budget = max(plan.protocol.budgets_epochs)
-    for image, seed, init in itertools.product(plan.images, range(plan.seeds), plan.inits):
-        trial = plan.trial(init, image, budget, plan.seed_lr, seed, plan.track)
-        record = file.find(trial)
-        if record is not None:
-            trial = replace(trial, lr=record.lr)
-        elif trial.lr is None:
-            params, _ = trial.start()
-            lr = lr_range_test(params, image.image, trial.fit_config).suggestion
-            trial = replace(trial, lr=lr)
-        yield file.run(trial, on_eval)
+    yield from file.run(
+        [
+            plan.trial(init, image, budget, plan.seed_lr, seed, plan.track)
+            for image, seed, init in itertools.product(plan.images, range(plan.seeds), plan.inits)
+        ],
+        on_eval,
+    )
 
 
-def epoch_sec(plan: Plan) -> float:
-    """Seconds that one epoch of the plan's fit takes here, from a few steps on its first image."""
+def epoch_sec(plan: Plan, workers: int = 1) -> float:
+    """Seconds that one epoch of the plan's fit takes here, from a few steps on its first image.
+
+    With several workers, what an epoch adds to the time until all are done.
+    """
     pixels = plan.protocol.image_size**2
     budget = 4 * min(plan.protocol.batch_pixels, pixels) / pixels
     trial = plan.trial(plan.inits[0], plan.images[0], budget, 1e-6, 0, plan.track)
     params, _ = trial.start()
-    fit(params, plan.images[0].image, trial.fit_config)  # warms up
-    return fit(params, plan.images[0].image, trial.fit_config).curve[-1].sec / budget
+
+    def sec(_: int) -> float:
+        return fit(params, plan.images[0].image, trial.fit_config).curve[-1].sec
+
+    sec(0)  # warms up
+    with _side_by_side(workers) as apply:
+        secs: list[float] = list(apply(sec, range(workers)))
+    return sum(secs) / workers / workers / budget
 
 
 @dataclass(frozen=True)

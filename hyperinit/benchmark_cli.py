@@ -38,7 +38,7 @@ from hyperinit.report import markdown
 from hyperinit.sources import InitMaker, load_init
 from hyperinit.store import write_atomically
 from hyperinit.thumbnails import Thumbnails, folder_of
-from hyperinit.trial import Init, NamedImage
+from hyperinit.trial import Init, NamedImage, Trial
 
 ALL_ROWS = "all-rows"
 SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
@@ -110,7 +110,9 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's; --quick: 1)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a fit (default: 1)")
+    workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
+    add("--workers", type=int, metavar="N", help=workers)
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
@@ -138,21 +140,17 @@ def main(
                 print(f"rules: {' '.join(catalogue.rules)}")
             print(f"images: {' '.join(catalogue.image_names)}, files, directories")
             return 0
-        # Small layers gain nothing from a second thread, and lose much if its core is busy.
-        usual = 1 if arguments.quick else torch.get_num_threads()
-        threads = usual if arguments.threads is None else arguments.threads
-        _check(threads >= 1, f"--threads must be at least 1, not {threads}")
-        torch.set_num_threads(threads)
+        workers = set_threads(arguments.threads, arguments.workers, arguments.device)
         plan = make_plan(arguments, catalogue)
         suffix = "-quick" if arguments.quick else ""
         out = arguments.out or Path("runs") / f"benchmark-{plan.track}{suffix}.jsonl"
-        say(describe(plan, out))
+        say(describe(plan, out, workers))
         if arguments.dry_run:
             return 0
         if arguments.out is None:
             out.parent.mkdir(exist_ok=True)
         thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-        with open_records(out, thumbnails) as file:
+        with open_records(out, thumbnails, workers) as file:
             if arguments.verify is not None:
                 _check(arguments.verify >= 1, "--verify must be at least 1")
                 return check(plan, file, arguments.verify)
@@ -172,6 +170,24 @@ def main(
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
+
+
+def set_threads(threads: int, workers: int | None, device: str) -> int:
+    """Gives torch a number of threads and returns how many fits to run at a time.
+
+    Two fits on one thread each are faster than one after the other on two: layers are small. How
+    many there are must not change what is measured, so the number of threads does not follow it.
+
+    Raises:
+        InputError: one of the numbers is below 1.
+    """
+    _check(threads >= 1, f"--threads must be at least 1, not {threads}")
+    cores = torch.get_num_threads()
+    if workers is None:
+        workers = max(cores // threads, 1) if device == "cpu" else 1
+    _check(workers >= 1, f"--workers must be at least 1, not {workers}")
+    torch.set_num_threads(threads)
+    return workers
 
 
 def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
@@ -267,9 +283,9 @@ def _mover(device: str) -> Callable[[NamedImage], NamedImage]:
     return lambda image: replace(image, image=image.image.to(device))
 
 
-def describe(plan: Plan, out: Path) -> str:
+def describe(plan: Plan, out: Path, workers: int) -> str:
     """What is about to be run, and what it will cost here at most."""
-    hours = plan.total_epochs * epoch_sec(plan) / 3600
+    hours = plan.total_epochs * epoch_sec(plan, workers) / 3600
     cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
     budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
     return (
@@ -286,16 +302,19 @@ def measure(plan: Plan, file: RecordFile) -> list[Record]:
     records = []
     with _bar(total=round(plan.total_epochs, 1), unit="epoch") as bar:
         done = 0.0
+        running: dict[tuple[Any, ...], float] = {}  # trial -> epochs
 
-        def on_eval(point: CurvePoint) -> None:
+        def on_eval(trial: Trial, point: CurvePoint) -> None:
+            running[trial.key] = point.epochs
             bar.set_postfix_str(f"MSE {point.mse:.2e}", refresh=False)
-            bar.update(done + point.epochs - bar.n)
+            bar.update(done + sum(list(running.values())) - bar.n)
 
         for record in run(plan, file, on_eval):
             records.append(record)
             done += record.budget_epochs
+            running.pop(record.trial, None)
             bar.set_description_str(f"{record.init} {record.budget_epochs:g}", refresh=False)
-            bar.update(done - bar.n)
+            bar.update(done + sum(list(running.values())) - bar.n)
     return records
 
 

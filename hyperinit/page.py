@@ -646,6 +646,9 @@ def _listed(values: set[str]) -> str:
     return ", ".join(texts[:20]) + (", …" if len(texts) > 20 else "")
 
 
+_SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "torch")
+
+
 def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> str:
     """Where the numbers come from: files, commits, versions."""
     values: dict[str, set[str]] = {}
@@ -654,7 +657,7 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> str:
             values.setdefault(name, set()).add(str(value))
     rows = [[_name(name), _html(_listed(own))] for name, own in sorted(values.items())]
     parts = ['<section id="provenance"><h2>Environment and provenance</h2>']
-    if any(len(values.get(n, ())) > 1 for n in ("processor", "device", "threads", "torch")):
+    if any(len(values.get(n, ())) > 1 for n in _SECONDS_DEPEND_ON):
         parts.append("<p>Runs were made in different environments: do not compare seconds.</p>")
     parts.append(_table(["environment", "found in the records"], rows, "environment"))
     inits: dict[str, str] = {}

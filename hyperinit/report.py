@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -86,15 +86,23 @@ def _provenance(records: Sequence[Record], tests: Sequence[Record]) -> str:
     """How much was run, and on what."""
     images, seeds = {r.image_hash for r in tests}, {r.seed for r in tests}
     tuned = {r.image_hash for r in records} - images
-    versions = {
-        f"{e.get('processor')}, {e.get('device')}, {e.get('threads')} threads,"
-        f" torch {str(e.get('torch')).partition('+')[0]}"
-        for e in (record.environment for record in tests)
-    }
+    versions = {_environment(record.environment) for record in tests}
     text = f"protocol {tests[0].version}; test images {len(images)}, seeds {len(seeds)}"
     text += f"; rates from {len(tuned)} tuning images" if tuned else ""
     text += "; " + " and ".join(_cell(version) for version in sorted(versions))
     return text if len(versions) == 1 else f"{text}: seconds are not comparable"
+
+
+def _environment(found: Mapping[str, Any]) -> str:
+    """What seconds depend on."""
+    parts = [
+        str(found.get("processor")),
+        str(found.get("device")),
+        f"{found.get('threads')} threads",
+    ]
+    if "workers" in found:
+        parts.append(f"{found['workers']} fits at a time")
+    return ", ".join([*parts, f"torch {str(found.get('torch')).partition('+')[0]}"])
 
 
 def _cost_table(scores: Sequence[InitScore]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
 from math import sqrt
@@ -31,6 +32,9 @@ from hyperinit.store import tensors_hash
 LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
 
 SIZED_POWER = 0.5  # see sized_init
+
+# Starts are made one at a time: an init may draw from torch's global generator.
+_starting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ class Trial:
             InputError: the init gave something else than one SIREN of the protocol's size.
         """
         clock = Clock(self.image.image.device)
-        with clock.running():
+        with _starting, clock.running():
             params = self.init.start(self.image.image, self.seed)
             if isinstance(params, Params):
                 params = params.map(lambda value: value.to(self.image.image.device))

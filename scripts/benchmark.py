@@ -1,7 +1,7 @@
 """Measures inits: fits images from each, and says how many epochs and seconds a target error takes.
 
     python scripts/benchmark.py --quick                        three minutes, small images
-    python scripts/benchmark.py --images DIR --limit 8         paper, 22 and 33; about two hours
+    python scripts/benchmark.py --images DIR --limit 8         paper, 22 and 33; about an hour
     python scripts/benchmark.py --images DIR --inits all-rows  the seed experiment's whole table
     python scripts/benchmark.py --images DIR --inits 33 runs/NAME my_init.py:start
     python scripts/benchmark.py --track seed --images cat.jpg --inits 33 --seeds 1

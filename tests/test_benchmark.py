@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,13 @@ def make_plan(track: str = "tuned", **changes: Any) -> Plan:
     return Plan(**{**plan, **changes})
 
 
-def measured(plan: Plan, path: Path, **options: Any) -> list[Record]:
-    with open_records(path) as file:
+def measured(plan: Plan, path: Path, workers: int = 1, **options: Any) -> list[Record]:
+    with open_records(path, workers=workers) as file:
         return list(run(plan, file, **options))
+
+
+def results(records: Iterable[Record]) -> set[tuple[Any, ...]]:
+    return {(one.trial, one.mse, one.params_hash) for one in records}
 
 
 # What is run
@@ -164,7 +168,7 @@ def test_an_interrupted_plan_goes_on_and_loses_and_doubles_nothing(tmp_path, int
     whole = measured(make_plan(), tmp_path / "whole.jsonl")
     path, evals = tmp_path / "r.jsonl", 0
 
-    def interrupt(point: Any) -> None:
+    def interrupt(trial: Trial, point: Any) -> None:
         nonlocal evals
         evals += 1
         if evals == interrupted_at:
@@ -177,6 +181,48 @@ def test_an_interrupted_plan_goes_on_and_loses_and_doubles_nothing(tmp_path, int
     again = read_records(path)
     assert len(lines) == len(again) == len(whole)
     assert [(o.trial, o.mse) for o in again] == [(o.trial, o.mse) for o in whole]
+
+
+@pytest.mark.parametrize("track", ["tuned", "seed"])
+def test_fits_side_by_side_give_the_same_records(tmp_path, track):
+    plan = make_plan(track, seeds=2)
+    one = measured(plan, tmp_path / "one.jsonl")
+    three = measured(plan, tmp_path / "three.jsonl", workers=3)
+    assert len(one) == len(three)
+    assert results(one) == results(three) == results(read_records(tmp_path / "three.jsonl"))
+
+
+def test_a_plan_that_ends_amid_fits_side_by_side_loses_and_doubles_nothing(tmp_path):
+    whole = measured(make_plan(), tmp_path / "whole.jsonl")
+    path = tmp_path / "r.jsonl"
+    with open_records(path, workers=2) as file:
+        running = run(make_plan(), file)
+        seen = [next(running) for _ in range(9)]
+        running.close()
+    assert results(seen) <= results(read_records(path))
+    measured(make_plan(), path, workers=2)
+    assert len(path.read_text().splitlines()) == len(whole)
+    assert results(read_records(path)) == results(whole)
+
+
+def test_an_init_may_draw_from_the_global_generator_side_by_side(tmp_path):
+    drawn = named("33")
+
+    def start(image: torch.Tensor, seed: int) -> Any:
+        torch.manual_seed(seed)
+        torch.rand(1000).sort()  # time for another thread to come between
+        params = drawn.start(image, seed)
+        return params.map(lambda value: value * (1 + 0.1 * torch.rand(())))
+
+    plan = make_plan(inits=(replace(drawn, start=start),), seeds=4)
+    one = measured(plan, tmp_path / "one.jsonl")
+    assert results(measured(plan, tmp_path / "four.jsonl", workers=4)) == results(one)
+
+
+def test_an_init_that_fails_side_by_side_is_one_clear_line(tmp_path):
+    broken = replace(named("33"), start=lambda image, seed: "no SIREN")
+    with pytest.raises(InputError, match="must give the Params of one SIREN"):
+        measured(make_plan(inits=(named("paper"), broken)), tmp_path / "r.jsonl", workers=2)
 
 
 def test_a_change_of_settings_is_another_trial(tmp_path):
@@ -552,6 +598,7 @@ def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
         (["--imges", "x"], "did you mean '--images'"),
         (["--limit", "0"], "--limit must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1"),
+        (["--workers", "0"], "--workers must be at least 1"),
         (["--seeds", "0"], "seeds must be at least 1"),
         (["--fit", "sampler=points"], "--fit is for the open track"),
         (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
