@@ -203,6 +203,57 @@ def comparison_table(records: Iterable[Record]) -> str:
     return _table(header, rows)
 
 
+def rivals_table(
+    tuned: Iterable[Record],
+    published: Iterable[Record],
+    training: Mapping[str, Mapping[str, str]],
+    reference: str = "33",
+) -> str:
+    """One row an init: what training it took, and what it costs under two protocols.
+
+    Args:
+        tuned: Records of one group of the tuned track.
+        published: Of one group of the open track, where names go on with how they were fitted.
+        training: Init -> "outer_steps", "published_steps" and "minutes", in words.
+        reference: The init that ratios are to, those of the tuned track.
+    """
+    others = {s.init.partition(" ")[0]: s for s in score(published)}
+    hardest = min(TARGETS)
+    header = ["init", "outer steps (published)", "training, minutes"]
+    header += [f"tuned: epochs to {t:g}" for t in (0.02, hardest)]
+    header += [f"tuned: seconds to {hardest:g}", f"tuned: ratio to {_cell(reference)}, {hardest:g}"]
+    header += [f"published: epochs to {t:g}" for t in (0.02, hardest)]
+    header += [f"published: seconds to {hardest:g}"]
+    rows = []
+    for s in score(tuned, reference):
+        found, other, cost = s.targets, others.get(s.init), training.get(s.init)
+        steps = f"{cost['outer_steps']} ({cost['published_steps']})" if cost else "-"
+        row = [s.init, steps, cost["minutes"] if cost else "-"]
+        row += [str(found[t].epochs) for t in (0.02, hardest)]
+        row += [str(found[hardest].seconds), str(found[hardest].to_reference or "-")]
+        row += [str(other.targets[t].epochs) if other else "-" for t in (0.02, hardest)]
+        row += [str(other.targets[hardest].seconds) if other else "-"]
+        rows.append(row)
+    return _table(header, rows)
+
+
+def _read_training(path: Path) -> dict[str, dict[str, str]]:
+    """Init -> the other columns of a table of training costs.
+
+    Raises:
+        InputError: it is missing or has other columns.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {row.pop("init"): {k: row[k] for k in TRAINING_FIELDS} for row in rows}
+    except (OSError, UnicodeDecodeError, KeyError) as error:
+        fields = ", ".join(("init", *TRAINING_FIELDS))
+        raise InputError(f"{path}: not a table with the columns {fields} ({error})") from error
+
+
+TRAINING_FIELDS = ("outer_steps", "published_steps", "minutes")
+
 CSV_FIELDS = (
     *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
@@ -261,7 +312,7 @@ def protocol_markdown() -> str:
 
 
 _BLOCK = re.compile(
-    r"(?P<open>^<!-- (?P<kind>records|comparison|protocol)(?::(?P<names>[^>]*?))? -->\n)"
+    r"(?P<open>^<!-- (?P<kind>records|comparison|protocol|rivals)(?::(?P<names>[^>]*?))? -->\n)"
     r"(?P<body>.*?)"
     r"(?P<close>^<!-- /(?P=kind) -->$)",
     re.DOTALL | re.MULTILINE,
@@ -273,8 +324,9 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
 
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
     `NAME.jsonl`, with `, ratios to INIT` behind the names where that is not 33;
-    `<!-- comparison: NAME -->` the short table that ends a meta-training run, and
-    `<!-- protocol -->` the protocol.
+    `<!-- comparison: NAME -->` the short table that ends a meta-training run,
+    `<!-- rivals: NAME ... | NAME ... | TABLE -->` the tuned track and another protocol side by
+    side, with the training costs in `TABLE.csv`, and `<!-- protocol -->` the protocol.
 
     Args:
         text: The document.
@@ -285,22 +337,30 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
         InputError: no block, a block that does not end, or a record file is missing or unusable.
     """
 
+    def named(files: list[str]) -> list[Record]:
+        if not files:
+            raise InputError(f"{source}: a block names no record file")
+        return read_records([Path(records_dir) / f"{name}.jsonl" for name in files])
+
     def generated(block: re.Match[str]) -> str:
         if block["kind"] == "protocol":
             body = protocol_markdown()
         else:
             files, _, reference = (block["names"] or "").partition(", ratios to ")
-            names = files.split()
-            if not names:
-                raise InputError(f"{source}: a {block['kind']} block names no record file")
-            records = read_records([Path(records_dir) / f"{n}.jsonl" for n in names])
-            if block["kind"] == "records":
-                body = markdown(records, reference.strip() or "33")
+            reference = reference.strip() or "33"
+            if block["kind"] == "rivals":
+                parts = [part.split() for part in files.split("|")]
+                if len(parts) != 3 or len(parts[2]) != 1:
+                    raise InputError(f"{source}: a rivals block is NAME ... | NAME ... | TABLE")
+                training = _read_training(Path(records_dir) / f"{parts[2][0]}.csv")
+                body = rivals_table(named(parts[0]), named(parts[1]), training, reference)
+            elif block["kind"] == "records":
+                body = markdown(named(files.split()), reference)
             else:
-                body = comparison_table(records)
+                body = comparison_table(named(files.split()))
         return f"{block['open']}{body}{block['close']}"
 
-    opened = len(re.findall(r"^<!-- (?:records|comparison|protocol)\b", text, re.MULTILINE))
+    opened = len(re.findall(r"^<!-- (?:records|comparison|protocol|rivals)\b", text, re.MULTILINE))
     new, count = _BLOCK.subn(generated, text)
     if count == 0 or count != opened:
         raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")

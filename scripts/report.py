@@ -7,8 +7,8 @@
 
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
-<!-- comparison: NAME -->, and from the code's protocol where it says <!-- protocol -->; each goes
-up to its <!-- /records --> or the like.
+<!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code's
+protocol where it says <!-- protocol -->; each goes up to its <!-- /records --> or the like.
 """
 
 from __future__ import annotations

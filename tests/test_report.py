@@ -131,6 +131,32 @@ def test_a_block_says_what_ratios_are_to(records, tmp_path):
     assert markdown(records, "paper") in update_blocks(document, tmp_path, "doc.md")
 
 
+RIVALS = "<!-- rivals: a | b | t, ratios to paper -->\n<!-- /rivals -->\n"
+
+
+def test_two_protocols_and_the_training_stand_side_by_side(tmp_path):
+    tuned = [*ladder("paper", {8: 0.01, 16: 4e-4}), *ladder("maml", {8: 0.002, 16: 1e-4})]
+    published = ladder("maml engine=compiled", {500: 0.01, 1000: 4e-4}, track="open")
+    write(tmp_path / "a.jsonl", tuned)
+    write(tmp_path / "b.jsonl", published)
+    columns = "init,outer_steps,published_steps,minutes\n"
+    (tmp_path / "t.csv").write_text(columns + 'maml,269,"150,000",10\n')
+    table = update_blocks(RIVALS, tmp_path, "doc.md")
+    (maml,) = (line for line in table.splitlines() if line.startswith("| maml |"))
+    assert maml.startswith("| maml | 269 (150,000) | 10 |")
+    assert "1/1 hit" in maml and maml.count("epochs (n=1") == 4
+    (paper,) = (line for line in table.splitlines() if line.startswith("| paper |"))
+    assert paper.startswith("| paper | - | - |") and paper.endswith("| - | - | - |")
+
+
+def test_a_table_of_training_costs_with_other_columns_is_refused(tmp_path):
+    write(tmp_path / "a.jsonl", ladder("paper", {8: 0.01}))
+    write(tmp_path / "b.jsonl", ladder("paper", {8: 0.01}))
+    (tmp_path / "t.csv").write_text("init,hours\npaper,1\n")
+    with pytest.raises(InputError, match="not a table with the columns init, outer_steps"):
+        update_blocks(RIVALS, tmp_path, "doc.md")
+
+
 def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_path, capsys):
     write(tmp_path / "a.jsonl", records[:6])
     path = write(tmp_path / "b.jsonl", records[6:])
@@ -152,6 +178,7 @@ def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_p
         ("<!-- records: a -->\nnever ends", "1 generated blocks open, 0 of them end"),
         ("<!-- records: missing -->\n<!-- /records -->", "missing.jsonl: no such record file"),
         ("<!-- records -->\n<!-- /records -->", "names no record file"),
+        ("<!-- rivals: a | b -->\n<!-- /rivals -->", "is NAME ... | NAME ... | TABLE"),
     ],
 )
 def test_broken_documents_are_refused_and_left_as_they_were(text, message, tmp_path, capsys):
