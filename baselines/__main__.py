@@ -1,13 +1,17 @@
-"""The resolved table -> Markdown on stdout: `python -m baselines > tests/golden/table.md`."""
+"""The resolved table -> Markdown, on stdout or in a document: the README has it."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from baselines.table import ROWS, Row
+from hyperinit.errors import InputError
 from hyperinit.init import BiasRule, WeightRule
 from hyperinit.siren import param_shapes
+from hyperinit.store import write_atomically
 
 LEGEND = """\
 `U(g)` is uniform within g times the scale, `N(g)` normal with standard deviation g times the
@@ -75,12 +79,37 @@ def markdown(rows: Iterable[Row]) -> str:
     return LEGEND + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+_BLOCK = re.compile(r"(?<=^<!-- inits -->\n).*?(?=^<!-- /inits -->$)", re.DOTALL | re.MULTILINE)
+
+
+def updated(text: str, table: str) -> str:
+    """A document with a table between its lines `<!-- inits -->` and `<!-- /inits -->`.
+
+    Raises:
+        InputError: it does not have these lines, once each.
+    """
+    new, count = _BLOCK.subn(lambda _: table, text)
+    if count != 1:
+        raise InputError(f"{count} blocks from <!-- inits --> to <!-- /inits -->, not 1")
+    return new
+
+
 def main(argv: list[str] | None = None) -> None:
     """Prints the table of the seed experiment."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m baselines", description="Prints all hand-designed inits as Markdown."
-    ).parse_args(argv)
-    print(markdown(ROWS.values()), end="")
+    )
+    inside = "write it between the lines <!-- inits --> and <!-- /inits --> of a document instead"
+    parser.add_argument("--update", type=Path, metavar="FILE", help=inside)
+    path = parser.parse_args(argv).update
+    table = markdown(ROWS.values())
+    if path is None:
+        print(table, end="")
+        return
+    try:
+        write_atomically(path, updated(path.read_text(encoding="utf-8"), table).encode())
+    except (OSError, UnicodeDecodeError, InputError) as error:
+        parser.error(f"{path}: {error}")
 
 
 if __name__ == "__main__":

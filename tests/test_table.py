@@ -17,7 +17,7 @@ from hyperinit.fit import fit
 from hyperinit.init import NAMED_INITS, PAPER_INIT, BiasRule, WeightRule, sample_params
 from hyperinit.siren import Params, apply, param_shapes
 
-GOLDEN = Path(__file__).parent / "golden" / "table.md"
+README = Path(__file__).parent.parent / "README.md"
 OUTPUT = 5  # index of the linear layer of the 5 x 256 network
 
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
@@ -235,7 +235,30 @@ def test_a_mistyped_row_is_suggested() -> None:
         row("papr")
 
 
-def test_printed_table_is_the_golden_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a change that is meant: `python -m baselines > tests/golden/table.md`."""
+def test_the_readme_has_the_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """After a change that is meant: `python -m baselines --update README.md`."""
     main([])
-    assert capsys.readouterr().out == GOLDEN.read_text(encoding="utf-8")
+    table = capsys.readouterr().out
+    assert f"\n<!-- inits -->\n{table}<!-- /inits -->\n" in README.read_text(encoding="utf-8")
+
+
+def test_a_document_gets_the_table_and_keeps_the_rest(tmp_path: Path) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text("before\n<!-- inits -->\nold\n<!-- /inits -->\nafter\n")
+    main(["--update", str(document)])
+    text = document.read_text()
+    assert text.startswith("before\n<!-- inits -->\n`U(g)`") and text.endswith("-->\nafter\n")
+    assert "| 33 |" in text and "old" not in text
+
+
+@pytest.mark.parametrize("text", [None, "no block", 2 * "<!-- inits -->\n<!-- /inits -->\n"])
+def test_a_document_without_a_place_for_it_is_refused(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "doc.md"
+    if text is not None:
+        document.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["--update", str(document)])
+    assert f"error: {document}: " in capsys.readouterr().err
+    assert text is None or document.read_text() == text
