@@ -270,12 +270,14 @@ def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
     solved: set[tuple[str, str, int]] = set()
     for budget in sorted(plan.protocol.budgets_epochs):
         if budget in plan.protocol.tuned_budgets:
+            chosen = select_lrs(tuning)
             for init in plan.inits:
-                before = lr_at(select_lrs(tuning), init.name, budget)
+                before = lr_at(chosen, init.name, budget)
                 for record in _tune(plan, file, on_eval, init, budget, before):
                     tuning.append(record)
                     yield record
-        lrs = {init.name: lr_at(select_lrs(tuning), init.name, budget) for init in plan.inits}
+        chosen = select_lrs(tuning)
+        lrs = {init.name: lr_at(chosen, init.name, budget) for init in plan.inits}
         trials = [
             plan.trial(init, image, budget, lrs[init.name], seed, plan.track)
             for init, image, seed in itertools.product(plan.inits, plan.images, range(plan.seeds))

@@ -657,7 +657,8 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> str:
             values.setdefault(name, set()).add(str(value))
     rows = [[_name(name), _html(_listed(own))] for name, own in sorted(values.items())]
     parts = ['<section id="provenance"><h2>Environment and provenance</h2>']
-    if any(len(values.get(n, ())) > 1 for n in _SECONDS_DEPEND_ON):
+    # Not by `values`: a record without workers differs from one with some.
+    if len({tuple(str(r.environment.get(n)) for n in _SECONDS_DEPEND_ON) for r in records}) > 1:
         parts.append("<p>Runs were made in different environments: do not compare seconds.</p>")
     parts.append(_table(["environment", "found in the records"], rows, "environment"))
     inits: dict[str, str] = {}

@@ -160,6 +160,13 @@ def test_pictures_are_shown_with_words_and_left_out_where_there_are_none(tmp_pat
     assert len(buttons) == len(pictures)  # by mouse and by keyboard
 
 
+def test_seconds_of_fits_side_by_side_are_not_compared_with_those_of_others():
+    alone = record("33", mse=0.01)
+    beside = record("22", mse=0.01, environment={**alone.environment, "workers": 2})
+    assert "do not compare seconds" not in page([alone])
+    assert "do not compare seconds" in page([alone, beside])
+
+
 def test_hostile_names_are_escaped_and_stay_inside_the_directory(tmp_path):
     records = []
     for name in HOSTILE:
