@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -312,15 +312,15 @@ def protocol_markdown() -> str:
     )
 
 
-_BLOCK = re.compile(
-    r"(?P<open>^<!-- (?P<kind>records|comparison|protocol|rivals)(?::(?P<names>[^>]*?))? -->\n)"
-    r"(?P<body>.*?)"
-    r"(?P<close>^<!-- /(?P=kind) -->$)",
-    re.DOTALL | re.MULTILINE,
-)
+_KINDS = ("records", "comparison", "rivals")
 
 
-def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
+def update_blocks(
+    text: str,
+    records_dir: str | Path,
+    source: str,
+    constant: Mapping[str, Callable[[], str]] | None = None,
+) -> str:
     """A document with its generated blocks made anew from committed records.
 
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
@@ -333,10 +333,14 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
         text: The document.
         records_dir: Where the record files are.
         source: What errors call the document.
+        constant: More kinds of blocks, that do not depend on records: kind -> its body.
 
     Raises:
         InputError: no block, a block that does not end, or a record file is missing or unusable.
     """
+
+    constant = {"protocol": protocol_markdown, **(constant or {})}
+    kinds = "|".join([*_KINDS, *constant])
 
     def named(files: list[str]) -> list[Record]:
         if not files:
@@ -344,8 +348,8 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
         return read_records([Path(records_dir) / f"{name}.jsonl" for name in files])
 
     def generated(block: re.Match[str]) -> str:
-        if block["kind"] == "protocol":
-            body = protocol_markdown()
+        if block["kind"] in constant:
+            body = constant[block["kind"]]()
         else:
             files, _, reference = (block["names"] or "").partition(", ratios to ")
             reference = reference.strip() or "33"
@@ -361,8 +365,13 @@ def update_blocks(text: str, records_dir: str | Path, source: str) -> str:
                 body = comparison_table(named(files.split()))
         return f"{block['open']}{body}{block['close']}"
 
-    opened = len(re.findall(r"^<!-- (?:records|comparison|protocol|rivals)\b", text, re.MULTILINE))
-    new, count = _BLOCK.subn(generated, text)
+    opened = len(re.findall(rf"^<!-- (?:{kinds})\b", text, re.MULTILINE))
+    whole = (
+        rf"(?P<open>^<!-- (?P<kind>{kinds})(?::(?P<names>[^>]*?))? -->\n)"
+        r"(?P<body>.*?)"
+        r"(?P<close>^<!-- /(?P=kind) -->$)"
+    )
+    new, count = re.subn(whole, generated, text, flags=re.DOTALL | re.MULTILINE)
     if count == 0 or count != opened:
         raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")
     return new

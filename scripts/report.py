@@ -7,8 +7,8 @@
 
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
-<!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code's
-protocol where it says <!-- protocol -->; each goes up to its <!-- /records --> or the like.
+<!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code where
+it says <!-- protocol --> or <!-- inits -->; each goes up to its <!-- /records --> or the like.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from baselines.markdown import inits_markdown
 from hyperinit.charts import figures, png
 from hyperinit.config import Parser
 from hyperinit.errors import InputError
@@ -136,7 +137,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from error
-        new = update_blocks(text, records_dir, str(path))
+        new = update_blocks(text, records_dir, str(path), {"inits": inits_markdown})
         if new == text:
             continue
         outdated.append(path)

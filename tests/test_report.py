@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from records import SETTINGS, ladder, record
 
+from baselines.markdown import inits_markdown
 from hyperinit.charts import figures, png
 from hyperinit.errors import InputError
 from hyperinit.protocol import Record, append_record
@@ -169,6 +170,15 @@ def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_p
     assert main(["--check", *arguments]) == 0
     write(path, [record("22", mse=0.5)])
     assert main(["--check", *arguments]) == 1
+
+
+def test_a_document_gets_the_table_of_inits_and_keeps_the_rest(tmp_path):
+    document = tmp_path / "doc.md"
+    document.write_text("before\n<!-- inits -->\nold\n<!-- /inits -->\nafter\n")
+    assert main(["--check", str(document)]) == 1
+    assert main(["--update", str(document)]) == 0
+    table = inits_markdown()
+    assert document.read_text() == f"before\n<!-- inits -->\n{table}<!-- /inits -->\nafter\n"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from math import pi, sqrt
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import torch
 from torch import Tensor
 
 from baselines import ROWS, Row, row
-from baselines.__main__ import main
 from hyperinit.coords import COORD_STD
 from hyperinit.errors import InputError
 from hyperinit.fit import fit
@@ -235,30 +236,9 @@ def test_a_mistyped_row_is_suggested() -> None:
         row("papr")
 
 
-def test_the_readme_has_the_printed_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """After a change that is meant: `python -m baselines --update README.md`."""
-    main([])
-    table = capsys.readouterr().out
+def test_the_package_prints_the_table_that_the_readme_has() -> None:
+    """After a change that is meant: `python scripts/report.py --update README.md`."""
+    command = [sys.executable, "-m", "baselines"]
+    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| 33 |" in table
     assert f"\n<!-- inits -->\n{table}<!-- /inits -->\n" in README.read_text(encoding="utf-8")
-
-
-def test_a_document_gets_the_table_and_keeps_the_rest(tmp_path: Path) -> None:
-    document = tmp_path / "doc.md"
-    document.write_text("before\n<!-- inits -->\nold\n<!-- /inits -->\nafter\n")
-    main(["--update", str(document)])
-    text = document.read_text()
-    assert text.startswith("before\n<!-- inits -->\n`U(g)`") and text.endswith("-->\nafter\n")
-    assert "| 33 |" in text and "old" not in text
-
-
-@pytest.mark.parametrize("text", [None, "no block", 2 * "<!-- inits -->\n<!-- /inits -->\n"])
-def test_a_document_without_a_place_for_it_is_refused(
-    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = tmp_path / "doc.md"
-    if text is not None:
-        document.write_text(text)
-    with pytest.raises(SystemExit):
-        main(["--update", str(document)])
-    assert f"error: {document}: " in capsys.readouterr().err
-    assert text is None or document.read_text() == text
