@@ -144,19 +144,20 @@ def add_noise(params: Params, image: Tensor, factor: float, generator: torch.Gen
 
 
 def vi3nr(sigma: float) -> Draw:
-    """Weights that give every layer's pre-activation, omega_0 W x here, the std sigma.
+    """Weights that give every layer's pre-activation, the output layer's too, the std sigma.
 
-    The gain is sigma / sqrt(E f(p)^2), the same in every layer but the first, whose input is the
+    The activation is f(p) = sin(omega_0 p), as in the source's experiments, so p is W x + b. The
+    gain is sigma / sqrt(E f(p)^2), the same in every layer but the first, whose input is the
     coordinates. The source estimates the expectation by Monte Carlo; for a sine of a normal p it
-    is (1 - exp(-2 sigma^2)) / 2. Uniform weights, a bound being sqrt(3) stds. Biases are
-    nn.Linear's in units of the pre-activation, as in the source's demo.
+    is (1 - exp(-2 (omega_0 sigma)^2)) / 2. Uniform weights, a bound being sqrt(3) stds. Biases are
+    nn.Linear's, as in the source's demo.
     """
-    gain = sqrt(3) * sigma / sqrt((1 - exp(-2 * sigma**2)) / 2)
-    first = sqrt(3) * sigma * sqrt(2) / (_OMEGA_0 * COORD_STD)  # fan_in 2: bound = first / 2
+    phase = _OMEGA_0 * sigma
+    gain = sqrt(3) * sigma / sqrt((1 - exp(-2 * phase**2)) / 2)
     spec = InitSpec(
-        first=WeightRule("uniform", first),
-        hidden=WeightRule("uniform", gain),
-        bias=BiasRule("torch", _OMEGA_0),
+        first=WeightRule("uniform", sqrt(3) * sigma * sqrt(2) / COORD_STD),  # bound = this / 2
+        hidden=WeightRule("uniform", _OMEGA_0 * gain),
+        bias=BiasRule("torch", 1.0),
         omega_0=_OMEGA_0,
     )
     return Draw(spec, gain)
@@ -253,10 +254,10 @@ RULES: dict[str, Rule] = {
         looks=1.0,
     ),
     "vi3nr": Rule(
-        "arXiv 2504.19270, Chumbyte/vi3nr vi3nr.py; sigma_p 1 in its demo and toy experiments, to"
-        " be searched for per task",
-        1.0,
-        "sigma_p, the std of every layer's pre-activation",
+        "arXiv 2504.19270, Chumbyte/vi3nr vi3nr.py, toy_experiments_all.py; sigma_p to be searched"
+        " for per task, the number is from a search at 96 x 96",
+        0.08,
+        "sigma_p, the std of every layer's pre-activation before omega_0",
         vi3nr,
     ),
     "fresh": Rule(
