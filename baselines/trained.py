@@ -3,8 +3,11 @@
 All of them train a `LearnedInit` in the loop that meta-trains hypernetworks, so a run directory of
 either is an init that a benchmark takes. A rival is a row of `RIVALS`, which cites its source.
 
-Where the sources' networks cannot be had exactly: colours are normalised here, so hidden layers see
-gradients of the squared error that are about 1 / 0.225 times as large as on [0, 1].
+The sources fit colours in [0, 1], a SIREN here normalised ones. With `unit_colors` rates are such
+that a step does to the picture what it does there. The output layer is COLOR_STD times as large on
+[0, 1], so Adam has to move it 1 / COLOR_STD times as far here; and the squared error is COLOR_STD^2
+times as large there, so that plain gradient steps are as long in the output layer and COLOR_STD^2
+times as long in the others.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from baselines.noise import NOISES
 from datasets import Photographs
 from datasets.training import FixedImages, crops, fixed_squares
 from hyperinit.config import option
-from hyperinit.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
 from hyperinit.errors import InputError, unknown_name
 from hyperinit.fit_config import FitConfig
 from hyperinit.init import named_init, sample_params
@@ -32,6 +35,7 @@ from hyperinit.modulation import ModulationConfig
 from hyperinit.outer import LoopConfig, StepResult, Task, TrainingImages
 from hyperinit.siren import Params
 
+COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]
 _DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}
 
 
@@ -46,6 +50,7 @@ class BaselineConfig(LoopConfig):
     schedule: Literal["cosine", "linear", "step", "constant"] = option(
         "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
     )
+    unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
     clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
     skip_norm: float | None = option(
         None, "skip steps whose gradient is so many times its usual norm; none: never"
@@ -90,10 +95,16 @@ class BaselineConfig(LoopConfig):
             inner_steps=self.inner_steps if row.unrolled else 0,
             inner_pixels=self.inner_pixels,
             inner_lr=self.inner_lr,
+            inner_hidden_factor=self.output_lr_factor**-2,
             learned_step_sizes=row.learned_step_sizes,
             adapts=row.adapts,
             modulation=self._modulation,
         )
+
+    @property
+    def output_lr_factor(self) -> float:
+        """Adam's rate for the output layer relative to the others'."""
+        return 1 / COLOR_STD if self.unit_colors else 1.0
 
     @property
     def _modulation(self) -> ModulationConfig | None:
@@ -204,7 +215,7 @@ def reptile_loss(
             batch_pixels=inner_pixels,
             lr=config.inner_lr,
             schedule="constant",
-            output_lr_factor=1.0,
+            output_lr_factor=config.output_lr_factor,
             eval_epochs=(),
             seed=int(torch.randint(2**31, (1,), generator=generator)),
         ),
@@ -374,11 +385,17 @@ def _build(config: BaselineConfig) -> LearnedInit:
 
 
 def _optimizer(model: LearnedInit, config: BaselineConfig) -> torch.optim.Optimizer:
-    rates = [] if model.rates is None else [model.rates]
-    others = [value for value in model.parameters() if value is not model.rates]
-    groups: list[dict[str, Any]] = [{"params": others, "lr": config.lr}]
-    groups += [{"params": rates, "lr": config.step_size_lr}] if rates else []
-    return RIVALS[config.rival].optimizer(groups)
+    row, output = RIVALS[config.rival], (f"base.layers.{config.depth}.", "head_")
+    # Reptile's step goes a fraction of the way, in whatever units.
+    factor = 1.0 if row.loss is reptile_loss else config.output_lr_factor
+    names = dict(model.named_parameters())
+    rates = names.pop("rates", None)
+    groups: list[dict[str, Any]] = [
+        {"params": [v for n, v in names.items() if not n.startswith(output)], "lr": config.lr},
+        {"params": [v for n, v in names.items() if n.startswith(output)], "lr": factor * config.lr},
+    ]
+    groups += [] if rates is None else [{"params": [rates], "lr": config.step_size_lr}]
+    return row.optimizer(groups)
 
 
 def _loss(

@@ -39,6 +39,7 @@ class LearnedConfig:
         inner_steps: Gradient steps per image while it is trained.
         inner_pixels: Pixels of each.
         inner_lr: Their step size; where these are learned, the one at the start.
+        inner_hidden_factor: On the step sizes of all layers but the output layer.
         learned_step_sizes: One for every parameter and step (Meta-SGD).
         adapts: Whether the inner steps are part of the init, or were only there to train it.
         lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
@@ -52,6 +53,7 @@ class LearnedConfig:
     inner_steps: int = 0
     inner_pixels: int = 1024
     inner_lr: float = 1e-2
+    inner_hidden_factor: float = 1.0
     learned_step_sizes: bool = False
     adapts: bool = False
     modulation: ModulationConfig | None = None
@@ -97,7 +99,8 @@ class LearnedInit(nn.Module):
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        return {"learned": as_recorded(self.config, ["modulation", "lr_factor"])}
+        new = ["modulation", "lr_factor", "inner_hidden_factor"]  # since the first checkpoints
+        return {"learned": as_recorded(self.config, new)}
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""
@@ -122,11 +125,17 @@ class LearnedInit(nn.Module):
 
     def step_sizes(self) -> list[StepSizes]:
         """The step size of every parameter at every inner step."""
+        siren, base = self.config.siren, self.base.params
         if self.rates is not None:
-            return [from_vector(row, self.config.siren) for row in self.rates]
-        weight = self.base.params["layers.0.weight"]
-        fixed = weight.new_tensor(self.config.inner_lr)
-        return [dict.fromkeys(self.base.params, fixed)] * self.config.inner_steps
+            steps = [dict(from_vector(row, siren)) for row in self.rates]
+        else:
+            rate = base["layers.0.weight"].new_tensor(self.config.inner_lr)
+            steps = [dict.fromkeys(base, rate)] * self.config.inner_steps
+        output = f"layers.{siren.depth}."
+        factors = {
+            n: 1.0 if n.startswith(output) else self.config.inner_hidden_factor for n in base
+        }
+        return [{name: size * factors[name] for name, size in sizes.items()} for sizes in steps]
 
     def generate_epochs(self, image: Tensor) -> float:
         """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
