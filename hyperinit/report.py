@@ -222,18 +222,20 @@ def rivals_table(
     hardest = shown[-1]
     header = ["init", "outer steps (published)", "training, minutes"]
     header += [f"tuned: epochs to {t:g}" for t in shown]
-    header += [f"tuned: seconds to {hardest:g}", f"tuned: ratio to {_cell(reference)}, {hardest:g}"]
+    header += [f"tuned: seconds to {t:g}" for t in shown]
+    header += [f"tuned: ratio to {_cell(reference)}, {hardest:g}"]
     header += [f"published: epochs to {t:g}" for t in shown]
-    header += [f"published: seconds to {hardest:g}"]
+    header += [f"published: seconds to {t:g}" for t in shown]
     rows = []
     for s in score(tuned, reference):
         found, other, cost = s.targets, others.get(s.init), training.get(s.init)
         steps = f"{cost['outer_steps']} ({cost['published_steps']})" if cost else "-"
         row = [s.init, steps, cost["minutes"] if cost else "-"]
         row += [str(found[t].epochs) for t in shown]
-        row += [str(found[hardest].seconds), str(found[hardest].to_reference or "-")]
+        row += [str(found[t].seconds) for t in shown]
+        row += [str(found[hardest].to_reference or "-")]
         row += [str(other.targets[t].epochs) if other else "-" for t in shown]
-        row += [str(other.targets[hardest].seconds) if other else "-"]
+        row += [str(other.targets[t].seconds) if other else "-" for t in shown]
         rows.append(row)
     return _table(header, rows)
 

@@ -146,6 +146,7 @@ def test_two_protocols_and_the_training_stand_side_by_side(tmp_path):
     (maml,) = (line for line in table.splitlines() if line.startswith("| maml |"))
     assert maml.startswith("| maml | 269 (150,000) | 10 |")
     assert "1/1 hit" in maml and maml.count("epochs (n=1") == 4
+    assert maml.count(" seconds (n=1") == 4
     (paper,) = (line for line in table.splitlines() if line.startswith("| paper |"))
     assert paper.startswith("| paper | - | - |") and paper.endswith("| - | - | - |")
 
