@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from baselines.table import ROWS, Row
 from hyperinit.init import BiasRule, WeightRule
 from hyperinit.siren import param_shapes
@@ -68,7 +66,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def inits_markdown(rows: Iterable[Row] = ROWS.values()) -> str:
+def inits_markdown() -> str:
     """A legend and one line a row, as a Markdown table that ends in a newline."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, rows)]
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, ROWS.values())]
     return LEGEND + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from math import pi, sqrt
 from pathlib import Path
 
@@ -236,9 +235,11 @@ def test_a_mistyped_row_is_suggested() -> None:
         row("papr")
 
 
-def test_the_package_prints_the_table_that_the_readme_has() -> None:
+def test_the_package_prints_the_table_that_the_readme_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """After a change that is meant: `python scripts/report.py --update README.md`."""
-    command = [sys.executable, "-m", "baselines"]
-    table = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    runpy.run_module("baselines", run_name="__main__")
+    table = capsys.readouterr().out
     assert "| 33 |" in table
     assert f"\n<!-- inits -->\n{table}<!-- /inits -->\n" in README.read_text(encoding="utf-8")

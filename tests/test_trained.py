@@ -188,13 +188,11 @@ def test_first_order_maml_is_another_gradient_of_the_same_loss():
 def in_unit_colors(params: Params) -> Params:
     """The SIREN that shows the same as one for normalised colours, but in [0, 1]."""
     name, std = f"layers.{params.config.depth}", torch.tensor(RGB_STD)
-    weight, bias = (params[f"{name}.{kind}"].detach() for kind in ("weight", "bias"))
     output = {
-        f"{name}.weight": weight * std[:, None],
-        f"{name}.bias": bias * std + torch.tensor(RGB_MEAN),
+        f"{name}.weight": params[f"{name}.weight"] * std[:, None],
+        f"{name}.bias": params[f"{name}.bias"] * std + torch.tensor(RGB_MEAN),
     }
-    others = {key: value.detach() for key, value in params.items()}
-    return Params(params.config, {**others, **output})
+    return Params(params.config, {**params, **output})
 
 
 @pytest.mark.parametrize("unit_colors", [True, False])
