@@ -15,10 +15,11 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
+from hyperinit.fitting.config import PROTOCOL_1
+from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.directory import DirectoryReport, fit_directory, result_name
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
-from hyperinit.fitting.samplers import SAMPLERS
 from hyperinit.images.decode import load_image
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
@@ -26,9 +27,13 @@ from hyperinit.inits.start import spec_init
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params, save_params, save_tensors
 from hyperinit.siren.vectors import stack_params
+from hyperinit.stepping.samplers import SAMPLERS
 
 INIT = spec_init("33", named_init("33"), 16, 2)
-FAST: dict[str, Any] = {"budget_epochs": 4, "batch_pixels": 64, "eval_epochs": (1,)}
+FAST: dict[str, Any] = {
+    **PROTOCOL_1,
+    **{"budget_epochs": 4, "batch_pixels": 64, "eval_epochs": (1,)},
+}
 
 
 def start(seed: int = 0) -> Params:
@@ -62,9 +67,10 @@ def test_every_image_is_fitted_as_it_would_be_alone(sampler: Any) -> None:
 def test_small_and_thin_images_are_fitted(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = list(torch.rand(2, 3, height, width, generator=generator))
-    results = fit_many([start()] * 2, images, budget_epochs=30)  # fewer pixels than the batch
+    # fewer pixels than the batch
+    results = fit_many([start()] * 2, images, **{**FAST, "budget_epochs": 30})
     for image, result in zip(images, results, strict=True):
-        assert_near(result, fit(start(), image, budget_epochs=30))
+        assert_near(result, fit(start(), image, **{**FAST, "budget_epochs": 30}))
         assert result.curve[-1].steps == 30 and result.mse < result.curve[0].mse
 
 
@@ -86,10 +92,11 @@ def test_only_the_image_that_failed_is_begun_again() -> None:
     images = [smooth_image(16, seed) for seed in range(2)]
     far = start().map(lambda value: value.clone())
     far["layers.2.bias"].fill_(1e3)  # its rate cannot bring it back, and it never looks better
-    results = fit_many([start(), far], images, lr=2e-3, max_restarts=2, **FAST)
+    options = {**FAST, "lr": 2e-3, "max_restarts": 2}
+    results = fit_many([start(), far], images, **options)
     assert results[0].restarts == 0
-    assert_near(results[0], fit(start(), images[0], lr=2e-3, max_restarts=2, **FAST))
-    alone = fit(far, images[1], lr=2e-3, max_restarts=2, **FAST)
+    assert_near(results[0], fit(start(), images[0], **options))
+    alone = fit(far, images[1], **options)
     assert results[1].restarts == alone.restarts
     assert results[1].kept.mse == pytest.approx(alone.kept.mse, rel=1e-3)
 

@@ -20,7 +20,7 @@ from hyperinit.base.settings import Parser
 from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.demo.race import BUDGET_EPOCHS
 from hyperinit.demo.server import DEFAULT_CHECKPOINT, arena, serve
-from hyperinit.fitting.config import FAST, FitConfig, fit_options
+from hyperinit.fitting.config import FitConfig, fit_options
 from hyperinit.fitting.directory import fit_directory
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.target import fit_to_target
@@ -127,18 +127,15 @@ def _add_fit(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--lr",
         type=float,
-        help="learning rate (0.128 / width; half of it where that suits the init better)",
+        help="learning rate (what suits image, network, budget and init)",
     )
-    parser.add_argument(
-        "--batch-pixels", type=int, help="pixels per step (an eighth of the image, 256 to 2048)"
-    )
+    parser.add_argument("--batch-pixels", type=int, help="pixels per step (what suits the image)")
     parser.add_argument(
         "--fit",
         nargs="+",
         default=[],
         metavar="K=V",
-        help="other fields of FitConfig, such as sampler=residual or engine=compiled "
-        f"({' '.join(f'{k}={v}' for k, v in FAST.items())})",
+        help="other fields of FitConfig, such as optimizer=soap or sampler=pixels",
     )
     parser.add_argument("--width", type=int, default=256, help="of a hand-designed init (256)")
     parser.add_argument("--depth", type=int, default=5, help="of a hand-designed init (5)")
@@ -170,7 +167,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         "batch_pixels": arguments.batch_pixels,
         "seed": arguments.seed,
     }
-    config = FitConfig(**{**FAST, **own, **fit_options(arguments.fit, declared)})
+    config = FitConfig(**{**own, **fit_options(arguments.fit, declared)})
     init = _init(arguments)
     if arguments.image.is_dir():
         _fit_directory(arguments, init, config)

@@ -132,16 +132,21 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
     }
 
 
-def as_recorded(config: DataclassInstance, later: Iterable[str]) -> dict[str, Any]:
+def as_recorded(
+    config: DataclassInstance, later: Iterable[str], usual: DataclassInstance | None = None
+) -> dict[str, Any]:
     """All fields as records name them.
 
     Args:
         config: Any dataclass.
         later: Fields that came after the first records. They are left out where they have their
-            default, so that those records keep saying what they said.
+            usual value, so that those records keep saying what they said.
+        usual: Has these values; by default the defaults of the fields.
     """
     values = dataclasses.asdict(config)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    if usual is not None:
+        defaults = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
     return {
         name: value
         for name, value in values.items()
