@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baselines.rules import RULES, Rule
-from baselines.table import ROWS, Row, row
-from baselines.untrained import untrained
+from hyperinit.hypernet.untrained import untrained
+from hyperinit.inits.rows import ROWS, Row, row
 
 __all__ = ["ROWS", "RULES", "Row", "Rule", "row", "untrained"]

@@ -21,11 +21,11 @@ from math import exp, sqrt
 import torch
 from torch import Tensor
 
-from hyperinit.coords import COORD_STD, image_to_rgb, pixel_coords
-from hyperinit.images import resize
-from hyperinit.init import PAPER_INIT, BiasRule, InitSpec, WeightRule, sample_params
-from hyperinit.siren import Params, SirenConfig, predict
-from hyperinit.trial import Init
+from hyperinit.images.coords import COORD_STD, image_to_rgb, pixel_coords
+from hyperinit.images.pixels import resize
+from hyperinit.inits.rules import PAPER_INIT, BiasRule, InitSpec, WeightRule, sample_params
+from hyperinit.inits.start import Init
+from hyperinit.siren.network import Params, SirenConfig, predict
 
 _ROOT_6 = sqrt(6)  # SIREN sec. 3.2
 _OMEGA_0 = PAPER_INIT.omega_0
@@ -48,7 +48,7 @@ class Draw:
     def sample(self, config: SirenConfig, generator: torch.Generator) -> Params:
         """One SIREN."""
         params = sample_params(self.spec, config, generator=generator)
-        return scaled(params, config.depth, self.output_gain)
+        return params.with_layer_scaled(config.depth, self.output_gain)
 
 
 def _blind(params: Params, image: Tensor, number: float, generator: torch.Generator) -> Params:
@@ -82,18 +82,12 @@ class Rule:
         draw = self.draw(value)
         config = draw.spec.siren_config(width, depth)
 
-        def start(image: Tensor, seed: int) -> Params:
+        def make(image: Tensor, seed: int) -> Params:
             generator = torch.Generator().manual_seed(seed)
             return self.adapt(draw.sample(config, generator), image, value, generator)
 
         rule = {"rule": name.partition("@")[0], "number": value, "output_gain": draw.output_gain}
-        return Init(name, start, lambda image: self.looks, {**draw.spec.facts, **rule})
-
-
-def scaled(params: Params, layer: int, factor: float) -> Params:
-    """The same with the weights of one layer (0 is the first) times a factor."""
-    name = f"layers.{layer}.weight"
-    return Params(params.config, {**params, name: params[name] * factor})
+        return Init(name, make, lambda image: self.looks, {**draw.spec.facts, **rule})
 
 
 # Weight Scaling ----------------------------------------------------------------------------------
@@ -216,7 +210,9 @@ def fresh_spectra(config: SirenConfig, side: int) -> Tensor:
         for seed in range(FRESH_DRAWS)
     ]
     rows = [
-        torch.stack([spectrum(predict(scaled(p, 0, o / _OMEGA_0), coords), side) for p in draws])
+        torch.stack(
+            [spectrum(predict(p.with_layer_scaled(0, o / _OMEGA_0), coords), side) for p in draws]
+        )
         for o in FRESH_OMEGAS
     ]
     return torch.stack(rows)
@@ -233,7 +229,9 @@ def choose_omega(config: SirenConfig, image: Tensor) -> float:
 
 def fresh(params: Params, image: Tensor, factor: float, generator: torch.Generator) -> Params:
     """Gives the first layer the chosen frequency, times a factor."""
-    return scaled(params, 0, factor * choose_omega(params.config, image) / params.config.omega_0)
+    return params.with_layer_scaled(
+        0, factor * choose_omega(params.config, image) / params.config.omega_0
+    )
 
 
 RULES: dict[str, Rule] = {

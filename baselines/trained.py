@@ -22,18 +22,18 @@ from torch import Tensor
 
 from baselines.noise import NOISES
 from datasets import Photographs
-from datasets.training import FixedImages, crops, fixed_squares
-from hyperinit.config import option
-from hyperinit.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
-from hyperinit.errors import InputError, unknown_name
-from hyperinit.fit_config import FitConfig
-from hyperinit.init import named_init, sample_params
-from hyperinit.learned import LEARNED_KIND, LearnedConfig, LearnedInit
-from hyperinit.many import fit_many
-from hyperinit.meta import OuterLoss, outer_loss
-from hyperinit.modulation import ModulationConfig
-from hyperinit.outer import LoopConfig, StepResult, Task, TrainingImages
-from hyperinit.siren import Params
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.settings import option
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.many import fit_many
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit
+from hyperinit.hypernet.modulation import ModulationConfig
+from hyperinit.images.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.learn.images import FixedImages, crops, fixed_squares
+from hyperinit.learn.loop import LoopConfig, StepResult, Task, TrainingImages
+from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.siren.network import Params
 
 COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]
 _DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}

@@ -29,16 +29,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.config import Parser
-from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig, FitResult, fit
-from hyperinit.fit_config import FAST, fit_options
-from hyperinit.images import load_image, square_crop
-from hyperinit.init import named_init, sample_params
-from hyperinit.many import fit_many
-from hyperinit.protocol import PROTOCOLS
-from hyperinit.siren import Params
-from hyperinit.target import fit_to_target
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import Parser
+from hyperinit.fitting.config import FAST, FitConfig, fit_options
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.many import fit_many
+from hyperinit.fitting.target import fit_to_target
+from hyperinit.images.decode import load_image
+from hyperinit.images.pixels import square_crop
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.record.protocol import PROTOCOLS
+from hyperinit.record.records import CurvePoint
+from hyperinit.siren.network import Params
 
 PLAIN, SEED, ENGINE, COMMAND = "plain", "seed", "engine", "command"
 ALONE, TOGETHER = "alone", "together"

@@ -1,34 +1,101 @@
-"""hyperinit: a hypernetwork that outputs the initial weights of a SIREN for an image."""
+"""hyperinit: a hypernetwork that outputs the initial weights of a SIREN for an image.
 
-from hyperinit.errors import InputError
-from hyperinit.fit import FitConfig, FitResult, fit
-from hyperinit.hypernet import HyperConfig, HyperNetwork
-from hyperinit.images import load_image, save_image, to_image
-from hyperinit.init import InitSpec, named_init, sample_params
-from hyperinit.many import fit_directory, fit_many
-from hyperinit.param_dataset import ParamDataset, dataset, from_vector, to_vector
-from hyperinit.pretrained import load_pretrained
-from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, render
-from hyperinit.store import load_params, save_params
-from hyperinit.target import TargetResult, fit_to_target
-from hyperinit.training import load
+The names below are the public API. They are imported when they are first used, so that what needs
+no torch, such as `hyperinit --help` or reading records, does not wait for it.
+"""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hyperinit.moved import install
+
+if TYPE_CHECKING:
+    from hyperinit.base.errors import InputError as InputError
+    from hyperinit.fitting.config import FitConfig as FitConfig
+    from hyperinit.fitting.directory import fit_directory as fit_directory
+    from hyperinit.fitting.fit import FitResult as FitResult
+    from hyperinit.fitting.fit import fit as fit
+    from hyperinit.fitting.many import fit_many as fit_many
+    from hyperinit.fitting.target import TargetResult as TargetResult
+    from hyperinit.fitting.target import fit_to_target as fit_to_target
+    from hyperinit.hypernet.checkpoint import load as load
+    from hyperinit.hypernet.network import HyperConfig as HyperConfig
+    from hyperinit.hypernet.network import HyperNetwork as HyperNetwork
+    from hyperinit.hypernet.pretrained import load_pretrained as load_pretrained
+    from hyperinit.images.decode import load_image as load_image
+    from hyperinit.images.decode import to_image as to_image
+    from hyperinit.images.save import save_image as save_image
+    from hyperinit.inits.rules import InitSpec as InitSpec
+    from hyperinit.inits.rules import named_init as named_init
+    from hyperinit.inits.rules import sample_params as sample_params
+    from hyperinit.inits.start import Init as Init
+    from hyperinit.inits.start import Start as Start
+    from hyperinit.siren.dataset import ParamDataset as ParamDataset
+    from hyperinit.siren.network import Params as Params
+    from hyperinit.siren.network import Siren as Siren
+    from hyperinit.siren.network import SirenConfig as SirenConfig
+    from hyperinit.siren.network import apply as apply
+    from hyperinit.siren.network import param_shapes as param_shapes
+    from hyperinit.siren.network import render as render
+    from hyperinit.siren.store import load_params as load_params
+    from hyperinit.siren.store import save_params as save_params
+    from hyperinit.siren.vectors import from_vector as from_vector
+    from hyperinit.siren.vectors import to_vector as to_vector
+
+__version__ = "0.2.0"
+
+# Public name -> the module it lives in.
+_HOMES = {
+    "InputError": "hyperinit.base.errors",
+    "FitConfig": "hyperinit.fitting.config",
+    "fit_directory": "hyperinit.fitting.directory",
+    "FitResult": "hyperinit.fitting.fit",
+    "fit": "hyperinit.fitting.fit",
+    "fit_many": "hyperinit.fitting.many",
+    "TargetResult": "hyperinit.fitting.target",
+    "fit_to_target": "hyperinit.fitting.target",
+    "load": "hyperinit.hypernet.checkpoint",
+    "HyperConfig": "hyperinit.hypernet.network",
+    "HyperNetwork": "hyperinit.hypernet.network",
+    "load_pretrained": "hyperinit.hypernet.pretrained",
+    "load_image": "hyperinit.images.decode",
+    "to_image": "hyperinit.images.decode",
+    "save_image": "hyperinit.images.save",
+    "InitSpec": "hyperinit.inits.rules",
+    "named_init": "hyperinit.inits.rules",
+    "sample_params": "hyperinit.inits.rules",
+    "Init": "hyperinit.inits.start",
+    "Start": "hyperinit.inits.start",
+    "ParamDataset": "hyperinit.siren.dataset",
+    "Params": "hyperinit.siren.network",
+    "Siren": "hyperinit.siren.network",
+    "SirenConfig": "hyperinit.siren.network",
+    "apply": "hyperinit.siren.network",
+    "param_shapes": "hyperinit.siren.network",
+    "render": "hyperinit.siren.network",
+    "load_params": "hyperinit.siren.store",
+    "save_params": "hyperinit.siren.store",
+    "from_vector": "hyperinit.siren.vectors",
+    "to_vector": "hyperinit.siren.vectors",
+}
 
 __all__ = [
     "FitConfig",
     "FitResult",
     "HyperConfig",
     "HyperNetwork",
+    "Init",
     "InitSpec",
     "InputError",
     "ParamDataset",
     "Params",
     "Siren",
     "SirenConfig",
+    "Start",
     "TargetResult",
     "apply",
-    "dataset",
     "fit",
     "fit_directory",
     "fit_many",
@@ -47,3 +114,17 @@ __all__ = [
     "to_image",
     "to_vector",
 ]
+
+install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hyperinit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datasets
 from baselines import ROWS, RULES, untrained
-from datasets.workload import images_to_test, images_to_tune_on
-from hyperinit.benchmark_cli import Catalogue
-from hyperinit.sources import BY_NAME
+from hyperinit.app.benchmark import Catalogue
+from hyperinit.bench.sources import BY_NAME
+from hyperinit.photos.workload import images_to_test, images_to_tune_on
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
 

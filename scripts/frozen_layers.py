@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hyperinit.benchmark_cli import main as run_cli
+from hyperinit.app.benchmark import main as run_cli
 from scripts.catalogue import CATALOGUE
 
 

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from datasets.training import crops
-from hyperinit.training import HYPERNETWORK
-from scripts.train_run import Program, run_command
+from hyperinit.app.train import Program, run_command
+from hyperinit.learn.images import crops
+from hyperinit.learn.task import HYPERNETWORK
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.

@@ -17,16 +17,18 @@ from pathlib import Path
 from torch import Tensor
 
 from baselines import row
-from hyperinit.charts import png
-from hyperinit.config import Parser
-from hyperinit.coords import image_to_rgb, rgb_to_image
-from hyperinit.errors import InputError
-from hyperinit.fit import NOTHING_SPENT, FitConfig, FitResult, descent
-from hyperinit.images import load_image, square_crop
-from hyperinit.protocol import TARGETS, Protocol
-from hyperinit.siren import render
-from hyperinit.store import write_atomically
-from hyperinit.trial import spec_init
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import write_atomically
+from hyperinit.base.settings import Parser
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.fit import FitResult, descent
+from hyperinit.images.coords import image_to_rgb, rgb_to_image
+from hyperinit.images.decode import load_image
+from hyperinit.images.pixels import square_crop
+from hyperinit.inits.start import spec_init
+from hyperinit.record.protocol import TARGETS, Protocol
+from hyperinit.report.charts import png
+from hyperinit.siren.network import render
 
 PROTOCOL = Protocol()  # for its sizes
 GHOST_ROW = "20"
@@ -36,7 +38,7 @@ GHOST_EPOCHS = 16.0
 def looks(image: Tensor, name: str, config: FitConfig) -> Iterator[FitResult]:
     """A fit as it stands at each of its evaluations."""
     init = spec_init(name, row(name).init, PROTOCOL.width, PROTOCOL.depth)
-    for (result,) in descent(init.start(image, 0), image, config, spent=NOTHING_SPENT):
+    for (result,) in descent(init.start(image, 0), image, config):
         yield result
 
 

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.config import Parser, from_dict, to_toml
-from hyperinit.errors import InputError, unknown_name
-from hyperinit.pretrained import CHECKPOINTS_DIR, PRETRAINED
-from hyperinit.store import CHECKPOINT_NAME, load_tensors, save_tensors, write_atomically
-from hyperinit.training import CHECKPOINT_KIND, TrainConfig
-from hyperinit.trial import environment
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.files import write_atomically
+from hyperinit.base.settings import Parser, from_dict, to_toml
+from hyperinit.bench.trial import environment
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
+from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED
+from hyperinit.learn.task import TrainConfig
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
 
 CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
-from hyperinit.errors import unknown_name
-from scripts.train_run import Program, build, run_command
+from hyperinit.app.train import Program, build, run_command
+from hyperinit.base.errors import unknown_name
 
 SCALES: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 5.0},

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperinit.hypernet import HyperConfig, HyperNetwork
-from hyperinit.init import named_init
-from hyperinit.siren import Params
+from hyperinit.hypernet.network import HyperConfig, HyperNetwork
+from hyperinit.inits.rules import named_init
+from hyperinit.siren.network import Params
 
 torch.set_num_threads(1)
 

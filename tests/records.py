@@ -6,8 +6,8 @@ from dataclasses import asdict
 from math import inf, nan
 from typing import Any
 
-from hyperinit.init import named_init
-from hyperinit.protocol import Record
+from hyperinit.inits.rules import named_init
+from hyperinit.record.records import Record
 
 HAND_DESIGNED = asdict(named_init("33"))
 SETTINGS = {

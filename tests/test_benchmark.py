@@ -12,27 +12,23 @@ import pytest
 import torch
 from conftest import smooth_image, tiny_hyper
 
-from hyperinit import benchmark
-from hyperinit.benchmark import (
-    Plan,
-    RecordFile,
-    frozen_variants,
-    open_records,
-    run,
-    verify,
-    with_fit,
-)
-from hyperinit.errors import InputError
-from hyperinit.images import save_image
-from hyperinit.init import NAMED_INITS, named_init
-from hyperinit.lr_range import lr_range_test
-from hyperinit.outer import TrainState, save_state
-from hyperinit.protocol import Protocol, Record, append_record, read_records
-from hyperinit.score import score
-from hyperinit.sources import load_init
-from hyperinit.store import save_params
-from hyperinit.training import HYPERNETWORK, TrainConfig
-from hyperinit.trial import Init, NamedImage, Trial, hyper_init, spec_init
+from hyperinit.base.errors import InputError
+from hyperinit.bench import run as benchmark
+from hyperinit.bench.plan import Plan, frozen_variants, with_fit
+from hyperinit.bench.run import RecordFile, open_records, run, verify
+from hyperinit.bench.sources import load_init
+from hyperinit.bench.trial import Trial
+from hyperinit.fitting.lr_range import lr_range_test
+from hyperinit.images.save import save_image
+from hyperinit.inits.rules import NAMED_INITS, named_init
+from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.records import Record, append_record, read_records
+from hyperinit.score.score import score
+from hyperinit.siren.store import save_params
 from scripts import benchmark as script
 from scripts import frozen_layers
 
@@ -144,7 +140,7 @@ def test_a_solved_pair_is_not_run_on_larger_budgets(tmp_path, monkeypatch):
     usual = measured(make_plan(), tmp_path / "usual.jsonl")
     at_2 = [one for one in usual if one.track == "tuned" and one.budget_epochs == 2]
     easiest = min(at_2, key=lambda one: one.mse)
-    monkeypatch.setattr("hyperinit.benchmark.TARGETS", (1.0, easiest.mse))
+    monkeypatch.setattr("hyperinit.bench.run.TARGETS", (1.0, easiest.mse))
     made = measured(make_plan(), tmp_path / "r.jsonl")
     left_out = {one.trial for one in usual} - {one.trial for one in made}
     (solved,) = [one for one in usual if one.trial in left_out]
@@ -208,19 +204,19 @@ def test_a_plan_that_ends_amid_fits_side_by_side_loses_and_doubles_nothing(tmp_p
 def test_an_init_may_draw_from_the_global_generator_side_by_side(tmp_path):
     drawn = named("33")
 
-    def start(image: torch.Tensor, seed: int) -> Any:
+    def make(image: torch.Tensor, seed: int) -> Any:
         torch.manual_seed(seed)
         torch.rand(1000).sort()  # time for another thread to come between
-        params = drawn.start(image, seed)
+        params = drawn.start(image, seed).params
         return params.map(lambda value: value * (1 + 0.1 * torch.rand(())))
 
-    plan = make_plan(inits=(replace(drawn, start=start),), seeds=4)
+    plan = make_plan(inits=(replace(drawn, make=make),), seeds=4)
     one = measured(plan, tmp_path / "one.jsonl")
     assert results(measured(plan, tmp_path / "four.jsonl", workers=4)) == results(one)
 
 
 def test_an_init_that_fails_side_by_side_is_one_clear_line(tmp_path):
-    broken = replace(named("33"), start=lambda image, seed: "no SIREN")
+    broken = replace(named("33"), make=lambda image, seed: "no SIREN")
     with pytest.raises(InputError, match="must give the Params of one SIREN"):
         measured(make_plan(inits=(named("paper"), broken)), tmp_path / "r.jsonl", workers=2)
 
@@ -335,7 +331,7 @@ def test_a_function_that_gives_no_params_is_refused(tmp_path):
 
 
 def test_a_hypernetwork_pays_for_the_pixels_it_looks_at(tmp_path):
-    plan = make_plan(inits=(hyper_init("hyper", tiny_hyper(inner_steps=2)),))
+    plan = make_plan(inits=(model_init("hyper", tiny_hyper(inner_steps=2)),))
     for record in measured(plan, tmp_path / "r.jsonl"):
         assert record.init_epochs == 2 * 32 / 256 == record.curve[0][0]
         assert record.epochs == pytest.approx(record.budget_epochs)
@@ -431,7 +427,7 @@ def test_the_seed_track_may_stop_once_both_errors_are_there(tmp_path):
 
 def test_the_lr_range_test_leaves_the_start_alone_and_finds_a_descent():
     trial = seed_plan().trial(named("33"), picture(0), 40.0, None, 0, "seed")
-    params, _ = trial.start()
+    params = trial.start().params
     before = {name: value.clone() for name, value in params.items()}
     found = lr_range_test(params, picture(0).image, trial.fit_config)
     assert all(torch.equal(before[name], params[name]) for name in before)
@@ -449,11 +445,13 @@ def test_unknown_inits_list_the_known_ones():
 
 
 def test_stored_parameters_are_an_init_that_is_the_same_for_every_image(tmp_path):
-    start = named("33").start(smooth_image(), 3)
+    start = named("33").start(smooth_image(), 3).params
     save_params(tmp_path / "mine.safetensors", start)
     init = load_init(str(tmp_path / "mine.safetensors"), NAMED_INITS, WIDTH, DEPTH)
     assert init.name == "mine"
-    assert torch.equal(init.start(smooth_image(), 7)["layers.0.weight"], start["layers.0.weight"])
+    assert torch.equal(
+        init.start(smooth_image(), 7).params["layers.0.weight"], start["layers.0.weight"]
+    )
 
 
 def test_a_run_directory_is_an_init_that_knows_its_training_images(tmp_path):
@@ -488,10 +486,12 @@ def example(tmp_path: Path) -> Path:
 def test_the_documented_init_of_your_own_works(example):
     init = load_init(f"{example}:mean_colour", NAMED_INITS, 256, 5)
     image = picture(0).image
-    params = init.start(image, 0)
+    params = init.start(image, 0).params
     assert init.name == "mean_colour" and init.epochs(image) == 1.0
     assert (params.config.width, params.config.depth) == (256, 5)
-    assert not torch.equal(params["layers.5.bias"], init.start(1 - image, 0)["layers.5.bias"])
+    assert not torch.equal(
+        params["layers.5.bias"], init.start(1 - image, 0).params["layers.5.bias"]
+    )
 
 
 def test_a_changed_file_is_another_init(example):

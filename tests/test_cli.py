@@ -14,11 +14,12 @@ import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit import load, load_image, load_params, render, save_image
-from hyperinit.cli import main
-from hyperinit.outer import TrainState, save_state
-from hyperinit.store import CHECKPOINT_NAME
-from hyperinit.tracking import read_log
-from hyperinit.training import HYPERNETWORK, TrainConfig, load_hypernetwork
+from hyperinit.app.cli import main
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+from hyperinit.learn.tracking import read_log
+from hyperinit.siren.store import CHECKPOINT_NAME
 from scripts import meta_train
 
 ROOT = Path(__file__).parent.parent

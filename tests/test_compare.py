@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 from conftest import smooth_image, tiny_hyper
 
-from hyperinit.compare import (
+from hyperinit.app.compare import (
     comparison_figure,
     comparison_size,
     run_comparison,
     write_comparison,
 )
-from hyperinit.images import load_image
-from hyperinit.init import named_init
-from hyperinit.protocol import Protocol, Record, read_records
-from hyperinit.report import at_best_lr, comparison_table
-from hyperinit.trial import NamedImage, hyper_init, spec_init
+from hyperinit.images.decode import load_image
+from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import model_init, spec_init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.records import Record, read_records
+from hyperinit.report.tables import at_best_lr, comparison_table
 
 
 def record(init, image, lr, budget, mse, start=1.0, diverged=False) -> Record:
@@ -82,7 +84,7 @@ def fits():
         batch_pixels=64,
     )
     images = [NamedImage.cropped(str(seed), smooth_image(seed=seed), 16) for seed in (1, 2)]
-    inits = [spec_init("33", named_init("33"), 16, 2), hyper_init("hyper", tiny_hyper())]
+    inits = [spec_init("33", named_init("33"), 16, 2), model_init("hyper", tiny_hyper())]
     fits = list(run_comparison(inits, images, protocol))
     assert len(fits) == comparison_size(len(inits), len(images), protocol)
     return fits, images

@@ -11,9 +11,17 @@ from typing import Any, Literal
 
 import pytest
 
-from hyperinit import config as configs
-from hyperinit.config import Parser, build_parser, from_dict, option, resolve, to_dict, to_toml
-from hyperinit.errors import InputError
+from hyperinit.base import settings as configs
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import (
+    Parser,
+    build_parser,
+    from_dict,
+    option,
+    resolve,
+    to_dict,
+    to_toml,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 import datasets
-from datasets.base import make_photo, split_by_group
-from datasets.builtin import FILES
-from datasets.folder import photograph_of
-from datasets.synthetic import synthetic_image
-from datasets.torchvision_sets import SETS, load_torchvision
-from hyperinit.errors import InputError
-from hyperinit.images import image_hash, resize, save_image, square_crop
+from hyperinit.base.errors import InputError
+from hyperinit.images.pixels import image_hash, resize, square_crop
+from hyperinit.images.save import save_image
+from hyperinit.photos.builtin import FILES
+from hyperinit.photos.folder import photograph_of
+from hyperinit.photos.photographs import make_photo, split_by_group
+from hyperinit.photos.synthetic import synthetic_image
+from hyperinit.photos.torchvision_sets import SETS, load_torchvision
 
 
 @pytest.fixture(autouse=True)
@@ -314,7 +315,7 @@ def test_builtin_photographs_have_a_fixed_split() -> None:
 
 
 def test_builtin_without_scikit_image_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.builtin.find_spec", lambda name: None)
+    monkeypatch.setattr("hyperinit.photos.builtin.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install scikit-image") as error:
         datasets.load("builtin")
     one_line(error)

@@ -19,31 +19,30 @@ from PIL import Image
 from test_page import Elements
 
 from hyperinit import fit, load_image, load_params, save_image
-from hyperinit.cli import main
-from hyperinit.demo import Arena, arena, board, live, verdict
-from hyperinit.errors import InputError
-from hyperinit.fit import FitConfig
-from hyperinit.images import image_hash
-from hyperinit.init import NAMED_INITS
-from hyperinit.outer import TrainState, save_state
-from hyperinit.race import Lane, race, race_config
-from hyperinit.store import CHECKPOINT_NAME
-from hyperinit.training import HYPERNETWORK, TrainConfig
-from hyperinit.trial import Init, hyper_init, spec_init
+from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
+from hyperinit.demo.race import Lane, race, race_config
+from hyperinit.demo.server import Arena, arena, board, live, verdict
+from hyperinit.fitting.config import FitConfig
+from hyperinit.images.pixels import image_hash
+from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+from hyperinit.siren.store import CHECKPOINT_NAME
 
 CONFIG = FitConfig(budget_epochs=6, batch_pixels=64, eval_epochs=(0.5, 1, 2, 3, 4, 5))
 
 
 def inits() -> list[Init]:
     named = [spec_init(name, spec, 16, 2) for name, spec in NAMED_INITS.items()]
-    return [*named, hyper_init("hyper", shake_heads(tiny_hyper()))]
+    return [*named, model_init("hyper", shake_heads(tiny_hyper()))]
 
 
 def fits_alone(image: torch.Tensor, config: FitConfig) -> dict:
     found = {}
     for init in inits():
-        start = init.start(image, config.seed)
-        found[init.name] = fit(start, image, config, spent_epochs=init.epochs(image))
+        found[init.name] = fit(init.start(image, config.seed), image, config)
     return found
 
 
@@ -93,7 +92,7 @@ def test_a_fit_is_over_at_the_first_evaluation_at_the_target(image):
 
 def test_a_fit_that_diverges_is_out_and_the_others_go_on(image):
     def broken(image, seed):
-        return inits()[0].start(image, seed).map(lambda value: value * torch.nan)
+        return inits()[0].start(image, seed).params.map(lambda value: value * torch.nan)
 
     *_, lanes = race(image, [Init("broken", broken), inits()[2]], CONFIG, target=0.0)
     assert lanes[0].result.diverged and len(lanes[0].result.curve) == 1
@@ -229,7 +228,7 @@ def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(t
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])
     found = arena(tmp_path)
     assert found.size == 24 and arena(tmp_path, 12).size == 12
-    sizes = {init.start(smooth_image(24), 0).config.width for init in found.inits}
+    sizes = {init.start(smooth_image(24), 0).params.config.width for init in found.inits}
     assert sizes == {16} and found.inits[-1].name == "hyper"
     assert found.inits[-1].train_hashes == {"abc"}
 
@@ -260,7 +259,7 @@ def test_the_real_page_races_to_the_end(tmp_path):
     pytest.importorskip("gradio")
     client_of = pytest.importorskip("gradio_client")
     (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "hyperinit.cli", "demo", "--no-browser", "--threads", "1"]
+    command = [sys.executable, "-m", "hyperinit.app.cli", "demo", "--no-browser", "--threads", "1"]
     server = subprocess.Popen(
         [*command, "--size", "16"],
         stdout=subprocess.PIPE,

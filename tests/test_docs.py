@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hyperinit
+from hyperinit.rooms import ROOMS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -37,13 +38,22 @@ def test_links_in_the_notebook_lead_somewhere():
         assert targets and [t for t in targets if not (path.parent / t).exists()] == []
 
 
-def test_paths_of_documents_that_are_named_exist():
-    # Inside code and sentences, as "docs/guides/own-init.md".
+def test_files_that_documents_name_exist():
+    # Inside code and sentences, as "scripts/report.py".
     for page in PAGES:
         if page.name == "CHANGELOG.md":
             continue  # which also names what was there before
-        named = re.findall(r"\bdocs/[\w./-]+\.(?:md|png|ipynb)\b", page.read_text(encoding="utf-8"))
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"\b(?:docs|hyperinit|baselines|scripts)/[\w/-]+\.(?:md|png|py)\b", text)
         assert [name for name in named if not (ROOT / name).exists()] == [], page
+
+
+def test_contributing_shows_the_rooms_as_the_code_has_them():
+    rows = [
+        f"| `{name}` | {room.what} | {', '.join(room.may_import) or '-'} |\n"
+        for name, room in ROOMS.items()
+    ]
+    assert "".join(rows) in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_the_reference_of_the_api_has_every_public_name_once():

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperinit import engine
-from hyperinit.coords import image_to_rgb, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.fit import CurvePoint, FitConfig, FitResult, default_lr, fit, preview
-from hyperinit.init import PAPER_INIT, sample_params
-from hyperinit.samplers import SAMPLERS
-from hyperinit.siren import Params, Siren, SirenConfig, predict
+from hyperinit.base.errors import InputError
+from hyperinit.fitting import engine
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.samplers import SAMPLERS
+from hyperinit.images.coords import image_to_rgb, pixel_coords
+from hyperinit.inits.rules import PAPER_INIT, sample_params
+from hyperinit.inits.start import Start
+from hyperinit.record.records import CurvePoint
+from hyperinit.siren.network import Params, Siren, SirenConfig, default_lr, predict, preview
 
 
 def start_params(width: int = 16, depth: int = 2, seed: int = 0) -> Params:
@@ -218,7 +221,7 @@ def test_no_budget_leaves_the_start_as_it_is() -> None:
 def test_what_the_start_has_cost_is_part_of_the_budget() -> None:
     params, image = start_params(), noise(8, 8)
     options: dict[str, Any] = {"budget_epochs": 4, "batch_pixels": 16, "eval_epochs": (2, 3)}
-    result = fit(params, image, spent_epochs=1.5, spent_sec=7.0, **options)
+    result = fit(Start(params, epochs=1.5, sec=7.0), image, **options)
     assert result.curve[-1].steps == 10  # 2.5 epochs of 4 steps
     assert [point.epochs for point in result.curve] == [1.5, 2, 3, 4]
     assert result.curve[0].sec == 7.0
@@ -227,7 +230,7 @@ def test_what_the_start_has_cost_is_part_of_the_budget() -> None:
 
 def test_a_start_that_has_spent_the_budget_is_not_fitted() -> None:
     params = start_params()
-    result = fit(params, noise(8, 8), budget_epochs=2, spent_epochs=3)
+    result = fit(Start(params, epochs=3), noise(8, 8), budget_epochs=2)
     assert same(result.params, params)
     assert [(point.steps, point.epochs) for point in result.curve] == [(0, 3)]
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import smooth_image
 
 from benchmarks import fit_speed
-from hyperinit.images import save_image
+from hyperinit.images.save import save_image
 
 
 @pytest.fixture

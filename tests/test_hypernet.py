@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import assert_same, shake_heads, smooth_image, tiny_hyper
 
-from hyperinit.coords import grid_errors, image_to_rgb, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.hypernet import HyperConfig, HyperNetwork
-from hyperinit.init import named_init
-from hyperinit.siren import param_shapes, predict
+from hyperinit.base.errors import InputError
+from hyperinit.hypernet.network import HyperConfig, HyperNetwork
+from hyperinit.images.coords import grid_errors, image_to_rgb, pixel_coords
+from hyperinit.inits.rules import named_init
+from hyperinit.siren.network import param_shapes, predict
 
 
 @pytest.mark.parametrize("name", ["paper", "22", "33"])

@@ -9,18 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperinit.errors import InputError
-from hyperinit.images import (
-    MAX_PIXELS,
-    from_uint8,
-    image_hash,
-    load_image,
-    resize,
-    save_image,
-    square_crop,
-    to_image,
-    to_uint8,
-)
+from hyperinit.base.errors import InputError
+from hyperinit.images.decode import MAX_PIXELS, load_image, to_image
+from hyperinit.images.pixels import from_uint8, image_hash, resize, square_crop, to_uint8
+from hyperinit.images.save import save_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

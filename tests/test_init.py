@@ -8,8 +8,8 @@ from math import exp, pi, sqrt
 import pytest
 import torch
 
-from hyperinit.errors import InputError
-from hyperinit.init import (
+from hyperinit.base.errors import InputError
+from hyperinit.inits.rules import (
     NAMED_INITS,
     PAPER_INIT,
     BiasRule,
@@ -18,7 +18,7 @@ from hyperinit.init import (
     named_init,
     sample_params,
 )
-from hyperinit.siren import Params, param_shapes
+from hyperinit.siren.network import Params, param_shapes
 
 
 def draw(spec: InitSpec, seed: int = 0, width: int = 32, depth: int = 3) -> Params:

@@ -12,16 +12,20 @@ import torch
 from conftest import assert_same, smooth_image
 from torch import Tensor
 
-from hyperinit.cli import main
-from hyperinit.errors import InputError
-from hyperinit.fit import FitResult, fit
-from hyperinit.images import load_image, save_image
-from hyperinit.init import named_init, sample_params
-from hyperinit.many import DirectoryReport, fit_directory, fit_many, result_name, stack_params
-from hyperinit.samplers import SAMPLERS
-from hyperinit.siren import Params
-from hyperinit.store import exclusive, load_params, save_params, save_tensors
-from hyperinit.trial import spec_init
+from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive
+from hyperinit.fitting.directory import DirectoryReport, fit_directory, result_name
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.many import fit_many
+from hyperinit.fitting.samplers import SAMPLERS
+from hyperinit.images.decode import load_image
+from hyperinit.images.save import save_image
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import spec_init
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import load_params, save_params, save_tensors
+from hyperinit.siren.vectors import stack_params
 
 INIT = spec_init("33", named_init("33"), 16, 2)
 FAST: dict[str, Any] = {"budget_epochs": 4, "batch_pixels": 64, "eval_epochs": (1,)}
@@ -109,7 +113,9 @@ def test_fits_that_are_too_large_together_are_taken_apart(
     images = [smooth_image(16, seed) for seed in range(5)]
     starts = [start(seed) for seed in range(5)]
     expected = [fit(p, image, **FAST) for p, image in zip(starts, images, strict=True)]
-    monkeypatch.setattr("hyperinit.many.MAX_ACTIVATIONS", activations)  # one, one or four at a time
+    monkeypatch.setattr(
+        "hyperinit.fitting.many.MAX_ACTIVATIONS", activations
+    )  # one, one or four at a time
     for result, alone in zip(fit_many(starts, images, **FAST), expected, strict=True):
         assert_near(result, alone)
 
@@ -154,7 +160,9 @@ def test_every_image_gets_a_file_that_says_what_it_is(photos: Path) -> None:
     params, info = load_params(photos.parent / "out" / result_name("a/wide one.png"))
     assert info["images"][0]["name"] == "a/wide one.png" and info["images"][0]["height"] == 16
     assert info["fit"]["budget_epochs"] == 4 and info["init"] == "33"
-    alone = fit(INIT.start(torch.zeros(3, 1, 1), 0), load_image(photos / "a/wide one.png"), **FAST)
+    alone = fit(
+        INIT.start(torch.zeros(3, 1, 1), 0).params, load_image(photos / "a/wide one.png"), **FAST
+    )
     assert_same(params, alone.params, 1e-4)
     assert info["mse"] == pytest.approx(alone.mse, rel=1e-3)
     assert info["psnr"] == pytest.approx(alone.psnr, abs=0.01)
@@ -320,8 +328,8 @@ def test_memory_is_bounded_by_pixels_not_by_images(
         together.append(len(images))
         return whole(starts, images, *args, **options)
 
-    monkeypatch.setattr("hyperinit.many.fit_many", watched)
-    monkeypatch.setattr("hyperinit.many.MAX_BATCH_PIXELS", 2 * 12 * 12)
+    monkeypatch.setattr("hyperinit.fitting.directory.fit_many", watched)
+    monkeypatch.setattr("hyperinit.fitting.directory.MAX_BATCH_PIXELS", 2 * 12 * 12)
     assert run(photos).fitted == 5
     assert max(together) == 2
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
-from hyperinit.coords import image_to_rgb, pixel_coords
-from hyperinit.meta import OuterLoss, outer_loss
-from hyperinit.siren import apply
+from hyperinit.images.coords import image_to_rgb, pixel_coords
+from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.siren.network import apply
 
 
 def run(hyper, seed=0, **fields):

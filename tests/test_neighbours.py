@@ -7,15 +7,16 @@ import torch
 from conftest import assert_same, smooth_image
 
 from hyperinit import fit_directory, load_image, load_params, save_image
-from hyperinit.benchmark import Plan
-from hyperinit.errors import InputError
-from hyperinit.images import square_crop
-from hyperinit.init import NAMED_INITS, named_init
-from hyperinit.many import result_name
-from hyperinit.neighbours import thumbnail, thumbnail_of
-from hyperinit.protocol import Protocol
-from hyperinit.sources import load_init
-from hyperinit.trial import NamedImage, spec_init
+from hyperinit.base.errors import InputError
+from hyperinit.bench.plan import Plan
+from hyperinit.bench.sources import load_init
+from hyperinit.fitting.directory import result_name
+from hyperinit.images.pixels import square_crop
+from hyperinit.inits.neighbours import thumbnail, thumbnail_of
+from hyperinit.inits.rules import NAMED_INITS, named_init
+from hyperinit.inits.start import spec_init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
 
 WIDTH, DEPTH, SIZE = 24, 2, 32
 
@@ -52,7 +53,7 @@ def test_the_siren_of_the_most_similar_image_is_chosen(fitted):
         expected, _ = load_params(fitted / "sirens" / result_name(f"{seed}.png"))
         noisy = smooth_image(SIZE, seed) * 0.9 + 0.1 * torch.rand(3, 32, 32, generator=generator)
         for size in (SIZE, 2 * SIZE):
-            assert_same(init.start(square_crop(noisy, size), 7), expected)
+            assert_same(init.start(square_crop(noisy, size), 7).params, expected)
     assert init.name == "sirens" and init.epochs(noisy) == 1.0
     assert init.facts["neighbours"] == 4
 

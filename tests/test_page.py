@@ -14,11 +14,12 @@ import torch
 from conftest import smooth_image
 from records import SETTINGS, ladder, record
 
-from hyperinit.errors import InputError
-from hyperinit.page import headline, page, read_groups, shown
-from hyperinit.protocol import Record, append_record
-from hyperinit.thumbnails import Thumbnails, folder_of
-from scripts.report import main
+from hyperinit.app.report import main
+from hyperinit.base.errors import InputError
+from hyperinit.images.save import webp
+from hyperinit.record.records import Record, append_record
+from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.report.page import headline, page, read_groups, shown
 
 ERRORS = {
     "paper": {1.0: 0.8, 4.0: 0.08, 16.0: 0.008},
@@ -146,7 +147,7 @@ def with_pictures(path: Path, records: list[Record]) -> Path:
         append_record(path, one)
         if one.track == "tuned":
             picture = smooth_image(32, i)
-            thumbnails.add(one, picture, 1 - picture, picture / 2)
+            thumbnails.add(one, *map(webp, (picture, 1 - picture, picture / 2)))
     return path
 
 
@@ -194,7 +195,7 @@ def test_a_page_of_many_pictures_stays_below_5_mb(tmp_path):
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))  # hardest to pack
     records = made_up(images)
     first = next(one for one in records if one.track == "tuned")
-    thumbnails.add(first, noise, noise, noise)
+    thumbnails.add(first, *[webp(noise)] * 3)
     (content,) = {file.read_bytes() for file in folder_of(path).iterdir()}
     thumbnails.image = thumbnails.start = thumbnails.end = lambda record: content  # type: ignore[method-assign]
     html = page(records, thumbnails=thumbnails)

@@ -9,13 +9,13 @@ import torch
 from conftest import assert_same, smooth_image
 
 import hyperinit
-from hyperinit.errors import InputError
-from hyperinit.init import named_init, sample_params
-from hyperinit.many import fit_directory, stack_params
-from hyperinit.param_dataset import from_vector, to_vector
-from hyperinit.siren import Params
-from hyperinit.store import load_params, save_params, save_tensors
-from hyperinit.trial import spec_init
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.directory import fit_directory
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import spec_init
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import load_params, save_params, save_tensors
+from hyperinit.siren.vectors import from_vector, stack_params, to_vector
 
 
 def siren(seed: int = 0, width: int = 4) -> Params:
@@ -46,7 +46,7 @@ def test_a_directory_of_fits_is_a_dataset(tmp_path: Path) -> None:
         hyperinit.save_image(smooth_image(8, seed), tmp_path / "photos" / f"{seed}.png")
     init = spec_init("33", named_init("33"), 4, 2)
     fit_directory(tmp_path / "photos", tmp_path / "out", init, budget_epochs=1)
-    data = hyperinit.dataset(tmp_path / "out")
+    data = hyperinit.ParamDataset(tmp_path / "out")
     assert len(data) == 3
     assert {data.info(i)["images"][0]["name"] for i in range(3)} == {"0.png", "1.png", "2.png"}
     for i, path in enumerate(data.paths):
@@ -60,16 +60,16 @@ def test_a_directory_of_fits_is_a_dataset(tmp_path: Path) -> None:
 
 def test_directories_that_are_no_dataset_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such directory"):
-        hyperinit.dataset(tmp_path / "missing")
+        hyperinit.ParamDataset(tmp_path / "missing")
     with pytest.raises(InputError, match="no fitted SIRENs"):
-        hyperinit.dataset(tmp_path)
+        hyperinit.ParamDataset(tmp_path)
     save_params(tmp_path / "a.safetensors", siren())
     save_params(tmp_path / "b.safetensors", siren(width=5))
     with pytest.raises(InputError, match=r"b\.safetensors: another kind of SIREN"):
-        hyperinit.dataset(tmp_path)
+        hyperinit.ParamDataset(tmp_path)
     save_tensors(tmp_path / "b.safetensors", {}, "something else", {})
     with pytest.raises(InputError, match="is something else"):
-        hyperinit.dataset(tmp_path)
+        hyperinit.ParamDataset(tmp_path)
 
 
 def test_a_file_that_was_damaged_since_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_file_that_was_damaged_since_is_found_when_it_is_read(tmp_path: Path) 
     content = bytearray((tmp_path / "1.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "1.safetensors").write_bytes(content)
-    data = hyperinit.dataset(tmp_path)
+    data = hyperinit.ParamDataset(tmp_path)
     assert torch.equal(data[0], to_vector(siren(0)))
     with pytest.raises(InputError, match="checksum"):
         data[1]

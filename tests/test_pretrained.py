@@ -9,18 +9,19 @@ import torch
 from skimage import data
 
 from hyperinit import InputError, load_params, load_pretrained, save_image, to_image
-from hyperinit.cli import main
-from hyperinit.config import from_dict, read_config_file
-from hyperinit.coords import grid_errors, image_coords, image_to_rgb
-from hyperinit.images import square_crop
-from hyperinit.init import NAMED_INITS
-from hyperinit.outer import TrainState, save_state
-from hyperinit.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
-from hyperinit.siren import predict
-from hyperinit.sources import BY_NAME, load_init
-from hyperinit.store import file_kind, read_info
-from hyperinit.training import CHECKPOINT_KIND, HYPERNETWORK, TrainConfig, load
-from hyperinit.trial import spec_init
+from hyperinit.app.cli import main
+from hyperinit.base.settings import from_dict, read_config_file
+from hyperinit.bench.sources import BY_NAME, load_init
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load
+from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
+from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.images.pixels import square_crop
+from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.start import spec_init
+from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+from hyperinit.siren.network import predict
+from hyperinit.siren.store import file_kind, read_info
 from scripts import ship_checkpoint
 from scripts.ship_checkpoint import CONFIGS_DIR
 
@@ -36,7 +37,7 @@ def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
     hyper = load_pretrained(name)
     assert (hyper.config.siren.depth, hyper.config.siren.width) == (depth, width)
     image = square_crop(to_image(data.astronaut()), size)
-    blind = spec_init("33", NAMED_INITS["33"], width, depth).start(image, 0)
+    blind = spec_init("33", NAMED_INITS["33"], width, depth).start(image, 0).params
     assert start_mse(hyper.generate(image), image) < 0.4 * start_mse(blind, image)
 
 

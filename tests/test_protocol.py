@@ -8,16 +8,10 @@ from math import inf, isnan, nan, sqrt
 import pytest
 from records import record
 
-from hyperinit.errors import InputError
-from hyperinit.protocol import (
-    PROTOCOL_VERSION,
-    PROTOCOLS,
-    Protocol,
-    append_record,
-    cost_to_target,
-    read_records,
-    to_line,
-)
+from hyperinit.base.errors import InputError
+from hyperinit.record.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol
+from hyperinit.record.records import append_record, read_records, to_line
+from hyperinit.score.costs import cost_to_target
 
 
 def test_a_target_counts_when_it_is_reached_exactly():

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from records import SETTINGS, ladder, record
 
-from baselines.markdown import inits_markdown
-from hyperinit.charts import figures, png
-from hyperinit.errors import InputError
-from hyperinit.protocol import Record, append_record
-from hyperinit.report import csv_text, markdown, protocol_markdown, update_blocks
-from scripts.report import main
+from hyperinit.app.report import main
+from hyperinit.base.errors import InputError
+from hyperinit.inits.markdown import inits_markdown
+from hyperinit.record.records import Record, append_record
+from hyperinit.report.blocks import update_blocks
+from hyperinit.report.charts import figures, png
+from hyperinit.report.tables import csv_text, markdown, protocol_markdown
 
 ROOT = Path(__file__).parent.parent
 

@@ -20,12 +20,12 @@ from baselines.rules import (
     spectrum,
     wasserstein,
 )
-from hyperinit.coords import image_coords, image_to_rgb, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.init import NAMED_INITS, named_init
-from hyperinit.siren import Params, SirenConfig, predict
-from hyperinit.sources import load_init
-from hyperinit.trial import SIZED_POWER, spec_init
+from hyperinit.base.errors import InputError
+from hyperinit.bench.sources import load_init
+from hyperinit.images.coords import image_coords, image_to_rgb, pixel_coords
+from hyperinit.inits.rules import NAMED_INITS, named_init
+from hyperinit.inits.start import SIZED_POWER, spec_init
+from hyperinit.siren.network import Params, SirenConfig, predict
 from scripts import benchmark as script
 from scripts.catalogue import CATALOGUE
 
@@ -34,7 +34,7 @@ WIDTH, DEPTH = 64, 3
 
 def start(name: str, image: Tensor | None = None, seed: int = 0, width: int = WIDTH) -> Params:
     init = load_init(name, CATALOGUE.rules, width, DEPTH)
-    return init.start(smooth_image() if image is None else image, seed)
+    return init.start(smooth_image() if image is None else image, seed).params
 
 
 def grating(cycles: int, side: int = 32) -> Tensor:
@@ -112,7 +112,7 @@ def test_the_benchmark_lists_and_runs_them(tmp_path, capsys):
 
 
 def test_weight_scaling_is_the_paper_init_times_alpha_but_for_the_output_layer():
-    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0)
+    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0).params
     for name, alpha in (("weight-scaling", 2.5), ("weight-scaling@1.2", 1.2)):
         params = start(name)
         for layer in range(DEPTH):
@@ -150,7 +150,7 @@ def test_winner_adds_noise_by_the_centroid_formula_to_the_first_two_layers():
 
 def test_winner_leaves_the_paper_init_alone_for_a_constant_image():
     plain = start("winner", torch.full((3, 16, 16), 0.7))
-    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0)
+    paper = spec_init("paper", named_init("paper"), WIDTH, DEPTH).start(smooth_image(), 0).params
     for layer in range(DEPTH):
         weight = f"layers.{layer}.weight"
         torch.testing.assert_close(plain[weight], paper[weight], rtol=0, atol=1e-7)
@@ -159,7 +159,7 @@ def test_winner_leaves_the_paper_init_alone_for_a_constant_image():
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 1.0])
 def test_vi3nr_keeps_the_pre_activations_std_in_depth_to_the_output(sigma):
     init = load_init(f"vi3nr@{sigma}", CATALOGUE.rules, 512, 6)
-    start = init.start(smooth_image(), 0)
+    start = init.start(smooth_image(), 0).params
     # Without the biases, whose scale does not follow sigma.
     bare = start.map(torch.clone)
     for name, value in bare.items():
@@ -219,7 +219,7 @@ def test_fresh_has_the_chosen_omega_in_the_first_layer_alone():
 
 @pytest.mark.parametrize("name", ["33", "identity"])
 def test_a_sized_init_is_itself_at_224_and_has_fewer_cycles_on_a_smaller_image(name):
-    row = spec_init(name, named_init(name), WIDTH, DEPTH).start(smooth_image(), 0)
+    row = spec_init(name, named_init(name), WIDTH, DEPTH).start(smooth_image(), 0).params
     same, root, half = (
         start(f"{name}-sized", smooth_image(224)),
         start(f"{name}-sized", smooth_image(56)),
@@ -233,7 +233,7 @@ def test_a_sized_init_is_itself_at_224_and_has_fewer_cycles_on_a_smaller_image(n
 
 def test_a_row_can_have_its_first_layer_scaled():
     plain, scaled = (load_init(n, NAMED_INITS, WIDTH, DEPTH) for n in ("33", "33@0.25"))
-    a, b = plain.start(smooth_image(), 0), scaled.start(smooth_image(), 0)
+    a, b = plain.start(smooth_image(), 0).params, scaled.start(smooth_image(), 0).params
     torch.testing.assert_close(b["layers.0.weight"], 0.25 * a["layers.0.weight"])
     assert all(torch.equal(a[name], b[name]) for name in list(a)[1:])
     assert scaled.facts["first"]["gain"] == 0.25 and scaled.name == "33@0.25"
@@ -242,8 +242,8 @@ def test_a_row_can_have_its_first_layer_scaled():
 def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
     image = grating(3, side=64)
     init = load_init("untrained", CATALOGUE.rules, 64, 4)
-    drawn = load_init("identity-sized", CATALOGUE.rules, 64, 4).start(image, 0)
-    params = init.start(image, 0)
+    drawn = load_init("identity-sized", CATALOGUE.rules, 64, 4).start(image, 0).params
+    params = init.start(image, 0).params
     coords, rgb = image_coords(image), image_to_rgb(image)
 
     def error(siren):
@@ -254,5 +254,5 @@ def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
     assert init.epochs(image) == 16 * 114 / 64**2
     assert init.epochs(torch.zeros(3, 224, 224)) == 16 * 256 / 224**2
     assert "hidden" not in init.facts  # scores do not take it for hand-designed
-    still = load_init("untrained@0", CATALOGUE.rules, 64, 4).start(image, 0)
+    still = load_init("untrained@0", CATALOGUE.rules, 64, 4).start(image, 0).params
     assert all(torch.equal(still[name], drawn[name]) for name in drawn)

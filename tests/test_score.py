@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from records import SETTINGS, ladder, record
 
-from hyperinit.costs import Cost, performance_profile, ratio, solved_share
-from hyperinit.errors import InputError
-from hyperinit.protocol import Record
-from hyperinit.score import InitScore, groups, score, score_seed, select_lrs
+from hyperinit.base.errors import InputError
+from hyperinit.record.records import Record
+from hyperinit.score.costs import Cost, performance_profile, ratio, solved_share
+from hyperinit.score.score import InitScore, groups, score, score_seed, select_lrs
 
 TARGET = 0.08  # an easy one, so that errors are easy to read
 

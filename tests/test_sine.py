@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hyperinit.sine import fast_sin
+from hyperinit.siren.sine import fast_sin
 
 
 def test_it_is_the_sine_and_its_gradient_the_cosine() -> None:

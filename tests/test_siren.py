@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperinit.coords import COORD_STD, RGB_MEAN, RGB_STD, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.siren import Params, Siren, SirenConfig, apply, param_shapes, predict, render
+from hyperinit.base.errors import InputError
+from hyperinit.images.coords import COORD_STD, RGB_MEAN, RGB_STD, pixel_coords
+from hyperinit.siren.network import Params, Siren, SirenConfig, apply, param_shapes, predict, render
 
 TINY = SirenConfig(width=8, depth=2)
 CONFIGS = {

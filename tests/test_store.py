@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import assert_same
 
-from hyperinit import store
-from hyperinit.errors import InputError
-from hyperinit.init import named_init, sample_params
-from hyperinit.siren import Params
-from hyperinit.store import exclusive, file_kind, load_params, load_tensors, save_params
+from hyperinit.base import files as store
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, load_tensors, save_params
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_params_come_back_with_their_config_and_facts(tmp_path, params):
     loaded, facts = load_params(path)
     assert_same(loaded, params)
     assert facts == {"mse": 0.5, "source": "../ünï\n<b>"}
-    assert file_kind(path) == store.PARAMS_KIND
+    assert file_kind(path) == PARAMS_KIND
 
 
 def test_stacked_params_keep_their_batch(tmp_path, params):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from baselines import ROWS, Row, row
-from hyperinit.coords import COORD_STD
-from hyperinit.errors import InputError
-from hyperinit.fit import fit
-from hyperinit.init import NAMED_INITS, PAPER_INIT, BiasRule, WeightRule, sample_params
-from hyperinit.siren import Params, apply, param_shapes
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.fit import fit
+from hyperinit.images.coords import COORD_STD
+from hyperinit.inits.rules import NAMED_INITS, PAPER_INIT, BiasRule, WeightRule, sample_params
+from hyperinit.siren.network import Params, apply, param_shapes
 
 INITS_PAGE = Path(__file__).parent.parent / "docs" / "reference" / "inits.md"
 OUTPUT = 5  # index of the linear layer of the 5 x 256 network

@@ -9,14 +9,15 @@ import pytest
 import torch
 from conftest import assert_same, smooth_image
 
-from hyperinit.cli import main
-from hyperinit.coords import image_to_rgb, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.images import save_image
-from hyperinit.init import named_init, sample_params
-from hyperinit.siren import Params, predict
-from hyperinit.store import load_params
-from hyperinit.target import End, fit_to_target
+from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.target import End, fit_to_target
+from hyperinit.images.coords import image_to_rgb, pixel_coords
+from hyperinit.images.save import save_image
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import Start
+from hyperinit.siren.network import Params, predict
+from hyperinit.siren.store import load_params
 
 OPTIONS: dict[str, Any] = {"budget_epochs": 400, "batch_pixels": 64}
 
@@ -54,7 +55,7 @@ def test_what_cannot_be_reached_within_the_cap_is_not_claimed(budget_epochs: flo
 
 def test_a_start_that_is_good_enough_is_not_fitted() -> None:
     params = start()
-    result = fit_to_target(params, smooth_image(16), 100.0, spent_epochs=2.0, **OPTIONS)
+    result = fit_to_target(Start(params, epochs=2.0), smooth_image(16), 100.0, **OPTIONS)
     assert result.reached and result.runs == () and result.epochs == 2.0
     assert_same(result.params, params)
 

@@ -8,11 +8,14 @@ import torch
 from conftest import smooth_image
 from PIL import Image
 
-from hyperinit.benchmark import Plan, open_records, run
-from hyperinit.init import named_init
-from hyperinit.protocol import Protocol
-from hyperinit.thumbnails import SIDE, Thumbnails, folder_of, webp
-from hyperinit.trial import NamedImage, spec_init
+from hyperinit.bench.plan import Plan
+from hyperinit.bench.run import open_records, run
+from hyperinit.images.save import webp
+from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import spec_init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.thumbnails import SIDE, Thumbnails, folder_of
 
 PROTOCOL = Protocol(
     image_size=16,

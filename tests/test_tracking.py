@@ -19,10 +19,10 @@ import pytest
 import torch
 from wandb_stub import WandbStub
 
-from hyperinit import tracking
-from hyperinit.errors import InputError
-from hyperinit.images import load_image
-from hyperinit.tracking import Tracker, open_tracker, read_log
+from hyperinit.base.errors import InputError
+from hyperinit.images.decode import load_image
+from hyperinit.learn import tracking
+from hyperinit.learn.tracking import Tracker, open_tracker, read_log
 
 HOSTILE = ["../up", "/abs", "..", "", "a\nb", "<script>", "x" * 300, "猫", "C:\\x", "-rf", "\udcff"]
 
@@ -429,7 +429,7 @@ def test_a_process_survives_the_death_of(tmp_path: Path, victim: str) -> None:
     """Seen from outside: exit code 0, one line on stderr, a complete log."""
     program = """
 import os, sys, subprocess
-from hyperinit import tracking
+from hyperinit.learn import tracking
 tracking._FINISH_SEC = 2
 tracker = tracking.open_tracker(sys.argv[1], {}, "online")
 tracker.log({"loss": 0}, 0)

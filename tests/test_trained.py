@@ -14,19 +14,19 @@ import datasets
 from baselines import RULES
 from baselines.noise import NOISES
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
-from datasets.training import fixed_squares
-from hyperinit.config import from_dict
-from hyperinit.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coords
-from hyperinit.errors import InputError
-from hyperinit.fit import fit
-from hyperinit.images import save_image
-from hyperinit.init import NAMED_INITS, sample_params
-from hyperinit.learned import LearnedInit, load_learned
-from hyperinit.outer import Stop, load_state, new_state, save_state, train, train_step
-from hyperinit.siren import Params, apply
-from hyperinit.sources import load_init
-from hyperinit.store import CHECKPOINT_NAME, load_tensors, save_tensors
-from hyperinit.tracking import open_tracker, read_log
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import from_dict
+from hyperinit.bench.sources import load_init
+from hyperinit.fitting.fit import fit
+from hyperinit.hypernet.learned import LearnedInit, load_learned
+from hyperinit.images.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coords
+from hyperinit.images.save import save_image
+from hyperinit.inits.rules import NAMED_INITS, sample_params
+from hyperinit.learn.images import fixed_squares
+from hyperinit.learn.loop import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.learn.tracking import open_tracker, read_log
+from hyperinit.siren.network import Params, apply
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
 from scripts import benchmark, train_baseline
 
 every_rival = pytest.mark.parametrize("name", RIVALS)
@@ -437,7 +437,7 @@ def test_the_script_trains_it_and_a_benchmark_takes_it(tmp_path, name, capsys):
     assert init.name == name and init.train_hashes == set(info["train_hashes"])
     assert bool(init.train_hashes) is (name != "snp")
     image = smooth_image()
-    assert_same(init.start(image, 3), model.generate(image, seed=3))
+    assert_same(init.start(image, 3).params, model.generate(image, seed=3))
     assert init.epochs(image) == (3 * 64 / 256 if name == "meta-sgd" else 0)
     settings, config_file = config(name, max_steps=2, data="synthetic"), out / "config.toml"
     again = ["--config", str(config_file), "--out", str(tmp_path / "again")]

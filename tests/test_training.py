@@ -8,12 +8,13 @@ import pytest
 import torch
 from conftest import smooth_image
 
-from hyperinit import outer
-from hyperinit.errors import InputError
-from hyperinit.outer import Stop, load_state, new_state, save_state, train, train_step
-from hyperinit.store import CHECKPOINT_NAME, load_tensors, save_tensors
-from hyperinit.tracking import open_tracker, read_log
-from hyperinit.training import CHECKPOINT_KIND, HYPERNETWORK, TrainConfig, load_hypernetwork
+from hyperinit.base.errors import InputError
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
+from hyperinit.learn import loop as outer
+from hyperinit.learn.loop import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+from hyperinit.learn.tracking import open_tracker, read_log
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
 
 TINY = TrainConfig(
     size=16,

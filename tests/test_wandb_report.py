@@ -14,11 +14,12 @@ from conftest import smooth_image
 from records import ladder
 from wandb_stub import WandbStub
 
-from hyperinit.errors import InputError
-from hyperinit.protocol import Record, append_record
-from hyperinit.thumbnails import Thumbnails, folder_of
-from hyperinit.wandb_report import Destination, Story, spec
-from scripts.report import main
+from hyperinit.app.report import main
+from hyperinit.base.errors import InputError
+from hyperinit.images.save import webp
+from hyperinit.record.records import Record, append_record
+from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.report.wandb_report import Destination, Story, spec
 
 ERRORS = {
     "paper": {1.0: 0.8, 4.0: 0.08, 16.0: 0.008},
@@ -64,7 +65,9 @@ def stored(path: Path, *, pictures: bool = True) -> Path:
     for i, one in enumerate(made_up()):
         append_record(path, one)
         if pictures:
-            Thumbnails(folder_of(path)).add(one, *(smooth_image(16, 3 * i + k) for k in range(3)))
+            Thumbnails(folder_of(path)).add(
+                one, *(webp(smooth_image(16, 3 * i + k)) for k in range(3))
+            )
     return path
 
 
@@ -83,7 +86,7 @@ def test_the_specification_holds_run_sets_charts_and_tables_without_a_server():
 
 def test_where_the_private_method_has_changed_the_tables_are_left(monkeypatch):
     pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
-    monkeypatch.setattr("hyperinit.wandb_report.build", lambda *_, **__: object())
+    monkeypatch.setattr("hyperinit.report.wandb_report.build", lambda *_, **__: object())
     assert json.loads(spec(Story(made_up()), TO))["spec"]["markdown"] == Story(made_up()).markdown
 
 

@@ -1,0 +1,116 @@
+"""Inits x held-out images x budgets -> records, one table and one picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hyperinit.base.files import write_atomically
+from hyperinit.bench.trial import Trial
+from hyperinit.images.save import webp
+from hyperinit.inits.start import Init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.records import Record, to_line
+from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.report.charts import png
+from hyperinit.report.tables import at_best_lr, comparison_table
+from hyperinit.score.score import lr_at, select_lrs
+from hyperinit.siren.network import preview
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class ShownFit:
+    """One fit of a comparison, and the image (3, H, W) it showed at its start and at its end."""
+
+    record: Record
+    start: Tensor
+    end: Tensor
+
+
+def comparison_size(inits: int, images: int, protocol: Protocol) -> int:
+    """How many fits `run_comparison` makes."""
+    tuned = len(protocol.tuned_budgets)
+    return inits * images * (tuned * len(protocol.lrs) + len(protocol.budgets_epochs) - tuned)
+
+
+def run_comparison(
+    inits: Sequence[Init], images: Sequence[NamedImage], protocol: Protocol, *, seed: int = 0
+) -> Iterator[ShownFit]:
+    """Every init on every image, at every budget and every learning rate of the protocol.
+
+    Budgets above `lr_budget_epochs` are fitted at the rate that was best below, as in the tuned
+    track; unlike there, rates are chosen on the images that are compared.
+
+    Args:
+        images: At the protocol's size.
+        seed: Added to an image's index, it draws the init and the pixel order.
+    """
+    for init in inits:
+        starts = [
+            preview(init.start(shown.image, seed + i).params, shown.image)
+            for i, shown in enumerate(images)
+        ]
+        records: list[Record] = []
+        for budget in sorted(protocol.budgets_epochs):
+            best = lr_at(select_lrs(records, average=fmean), init.name, budget)
+            lrs = protocol.lrs if budget in protocol.tuned_budgets else (best,)
+            for lr, (i, shown) in itertools.product(lrs, enumerate(images)):
+                trial = Trial(init, shown, protocol, budget, lr, seed + i)
+                record, result = trial.run()
+                records.append(record)
+                yield ShownFit(record, starts[i], preview(result.params, shown.image))
+
+
+def write_comparison(fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path) -> str:
+    """Writes comparison.md, .jsonl, .png and thumbnails into a directory; returns the table."""
+    records = [fit.record for fit in fits]
+    table = comparison_table(records)
+    lines = "".join(to_line(record) + "\n" for record in records)
+    write_atomically(out / "comparison.md", table.encode())
+    write_atomically(out / "comparison.jsonl", lines.encode())
+    write_atomically(out / "comparison.png", png(comparison_figure(fits, images)))
+    thumbnails = Thumbnails(folder_of(out / "comparison.jsonl"))
+    shown = {image.hash: image.image for image in images}
+    chosen = {record.trial for record in at_best_lr(records)}
+    for fit in fits:
+        if fit.record.trial in chosen:
+            pictures = (shown[fit.record.image_hash], fit.start, fit.end)
+            thumbnails.add(fit.record, *map(webp, pictures))
+    return table
+
+
+def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) -> Figure:
+    """A row per image: the image, then each init at step 0 and after each budget, at the learning
+    rates of `at_best_lr`."""
+    from matplotlib.figure import Figure
+
+    chosen = {record.trial for record in at_best_lr(fit.record for fit in fits)}
+    fits = [fit for fit in fits if fit.record.trial in chosen]
+    fits.sort(key=lambda fit: fit.record.budget_epochs)
+    inits = list(dict.fromkeys(fit.record.init for fit in fits))
+    budgets = sorted({fit.record.budget_epochs for fit in fits})
+    columns = 1 + len(inits) * (1 + len(budgets))
+    figure = Figure(figsize=(0.9 * columns, 0.9 * len(images) + 0.4), layout="constrained")
+    grid = figure.subplots(len(images), columns, squeeze=False)
+    for row, (axes, image) in enumerate(zip(grid, images, strict=True)):
+        cells = [("image", image.image)]
+        for init in inits:
+            own = [f for f in fits if (f.record.init, f.record.image) == (init, image.name)]
+            cells.append((f"{init}\nstep 0", own[0].start))
+            cells += [(f"{init}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
+        for axis, (title, picture) in zip(axes, cells, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1)
+            axis.axis("off")
+            if row == 0:
+                axis.set_title(title, fontsize=7)
+    return figure

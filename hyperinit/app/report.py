@@ -1,0 +1,154 @@
+"""Turns records into a page, tables and charts, and keeps tables inside documents up to date.
+
+    python scripts/report.py runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
+    python scripts/report.py ... --wandb-report ENTITY/PROJECT       a W&B report of the same
+    python scripts/report.py --update README.md docs/benchmark.md    rewrites generated blocks
+    python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
+
+Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
+<!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
+<!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code where
+it says <!-- protocol --> or <!-- inits -->; each goes up to its <!-- /records --> or the like.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import make_directory, write_atomically
+from hyperinit.base.settings import Parser
+from hyperinit.inits.markdown import inits_markdown
+from hyperinit.record.records import read_records
+from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.report.blocks import update_blocks
+from hyperinit.report.charts import figures, png
+from hyperinit.report.page import page
+from hyperinit.report.tables import csv_text, markdown
+from hyperinit.report.wandb_report import Destination, Story, logged_in, publish, spec
+
+RECORDS_DIR = Path("baselines") / "records"
+
+
+def build() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="report.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", nargs="*", type=Path, metavar="RECORDS", help="record files")
+    parser.add_argument("-o", "--out", type=Path, help="directory of the report (default: report)")
+    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument(
+        *("--tune-on-test",),
+        action="store_true",
+        help="choose learning rates on the test images, where records have no tuning runs",
+    )
+    parser.add_argument(
+        *("--wandb-report",),
+        metavar="ENTITY/PROJECT",
+        help="also a W&B report; without an API key, report_spec.json says what it will be",
+    )
+    parser.add_argument(
+        *("--publish",), action="store_true", help="fail if the W&B report cannot be published"
+    )
+    parser.add_argument("--update", nargs="+", type=Path, metavar="FILE", help="see above")
+    parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="see above")
+    parser.add_argument(
+        *("--records-dir",),
+        type=Path,
+        default=RECORDS_DIR,
+        help="of the blocks' records (default: baselines/records)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 if a document is outdated, 2 for bad input."""
+    parser = build()
+    arguments = parser.parse_args(argv)
+    try:
+        if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
+            raise InputError("give record files, or --update FILE..., or --check FILE...")
+        if arguments.publish and not arguments.wandb_report:
+            raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
+        if arguments.wandb_report and not arguments.records:
+            raise InputError("--wandb-report needs record files")
+        if arguments.records:
+            out = arguments.out or Path("report")
+            to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None
+            story = write_report(
+                arguments.records, out, arguments.reference, tune_on_test=arguments.tune_on_test
+            )
+            if to is not None:
+                write_wandb_report(story, to, out, publish_now=arguments.publish)
+            return 0
+        documents = arguments.update or arguments.check
+        return refresh(documents, arguments.records_dir, write=bool(arguments.update))
+    except InputError as error:
+        parser.error(str(error))
+
+
+def write_report(
+    paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
+) -> Story:
+    """Writes index.html, report.md, report.csv and charts of record files into a directory."""
+    records = read_records(paths)
+    text = markdown(records, reference, tune_on_test=tune_on_test)
+    thumbnails = Thumbnails([folder_of(path) for path in paths])
+    html = page(records, reference, tune_on_test=tune_on_test, thumbnails=thumbnails, sources=paths)
+    make_directory(out)
+    write_atomically(out / "index.html", html.encode())
+    for name, figure in figures(records, reference, tune_on_test=tune_on_test).items():
+        write_atomically(out / f"{name}.png", png(figure))
+        text += f"\n![{name}]({name}.png)\n"
+    csv = csv_text(records, reference, tune_on_test=tune_on_test)
+    write_atomically(out / "report.csv", csv.encode(errors="replace"))
+    write_atomically(out / "report.md", text.encode(errors="replace"))
+    done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
+    print(done, file=sys.stderr)
+    return Story(records, reference, tune_on_test, thumbnails)
+
+
+def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now: bool) -> None:
+    """Writes report_spec.json; publishes where that is wanted or there is a key to do it with."""
+    write_atomically(out / "report_spec.json", spec(story, to).encode())
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
+    if publish_now or (logged_in() and not offline):
+        print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
+        return
+    print(
+        f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
+        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
+        file=sys.stderr,
+    )
+
+
+def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:
+    """Rewrites the blocks of documents, or only says which ones are outdated."""
+    outdated = []
+    for path in documents:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+        new = update_blocks(text, records_dir, str(path), {"inits": inits_markdown})
+        if new == text:
+            continue
+        outdated.append(path)
+        if write:
+            write_atomically(path, new.encode())
+    for path in outdated:
+        state = "updated" if write else "is outdated: run report.py --update on it"
+        print(f"{path} {state}", file=sys.stderr)
+    return 1 if outdated and not write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""A command line -> a trained init in a run directory, and how it compares: what the scripts that
+train have in common.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from hyperinit.app.compare import comparison_size, run_comparison, write_comparison
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive, make_directory, write_atomically
+from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
+from hyperinit.base.terminal import progress, say
+from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.learn.loop import (
+    LoopConfig,
+    Stop,
+    Task,
+    TrainingImages,
+    TrainState,
+    load_state,
+    new_state,
+    train,
+)
+from hyperinit.learn.tracking import Tracker, open_tracker
+from hyperinit.photos.load import load
+from hyperinit.photos.photographs import Photographs
+from hyperinit.photos.workload import NamedImage, squares_and_quarters
+from hyperinit.record.protocol import Protocol
+from hyperinit.siren.store import CHECKPOINT_NAME
+
+Config = TypeVar("Config", bound=LoopConfig)
+
+
+@dataclass(frozen=True)
+class Program(Generic[Config]):
+    """A script that trains.
+
+    Attributes:
+        prog: Its name.
+        description: Its docstring.
+        task: What it trains.
+        presets: Name -> settings; "default" is the one taken where none is asked for.
+        images: (photographs, config) -> what it trains on.
+        label: config -> what comparisons call its init.
+        run_prefix: Of the names of run directories.
+    """
+
+    prog: str
+    description: str
+    task: Task[Config, Any]
+    presets: Presets
+    images: Callable[[Photographs, Config], TrainingImages]
+    label: Callable[[Config], str]
+    run_prefix: str = ""
+
+
+def build(program: Program[Any]) -> Parser:
+    """The command line: every setting of the task's config, and where the run goes."""
+    parser = Parser(
+        prog=program.prog,
+        description=program.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
+    parser.add_argument(
+        *("--time-limit",),
+        dest="time_limit_min",
+        metavar="MINUTES",
+        default=argparse.SUPPRESS,
+        help="the same as --time-limit-min",
+    )
+    return build_parser(program.task.config, program.presets, parser)
+
+
+def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
+    """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    parser, task = build(program), program.task
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.resume:
+            # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
+            # only what cannot move a result may be given anew.
+            state, config, info = load_state(arguments.resume / CHECKPOINT_NAME, task)
+            given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
+            extra = set(given) - {"resume", "time_limit_min", "checkpoint_sec", "wandb"}
+            if extra:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
+                raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
+            arguments.preset = "as stored"
+            config = resolve(task.config, arguments, {"as stored": to_dict(config)})
+            run_dir = arguments.resume
+        else:
+            arguments.preset = arguments.preset or "default"
+            config = resolve(task.config, arguments, program.presets)
+            name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+            run_dir, state, info = arguments.out or Path("runs") / name, None, {}
+            if run_dir.exists() and any(run_dir.iterdir()):
+                raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        return run(program, config, run_dir, state, info.get("train_hashes"))
+    except KeyboardInterrupt:  # before there was anything to lose
+        return 130
+    except InputError as error:
+        parser.error(str(error))
+
+
+def run(
+    program: Program[Config],
+    config: Config,
+    run_dir: Path,
+    state: TrainState | None,
+    train_hashes: list[str] | None,
+) -> int:
+    """Trains, compares and reports in a run directory.
+
+    Args:
+        state: Where a resumed run stands.
+        train_hashes: The images that a resumed run was trained on so far.
+    """
+    photos = load(
+        config.data,
+        keep_side=4 * config.size,
+        held_out_fraction=config.held_out_fraction,
+        weights=config.folder_weights,
+        limit=config.data_limit,
+    )
+    for name, reason in photos.skipped:
+        say(f"skipped {name}: {reason}")
+    held_out = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    say(
+        f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
+        f"{len(photos.skipped)} skipped"
+    )
+    images = program.images(photos, config)
+    if train_hashes is not None and train_hashes != images.hashes:
+        raise InputError(f"{config.data}: not the training images this run began with")
+    make_directory(run_dir)
+    with exclusive(run_dir / ".lock"):
+        write_atomically(run_dir / "config.toml", to_toml(config).encode())
+        resume_step = None if state is None else state.step
+        tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
+        exit_code = 1
+        try:
+            state = state or new_state(program.task, config)
+            with Stop().on_signals() as stop:
+                train_visibly(state, config, images, held_out, run_dir, tracker, stop)
+            exit_code = 0 if stop.signal is None else 128 + stop.signal
+            if exit_code:
+                say(f"stopped at step {state.step}; go on with --resume {run_dir}")
+            elif held_out:
+                init = model_init(program.label(config), state.model)
+                compare(init, config, held_out, run_dir, tracker)
+            tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
+        except KeyboardInterrupt:  # while comparing; the checkpoint is written
+            exit_code = 130
+            say(f"stopped; compare with --resume {run_dir}")
+        finally:
+            tracker.finish(exit_code)
+    return exit_code
+
+
+def train_visibly(
+    state: TrainState,
+    config: LoopConfig,
+    images: TrainingImages,
+    held_out: list[NamedImage],
+    run_dir: Path,
+    tracker: Tracker,
+    stop: Stop,
+) -> None:
+    """The outer loop under a progress bar."""
+    bar = progress(total=config.max_steps, initial=state.step, desc="training")
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        before, after = metrics["train/psnr_before"], metrics["train/psnr_after"]
+        bar.set_postfix_str(
+            f"loss {metrics['train/loss']:.3f}, PSNR {before:.1f} -> {after:.1f} dB", refresh=False
+        )
+        bar.update()
+
+    with bar:
+        train(
+            state,
+            config,
+            images.batches,
+            torch.stack([shown.image for shown in held_out]) if held_out else torch.empty(0),
+            run_dir,
+            tracker,
+            info={"train_hashes": images.hashes},
+            stop=stop,
+            on_step=on_step,
+        )
+
+
+def compare(
+    init: Init,
+    config: LoopConfig,
+    held_out: list[NamedImage],
+    run_dir: Path,
+    tracker: Tracker,
+) -> None:
+    """Fits the held-out images from every init, and prints and writes the table."""
+    protocol = Protocol(
+        image_size=config.size,
+        width=config.width,
+        depth=config.depth,
+        budgets_epochs=config.compare_budgets,
+        lrs=config.compare_lrs,
+        # The best rate of a learned start rises with the budget: every budget has its own choice.
+        lr_budget_epochs=max(config.compare_budgets),
+    )
+    inits = [spec_init(n, spec, config.width, config.depth) for n, spec in NAMED_INITS.items()]
+    inits.append(init)
+    fits = run_comparison(inits, held_out, protocol, seed=config.seed)
+    total = comparison_size(len(inits), len(held_out), protocol)
+    table = write_comparison(list(progress(fits, total=total, desc="comparing")), held_out, run_dir)
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
+    tracker.log_table("comparison", rows[0], rows[2:])
+    print(table)
+    say(f"the same as {run_dir}/comparison.md, with comparison.jsonl and comparison.png")

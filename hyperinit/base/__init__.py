@@ -1,0 +1,1 @@
+"""Errors, settings, files, locks, clock, terminal: nothing about SIRENs."""

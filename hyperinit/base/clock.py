@@ -1,0 +1,36 @@
+"""A stopwatch that runs while work is done and is paused while it is watched."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+class Clock:
+    """Monotonic and device-synchronised; `sec` is the time spent inside `running()` blocks.
+
+    Args:
+        device: A torch device or its name; what runs on a GPU is waited for.
+    """
+
+    def __init__(self, device: Any = "cpu") -> None:
+        self._device = device
+        self.sec = 0.0
+
+    def _now(self) -> float:
+        if str(self._device).startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts the time the block takes; what happens between blocks is free."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.sec += self._now() - start

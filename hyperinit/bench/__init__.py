@@ -1,0 +1,1 @@
+"""Inits x images x budgets -> records."""

@@ -1,0 +1,270 @@
+"""A plan (track, inits, images, seeds, protocol) -> its records, in one file.
+
+Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
+a plan that was interrupted goes on where it stopped. Rungs are worked off from the smallest budget
+up: what is there can always be scored. A pair of an image and a seed that is below the last target
+needs no larger budget: its cost is known. Fits that need nothing of each other can run at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive
+from hyperinit.bench.plan import Plan
+from hyperinit.bench.trial import Trial
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.lr_range import lr_range_test
+from hyperinit.images.save import webp
+from hyperinit.inits.start import Init
+from hyperinit.record.protocol import TARGETS
+from hyperinit.record.records import CurvePoint, Record, append_record, read_records
+from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
+from hyperinit.score.score import TUNING, lr_at, select_lrs
+from hyperinit.siren.network import preview
+
+TUNING_SEED = 1_000_000  # no test seed
+
+OnEval = Callable[[Trial, CurvePoint], None]
+
+
+class RecordFile:
+    """The records of a file, to which `run` adds what it does not find there.
+
+    Args:
+        path: Of the file.
+        thumbnails: Where pictures of the fits go; a trial whose picture is missing there is fitted
+            again for it, its record is left alone.
+        workers: Fits at a time. Each is one thread of this process and computes with as many
+            threads as this one, so that results do not depend on it; seconds do.
+
+    Raises:
+        InputError: the file is there but is not one of records of this protocol's version.
+    """
+
+    def __init__(
+        self, path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+    ) -> None:
+        self.path = Path(path)
+        self.thumbnails = thumbnails
+        self.workers = workers
+        found = read_records(path) if self.path.exists() else []
+        self._records = {record.trial: record for record in found}
+
+    @property
+    def records(self) -> list[Record]:
+        """All of them, in order."""
+        return list(self._records.values())
+
+    def find(self, trial: Trial) -> Record | None:
+        """The record of a trial; with any rate if the trial leaves it open."""
+        key = trial.key
+        if trial.lr is not None:
+            return self._records.get(key)
+        return next((r for k, r in self._records.items() if k[:-1] == key[:-1]), None)
+
+    def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
+        """The records of trials that need nothing of each other.
+
+        Those that are there come first; what is missing is run, and appended as it ends.
+        """
+        missing = []
+        for trial in trials:
+            record = self.find(trial)
+            if record is None:
+                missing.append(trial)
+            elif self._lacks_picture(trial, record):
+                missing.append(replace(trial, lr=record.lr))
+            else:
+                yield record
+        with _side_by_side(self.workers) as apply:
+            for trial, made, result in apply(lambda trial: _fit(trial, on_eval), missing):
+                if self.workers > 1:  # seconds depend on it
+                    made = replace(made, environment={**made.environment, "workers": self.workers})
+                record = self.find(trial) or made
+                if self.thumbnails is not None and self._lacks_picture(trial, record):
+                    # First: where a trial is on record, nothing of it is missing.
+                    image = trial.image.image
+                    start = preview(trial.start().params, image)
+                    end = preview(result.params, image)
+                    self.thumbnails.add(record, webp(image), webp(start), webp(end))
+                if record is made:
+                    append_record(self.path, record)
+                    self._records[record.trial] = record
+                yield record
+
+    def _lacks_picture(self, trial: Trial, record: Record) -> bool:
+        pictures = self.thumbnails
+        return pictures is not None and _shown(trial) and not pictures.end(record)
+
+
+def _shown(trial: Trial) -> bool:
+    """Whether pictures of a trial are kept: one seed, few budgets."""
+    shown = trial.track == "seed" or trial.budget_epochs in SHOWN_EPOCHS
+    return shown and trial.seed == 0 and not trial.track.endswith(TUNING)
+
+
+def _fit(trial: Trial, on_eval: OnEval) -> tuple[Trial, Record, FitResult]:
+    """Runs a trial; a rate that it leaves open is first found by an LR range test."""
+    if trial.lr is None:
+        params = trial.start().params
+        lr = lr_range_test(params, trial.image.image, trial.fit_config).suggestion
+        trial = replace(trial, lr=lr)
+    return (trial, *trial.run(lambda point: on_eval(trial, point)))
+
+
+@contextlib.contextmanager
+def _side_by_side(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A map that calls a function for several values at a time and gives results as they come."""
+    if workers == 1:
+        yield map
+        return
+    threads = torch.get_num_threads()
+    # Threads, as nothing of an init needs to be picklable then; those of ThreadPool end with the
+    # process, so that Ctrl-C does not wait for fits.
+    with ThreadPool(workers, torch.set_num_threads, (threads,)) as pool:
+        yield pool.imap_unordered
+
+
+@contextlib.contextmanager
+def open_records(
+    path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+) -> Iterator[RecordFile]:
+    """A RecordFile that no other process writes to in the meantime.
+
+    Raises:
+        InputError: another process does, or see RecordFile, or the directory is not there.
+    """
+    with exclusive(f"{path}.lock"):
+        yield RecordFile(path, thumbnails, workers)
+
+
+def run(
+    plan: Plan, file: RecordFile, on_eval: OnEval = lambda trial, point: None
+) -> Iterator[Record]:
+    """Yields the record of every trial of a plan, running those that are not in the file yet."""
+    yield from (_run_seed if plan.track == "seed" else _run_ladder)(plan, file, on_eval)
+
+
+def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
+    tuning: list[Record] = []
+    solved: set[tuple[str, str, int]] = set()
+    for budget in sorted(plan.protocol.budgets_epochs):
+        if budget in plan.protocol.tuned_budgets:
+            chosen = select_lrs(tuning)
+            for init in plan.inits:
+                before = lr_at(chosen, init.name, budget)
+                for record in _tune(plan, file, on_eval, init, budget, before):
+                    tuning.append(record)
+                    yield record
+        chosen = select_lrs(tuning)
+        lrs = {init.name: lr_at(chosen, init.name, budget) for init in plan.inits}
+        trials = [
+            plan.trial(init, image, budget, lrs[init.name], seed, plan.track)
+            for init, image, seed in itertools.product(plan.inits, plan.images, range(plan.seeds))
+            if (init.name, image.hash, seed) not in solved
+        ]
+        for record in file.run(trials, on_eval):
+            if record.mse <= min(TARGETS):
+                solved.add((record.init, record.image_hash, record.seed))
+            yield record
+
+
+def _tune(
+    plan: Plan, file: RecordFile, on_eval: OnEval, init: Init, budget: float, before: float | None
+) -> Iterator[Record]:
+    """Fits of the tuning images at the rates that may be best on this rung.
+
+    The best rate changes little from one budget to the next, so only the one that was best on the
+    rung before and its neighbours in the grid are tried; and none above one that diverged.
+    """
+    lrs = sorted(plan.protocol.lrs)
+    if before is not None:
+        at = lrs.index(before)
+        lrs = lrs[max(at - 1, 0) : at + 2]
+    for lr in lrs:
+        track = plan.track + TUNING
+        trials = [
+            plan.trial(init, image, budget, lr, TUNING_SEED, track) for image in plan.tuning_images
+        ]
+        records = list(file.run(trials, on_eval))
+        yield from records
+        if any(record.diverged for record in records):
+            return
+
+
+def _run_seed(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
+    budget = max(plan.protocol.budgets_epochs)
+    yield from file.run(
+        [
+            plan.trial(init, image, budget, plan.seed_lr, seed, plan.track)
+            for image, seed, init in itertools.product(plan.images, range(plan.seeds), plan.inits)
+        ],
+        on_eval,
+    )
+
+
+def epoch_sec(plan: Plan, workers: int = 1) -> float:
+    """Seconds that one epoch of the plan's fit takes here, from a few steps on its first image.
+
+    With several workers, what an epoch adds to the time until all are done.
+    """
+    pixels = plan.protocol.image_size**2
+    budget = 4 * min(plan.protocol.batch_pixels, pixels) / pixels
+    trial = plan.trial(plan.inits[0], plan.images[0], budget, 1e-6, 0, plan.track)
+    params = trial.start().params
+
+    def sec(_: int) -> float:
+        return fit(params, plan.images[0].image, trial.fit_config).curve[-1].sec
+
+    sec(0)  # warms up
+    with _side_by_side(workers) as apply:
+        secs: list[float] = list(apply(sec, range(workers)))
+    return sum(secs) / workers / workers / budget
+
+
+@dataclass(frozen=True)
+class Check:
+    """A stored trial that was run again."""
+
+    record: Record
+    again: Record
+
+    @property
+    def difference(self) -> float:
+        """Of the final errors, relative to the stored one; 0 if both diverged."""
+        old, new = self.record.mse, self.again.mse
+        return 0.0 if old == new else abs(new - old) / old
+
+
+def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
+    """Runs `count` stored trials again, spread evenly over the file; nothing is written.
+
+    Raises:
+        InputError: none of the file's trials is one of this plan's.
+    """
+    inits = {init.name: init for init in plan.inits}
+    images = {image.hash: image for image in (*plan.images, *plan.tuning_images)}
+    known = []
+    for record in file.records:
+        init, image = inits.get(record.init), images.get(record.image_hash)
+        if init is None or image is None:
+            continue
+        trial = plan.trial(init, image, record.budget_epochs, record.lr, record.seed, record.track)
+        if trial.key == record.trial:
+            known.append((record, trial))
+    if not known:
+        raise InputError(f"{file.path}: has no trial of these inits, images and settings")
+    count = min(count, len(known))
+    for i in range(count):
+        record, trial = known[i * len(known) // count]
+        yield Check(record, trial.run()[0])

@@ -1,0 +1,164 @@
+"""What a user types -> Init: a name, a file, a run directory, or a function of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.hypernet.learned import LEARNED_KIND, load_learned
+from hyperinit.hypernet.pretrained import PRETRAINED, pretrained_for, pretrained_path
+from hyperinit.inits.neighbours import neighbour_init
+from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
+from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
+from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
+
+# (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
+InitMaker = Callable[[str, int, int, float | None], Init]
+
+
+def _sized(spec: InitSpec) -> InitMaker:
+    def make(name: str, width: int, depth: int, power: float | None) -> Init:
+        return sized_init(name, spec, width, depth, SIZED_POWER if power is None else power)
+
+    return make
+
+
+# The inits that go by a name alone, for every program; benchmarks know more.
+BY_NAME: dict[str, InitSpec | InitMaker] = {
+    **NAMED_INITS,
+    **{f"{name}-sized": _sized(NAMED_INITS[name]) for name in ("33", "identity")},
+}
+
+
+def load_init(
+    source: str,
+    named: Mapping[str, InitSpec | InitMaker],
+    width: int,
+    depth: int,
+    *,
+    index: int | None = None,
+) -> Init:
+    """Finds an init.
+
+    Args:
+        source: A name in `named`; "hyper" for the pretrained hypernetwork of this width and
+            depth, or a name in `PRETRAINED`; a .safetensors file with the parameters of a SIREN;
+            the checkpoint or run directory of a hypernetwork or a learned init; a directory of
+            fitted SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
+            `callable_init`). "NAME=" before it is what tables call it.
+            "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
+            is a factor on the first layer's weights.
+        named: Hand-designed inits by name.
+        width: Units of the SIREN's sine layers.
+        depth: Number of its sine layers.
+        index: Which SIREN of a file with several.
+
+    Raises:
+        InputError: none of these, or it cannot be loaded; unknown names list the known ones.
+    """
+    name, equals, rest = source.partition("=")
+    if equals and name and not Path(source).exists():
+        return replace(load_init(rest, named, width, depth, index=index), name=name)
+    known, at, text = source.partition("@")
+    if known in named:
+        number = factor_of(text, source) if at else None
+        entry = named[known]
+        if not isinstance(entry, InitSpec):
+            return entry(source, width, depth, number)
+        spec = entry if number is None else entry.with_first_scaled(number)
+        return spec_init(source, spec, width, depth)
+    path = Path(source)
+    if path.exists():
+        return _file_init(path, index)
+    if source == "hyper" or source in PRETRAINED:
+        return pretrained_init(source, width, depth)
+    if ":" in source:
+        return callable_init(source)
+    raise unknown_name(
+        "init",
+        source,
+        [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"],
+    )
+
+
+def _file_init(path: Path, index: int | None) -> Init:
+    if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
+        return neighbour_init(path.resolve().name, path)
+    kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
+    if path.is_file() and kind == PARAMS_KIND:
+        params, info = load_siren(path, index)
+        init = params_init(path.stem, params)
+    else:
+        load = load_learned if kind == LEARNED_KIND else load_hypernetwork
+        model, info = load(path)
+        init = model_init(path.name if path.is_dir() else path.resolve().parent.name, model)
+    return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
+
+
+def pretrained_init(name: str, width: int, depth: int) -> Init:
+    """A hypernetwork that comes with the package; "hyper" is the one for this width and depth.
+
+    Raises:
+        InputError: there is none for them.
+    """
+    pretrained = pretrained_for(width, depth) if name == "hyper" else name
+    return replace(_file_init(pretrained_path(pretrained), None), name=name)
+
+
+def callable_init(source: str) -> Init:
+    """A user's function (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
+
+    It may have an attribute `epochs`, the pixel visits per pixel that it costs: a number, or a
+    function of the image. Records identify it by the SHA-256 of the file it is in.
+
+    Args:
+        source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
+
+    Raises:
+        InputError: no such file, module or function, or it cannot be imported.
+    """
+    place, _, name = source.rpartition(":")
+    module = _import(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown_name(f"function in {place}", name, known)
+    content = Path(module.__file__).read_bytes() if module.__file__ else b""
+    facts = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
+    return Init(name, function, _epochs_of(function), facts)
+
+
+def _import(place: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        if not Path(place).is_file():
+            raise InputError(f"{place}: no such file")
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        assert spec is not None and spec.loader is not None  # always so for a .py file
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's module raises on import
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _epochs_of(function: Any) -> Callable[[Tensor], float]:
+    epochs = getattr(function, "epochs", 0.0)
+    return epochs if callable(epochs) else lambda image: float(epochs)

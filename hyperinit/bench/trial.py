@@ -1,0 +1,156 @@
+"""Init + image + seed -> one Record: every comparison in the project runs through here."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import as_recorded
+from hyperinit.fitting.config import AUTO, FitConfig
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.inits.start import Init, Start
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.records import CurvePoint, Record, trial_key
+from hyperinit.siren.store import tensors_hash
+
+# Fields of FitConfig that came after the first records of this version of the protocol.
+LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
+
+
+@functools.cache
+def _versions() -> dict[str, Any]:
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "commit": commit or None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+    }
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a result may depend on besides its settings."""
+    return {**_versions(), "threads": torch.get_num_threads(), "device": str(device)}
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One fit that has been decided on: where it starts, on what, and what it declares.
+
+    Attributes:
+        init: Where it starts; its `fit` overrides the protocol.
+        image: At the protocol's size.
+        protocol: Everything the trials of a comparison share.
+        budget_epochs, lr: What the run declares; `lr` None where it is still to be found.
+        seed: Draws the init and, separately, the order of the pixels.
+        track: See Record.
+    """
+
+    init: Init
+    image: NamedImage
+    protocol: Protocol
+    budget_epochs: float
+    lr: float | None
+    seed: int
+    track: str = "tuned"
+
+    @property
+    def fit_config(self) -> FitConfig:
+        """The protocol's fit with the init's own changes.
+
+        Raises:
+            InputError: a value is out of range, or not declared: a record is of what the rate it
+                declares does, so one that diverges must show as such, and fits are not restarted.
+        """
+        fields = FitConfig.__dataclass_fields__
+        shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
+        own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
+        config = FitConfig(**{**shared, **self.init.fit, **own})
+        if config.max_restarts:
+            raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
+        if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
+            raise InputError(
+                f"init {self.init.name}: engine, hidden_dtype and batch_pixels must be named in a"
+                " benchmark, not left to be chosen"
+            )
+        return config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its record says of the workload: nothing in here can change without a new trial."""
+        sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
+        # The defaults of later options are part of the protocol.
+        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS)
+        # The first three stand in the record itself; evaluations do not touch the fit.
+        for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
+            del fitted[name]
+        return {**sizes, **fitted}
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """`Record.trial` of the record that running it gives."""
+        return trial_key(
+            track=self.track,
+            init=self.init.name,
+            init_facts=self.init.facts,
+            settings=self.settings,
+            image_hash=self.image.hash,
+            seed=self.seed,
+            budget_epochs=self.budget_epochs,
+            lr=self.lr,
+        )
+
+    def start(self) -> Start:
+        """Where the fit starts, on the image's device.
+
+        Raises:
+            InputError: the init gave something else than one SIREN of the protocol's size.
+        """
+        start = self.init.start(self.image.image, self.seed)
+        width, depth = self.protocol.width, self.protocol.depth
+        found = start.params.config
+        if (found.width, found.depth) != (width, depth):
+            raise InputError(
+                f"init {self.init.name} is for a SIREN of {found.depth} x {found.width}, not"
+                f" {depth} x {width}"
+            )
+        return start
+
+    def run(
+        self, on_eval: Callable[[CurvePoint], None] = lambda point: None
+    ) -> tuple[Record, FitResult]:
+        """Starts from the init and fits."""
+        image = self.image.image
+        start = self.start()
+        result = fit(start, image, self.fit_config, on_eval=on_eval)
+        record = Record(
+            track=self.track,
+            init=self.init.name,
+            init_facts=self.init.facts,
+            image=self.image.name,
+            image_hash=self.image.hash,
+            seed=self.seed,
+            lr=result.lr,
+            budget_epochs=self.budget_epochs,
+            curve=tuple(astuple(point) for point in result.curve),
+            init_epochs=start.epochs,
+            init_sec=start.sec,
+            params_hash=tensors_hash(result.params.tensors),
+            diverged=result.diverged,
+            settings=self.settings,
+            environment=environment(image.device),
+        )
+        return record, result

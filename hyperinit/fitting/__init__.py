@@ -1,0 +1,1 @@
+"""A start + an image -> a fitted SIREN."""

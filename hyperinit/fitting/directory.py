@@ -1,0 +1,252 @@
+"""Many images -> many fitted SIRENs: B at a time, and a whole directory, one file an image.
+
+B small fits together take fewer and larger matrix products than one after the other. Every image
+is fitted as `fit` would fit it alone: with its own pixels, and an AdamW that is element by element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.clock import Clock
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive, make_directory, shown_path
+from hyperinit.fitting.config import FitConfig, with_options
+from hyperinit.fitting.fit import FitResult
+from hyperinit.fitting.many import fit_many
+from hyperinit.images.decode import load_image
+from hyperinit.images.files import image_files
+from hyperinit.images.pixels import image_hash, square_crop
+from hyperinit.inits.start import Init
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
+
+LOCK_NAME = ".lock"
+
+# Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
+# size to fill, is bounded whatever the sizes are.
+MAX_BATCH_PIXELS = 2**22
+MAX_WAITING_PIXELS = 2**24
+
+
+@dataclass(frozen=True)
+class DirectoryReport:
+    """What `fit_directory` did.
+
+    Attributes:
+        fitted: Images fitted now.
+        finished: Images that were finished before and left as they are.
+        failed: (name of the image below the directory, why it has no result).
+        sec: Seconds from the first image to the last file, decoding and writing included.
+    """
+
+    fitted: int
+    finished: int
+    failed: tuple[tuple[str, str], ...]
+    sec: float
+
+    @property
+    def images_per_hour(self) -> float:
+        """Of the images fitted now; 0 where there were none."""
+        return 3600 * self.fitted / self.sec if self.sec > 0 else 0.0
+
+
+def fit_directory(
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    init: Init,
+    config: FitConfig | None = None,
+    *,
+    size: int | None = None,
+    batch_images: int = 16,
+    on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
+    **options: Any,
+) -> DirectoryReport:
+    """Fits a SIREN to every image below a directory and writes one file for each.
+
+    Images are streamed: memory is bounded, however many there are. An image whose file is there,
+    undamaged and made in the same way from the same image, is skipped, so a run that was
+    interrupted goes on where it stopped; a damaged or outdated file is made again.
+
+    Args:
+        directory: The top of a tree of images; hidden files and linked directories are passed over.
+        out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
+            metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
+            cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts.
+        init: Where each fit starts, with the seed of the config.
+        size: Crop to the centre square and resize to so many pixels; None leaves images as they
+            are. Images of different sizes are fitted in separate batches.
+        batch_images: Fitted together.
+        on_fitted: Called with (name, result) after a file has been written.
+        **options: Fields of FitConfig to set.
+
+    Raises:
+        InputError: no such directory, no image in it, or an option is unusable; `out` cannot be
+            written to, is in use by another process, or holds a result that was made differently.
+            Results that are finished stay as they are.
+    """
+    config = with_options(config, options)
+    for field, value in (("batch_images", batch_images), ("size", 1 if size is None else size)):
+        if value < 1:
+            raise InputError(f"{field} must be at least 1, not {value}")
+    top, target = Path(directory), Path(out)
+    names, failed = image_files(top)
+    if not names:
+        raise InputError(f"{shown_path(top)}: no image files in this directory")
+    make_directory(target)
+    how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
+    how = json.loads(json.dumps(how))  # as it will be read back
+    run = _Run(target, init, config, how, on_fitted, failed, len(names))
+    waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
+    clock = Clock()
+    with exclusive(target / LOCK_NAME), clock.running():
+        for name in names:
+            job = run.prepare(top, name, size)
+            if job is None:
+                continue
+            waiting[job.shape].append(job)
+            if len(waiting[job.shape]) >= _batch_size(job.shape, batch_images):
+                run.fit(waiting.pop(job.shape))
+            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
+            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > MAX_WAITING_PIXELS:
+                run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
+        for jobs in waiting.values():
+            run.fit(jobs)
+    return DirectoryReport(run.fitted, run.finished, tuple(run.failed), clock.sec)
+
+
+def result_name(name: str) -> str:
+    """File name for the result of an image: readable, safe everywhere, and no two alike.
+
+    Args:
+        name: Of the image, below its directory, with its suffix: "a/b.png" and "a_b.png" differ.
+    """
+    readable = (
+        re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.splitext(name)[0]).strip("_-")[-80:].lstrip("_-")
+    )
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return f"{readable or 'image'}-{digest}.safetensors"
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _batch_size(shape: tuple[int, int], batch_images: int) -> int:
+    """Images of this size fitted together: fewer where they are large."""
+    return min(batch_images, max(1, MAX_BATCH_PIXELS // (shape[0] * shape[1])))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """An image that is to be fitted, and the file its SIREN goes into."""
+
+    name: str
+    image: Tensor
+    path: Path
+    source_sha256: str
+    photo_sha256: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        height, width = self.image.shape[-2:]
+        return height, width
+
+
+@dataclass
+class _Run:
+    """The state of `fit_directory`: what has been done so far."""
+
+    target: Path
+    init: Init
+    config: FitConfig
+    how: dict[str, Any]
+    on_fitted: Callable[[str, FitResult], None]
+    failed: list[tuple[str, str]]
+    images: int
+    fitted: int = 0
+    finished: int = 0
+
+    def prepare(self, top: Path, name: str, size: int | None) -> _Job | None:
+        """Decodes an image, unless its result is there or it cannot be read."""
+        source, path = top / name, self.target / result_name(name)
+        try:
+            # What is no file (a pipe may never end) is left to `load_image`, which says so.
+            content = _file_sha256(source) if source.is_file() else ""
+            if self._is_finished(path, content):
+                self.finished += 1
+                return None
+            image = load_image(source)
+        except OSError as error:
+            self.failed.append((name, error.strerror or "cannot be read"))
+            return None
+        except _UnusableResult:
+            raise
+        except InputError as error:
+            reason = str(error).removeprefix(f"{shown_path(source)}: ")
+            self.failed.append((name, reason))
+            return None
+        shown = image if size is None else square_crop(image, size)
+        return _Job(name, shown, path, content, image_hash(image))
+
+    def _is_finished(self, path: Path, source_sha256: str) -> bool:
+        """Whether there is an undamaged result of this very image, made in this very way."""
+        if not os.path.lexists(path):
+            return False
+        try:
+            kind = file_kind(path)
+            if kind == PARAMS_KIND:
+                _, info = load_params(path)
+        except InputError as error:
+            if path.is_file():
+                return False  # truncated or damaged: made again
+            raise _UnusableResult(str(error)) from error
+        if kind != PARAMS_KIND or any(info.get(key) != self.how[key] for key in self.how):
+            raise _UnusableResult(
+                f"{shown_path(path)}: made by another init, with other options or by another"
+                " program; use another output directory"
+            )
+        return bool(info.get("source_sha256") == source_sha256)  # or the image has changed since
+
+    def fit(self, jobs: list[_Job]) -> None:
+        """Fits images of one size and writes their files."""
+        starts = [self.init.start(job.image, self.config.seed) for job in jobs]
+        images = [job.image for job in jobs]
+        results = fit_many(starts, images, self.config, planned_images=self.images)
+        for job, result in zip(jobs, results, strict=True):
+            if result.diverged:
+                self.failed.append((job.name, f"the fit diverged at learning rate {result.lr:g}"))
+                continue
+            height, width = job.shape
+            shown = {"name": job.name, "height": height, "width": width}
+            photo = {"photo_sha256": job.photo_sha256}
+            save_params(
+                job.path,
+                result.params,
+                **self.how,
+                images=[{**shown, "sha256": image_hash(job.image), **photo}],
+                source_sha256=job.source_sha256,
+                mse=result.kept.mse,
+                psnr=result.kept.psnr,
+                lr=result.lr,
+                restarts=result.restarts,
+            )
+            self.fitted += 1
+            self.on_fitted(job.name, result)
+
+
+class _UnusableResult(InputError):
+    """Of the output directory, not of the image at hand."""

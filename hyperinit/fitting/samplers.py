@@ -1,0 +1,136 @@
+"""Image -> which of its points each step of a fit sees: one row of SAMPLERS per way to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from hyperinit.images.coords import image_coords, image_to_rgb
+
+# Of "residual": what a pixel that is fitted perfectly still counts, relative to the mean residual.
+RESIDUAL_FLOOR = 0.3
+# Steps between two looks at all residuals; more for large images, where a look costs most, and no
+# more than an epoch.
+RESIDUAL_REFRESH_STEPS = 20
+RESIDUAL_REFRESH_EPOCHS = 1 / 16
+
+
+class Batches:
+    """The batches of one fit, or of B fits of images of one size, one a call.
+
+    All randomness is the generator's and does not depend on the images, so that each of B images
+    is fitted with the batches that it would have on its own.
+
+    Args:
+        image: (..., 3, H, W) in [0, 1]; ... is nothing, or B.
+        batch_pixels: Points a step and image, N.
+        generator: On the CPU.
+    """
+
+    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
+        self.image = image
+        self.batch_pixels = batch_pixels
+        self.generator = generator
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        """The next step's coords, (N, 2) for all images or (B, N, 2), and rgb (..., N, 3)."""
+        raise NotImplementedError
+
+    def observe(self, squared_errors: Tensor) -> None:
+        """Is told the squared errors (..., N, 3) of the batch that was drawn last."""
+
+
+class PixelBatches(Batches):
+    """Pixels in one random permutation after the other: every epoch visits each exactly once."""
+
+    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
+        super().__init__(image, batch_pixels, generator)
+        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+        self.queue = torch.empty(0, dtype=torch.long)
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        if len(self.queue) < self.batch_pixels:
+            shuffled = torch.randperm(len(self.coords), generator=self.generator)
+            self.queue = torch.cat((self.queue, shuffled))
+        indices, self.queue = self.queue[: self.batch_pixels], self.queue[self.batch_pixels :]
+        self.drawn = indices.to(self.image.device)  # (N,), or (..., N) where images differ
+        return self.coords[self.drawn], self.rgb[..., self.drawn, :]
+
+
+class ResidualBatches(PixelBatches):
+    """Pixels with a chance in proportion to their residual, plus RESIDUAL_FLOOR of its mean.
+
+    The residual of a pixel (the root of its squared error) is the one of its last visit, so that
+    looking at it costs no visits of its own. Until every pixel has been visited once, pixels come
+    as in PixelBatches.
+    """
+
+    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
+        super().__init__(image, batch_pixels, generator)
+        self.residuals = torch.zeros(self.rgb.shape[:-1], device=image.device)
+        self.unseen = len(self.coords)
+        self.planned: list[tuple[Tensor, Tensor, Tensor]] = []  # the next steps', last one first
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        if self.unseen > 0:
+            self.unseen -= self.batch_pixels
+            return super().__call__()
+        if not self.planned:
+            self.planned = self._plan()
+        self.drawn, coords, rgb = self.planned.pop()
+        return coords, rgb
+
+    def observe(self, squared_errors: Tensor) -> None:
+        residuals = squared_errors.detach().sum(dim=-1).sqrt()
+        self.residuals.scatter_(-1, self.drawn.expand_as(residuals), residuals)
+
+    def _plan(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels (..., N), coords and rgb of the steps until the next look at the residuals."""
+        epoch_steps = ceil(len(self.coords) / self.batch_pixels)
+        steps = max(RESIDUAL_REFRESH_STEPS, round(RESIDUAL_REFRESH_EPOCHS * epoch_steps))
+        drawn = self._draw(min(steps, epoch_steps) * self.batch_pixels)
+        rgb = self.rgb.gather(-2, drawn[..., None].expand(*drawn.shape, 3))
+        parts = (
+            drawn.split(self.batch_pixels, -1),
+            self.coords[drawn].split(self.batch_pixels, -2),
+        )
+        return [*zip(*parts, rgb.split(self.batch_pixels, -2), strict=True)][::-1]
+
+    def _draw(self, count: int) -> Tensor:
+        # A fit that has blown up may have left residuals that are no numbers.
+        weights = self.residuals.double().nan_to_num(0, 0, 0)
+        # The last term is for an image that is fitted exactly.
+        ends = (weights + RESIDUAL_FLOOR * weights.mean(-1, keepdim=True) + 1e-12).cumsum(-1)
+        # Evenly spaced points, so that a pixel comes as often as it should to within one time;
+        # independent draws leave the fit noticeably worse.
+        offset = torch.rand(1, generator=self.generator, dtype=torch.float64)
+        points = ((torch.arange(count) + offset) / count).to(ends) * ends[..., -1:]
+        drawn = torch.searchsorted(ends, points).clamp_max(len(self.coords) - 1)
+        order = torch.randperm(count, generator=self.generator)
+        return drawn[..., order.to(drawn.device)]
+
+
+class PointBatches(Batches):
+    """Uniformly random points with bilinearly interpolated colours, as the seed experiment has."""
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        drawn = torch.rand(self.batch_pixels, 2, generator=self.generator)
+        coords = drawn.to(self.image.device) * 2 - 1
+        # align_corners=False puts pixel centres where pixel_coords does
+        colours = torch.nn.functional.grid_sample(
+            self.image.flatten(end_dim=-3)[None],  # B images are one with 3 B channels
+            coords[None, None],
+            padding_mode="border",
+            align_corners=False,
+        )
+        return coords, image_to_rgb(colours.reshape(*self.image.shape[:-2], 1, -1))
+
+
+SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
+    "pixels": PixelBatches,
+    "points": PointBatches,
+    "residual": ResidualBatches,
+}

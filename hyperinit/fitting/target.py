@@ -1,0 +1,199 @@
+"""Params + image + a wanted error -> fitted Params, at a budget that is found on the way.
+
+One fit whose end is moved while it runs. Its rate decays linearly to 0 at its end, as in every fit,
+and how far the error is above its final value depends little on the image once the rate has fallen:
+the training loss so far tells where the end has to be. A fit that just missed goes on. Whether the
+target is reached is only ever said of all pixels, and no more than the cap is spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import ceil, inf, log
+from typing import Any
+
+from hyperinit.base.clock import Clock
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.config import AUTO, FitConfig, with_options
+from hyperinit.fitting.fit import DIVERGED_MSE, FitResult, as_start, descend
+from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.inits.start import Start
+from hyperinit.siren.network import Params, default_lr
+
+# Of a fit with linear decay, after the part f of its steps: log(error / final error) is about
+# DECAY_GAIN (1 - f) ^ DECAY_POWER. Photographs of 224 x 224 pixels, SIREN 5 x 256, init 33;
+# docs/research-log.md has the readings. Only the cost depends on these numbers.
+DECAY_GAIN = 5.0
+DECAY_POWER = 1.7
+# Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
+LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22}
+# Of the steps taken, where an end missed: bounds how often all pixels are looked at.
+MIN_MORE = 0.05
+
+HOPE_STEPS = 100  # by then a fit at a good rate
+HOPE_GAIN = 4.0  # has surely become better by this factor
+BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
+STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
+STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
+STALL_ABOVE = 10.0  # still so many times above the target, has too high a rate:
+STALL_LR_FACTOR = 0.6  # what it goes on with
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit from the start.
+
+    Attributes:
+        epochs: What it spent.
+        mse: What it ended with on all pixels.
+        lr: The learning rate it began with.
+    """
+
+    epochs: float
+    mse: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What `fit_to_target` ends with.
+
+    Attributes:
+        params: The best SIREN that was found.
+        mse, psnr: Of `params`, over all pixels, in ImageNet-normalised units and in dB on [0, 1].
+        reached: Whether `mse` is at or below the target.
+        epochs: Pixel visits / pixels of all runs together, making the start included.
+        sec: Seconds of the same, and of every look at all pixels on the way.
+        runs: What was run, in order.
+    """
+
+    params: Params
+    mse: float
+    psnr: float
+    reached: bool
+    epochs: float
+    sec: float
+    runs: tuple[Run, ...]
+
+
+def fit_to_target(
+    start: Params | Start,
+    image: ImageSource,
+    target_mse: float,
+    config: FitConfig | None = None,
+    **options: Any,
+) -> TargetResult:
+    """Fits one SIREN until its error over all pixels is at most `target_mse`.
+
+    Args:
+        start: Where every fit starts; left as it is. Its cost is part of the result.
+        image: (3, H, W) in [0, 1], or anything else that `to_image` takes.
+        target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
+        config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
+            to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
+            next to nothing, or blows up, is given up and begun again at half the rate, whatever
+            `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
+        **options: Fields of FitConfig to set.
+
+    Raises:
+        InputError: an option or the image is unusable.
+    """
+    config = with_options(config, options)
+    if not 0 < target_mse < inf:
+        raise InputError(f"target_mse must be a positive number, not {target_mse}")
+    start = as_start(start)
+    image = to_image(image).to(start.params.device)
+    pixels = image.shape[-2] * image.shape[-1]
+    step_epochs = config.step_pixels(pixels) / pixels
+    # With restarts allowed a fit returns the best of all its evaluations.
+    config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
+    if config.engine == AUTO:  # decides by the budget, and this one is only a cap
+        config = replace(config, engine="eager")
+    lr = config.lr or default_lr(start.params.config) * start.lr_factor
+    runs: list[Run] = []
+    epochs = start.epochs
+    clock = Clock(image.device)
+    best: FitResult | None = None
+    with clock.running():
+        while best is None or best.kept.mse > target_mse:
+            left = max(config.budget_epochs - epochs, 0)
+            own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
+            end = End(target_mse, round(left / step_epochs), LOSS_RATIO[config.sampler])
+            (result,) = descend(Start(start.params), image, own, replan=end)
+            best = result if best is None or result.kept.mse < best.kept.mse else best
+            visited = result.curve[-1].epochs
+            if visited == 0:  # the start is good enough or no number, or less than a step is left
+                break
+            epochs += visited
+            runs.append(Run(visited, result.mse, lr))
+            lr /= 2
+    return TargetResult(
+        params=best.params,
+        mse=best.kept.mse,
+        psnr=best.kept.psnr,
+        reached=best.kept.mse <= target_mse,
+        epochs=epochs,
+        sec=start.sec + clock.sec,
+        runs=tuple(runs),
+    )
+
+
+@dataclass
+class End:
+    """Where a fit from the start has to end: a `Replan` of `descend`.
+
+    Attributes:
+        target_mse: Wanted.
+        max_steps: Of the whole fit.
+        loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
+        start_mse: Before the first step.
+        train_mse: The last that was seen.
+        lr_factor: On the fit's rate from here on.
+        losses: Training loss after so many steps.
+        lowered_step: When the rate was last lowered.
+    """
+
+    target_mse: float
+    max_steps: int
+    loss_ratio: float
+    start_mse: float = inf
+    train_mse: float = inf
+    lr_factor: float = 1.0
+    losses: dict[int, float] = field(default_factory=dict)
+    lowered_step: int = 0
+
+    def running(self, step: int, train_mse: float) -> int:
+        """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
+        self.train_mse = train_mse
+        self.losses[step] = train_mse
+        if self._stalls(step):
+            self.lr_factor *= STALL_LR_FACTOR
+            self.lowered_step = step
+        return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
+
+    def looked(self, step: int, mse: float) -> int:
+        """The same, now that the error over all pixels is known."""
+        if step == 0:
+            self.start_mse = mse
+            return self.max_steps if self.target_mse < mse < inf else 0
+        if mse <= self.target_mse or self.hopeless(step):
+            return step
+        self.loss_ratio = self.train_mse / mse
+        return min(max(self._steps(step, mse), ceil((1 + MIN_MORE) * step)), self.max_steps)
+
+    def hopeless(self, step: int) -> bool:
+        """Whether another fit at a lower rate will be there sooner."""
+        slow = step >= HOPE_STEPS and not self.train_mse * HOPE_GAIN < self.start_mse
+        blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
+        return slow or not self.train_mse < min(blown_mse, DIVERGED_MSE)
+
+    def _stalls(self, step: int) -> bool:
+        if step < self.lowered_step + STALL_STEPS or self.train_mse < STALL_ABOVE * self.target_mse:
+            return False
+        half = min(self.losses, key=lambda past: abs(past - step / 2))
+        return self.train_mse * STALL_GAIN > self.losses[half]
+
+    def _steps(self, step: int, mse: float) -> int:
+        above = log(max(mse / self.target_mse, 1))
+        part = 1 - min(above / DECAY_GAIN, 1) ** (1 / DECAY_POWER)
+        return self.max_steps if part <= 0 else min(round(step / part), self.max_steps)

@@ -1,0 +1,1 @@
+"""The hypernetwork and other trained inits, pretrained ones included."""

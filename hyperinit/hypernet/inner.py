@@ -1,0 +1,112 @@
+"""Inner loop: Params + pixels -> Params a few gradient steps later, differentiably."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hyperinit.images.coords import image_coords, image_to_rgb
+from hyperinit.siren.network import Params, apply
+
+StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
+Objective = Callable[[Tensor], Tensor]  # MSE -> what an inner step descends
+
+
+def root_mse(mse: Tensor) -> Tensor:
+    """A hypernetwork's inner objective; finite gradient even for a perfect fit.
+
+    The root keeps the length of a step independent of how far off an image is: steps on the MSE
+    itself that suit most images throw one of unusual colours into chaos.
+    """
+    return mse.clamp_min(1e-8).sqrt()
+
+
+def plain_mse(mse: Tensor) -> Tensor:
+    """The inner objective of the meta-learning literature."""
+    return mse
+
+
+def unit_rms(gradient: Tensor, batch_dims: int) -> Tensor:
+    """A parameter's gradient, of B SIRENs or of one, scaled to a root mean square of 1 each.
+
+    A step of it moves the parameter as far whatever the gradient's size: where the loss is steep,
+    plain steps overshoot and the next ones, steeper still, make the whole path chaotic.
+    """
+    dims = tuple(range(batch_dims, gradient.ndim))
+    return gradient / (gradient.square().mean(dim=dims, keepdim=True) + 1e-16).sqrt()
+
+
+def take_inner_steps(
+    params: Params,
+    coords: Tensor,
+    rgb: Tensor,
+    step_sizes: Sequence[StepSizes],
+    *,
+    second_order: bool,
+    objective: Objective = root_mse,
+    normalized: bool = False,
+) -> Params:
+    """Gradient steps of B SIRENs, each on its own pixels.
+
+    Args:
+        params: B stacked SIRENs.
+        coords: (B, K, N, 2): fresh pixels for each of the K steps.
+        rgb: (B, K, N, 3), normalised.
+        step_sizes: K mappings, one a step.
+        second_order: Let gradients flow through the steps; otherwise each step's gradient counts
+            as a constant (first-order MAML).
+        objective: What is descended.
+        normalized: Steps along `unit_rms` gradients instead of plain ones.
+    """
+    for k, sizes in enumerate(step_sizes):
+        # The sum over images keeps each image's gradient free of how many neighbours it has.
+        mse = (apply(params, coords[:, k]) - rgb[:, k]).square().mean(dim=(-1, -2))
+        loss = objective(mse).sum()
+        gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
+        if normalized:
+            gradients = tuple(unit_rms(gradient, batch_dims=1) for gradient in gradients)
+        named = zip(params.items(), gradients, strict=True)
+        params = Params(
+            params.config, {name: value - sizes[name] * grad for (name, value), grad in named}
+        )
+    return params
+
+
+def adapt(
+    params: Params,
+    image: Tensor,
+    step_sizes: Sequence[StepSizes],
+    inner_pixels: int,
+    *,
+    seed: int,
+    objective: Objective = root_mse,
+    normalized: bool = False,
+) -> Params:
+    """Inner steps of one SIREN on one image, each on `inner_pixels` random pixels of it.
+
+    Args:
+        params: One SIREN, detached.
+        image: (3, H, W) in [0, 1].
+        step_sizes: One mapping a step.
+        inner_pixels: Pixels per step, without replacement; never more than the image has.
+        seed: Of the pixels.
+        objective: What is descended.
+        normalized: See `take_inner_steps`.
+    """
+    coords, rgb = image_coords(image), image_to_rgb(image)
+    count = min(inner_pixels, len(coords))
+    generator = torch.Generator().manual_seed(seed)
+    draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in step_sizes]
+    indices = torch.stack(draws).to(image.device)
+    adapted = take_inner_steps(
+        params.map(lambda value: value[None].requires_grad_()),
+        coords[indices][None],
+        rgb[indices][None],
+        step_sizes,
+        second_order=False,
+        objective=objective,
+        normalized=normalized,
+    )
+    return adapted.map(Tensor.detach).unbatch()[0]

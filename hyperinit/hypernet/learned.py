@@ -1,0 +1,215 @@
+"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers, and
+the shared weights that a transformer modulates for an image.
+
+What the rivals that are trained have in common with each other and, as far as a fit, a checkpoint
+or the outer loss can see, with a hypernetwork.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError, check_at_least
+from hyperinit.base.settings import as_recorded
+from hyperinit.hypernet.inner import StepSizes, adapt, plain_mse
+from hyperinit.hypernet.modulation import ModulationConfig, Modulator
+from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.inits.rules import PAPER_INIT, sample_params
+from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
+from hyperinit.siren.store import CHECKPOINT_NAME, load_module, load_tensors
+from hyperinit.siren.vectors import from_vector, to_vector
+
+LEARNED_KIND = "hyperinit-learned-init-1"
+
+
+@dataclass(frozen=True)
+class LearnedConfig:
+    """What a learned init consists of.
+
+    Attributes:
+        siren: The network it initialises.
+        heads: Output layers beside the SIREN's own, one a training image; the own one is then
+            never trained, but drawn anew for every seed (STRAINER).
+        output_gain: Of a drawn output layer's weights, relative to nn.Linear's.
+        inner_steps: Gradient steps per image while it is trained.
+        inner_pixels: Pixels of each.
+        inner_lr: Their step size; where these are learned, the one at the start.
+        inner_hidden_factor: On the step sizes of all layers but the output layer.
+        learned_step_sizes: One for every parameter and step (Meta-SGD).
+        adapts: Whether the inner steps are part of the init, or were only there to train it.
+        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+        modulation: The transformer that makes an image's weights of the learned ones; none: they
+            are the same for all images.
+    """
+
+    siren: SirenConfig
+    heads: int = 0
+    output_gain: float = 1.0
+    inner_steps: int = 0
+    inner_pixels: int = 1024
+    inner_lr: float = 1e-2
+    inner_hidden_factor: float = 1.0
+    learned_step_sizes: bool = False
+    adapts: bool = False
+    modulation: ModulationConfig | None = None
+    lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
+        if self.modulation is not None:
+            self.modulation.layers(self.siren)  # checks that there are any
+
+
+class LearnedInit(nn.Module):
+    """The same parameters for every image, but for what the config says is drawn or adapted.
+
+    Args:
+        config: See LearnedConfig.
+        base: Where the parameters start.
+        generator: Draws the heads, or the transformer.
+    """
+
+    objective = staticmethod(plain_mse)  # what its inner steps descend
+    normalized_steps = False
+
+    def __init__(
+        self, config: LearnedConfig, base: Params, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.base = Siren(base)
+        generator = generator or torch.Generator()
+        drawn = [self._draw_output(generator) for _ in range(config.heads)]
+        self.head_weight = nn.Parameter(torch.stack([w for w, _ in drawn])) if drawn else None
+        self.head_bias = nn.Parameter(torch.stack([b for _, b in drawn])) if drawn else None
+        rates = torch.full((config.inner_steps, to_vector(base).numel()), config.inner_lr)
+        self.rates = nn.Parameter(rates) if config.learned_step_sizes else None
+        self.modulator: Modulator | None = None
+        if config.modulation is not None:
+            with torch.random.fork_rng(devices=[]):
+                # torch.nn draws its own layers from the global generator
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+                self.modulator = Modulator(config.modulation, config.siren)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records and checkpoints say of it, JSON-able."""
+        new = ["modulation", "lr_factor", "inner_hidden_factor"]  # since the first checkpoints
+        return {"learned": as_recorded(self.config, new)}
+
+    def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Weight (3, width) and bias (3,) of a fresh output layer."""
+        config = self.config.siren
+        drawn = sample_params(PAPER_INIT, config, generator=generator)
+        name = f"layers.{config.depth}"
+        return drawn[f"{name}.weight"] * self.config.output_gain, drawn[f"{name}.bias"]
+
+    def forward(self, images: Tensor) -> Params:
+        """Images (B, 3, H, W) -> B stacked SIRENs before any inner step."""
+        if self.modulator is not None:
+            modulated: Params = self.modulator(images, self.base.params)
+            return modulated
+        return self.base.params.map(lambda value: value.expand(len(images), *value.shape))
+
+    def show_heads(self, coords: Tensor) -> Tensor:
+        """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""
+        if self.head_weight is None or self.head_bias is None:
+            raise InputError("this learned init has no heads")
+        shared = features(self.base.params, coords)  # (N, width)
+        return shared @ self.head_weight.transpose(-1, -2) + self.head_bias.unsqueeze(-2)
+
+    def step_sizes(self) -> list[StepSizes]:
+        """The step size of every parameter at every inner step."""
+        siren, base = self.config.siren, self.base.params
+        if self.rates is not None:
+            steps = [dict(from_vector(row, siren)) for row in self.rates]
+        else:
+            rate = base.layer(0)[0].new_tensor(self.config.inner_lr)
+            steps = [dict.fromkeys(base, rate)] * self.config.inner_steps
+        factors = {
+            name: 1.0 if layer_of(name) == siren.depth else self.config.inner_hidden_factor
+            for name in base
+        }
+        return [{name: size * factors[name] for name, size in sizes.items()} for sizes in steps]
+
+    def generate_epochs(self, image: Tensor) -> float:
+        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        pixels = image.shape[-2] * image.shape[-1]
+        steps = self.config.inner_steps if self.config.adapts else 0
+        return steps * min(self.config.inner_pixels, pixels) / pixels
+
+    def generate(self, image: ImageSource, *, seed: int = 0) -> Params:
+        """The initial weights for one image.
+
+        Args:
+            image: Anything that `to_image` takes; it is only looked at by a transformer and by
+                inner steps.
+            seed: Of a drawn output layer, and of the pixels that inner steps see.
+        """
+        params = self.unadapted(image, seed=seed)
+        return self.adapted(params, image, seed=seed) if self.config.adapts else params
+
+    def unadapted(self, image: ImageSource, *, seed: int) -> Params:
+        """The initial weights for one image before any inner step; arguments as `generate`."""
+        if self.modulator is None:
+            return self.draw(seed)
+        picture = to_image(image).to(self.base.params.device)
+        with torch.no_grad():
+            params: Params = self(picture[None]).unbatch()[0]
+        # The layers that are shared are views of the module's own parameters.
+        return params.map(lambda value: value.detach().clone())
+
+    def draw(self, seed: int) -> Params:
+        """The learned parameters, with an output layer of their own for this seed if so wanted."""
+        params = self.base.params.map(lambda value: value.detach().clone())
+        if not self.config.heads:
+            return params
+        device = params.device
+        weight, bias = self._draw_output(torch.Generator().manual_seed(seed))
+        name = f"layers.{params.config.depth}"
+        fresh = {f"{name}.weight": weight.to(device), f"{name}.bias": bias.to(device)}
+        return Params(params.config, {**params, **fresh})
+
+    def adapted(self, params: Params, image: ImageSource, *, seed: int) -> Params:
+        """One SIREN after the inner steps on an image, whether or not they are part of the init."""
+        if not self.config.inner_steps:
+            return params
+        picture = to_image(image).to(params.device)
+        return adapt(
+            params,
+            picture,
+            self.step_sizes(),
+            self.config.inner_pixels,
+            seed=seed,
+            objective=self.objective,
+        )
+
+
+def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
+    """Loads a learned init and the facts about it.
+
+    Args:
+        path: A run directory, or a checkpoint file.
+
+    Raises:
+        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+    """
+    path = Path(path)
+    path = path / CHECKPOINT_NAME if path.is_dir() else path
+    tensors, info = load_tensors(path, LEARNED_KIND)
+    try:
+        fields = dict(info["learned"])
+        siren, modulation = SirenConfig(**fields.pop("siren")), fields.pop("modulation", None)
+        modulation = None if modulation is None else ModulationConfig(**modulation)
+        config = LearnedConfig(siren, modulation=modulation, **fields)
+        base = sample_params(PAPER_INIT, config.siren, generator=torch.Generator())
+        learned = LearnedInit(config, base)
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a learned init of this version ({error})") from error
+    load_module(learned, tensors, "model", path)
+    return learned.eval(), info

@@ -1,0 +1,168 @@
+"""Image -> a modulated base: the transformers of TransINR and of instance pattern composers.
+
+Tokens of the image's patches and learned weight tokens go through one transformer encoder; what
+comes out at the weight tokens turns shared weights into those of one image. The two differ in what
+a weight token stands for, see `ModulationConfig.kind`, and are otherwise the same network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError, check_at_least, unknown_name
+from hyperinit.images.coords import image_to_rgb
+from hyperinit.siren.network import Params, SirenConfig, param_shapes
+
+# Kind -> which layers' weights it makes (0 is the first); everything else is the base's.
+MODULATED_LAYERS = {"columns": slice(None), "low-rank": slice(1, 2)}
+
+
+@dataclass(frozen=True)
+class ModulationConfig:
+    """Size of a transformer that modulates weights.
+
+    Attributes:
+        kind: "columns" (TransINR): every weight matrix is the base's, multiplied by what the
+            layer's tokens say, a token for every so many units. "low-rank" (IPC): the second
+            layer's matrix is a shared (width, rank) times a predicted (rank, width) one, a token
+            for every rank; all other layers are shared.
+        image_size: Images are area-resized to this many pixels a side before they are read.
+        patch_size: Side of a patch, in pixels of these; the border is padded to whole patches.
+        weight_tokens: Of a modulated layer, at most its number of units: groups, or the rank.
+        token_size: Numbers in a token.
+        transformer_layers: Of the encoder; feed-forward layers are four times as wide as a token.
+        attention_heads: Of each.
+    """
+
+    kind: Literal["columns", "low-rank"]
+    image_size: int
+    patch_size: int
+    weight_tokens: int
+    token_size: int
+    transformer_layers: int
+    attention_heads: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in MODULATED_LAYERS:
+            raise unknown_name("kind of modulation", self.kind, MODULATED_LAYERS)
+        sizes = ("image_size", "patch_size", "weight_tokens", "token_size")
+        check_at_least(self, dict.fromkeys((*sizes, "transformer_layers", "attention_heads"), 1))
+        if self.patch_size > self.image_size:
+            raise InputError(f"patch_size {self.patch_size} exceeds the images' {self.image_size}")
+        if self.token_size % self.attention_heads:
+            raise InputError(
+                f"token_size must be a multiple of attention_heads, not {self.token_size} with"
+                f" {self.attention_heads}"
+            )
+
+    def layers(self, siren: SirenConfig) -> list[int]:
+        """The layers of a SIREN whose weights it makes.
+
+        Raises:
+            InputError: the SIREN has no second sine layer, and that is the one.
+        """
+        if self.kind == "low-rank" and siren.depth < 2:
+            raise InputError(f"ipc modulates the second sine layer: depth {siren.depth} has none")
+        return list(range(siren.depth + 1))[MODULATED_LAYERS[self.kind]]
+
+
+class Patches(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> a token for every patch, (B, cells * cells, token_size)."""
+
+    def __init__(self, config: ModulationConfig) -> None:
+        super().__init__()
+        self.size, self.patch = config.image_size, config.patch_size
+        cells = ceil(self.size / self.patch)
+        self.missing = cells * self.patch - self.size
+        self.embed = nn.Linear(3 * self.patch**2, config.token_size)
+        self.position = nn.Parameter(torch.randn(cells**2, config.token_size))
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = nn.functional.adaptive_avg_pool2d(images, self.size)
+        colours = image_to_rgb(resized).transpose(-1, -2).unflatten(-1, (self.size, self.size))
+        before, after = self.missing // 2, self.missing - self.missing // 2
+        padded = nn.functional.pad(colours, (before, after, before, after))
+        patches = nn.functional.unfold(padded, self.patch, stride=self.patch)  # (B, 3 p p, cells^2)
+        tokens: Tensor = self.embed(patches.transpose(-1, -2)) + self.position
+        return tokens
+
+
+class ModulatedWeight(nn.Module):
+    """One layer's weight tokens, and how they make its weights."""
+
+    def __init__(self, config: ModulationConfig, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        units, fan_in = shape
+        count = min(config.weight_tokens, units)
+        self.tokens = nn.Parameter(torch.randn(count, config.token_size))
+        self.rows = nn.Sequential(
+            nn.LayerNorm(config.token_size), nn.Linear(config.token_size, fan_in)
+        )
+        low_rank = config.kind == "low-rank"
+        shared = torch.randn(units, count) / sqrt(count * fan_in)
+        self.shared = nn.Parameter(shared) if low_rank else None
+
+    def forward(self, tokens: Tensor, base: Tensor) -> Tensor:
+        """Tokens (B, count, token_size) of the images, base (out, in) -> weights (B, out, in).
+
+        The sources give the weights into each unit norm 1, which suits a ReLU network whose input
+        is features of length one. Here they get the norm that they have in the base, which is the
+        base init's before training and is learned: a SIREN depends on the scale of its weights.
+        """
+        rows = self.rows(tokens)  # (B, count, in)
+        if self.shared is None:
+            # As TransINR has it, units i, i + count, i + 2 count, ... share a token.
+            raw = base * rows[:, torch.arange(len(base), device=base.device) % rows.shape[1]]
+        else:
+            raw = self.shared @ rows
+        norms = base.norm(dim=-1, keepdim=True)  # (out, 1)
+        weights: Tensor = norms * nn.functional.normalize(raw, dim=-1)
+        return weights
+
+
+class Modulator(nn.Module):
+    """The whole transformer: images and a base -> the SIRENs of the images.
+
+    Args:
+        config: See ModulationConfig.
+        siren: The network of the base.
+    """
+
+    def __init__(self, config: ModulationConfig, siren: SirenConfig) -> None:
+        super().__init__()
+        shapes = param_shapes(siren)
+        self.names = [f"layers.{layer}.weight" for layer in config.layers(siren)]
+        self.patches = Patches(config)
+        # Not nn.TransformerEncoder, whose layers all start as copies of one.
+        self.encoder = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    config.token_size,
+                    config.attention_heads,
+                    4 * config.token_size,
+                    dropout=0.0,
+                    activation="gelu",
+                    batch_first=True,
+                    norm_first=True,
+                )
+                for _ in range(config.transformer_layers)
+            )
+        )
+        self.weights = nn.ModuleList(ModulatedWeight(config, shapes[name]) for name in self.names)
+
+    def forward(self, images: Tensor, base: Params) -> Params:
+        """Images (B, 3, H, W) in [0, 1] of any size, one base -> B stacked SIRENs."""
+        image_tokens = self.patches(images)  # (B, cells^2, token_size)
+        learned = torch.cat([weight.tokens for weight in self.weights])  # type: ignore[misc]
+        tokens = torch.cat((image_tokens, learned.expand(len(images), *learned.shape)), dim=1)
+        out = self.encoder(tokens)[:, image_tokens.shape[1] :]
+        tensors = {name: value.expand(len(images), *value.shape) for name, value in base.items()}
+        counts = [len(weight.tokens) for weight in self.weights]  # type: ignore[arg-type]
+        parts = zip(self.names, self.weights, out.split(counts, dim=1), strict=True)
+        made = {name: weight(part, base[name]) for name, weight, part in parts}
+        return Params(base.config, {**tensors, **made})

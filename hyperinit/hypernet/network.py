@@ -1,0 +1,249 @@
+"""Image -> the initial weights and biases of its SIREN.
+
+The hypernetwork knows the SIREN through `param_shapes` alone. It adds, per layer, a low-rank
+residual predicted from the image to a learned base `theta_0`, and then may take a few gradient
+steps on pixels of the image with learned step sizes: the cheapest reading of an image is its
+gradient, which needs no training to be meaningful.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError, check_at_least
+from hyperinit.base.settings import as_recorded
+from hyperinit.hypernet.inner import StepSizes, adapt, root_mse
+from hyperinit.images.coords import image_to_rgb
+from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
+
+
+@dataclass(frozen=True)
+class HyperConfig:
+    """Size of a hypernetwork, and what it was made for.
+
+    Attributes:
+        siren: The network it initialises.
+        encoder_size: Images are area-resized to this many pixels a side before they are encoded.
+        channels: Channels of the encoder's first convolution; doubled at each halving of the size.
+        code_size: Length of the image's code.
+        rank: Rank of the residual of a weight matrix.
+        inner_steps: Gradient steps that `generate` takes.
+        inner_pixels: Pixels per gradient step.
+        normalized_steps: Whether gradient steps are along gradients of unit size, see `unit_rms`.
+        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+    """
+
+    siren: SirenConfig
+    encoder_size: int = 32
+    channels: int = 32
+    code_size: int = 256
+    rank: int = 8
+    inner_steps: int = 3
+    inner_pixels: int = 1024
+    normalized_steps: bool = False
+    lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        sizes = ("encoder_size", "channels", "code_size", "rank", "inner_pixels")
+        check_at_least(self, {**dict.fromkeys(sizes, 1), "inner_steps": 0})
+        if self.encoder_size % 8:
+            raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
+
+
+class Encoder(nn.Module):
+    """(B, 3, S, S) normalised image -> (B, code_size).
+
+    Three strided convolutions and one linear layer on the whole grid: where something is matters
+    to a SIREN as much as what it is, so nothing is pooled away.
+    """
+
+    def __init__(self, config: HyperConfig) -> None:
+        super().__init__()
+        width, cells = config.channels, (config.encoder_size // 8) ** 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(4 * width * cells, config.code_size),
+            nn.SiLU(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        code: Tensor = self.layers(images)
+        return code
+
+
+class Head(nn.Module):
+    """Code (B, code_size) -> residual (B, *shape) of one parameter; zero before training.
+
+    A weight's residual is left(code) @ right with a learned right factor (rank, in), so the head
+    has out * rank outputs instead of out * in. Vectors, and matrices no larger than the rank,
+    are predicted whole.
+    """
+
+    def __init__(self, config: HyperConfig, shape: tuple[int, ...], scale: float) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("scale", torch.tensor(scale))  # stored: the base moves in training
+        low_rank = len(shape) == 2 and config.rank < min(shape)
+        self.right = nn.Parameter(torch.randn(config.rank, shape[1])) if low_rank else None
+        self.rank = config.rank
+        outputs = shape[0] * config.rank if low_rank else torch.Size(shape).numel()
+        self.left = nn.Linear(config.code_size, outputs)
+        nn.init.zeros_(self.left.weight)
+        nn.init.zeros_(self.left.bias)
+
+    scale: Tensor
+
+    def forward(self, code: Tensor) -> Tensor:
+        left: Tensor = self.scale * self.left(code)
+        if self.right is None:
+            return left.reshape(-1, *self.shape)
+        residual: Tensor = left.reshape(-1, self.shape[0], self.rank) @ self.right
+        return residual / sqrt(self.rank)
+
+
+@dataclass(frozen=True)
+class StepSizeStart:
+    """Where learned step sizes start.
+
+    Attributes:
+        first, hidden, output: Of the first step, (of weights, of biases) for each kind of layer.
+        decay: Of every step, relative to the one before.
+    """
+
+    first: tuple[float, float]
+    hidden: tuple[float, float]
+    output: tuple[float, float]
+    decay: float = 1.0
+
+    def of(self, name: str, depth: int, step: int) -> float:
+        """The size of one step (0 is the first) of one parameter, named as in `param_shapes`."""
+        layer = layer_of(name)
+        sizes = {0: self.first, depth: self.output}.get(layer, self.hidden)
+        return sizes[0 if name.endswith("weight") else 1] * self.decay**step
+
+
+# Plain: near where meta-training took them from smaller ones, with base 33. For base identity, what
+# random search found on training photographs: a quarter of it in plain steps, so that gradients
+# through them are not chaotic, and half of it in normalized ones; docs/research-log.md 20.
+_PLAIN_START = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
+_IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6), decay=0.9)
+_NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
+
+
+class HyperNetwork(nn.Module):
+    """Outputs all weights and biases of a SIREN for an image.
+
+    Args:
+        config: See HyperConfig.
+        base: What an untrained hypernetwork returns for every image, before any inner step.
+        step_size_start: Where the step sizes start if gradient steps are plain.
+    """
+
+    objective = staticmethod(root_mse)  # what its inner steps descend
+
+    def __init__(
+        self, config: HyperConfig, base: Params, step_size_start: StepSizeStart = _PLAIN_START
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.base = Siren(base)
+        self.encoder = Encoder(config)
+        # In units of the parameter's own size a head's first steps are as bold in every layer.
+        self.heads = nn.ModuleList(
+            Head(config, shape, float(base[name].detach().square().mean().sqrt()))
+            for name, shape in param_shapes(config.siren).items()
+        )
+        start = _NORMALIZED_START if config.normalized_steps else step_size_start
+        depth, steps = config.siren.depth, range(config.inner_steps)
+        sizes = torch.tensor([[start.of(name, depth, step) for name in base] for step in steps])
+        self.log_step_sizes = nn.Parameter(sizes.reshape(len(steps), len(base)).log())
+
+    @property
+    def normalized_steps(self) -> bool:
+        """See HyperConfig."""
+        return self.config.normalized_steps
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records and checkpoints say of it, JSON-able."""
+        return {"hypernetwork": as_recorded(self.config, ["lr_factor", "normalized_steps"])}
+
+    @classmethod
+    def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
+        """A fresh hypernetwork whose base is one draw of a named hand-designed init."""
+        generator = torch.Generator().manual_seed(seed)
+        spec = named_init(name)
+        base = sample_params(spec, config.siren, generator=generator)
+        start = _IDENTITY_START if spec.hidden.dist == "identity" else _PLAIN_START
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # torch.nn draws its own layers from the global generator
+            return cls(config, base, start)
+
+    def forward(self, images: Tensor) -> Params:
+        """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs, before inner steps."""
+        size = self.config.encoder_size
+        small = nn.functional.adaptive_avg_pool2d(images, size)
+        code = self.encoder(image_to_rgb(small).transpose(-1, -2).unflatten(-1, (size, size)))
+        named = zip(self.base.params.items(), self.heads, strict=True)
+        tensors = {name: value + head(code) for (name, value), head in named}
+        return Params(self.config.siren, tensors)
+
+    def step_sizes(self) -> list[StepSizes]:
+        """The learned step size of every parameter at every inner step."""
+        names = list(self.base.params)
+        return [dict(zip(names, row.exp(), strict=True)) for row in self.log_step_sizes]
+
+    def generate_epochs(self, image: Tensor, *, inner_steps: int | None = None) -> float:
+        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        pixels = image.shape[-2] * image.shape[-1]
+        return self._steps(inner_steps) * min(self.config.inner_pixels, pixels) / pixels
+
+    def generate(
+        self, image: ImageSource, *, inner_steps: int | None = None, seed: int = 0
+    ) -> Params:
+        """The initial weights for one image: the hypernetwork's output after its inner steps.
+
+        Args:
+            image: (3, H, W) in [0, 1], any size, or anything else that `to_image` takes.
+            inner_steps: Take only the first so many; 0 is the hypernetwork's output itself.
+            seed: Of the pixels that the inner steps see.
+
+        Raises:
+            InputError: the image is unusable, or more inner steps are wanted than were learned.
+        """
+        steps = self._steps(inner_steps)
+        image = to_image(image).to(self.log_step_sizes.device)
+        with torch.no_grad():
+            params: Params = self(image[None]).unbatch()[0]
+        if steps:
+            step_sizes = self.step_sizes()[:steps]
+            params = adapt(
+                params,
+                image,
+                step_sizes,
+                self.config.inner_pixels,
+                seed=seed,
+                normalized=self.config.normalized_steps,
+            )
+        return params.map(Tensor.detach)
+
+    def _steps(self, wanted: int | None) -> int:
+        learned = self.config.inner_steps
+        if wanted is None:
+            return learned
+        if not 0 <= wanted <= learned:
+            raise InputError(f"inner_steps must be 0 to {learned}, not {wanted}")
+        return wanted

@@ -1,0 +1,62 @@
+"""The hypernetworks that come with the package: name -> `HyperNetwork`.
+
+Their files and model cards are in `hyperinit/checkpoints/`; `scripts/ship_checkpoint.py` makes them
+from a run.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.hypernet.checkpoint import load
+from hyperinit.hypernet.network import HyperNetwork
+
+CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
+
+# Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels.
+PRETRAINED: dict[str, tuple[int, int, int]] = {
+    "photo-224": (5, 256, 224),
+    "photo-96": (4, 128, 96),
+}
+DEFAULT_PRETRAINED = "photo-224"
+
+
+def pretrained_path(name: str) -> Path:
+    """The installed checkpoint of one of them.
+
+    Raises:
+        InputError: no such name.
+    """
+    if name not in PRETRAINED:
+        raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
+    return CHECKPOINTS_DIR / f"{name}.safetensors"
+
+
+def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork:
+    """A hypernetwork that comes with the package.
+
+    Args:
+        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256) or "photo-96" (96 x 96,
+            4 x 128). Its `generate` takes images of any size; it was trained on these.
+
+    Raises:
+        InputError: no such name, or the installed file is damaged.
+    """
+    return load(pretrained_path(name))
+
+
+def pretrained_for(width: int, depth: int) -> str:
+    """The name of the one for a SIREN of this size.
+
+    Raises:
+        InputError: there is none; the sizes that there are are named.
+    """
+    for name, (its_depth, its_width, _) in PRETRAINED.items():
+        if (its_width, its_depth) == (width, depth):
+            return name
+    known = ", ".join(f"{d} x {w} ({name})" for name, (d, w, _) in PRETRAINED.items())
+    raise InputError(
+        f"no pretrained hypernetwork is for a SIREN of {depth} x {width}: there are {known}"
+    )

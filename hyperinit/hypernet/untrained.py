@@ -1,0 +1,62 @@
+"""The control of every trained init that takes gradient steps: the same steps, nothing learned."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from torch import Tensor
+
+from hyperinit.hypernet.inner import StepSizes, adapt
+from hyperinit.hypernet.network import StepSizeStart
+from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.start import SIZED_POWER, Init, sized_init
+from hyperinit.siren.network import Params
+
+STEPS = 16
+MAX_STEP_PIXELS = 256
+STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
+# From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
+# directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
+FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
+
+
+def step_sizes(params: Params, factor: float) -> list[StepSizes]:
+    """FIRST_STEP and those after it, times a factor."""
+    like, depth = params.layer(0)[0], params.config.depth
+    return [
+        {name: like.new_tensor(factor * FIRST_STEP.of(name, depth, k)) for name in params}
+        for k in range(STEPS)
+    ]
+
+
+def step_pixels(image: Tensor) -> int:
+    """Pixels of each step on an image (3, H, W)."""
+    pixels = image.shape[-2] * image.shape[-1]
+    return min(MAX_STEP_PIXELS, ceil(pixels * STEP_EPOCHS))
+
+
+def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
+    """`identity-sized` after STEPS gradient steps on `step_pixels` pixels of the image each.
+
+    Args:
+        name: What tables call it.
+        width: Units of the SIREN's sine layers.
+        depth: Number of its sine layers.
+        factor: On all step sizes; None: 1.
+    """
+    scale = 1.0 if factor is None else factor
+    drawn = sized_init("identity-sized", NAMED_INITS["identity"], width, depth, SIZED_POWER)
+
+    def make(image: Tensor, seed: int) -> Params:
+        params = drawn.make(image, seed).map(lambda value: value.to(image.device))
+        return adapt(params, image, step_sizes(params, scale), step_pixels(image), seed=seed)
+
+    def epochs(image: Tensor) -> float:
+        return STEPS * step_pixels(image) / (image.shape[-2] * image.shape[-1])
+
+    # No rule of a draw in its facts: scores do not count it as hand-designed.
+    steps = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": scale}
+    steps |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
+    (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
+    sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
+    return Init(name, make, epochs, {"untrained": steps | sizes}, lr_factor=drawn.lr_factor)

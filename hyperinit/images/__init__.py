@@ -1,0 +1,1 @@
+"""Image files <-> tensors (3, H, W) in [0, 1], coordinates, colours."""

@@ -1,0 +1,191 @@
+"""Image file, PIL image, array or tensor -> image (3, H, W) in [0, 1], and back to a file.
+
+The only place in the project where images are decoded, resized and written. What a file means:
+
+- EXIF orientation is applied; of an animation or a multi-page file the first frame is taken.
+- Palette, grey, 1-bit, CMYK, YCbCr and LAB become RGB by Pillow's own rules; ICC profiles are
+  ignored. 16-bit colour keeps its upper 8 bits (Pillow's rule).
+- Transparency (alpha channel, palette or colour key) is composited on white.
+- 16-bit grey is divided by its white level: 65535, or 2^n - 1 in an n-bit TIFF.
+- Float grey must lie in [0, 1] and is taken as it is.
+- Refused, as there is no telling what white is: 32-bit integer grey, float grey outside [0, 1],
+  16-bit grey TIFF with inverted photometry.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Union
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.images.files import IMAGE_FORMATS
+from hyperinit.images.pixels import from_uint8
+
+# Larger images are refused by their header, before a pixel is decoded: 50 million pixels are
+# 600 MB as float32, and no camera photograph of use here is larger.
+MAX_PIXELS = 50_000_000
+
+
+def _reason(error: Exception) -> str:
+    """One line on why a file could not be decoded, without the path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a format that can be read"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return "unreadable image: " + (" ".join(text.split()) or type(error).__name__)
+
+
+@contextmanager
+def _pillow_errors(name: str) -> Iterator[None]:
+    """Turns whatever Pillow raises into an InputError; its warnings are about metadata or size.
+
+    All exceptions, as 30,000 broken files drew OSError, SyntaxError, ValueError, RuntimeError,
+    struct.error and DecompressionBombError from its decoders.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: {_reason(error)}") from error
+
+
+def load_image(path: str | os.PathLike[str]) -> Tensor:
+    """Decodes one image file by the rules at the top of this module.
+
+    Returns:
+        (3, H, W) float32 in [0, 1], upright.
+
+    Raises:
+        InputError: no such file, not an image, broken, truncated, over `MAX_PIXELS`, or of a kind
+            that is refused. The message starts with the path.
+    """
+    name = shown_path(path)
+    with _pillow_errors(name):
+        if not os.path.isfile(path):  # also keeps pipes and devices away, which may never end
+            what = "not a file" if os.path.exists(path) else "no such file"
+            raise InputError(f"{name}: {what}; expected an image file")
+        with Image.open(path) as picture:
+            if picture.format not in IMAGE_FORMATS:
+                known = ", ".join(IMAGE_FORMATS)
+                raise InputError(f"{name}: {picture.format} images are not read; known: {known}")
+            return _decode(picture, name)
+
+
+# What users have at hand; see `to_image`.
+ImageSource = Union[str, "os.PathLike[str]", Image.Image, np.ndarray, Tensor]
+
+
+def to_image(source: ImageSource) -> Tensor:
+    """Whatever a user has at hand -> image (3, H, W) float32 in [0, 1].
+
+    Args:
+        source: A path (see `load_image`); a PIL image (same rules); an array (H, W, 3) or (H, W),
+            uint8, uint16 or float in [0, 1]; a tensor (3, H, W), uint8 or float in [0, 1], with
+            which the result may share its memory.
+
+    Raises:
+        InputError: the path cannot be read; or wrong shape or type, no pixels, NaN or infinite
+            values, or values out of range.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return load_image(source)
+    if isinstance(source, Image.Image):
+        with _pillow_errors("PIL image"):
+            return _decode(source, "PIL image")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Tensor):
+        return _from_tensor(source)
+    expected = "a path, a PIL image, a numpy array or a tensor"
+    raise InputError(f"cannot make an image from {type(source).__name__}; expected {expected}")
+
+
+def _decode(picture: Image.Image, name: str) -> Tensor:
+    """PIL image -> image, by the rules at the top of this module; raises what Pillow raises."""
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        limit = f"the limit of {MAX_PIXELS / 1e6:g} million pixels"
+        raise InputError(f"{name}: {width} x {height} is over {limit}; make it smaller first")
+    if width * height == 0:
+        raise InputError(f"{name}: the image has no pixels")
+    mode = picture.mode
+    white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None
+    key = picture.info.get("transparency")
+    upright = ImageOps.exif_transpose(picture)
+    if white is not None:
+        values = torch.from_numpy(np.array(upright, dtype=np.float32))
+        grey = values / white
+        if not (grey.isfinite().all() and grey.min() >= 0 and grey.max() <= 1):
+            raise InputError(f"{name}: grey values must be finite and lie in [0, {white:g}]")
+        if isinstance(key, int):
+            grey[values == key] = 1.0
+        return grey.expand(3, -1, -1).contiguous()
+    if upright.has_transparency_data:
+        rgba = _unit(upright.convert("RGBA"))
+        return rgba[:3] * rgba[3] + (1 - rgba[3])
+    return _unit(upright.convert("RGB"))
+
+
+def _unit(picture: Image.Image) -> Tensor:
+    """8-bit PIL image -> (C, H, W) in [0, 1]."""
+    return from_uint8(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
+
+
+def _white_level(picture: Image.Image, name: str) -> float:
+    """The value that means white in a grey image of more than 8 bits."""
+    if picture.mode == "F":
+        return 1.0
+    if picture.mode == "I":
+        # Pillow holds 16-bit grey PNG (before version 11) and PGM in this mode, scaled to 65535.
+        if picture.format in ("PNG", "PPM"):
+            return 65535.0
+        better = "save it as 8-bit, 16-bit or float in [0, 1]"
+        raise InputError(f"{name}: 32-bit integer grey has no defined white; {better}")
+    tags: Any = getattr(picture, "tag_v2", {})  # TIFF only
+    bits_per_sample, photometric, white_is_zero = 258, 262, 0
+    if tags.get(photometric) == white_is_zero:
+        raise InputError(f"{name}: inverted 16-bit grey (white is zero) is not read; invert it")
+    bits = tags.get(bits_per_sample, 16)
+    return float(2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1)
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise InputError(f"image array must be (H, W, 3) or (H, W), not {array.shape}")
+    if array.dtype.kind != "f" and array.dtype.name not in ("uint8", "uint16"):
+        raise InputError(f"image array must be uint8, uint16 or float, not {array.dtype}")
+    image = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    if array.dtype.kind != "f":
+        image.div_(float(np.iinfo(array.dtype).max))
+    image = image.expand(3, -1, -1) if array.ndim == 2 else image.permute(2, 0, 1)
+    return _checked(image.contiguous(), "image array")
+
+
+def _from_tensor(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise InputError(f"image tensor must be (3, H, W), not {tuple(tensor.shape)}")
+    if tensor.dtype == torch.uint8:
+        return _checked(from_uint8(tensor), "image tensor")
+    if not tensor.is_floating_point():
+        raise InputError(f"image tensor must be uint8 or float, not {tensor.dtype}")
+    return _checked(tensor.detach().float(), "image tensor")
+
+
+def _checked(image: Tensor, name: str) -> Tensor:
+    if image.numel() == 0:
+        raise InputError(f"{name} has no pixels: its shape is {tuple(image.shape)}")
+    low, high = float(image.min()), float(image.max())  # both NaN if any pixel is
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{name} must be in [0, 1] without NaN, found {low:g} to {high:g}")
+    return image

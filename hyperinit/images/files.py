@@ -1,0 +1,66 @@
+"""A directory -> the names of its image files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+
+# Pillow's name of a format -> the file name suffixes. Other formats are refused even where Pillow
+# knows them: some start an outside program (EPS), most are not photographs.
+IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),  # a JPEG with more pictures behind it, as some cameras write to .jpg
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+}
+
+
+# HEIC cannot be read, but a folder from a phone is full of it: it is listed as skipped, rather
+# than passed over in silence as other kinds of files are.
+IMAGE_SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes} | {
+    ".heic",
+    ".heif",
+}
+
+
+def image_files(
+    directory: str | os.PathLike[str],
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of all image files below a directory, sorted, and sub-folders that cannot be read.
+
+    Files are known by their suffix; hidden ones are passed over, as are linked directories.
+
+    Returns:
+        Names relative to the directory, with "/"; and (sub-folder, reason).
+
+    Raises:
+        InputError: the directory is missing, is a file or cannot be read.
+    """
+    top = Path(directory)
+    if not top.is_dir():
+        what = "is a file" if top.exists() else "no such directory"
+        raise InputError(f"{shown_path(top)}: {what}; expected a directory of images")
+    names: list[str] = []
+    skipped: list[tuple[str, str]] = []
+
+    def failed(error: OSError) -> None:
+        path, reason = Path(error.filename), error.strerror or "cannot be read"
+        if path == top:
+            raise InputError(f"{shown_path(top)}: {reason}") from error
+        skipped.append((path.relative_to(top).as_posix(), reason))
+
+    for parent, children, files in os.walk(top, onerror=failed):
+        children[:] = [child for child in children if not child.startswith(".")]
+        for file in files:
+            if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                names.append((Path(parent) / file).relative_to(top).as_posix())
+    return sorted(names), skipped

@@ -1,0 +1,79 @@
+"""Images as tensors: 8-bit values, hashes, sizes."""
+
+from __future__ import annotations
+
+import hashlib
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from hyperinit.base.errors import InputError
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Image in [0, 1] -> the nearest 8-bit values, same shape; undone by `from_uint8`."""
+    return (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """8-bit values -> image in [0, 1], float32, same shape."""
+    return pixels / 255
+
+
+def image_hash(image: Tensor) -> str:
+    """Identifies an image by content: SHA-256 (hex) of its size and its 8-bit pixels.
+
+    Two files with the same decoded pixels have the same hash, whatever their names, formats and
+    metadata; this is what checks between training and evaluation images compare.
+    """
+    digest = hashlib.sha256("x".join(str(side) for side in image.shape).encode())
+    digest.update(to_uint8(image).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Resizes (3, H, W) to (3, height, width), in [0, 1].
+
+    Each axis that shrinks is averaged over the exact area of every new pixel, with fractional
+    weights at its borders (torch's "area" mode rounds the borders to whole pixels, which shifts
+    and blurs unevenly). Each axis that grows is interpolated bicubically and clipped to [0, 1].
+
+    Raises:
+        InputError: height or width below 1.
+    """
+    if height < 1 or width < 1:
+        raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
+    for dim, size in ((-2, height), (-1, width)):
+        if size < image.shape[dim]:
+            image = _average_area(image, size, dim)
+    if tuple(image.shape[-2:]) != (height, width):
+        image = interpolate(image[None], size=(height, width), mode="bicubic")[0]
+    return image.clamp(0, 1)
+
+
+def _average_area(image: Tensor, size: int, dim: int) -> Tensor:
+    """Averages one axis down to `size` bins of equal, possibly fractional, width."""
+    length = image.shape[dim]
+    edges = torch.arange(size + 1, dtype=torch.float64) * length / size
+    low, high = edges[:-1], edges[1:]
+    shape = (size, 1) if dim == -2 else (size,)
+    total: Tensor | None = None
+    for tap in range(ceil(length / size) + (length % size > 0)):  # old pixels that a bin touches
+        index = low.floor() + tap
+        overlap = (torch.minimum(high, index + 1) - torch.maximum(low, index)).clamp_min(0)
+        weight = (overlap * size / length).to(image).view(shape)
+        at = index.long().clamp(max=length - 1).to(image.device)
+        part = image.index_select(dim, at) * weight
+        total = part if total is None else total.add_(part)
+    assert total is not None  # at least one tap
+    return total
+
+
+def square_crop(image: Tensor, size: int) -> Tensor:
+    """The largest centred square of (3, H, W), resized (see `resize`) to (3, size, size)."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[:, top : top + side, left : left + side], size, size)

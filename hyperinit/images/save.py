@@ -1,0 +1,58 @@
+"""Image (3, H, W) in [0, 1] -> a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.images.decode import to_image
+from hyperinit.images.pixels import resize, to_uint8
+
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95},
+    ".jpeg": {"format": "JPEG", "quality": 95},
+}
+
+
+def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
+    """Writes (3, H, W) in [0, 1] as 8-bit PNG or JPEG, by the path's suffix.
+
+    The file appears complete or not at all; one that was there before is replaced only at the end.
+
+    Raises:
+        InputError: not an image in [0, 1]; unknown suffix; the directory is missing or cannot be
+            written to.
+    """
+    target, name = Path(path), shown_path(path)
+    options = SAVE_OPTIONS.get(target.suffix.lower())
+    if options is None:
+        raise InputError(f"{name}: cannot write this kind of file; use {', '.join(SAVE_OPTIONS)}")
+    if not os.path.isdir(target.parent):
+        raise InputError(f"{name}: no such directory: {shown_path(target.parent)}")
+    pixels = to_uint8(to_image(image)).permute(1, 2, 0).cpu().contiguous().numpy()
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, **options)
+    write_atomically(target, encoded.getvalue())
+
+
+THUMBNAIL_SIDE = 128  # pixels at most: about 4 kB a picture
+
+
+def webp(image: Tensor, side: int = THUMBNAIL_SIDE) -> bytes:
+    """An image (3, H, W) in [0, 1] as WebP, at most so many pixels a side; NaN is black."""
+    image = image.detach().float().nan_to_num().clamp(0, 1)
+    height, width = image.shape[-2:]
+    scale = min(1.0, side / max(height, width))
+    small = resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    out = io.BytesIO()
+    pixels = to_uint8(small).permute(1, 2, 0).cpu().contiguous().numpy()
+    Image.fromarray(pixels).save(out, format="WEBP", quality=85)
+    return out.getvalue()

@@ -1,0 +1,68 @@
+"""A directory of fitted SIRENs + image -> the SIREN of the most similar image, as an init.
+
+A cheap control for every learned init: what is a start worth that merely remembers photographs?
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyperinit.images.coords import image_to_rgb, pixel_coords
+from hyperinit.images.pixels import resize
+from hyperinit.inits.start import Init
+from hyperinit.siren.dataset import ParamDataset
+from hyperinit.siren.network import Params, predict
+from hyperinit.siren.store import load_siren, tensors_hash
+
+# Images are compared on this many pixels a side, in normalised colours: layout and colour, no
+# detail. A SIREN is evaluated on SAMPLES a side and averaged, so that its detail does not alias.
+SIDE, SAMPLES = 16, 64
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """An image (3, H, W) in [0, 1] averaged to SIDE x SIDE: normalised colours (SIDE^2, 3)."""
+    return image_to_rgb(resize(image, SIDE, SIDE))
+
+
+def thumbnail_of(params: Params) -> Tensor:
+    """The same of what a SIREN shows."""
+    shown = predict(params, pixel_coords(SAMPLES, SAMPLES))
+    cells = shown.T.reshape(1, 3, SAMPLES, SAMPLES)
+    return torch.nn.functional.adaptive_avg_pool2d(cells, SIDE)[0].flatten(1).T
+
+
+def neighbour_init(name: str, directory: str | Path) -> Init:
+    """The SIREN whose thumbnail is nearest to the image's, the same for every seed.
+
+    The files do not keep the images they were fitted to, but show them: their thumbnails are drawn
+    once, here, which is preparation as training is. Looking at the new image counts as one epoch,
+    and with reading the chosen file it is on the clock.
+
+    Raises:
+        InputError: as `ParamDataset`, or a file is damaged.
+    """
+    dataset = ParamDataset(directory)
+    thumbnails, digest, hashes = [], hashlib.sha256(), set()
+    for i, path in enumerate(dataset.paths):
+        params, _ = load_siren(path)
+        thumbnails.append(thumbnail_of(params))
+        digest.update(tensors_hash(params.tensors).encode())
+        for image in dataset.info(i).get("images", ()):
+            hashes |= {image[key] for key in ("sha256", "photo_sha256") if key in image}
+    known = torch.stack(thumbnails)  # (SIRENs, SIDE^2, 3)
+
+    def start(image: Tensor, seed: int) -> Params:
+        distances = (known - thumbnail(image).cpu()).square().mean(dim=(1, 2))
+        return load_siren(dataset.paths[int(distances.argmin())])[0]
+
+    facts = {
+        "siren": asdict(dataset.config),
+        "neighbours": len(known),
+        "sha256": digest.hexdigest(),
+    }
+    return Init(name, start, lambda image: 1.0, facts, frozenset(hashes))

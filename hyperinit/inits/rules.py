@@ -1,0 +1,216 @@
+"""Hand-designed initialisation as data: `InitSpec` -> `Params`.
+
+`sample_params` is the only place in the project where the weights of a SIREN are drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import exp, inf, nan, pi, sqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.settings import as_recorded
+from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
+
+
+@dataclass(frozen=True)
+class WeightRule:
+    """How a layer's weights are drawn, relative to the layer's natural scale.
+
+    The scale is gain / fan_in in the first layer and gain / (omega_0 sqrt(fan_in)) in the hidden
+    ones (SIREN sec. 3.2 has uniform bounds with gain 1 and sqrt(6)); of "identity", it is
+    gain / omega_0.
+
+    Attributes:
+        dist: "uniform" (the scale is the bound), "normal" (the scale is the std), or "identity"
+            (nothing is drawn: unit i sees unit i of the layer below, times the scale, and no
+            other).
+        gain: The factor in the scale.
+    """
+
+    dist: Literal["uniform", "normal", "identity"]
+    gain: float
+
+    def scale(self, fan_in: int, omega_0: float, *, first: bool) -> float:
+        """The uniform bound, the normal std, or the diagonal of this layer."""
+        if self.dist == "identity":
+            return self.gain / omega_0
+        return self.gain / fan_in if first else self.gain / (omega_0 * sqrt(fan_in))
+
+
+@dataclass(frozen=True)
+class BiasRule:
+    """How a layer's biases are set.
+
+    Attributes:
+        kind: "torch": uniform within 1 / sqrt(fan_in), nn.Linear's default, divided by `scale`;
+            "uniform": uniform within `scale`; "even": evenly spaced over [-scale, scale], not
+            random; "zero".
+        scale: See `kind`.
+    """
+
+    kind: Literal["torch", "uniform", "even", "zero"]
+    scale: float = 1.0
+
+    def bound(self, fan_in: int) -> float:
+        """Largest absolute value this rule gives."""
+        if self.kind == "torch":
+            return 1 / (sqrt(fan_in) * self.scale)
+        return 0.0 if self.kind == "zero" else self.scale
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """A hand-designed init and the two properties of the network it was designed for.
+
+    Attributes:
+        first: Weights of the first sine layer.
+        hidden: Weights of the other sine layers.
+        bias: Biases of the sine layers; None for sine layers without biases.
+        first_bias: Biases of the first sine layer where they differ; None means as `bias`.
+        omega_0: See SirenConfig.
+        unit_std_coords: See SirenConfig.
+        output: Weights of the linear output layer. The default is nn.Linear's, uniform within
+            1 / sqrt(fan_in), as in the seed experiment, which never mentions it; its biases
+            always are.
+        taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
+            rule's in the first of them to exp(-taper / 2) times in the last.
+        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+    """
+
+    first: WeightRule
+    hidden: WeightRule
+    bias: BiasRule | None
+    first_bias: BiasRule | None = None
+    omega_0: float = 30.0
+    unit_std_coords: bool = False
+    output: WeightRule = WeightRule("uniform", 1.0)  # in a linear layer: with omega_0 = 1
+    taper: float = 0.0
+    lr_factor: float = 1.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The rules as JSON-able data, without those that came later and are not used.
+
+        `lr_factor` is none of them: it is about the fit.
+        """
+        rules = as_recorded(self, ["output", "taper"])
+        del rules["lr_factor"]
+        return rules
+
+    def siren_config(self, width: int = 256, depth: int = 5) -> SirenConfig:
+        """The network this init is for, at a given size."""
+        return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, self.bias is not None)
+
+    def with_first_scaled(self, factor: float) -> InitSpec:
+        """The same with the first layer's weights, and so its frequencies, times a factor."""
+        return replace(self, first=replace(self.first, gain=self.first.gain * factor))
+
+
+_OUTPUT_BIAS = BiasRule("torch")
+
+PAPER_INIT = InitSpec(
+    first=WeightRule("uniform", 1.0),
+    hidden=WeightRule("uniform", sqrt(6)),
+    bias=BiasRule("torch"),
+)
+_UNIT = replace(PAPER_INIT, first=WeightRule("normal", 1.0), unit_std_coords=True)
+
+# The inits every comparison starts from, by the names users type. The seed experiment's whole
+# table, of which these are rows 1, 22 and 33, is baselines/table.py.
+NAMED_INITS: dict[str, InitSpec] = {
+    "paper": PAPER_INIT,
+    "22": replace(_UNIT, bias=BiasRule("uniform", pi / 30)),
+    "33": replace(_UNIT, bias=BiasRule("torch", 15)),
+    # Ours: every unit starts as a single wave, which the hidden layers pass on, and the output
+    # layer is smaller; all mixing is left to the fit. The numbers were found by an evolution
+    # strategy on training photographs, docs/research-log.md 17.
+    "identity": replace(
+        _UNIT,
+        first=WeightRule("normal", 1.1),
+        hidden=WeightRule("identity", 1.9),
+        bias=BiasRule("torch", 15),
+        first_bias=BiasRule("torch", 4),
+        output=WeightRule("uniform", 0.55),
+        taper=0.8,
+        lr_factor=0.5,
+    ),
+}
+
+
+def named_init(name: str) -> InitSpec:
+    """Looks a named init up; "NAME@X" is NAME with its first layer times X.
+
+    Raises:
+        InputError: no such name, the known ones are listed; or X is no number.
+    """
+    known, at, text = name.partition("@")
+    if known not in NAMED_INITS:
+        raise unknown_name("init", name, NAMED_INITS)
+    spec = NAMED_INITS[known]
+    return spec.with_first_scaled(factor_of(text, name)) if at else spec
+
+
+def factor_of(text: str, name: str) -> float:
+    """The number X of an init "NAME@X".
+
+    Raises:
+        InputError: no number, or a negative one.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not 0 <= number < inf:
+        raise InputError(f"init {name}: what follows @ must be a number >= 0, not {text!r}")
+    return number
+
+
+def _draw_weight(
+    rule: WeightRule, shape: tuple[int, ...], scale: float, generator: torch.Generator
+) -> Tensor:
+    if rule.dist == "identity":
+        return torch.eye(*shape) * scale
+    if rule.dist == "normal":
+        return torch.randn(shape, generator=generator) * scale
+    return (torch.rand(shape, generator=generator) * 2 - 1) * scale
+
+
+def _draw_bias(rule: BiasRule, size: int, fan_in: int, generator: torch.Generator) -> Tensor:
+    bound = rule.bound(fan_in)
+    if rule.kind == "even":
+        return torch.linspace(-bound, bound, size)
+    return (torch.rand(size, generator=generator) * 2 - 1) * bound
+
+
+def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Generator) -> Params:
+    """Draws one SIREN from a hand-designed init, on the CPU in float32.
+
+    Args:
+        spec: The rules.
+        config: The network; its omega_0 sets the hidden layers' scale.
+        generator: The only source of randomness.
+    """
+    tensors: dict[str, Tensor] = {}
+    hidden_layers = config.depth - 1
+    fan_in = 2
+    for name, shape in param_shapes(config).items():
+        layer = layer_of(name)
+        output = layer == config.depth
+        if len(shape) == 2:
+            fan_in = shape[1]
+            weight_rule = spec.first if layer == 0 else spec.output if output else spec.hidden
+            omega_0 = 1.0 if output else config.omega_0
+            scale = weight_rule.scale(fan_in, omega_0, first=layer == 0)
+            if 0 < layer < config.depth and hidden_layers > 1:
+                scale *= exp(spec.taper * (0.5 - (layer - 1) / (hidden_layers - 1)))
+            tensors[name] = _draw_weight(weight_rule, shape, scale, generator)
+        else:
+            bias_rule = spec.first_bias if layer == 0 and spec.first_bias else spec.bias
+            bias_rule = _OUTPUT_BIAS if output or bias_rule is None else bias_rule
+            tensors[name] = _draw_bias(bias_rule, shape[0], fan_in, generator)
+    return Params(config, tensors)

@@ -1,0 +1,165 @@
+"""An init + an image -> the start of a fit: parameters, their cost, the rate that suits them.
+
+Hand-designed, learned and user-made inits all give a `Start`, so a fit cannot tell them apart. This
+is the only place where making one is timed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import inf, sqrt
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.clock import Clock
+from hyperinit.base.errors import InputError
+from hyperinit.inits.rules import InitSpec, sample_params
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import tensors_hash
+
+SIZED_POWER = 0.5  # see sized_init
+
+# Starts are made one at a time: an init may draw from torch's global generator. An init may be
+# made of another one, so the lock can be taken again by the thread that holds it.
+_starting = threading.RLock()
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a fit starts.
+
+    Attributes:
+        params: One SIREN.
+        epochs: Pixel visits that making it cost, per pixel of the image; part of a fit's budget.
+        sec: Seconds that making it took; the clock of a fit starts there.
+        lr_factor: The learning rate that suits a fit from here, relative to the fit's own default.
+
+    Raises:
+        InputError: a cost is negative, infinite or not a number.
+    """
+
+    params: Params
+    epochs: float = 0.0
+    sec: float = 0.0
+    lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "sec"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < inf:
+                raise InputError(f"a start's {name} must be a number >= 0, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Anything that gives a SIREN for an image.
+
+    Attributes:
+        name: What tables call it.
+        make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
+        epochs: image -> pixel visits that `make` costs, per pixel of the image.
+        facts: JSON-able; whatever else identifies the init in a record.
+        train_hashes: Hashes of the images it was made from, which it may not be tested on.
+        fit: Fields of FitConfig that differ from the protocol's, for tracks that allow it.
+        lr_factor: See Start. Benchmarks search for a rate of their own.
+    """
+
+    name: str
+    make: Callable[[Tensor, int], Params]
+    epochs: Callable[[Tensor], float] = lambda image: 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    train_hashes: frozenset[str] = frozenset()
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    lr_factor: float = 1.0
+
+    def start(self, image: Tensor, seed: int) -> Start:
+        """The start for an image (3, H, W) in [0, 1], on the image's device.
+
+        Raises:
+            InputError: `make` gave something else than one SIREN, or `epochs` no usable number.
+        """
+        clock = Clock(image.device)
+        with _starting, clock.running():
+            params = self.make(image, seed)
+            if isinstance(params, Params):
+                params = params.map(lambda value: value.detach().to(image.device))
+        if not isinstance(params, Params) or params.batch_shape:
+            found = type(params).__name__
+            raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
+        try:
+            return Start(params, float(self.epochs(image)), clock.sec, self.lr_factor)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"init {self.name}: {error}") from error
+
+
+def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
+    """A hand-designed init: a fresh draw for every seed, blind to the image."""
+    config = spec.siren_config(width, depth)
+
+    def make(image: Tensor, seed: int) -> Params:
+        return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
+
+    return Init(name, make, facts=spec.facts, lr_factor=spec.lr_factor)
+
+
+def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) -> Init:
+    """A hand-designed init with the first layer times (side / 224)^power, the side being sqrt(H W).
+
+    At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
+    1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
+    and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    """
+    config = spec.siren_config(width, depth)
+
+    def make(image: Tensor, seed: int) -> Params:
+        side = sqrt(image.shape[-2] * image.shape[-1])
+        params = sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
+        return params.with_layer_scaled(0, (side / 224) ** power)
+
+    rule = {"rule": name.partition("@")[0], "number": power, "output_gain": 1.0}
+    return replace(spec_init(name, spec, width, depth), make=make, facts={**spec.facts, **rule})
+
+
+class InitModel(Protocol):
+    """A trained module that gives a SIREN for an image: a hypernetwork or a learned init."""
+
+    @property
+    def config(self) -> Any:
+        """Has at least `siren`, the network it initialises, and `lr_factor`, see Start."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What records and checkpoints say of it, JSON-able."""
+
+    def to(self, device: Any) -> Any:
+        """As nn.Module's."""
+
+    def state_dict(self) -> Any:
+        """As nn.Module's."""
+
+    def generate(self, image: Any, *, seed: int = 0) -> Params:
+        """Image (3, H, W) in [0, 1] -> the Params of one SIREN."""
+
+    def generate_epochs(self, image: Tensor) -> float:
+        """Pixel visits that `generate` costs, per pixel of the image."""
+
+
+def model_init(name: str, model: InitModel) -> Init:
+    """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
+    return Init(
+        name,
+        lambda image, seed: model.to(image.device).generate(image, seed=seed),
+        model.generate_epochs,
+        {**model.facts, "sha256": tensors_hash(model.state_dict())},
+        lr_factor=model.config.lr_factor,
+    )
+
+
+def params_init(name: str, params: Params) -> Init:
+    """Fixed parameters, the same for every image and seed (a learned init, a stored SIREN)."""
+    facts = {"siren": asdict(params.config), "sha256": tensors_hash(params.tensors)}
+    return Init(name, lambda image, seed: params, facts=facts)

@@ -1,0 +1,1 @@
+"""Images -> a trained init: losses, the outer loop, its log."""

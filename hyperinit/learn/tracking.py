@@ -1,0 +1,365 @@
+"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and W&B on top.
+
+Nothing that happens to W&B stops a run: its first failure is one warning, after which only the
+JSONL file is written. That file has one JSON object per line, each with a "kind" and a "step":
+
+    {"kind": "start", "step": 0, "config": {...}}
+    {"kind": "metrics", "step": 20, "values": {"train/loss": 0.31}}
+    {"kind": "image", "step": 20, "name": "preview", "path": "images/preview-000020.png"}
+    {"kind": "table", "step": 20, "name": "fits", "columns": [...], "rows": [[...], ...]}
+    {"kind": "artifact", "step": 20, "name": "hypernet", "path": "..."}
+    {"kind": "summary", "step": 20, "values": {"psnr_db/after": 27.1}}
+
+NaN and infinity are null there. Tables, artifacts and the summary have the step logged last.
+W&B adds the host's name and hardware, the package list and the git commit; not the console.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import write_atomically
+from hyperinit.base.wandb_key import has_key
+from hyperinit.images.save import save_image
+
+LOG_NAME = "metrics.jsonl"
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+_ONLY_JSONL = f"from here on only {LOG_NAME} is written"
+
+# W&B is given up when it has not started after _START_SEC: a server that refuses or never answers
+# costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
+_INIT_SEC = 8
+_START_SEC = 13.0
+_CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
+_ABANDON_SEC = 5.0
+_FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
+
+
+class Tracker:
+    """Where a run reports to; see `open_tracker`.
+
+    Attributes:
+        path: The JSONL file.
+        wandb_run: The W&B run, or None if there is none (any more).
+    """
+
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path = path
+        self.wandb_run: Any = None
+        self._file = file
+        self._step = 0
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers of one step, by name; "/" in a name groups charts."""
+        self._write("metrics", step, values=metrics)
+        numbers = {_safe_name(name): _unwrap(value) for name, value in metrics.items()}
+        self._send(lambda run: run.log(numbers, step=step))
+
+    def log_image(self, name: str, image: Tensor, step: int) -> None:
+        """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black."""
+        path = self.path.parent / "images" / f"{_safe_part(name)}-{step:06d}.png"
+        with contextlib.suppress(OSError):  # save_image says it better
+            path.parent.mkdir(exist_ok=True)
+        save_image(image.nan_to_num(), path)
+        self._write("image", step, name=name, path=self._relative(path))
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({_safe_name(name): wandb.Image(str(path))}, step=step)
+
+        self._send(send)
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table of texts, numbers and None."""
+        self._write("table", self._step, name=name, columns=columns, rows=rows)
+
+        def send(run: Any) -> None:
+            import wandb
+
+            plain = {"columns": _plain(columns), "data": _plain(rows)}
+            table = wandb.Table(**plain, allow_mixed_types=True)
+            run.log({_safe_name(name): table}, step=self._step)
+
+        self._send(send)
+
+    def log_artifact(self, name: str, path: str | Path) -> None:
+        """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
+        self._write("artifact", self._step, name=name, path=self._relative(path))
+
+        def send(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(_safe_part(name), type="file")
+            artifact.add_file(str(path), name=_safe_part(Path(path).name), skip_cache=True)
+            run.log_artifact(artifact)
+
+        self._send(send)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """The run's headline numbers; a later value of the same name wins."""
+        self._write("summary", self._step, values=values)
+        plain = {_safe_name(name): _plain(value) for name, value in values.items()}
+        self._send(lambda run: run.summary.update(plain))
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Closes the log; W&B marks the run as failed unless the exit code is 0."""
+        self._file.close()
+        missing = f"send what is missing with: wandb sync {self.path.parent / 'wandb'}"
+        self._send(lambda run: run.finish(exit_code), missing, _FINISH_SEC + 10)
+        self.wandb_run = None
+
+    def _relative(self, path: str | Path) -> str:
+        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+
+    def _write(self, kind: str, step: int, **content: Any) -> None:
+        """One line, in one write: a killed process leaves at most a half-written last line."""
+        self._step = int(step)
+        row = {"kind": kind, "step": self._step, **_plain(content)}
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise InputError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def _send(
+        self,
+        action: Callable[[Any], object],
+        consequence: str = _ONLY_JSONL,
+        limit_sec: float | None = None,
+    ) -> None:
+        """Does something with the W&B run; the first failure of any kind is the last."""
+        run = self.wandb_run
+        if run is None:
+            return
+        try:
+            _bounded(lambda: action(run), limit_sec or _CALL_SEC)
+        except Exception as error:
+            self.wandb_run = None
+            _warn("failed", error, consequence)
+            _abandon(run)
+
+
+def open_tracker(
+    run_dir: str | Path,
+    config: Mapping[str, Any],
+    wandb_mode: WandbMode,
+    project: str = "hyperinit",
+    name: str | None = None,
+    resume_step: int | None = None,
+) -> Tracker:
+    """Starts or continues the log of a run. Takes at most 15 s, whatever W&B does.
+
+    Args:
+        run_dir: Created if missing; W&B writes below its `wandb/`.
+        config: The resolved settings, JSON-able.
+        wandb_mode: "auto" is WANDB_MODE if that is set, else online where an API key is
+            configured, else offline; online falls back to offline.
+        project: W&B project.
+        name: W&B display name; by default the directory's name.
+        resume_step: Step of the checkpoint that is resumed: what was logged after it is dropped
+            (it will be logged again), and the W&B run is continued under its id.
+
+    Raises:
+        InputError: the directory cannot be written, or holds a log and `resume_step` is None.
+    """
+    run_dir = Path(run_dir).absolute()
+    path = run_dir / LOG_NAME
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size:
+            if resume_step is None:
+                raise InputError(f"{path} already holds a run; resume it or choose another folder")
+            _drop_after(path, resume_step)
+        file = FileIO(path, "a")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    tracker = Tracker(path, file)
+    try:
+        tracker._write("start", resume_step or 0, config=config)
+    except InputError:
+        file.close()
+        raise
+    if wandb_mode != "disabled":
+        label = " ".join(_text(name or run_dir.name).split())[:120]
+        settings = {"config": _plain(config), "project": project, "name": label}
+        resumed = resume_step is not None
+        try:
+            tracker.wandb_run, problem = _bounded(
+                lambda: _start_wandb(run_dir, wandb_mode, resumed, settings), _START_SEC
+            )
+            if problem:
+                _warn("did not start online", problem, "logging offline")
+        except Exception as error:
+            _warn("did not start", error, _ONLY_JSONL)
+    return tracker
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL log, without a half-written one."""
+    rows = (_parse_row(line) for line in Path(path).read_bytes().split(b"\n"))
+    return [row for row in rows if row is not None]
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Removes, atomically, rows later than a step, and what a killed process left half-written."""
+    lines = path.read_bytes().split(b"\n")
+    rows = ((line, _parse_row(line)) for line in lines)
+    kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= step]
+    write_atomically(path, b"".join(kept))
+
+
+def _plain(value: Any) -> Any:
+    """Any value as JSON can hold it; a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {_text(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    value = _unwrap(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int)) else _text(value)
+
+
+def _text(value: object) -> str:
+    """As text that UTF-8 can hold: file names may have bytes that it cannot."""
+    return str(value).encode(errors="replace").decode()
+
+
+def _unwrap(value: Any) -> Any:
+    """A one-element tensor or a NumPy scalar as a Python number; anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _safe_part(name: str) -> str:
+    """A name as one part of a path: itself if harmless, else cleaned and with a digest."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[:40].strip('_') or 'x'}-{digest}"
+
+
+def _safe_name(name: str) -> str:
+    """A name for W&B, which makes file names of the names of images and tables."""
+    return "/".join(_safe_part(part) for part in name.split("/")[:8])
+
+
+def _warn(what: str, error: Exception, consequence: str) -> None:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    _logger.warning("W&B %s (%s); %s", what, reason.removesuffix(": "), consequence)
+
+
+def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
+    """Runs `work` in a thread that is left behind, with a TimeoutError, after `limit_sec`."""
+    results: list[_Result] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="hyperinit-wandb", daemon=True)
+    thread.start()
+    thread.join(limit_sec)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {limit_sec:g} s")
+    return results[0]
+
+
+def _abandon(run: Any) -> None:
+    """Ends a W&B run that failed, and W&B's service process, which may be dead or hang.
+
+    Otherwise W&B's exit hook would wait for it, or fail with a traceback.
+    """
+    with contextlib.suppress(Exception):
+        _bounded(lambda: run.finish(1), _ABANDON_SEC)
+    with contextlib.suppress(Exception):
+        import wandb
+
+        if wandb.run is None:  # nobody else's run is open
+            _bounded(wandb.teardown, _ABANDON_SEC)
+
+
+def _start_wandb(
+    run_dir: Path, mode: str, resumed: bool, settings: dict[str, Any]
+) -> tuple[Any, Exception | None]:
+    """Starts W&B online or, where that fails or is not wanted, offline: (run, why not online)."""
+    # Read by W&B's service process when it starts. Its own error reports go to the W&B server and
+    # hold up the exit by 20 s where that does not answer.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")  # artifacts that wait for their upload
+    os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
+    import wandb
+
+    wanted: dict[str, Any] = {
+        "console": "off",
+        "silent": True,
+        "disable_code": True,
+        "reinit": "create_new",  # leaves a run that the caller may have open alone
+        "init_timeout": _INIT_SEC,
+        "finish_timeout": _FINISH_SEC,
+        "finish_timeout_raises": True,
+    }
+    known = {name: value for name, value in wanted.items() if hasattr(wandb.Settings(), name)}
+    id_path = run_dir / "wandb_id.txt"
+    stored = id_path.read_text().strip() if resumed and id_path.is_file() else ""
+    run_id = stored if re.fullmatch(r"[a-z0-9]{1,32}", stored) else secrets.token_hex(4)
+    write_atomically(id_path, run_id.encode())
+
+    def init(mode: Any) -> Any:
+        return wandb.init(
+            mode=mode,
+            dir=str(run_dir),
+            id=run_id,
+            resume="allow" if resumed else None,
+            settings=wandb.Settings(**known),
+            **settings,
+        )
+
+    keyed = has_key(wandb.setup().settings.base_url)
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if keyed else "offline")
+    if mode != "online":
+        return init(mode), None
+    try:
+        if not keyed:
+            raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
+        return init("online"), None
+    except Exception as error:
+        if wandb.run is None:  # nobody else's run is open; frees the id that the attempt took
+            wandb.teardown()
+        return init("offline"), error

@@ -1,0 +1,1 @@
+"""Directories of photographs -> train and held-out lists."""

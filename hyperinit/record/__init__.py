@@ -1,0 +1,1 @@
+"""The protocol, the records of fits, their thumbnails."""

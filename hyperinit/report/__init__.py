@@ -1,0 +1,1 @@
+"""Scores -> tables, charts, the page, W&B."""

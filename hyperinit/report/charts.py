@@ -1,0 +1,163 @@
+"""Scores and records -> figures: error against budget, share solved, performance profile, curves.
+
+A figure is drawn without pyplot, so nothing global is touched and no display is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, Any
+
+from hyperinit.record.protocol import TARGETS
+from hyperinit.record.records import Record
+from hyperinit.score.costs import performance_profile, solved_share
+from hyperinit.score.score import TUNING, InitScore, groups, hardest_solved, score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figures(
+    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
+) -> dict[str, Figure]:
+    """File name without suffix -> figure, for every group of records that may be compared."""
+    found: dict[str, Figure] = {}
+    for (track, workload), own in groups(records).items():
+        name = re.sub(r"[^a-z0-9.]+", "-", f"{track} {workload}".lower()).strip("-")
+        if len(name) > 120:  # file systems take 255 bytes
+            name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        title = f"{track} track, {workload}"
+        tests = [record for record in own if not record.track.endswith(TUNING)]
+        if track == "seed":
+            found[f"{name}-curves"] = seed_curves(tests, title)
+        elif tests:
+            scores = score(own, reference, tune_on_test=tune_on_test)
+            found[f"{name}-errors"] = error_ladder(scores, title)
+            target = hardest_solved(scores)
+            found[f"{name}-solved"] = solved_curves(scores, title, target)
+            found[f"{name}-profile"] = profile_curves(scores, title, target)
+    return found
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font has not is drawn as boxes; the page and tables have it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any]:
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    colours = "tab10" if inits <= 10 else "tab20"
+    # beyond 20 inits colours repeat with another dash
+    axes.set_prop_cycle(
+        color=[colormaps[colours](i % 20) for i in range(max(inits, 1))],
+        linestyle=[("-", "--", ":")[i // 20 % 3] for i in range(max(inits, 1))],
+    )
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.title.set_fontsize("medium")
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _plain(text: Any) -> str:
+    """A name that is drawn as it is: "$" would begin a formula. One line, not too long."""
+    line = " ".join(str(text).split())
+    return (line if len(line) <= 80 else line[:79] + "…").replace("$", r"\$")
+
+
+def _finish(figure: Figure, axes: Any) -> Figure:
+    axes.set_title(_plain(axes.get_title()), fontsize="medium")
+    for line in axes.get_lines():
+        line.set_label(_plain(line.get_label()))
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def _target_lines(axes: Any) -> None:
+    for target in TARGETS:
+        axes.axhline(target, color="grey", linewidth=0.8, linestyle=":", zorder=0)
+        axes.annotate(
+            f"{target:g}",
+            (1, target),
+            (2, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize="small",
+            va="center",
+        )
+
+
+def error_ladder(scores: Sequence[InitScore], title: str) -> Figure:
+    """Final error against declared budget; every point is the end of runs of its own."""
+    label = "grid MSE at the end (geometric mean)"
+    figure, axes = _axes(title, "budget in epochs", label, len(scores))
+    for found in scores:
+        rungs = [(b, rung.mse) for b, rung in found.rungs.items() if isfinite(rung.mse)]
+        axes.plot([b for b, _ in rungs], [mse for _, mse in rungs], marker="o", label=found.init)
+    axes.set(xscale="log", yscale="log")
+    budgets = sorted({budget for found in scores for budget in found.rungs})
+    axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+    axes.set_xticks([], minor=True)
+    _target_lines(axes)
+    return _finish(figure, axes)
+
+
+def solved_curves(scores: Sequence[InitScore], title: str, target: float) -> Figure:
+    """Kaplan-Meier curves: the share of pairs at the target, against epochs."""
+    label = f"share of pairs at MSE {target:g}"
+    figure, axes = _axes(title, "epochs", label, len(scores))
+    for found in scores:
+        cost = found.targets[target].epochs
+        costs, shares = solved_share(cost)
+        x, y = [0.0, *costs, max(cost.limits.values())], [0.0, *shares, *(shares or [0.0])[-1:]]
+        axes.step(x, y, where="post", label=f"{found.init} ({cost.hits}/{cost.n})")
+    axes.set(ylim=(-0.02, 1.02), xlim=(0, None))
+    return _finish(figure, axes)
+
+
+def profile_curves(scores: Sequence[InitScore], title: str, target: float) -> Figure:
+    """Performance profile: the share of pairs within a factor of the pair's cheapest init."""
+    profiles = performance_profile({s.init: s.targets[target].epochs for s in scores})
+    label = f"share of pairs at MSE {target:g}"
+    figure, axes = _axes(title, "epochs, relative to the pair's cheapest init", label, len(scores))
+    end = max((ratios[-1] for ratios, _ in profiles.values() if ratios), default=1.0) * 1.1
+    for init, (ratios, shares) in profiles.items():
+        x, y = [1.0, *ratios, end], [0.0, *shares, *(shares or [0.0])[-1:]]
+        axes.step(x, y, where="post", label=init)
+    axes.set(ylim=(-0.02, 1.02))
+    return _finish(figure, axes)
+
+
+def seed_curves(records: Sequence[Record], title: str) -> Figure:
+    """Error against seed epochs, as the source's chart: training loss solid, grid MSE dashed."""
+    runs = [(record, f"{record.init}, {record.image}, {record.seed}") for record in records]
+    inits = list(dict.fromkeys(record.init for record in records))
+    figure, axes = _axes(title, "seed epochs", "MSE (solid: training, dashed: grid)", len(inits))
+    from matplotlib import colormaps
+
+    for record, label in runs:
+        pixels = record.settings["image_size"] ** 2
+        epoch_steps = ceil(pixels / record.settings["batch_pixels"])
+        colour = colormaps["tab20"](inits.index(record.init) % 20)
+        rows = [row for row in record.curve if row[1] > 0]
+        x = [row[1] / epoch_steps for row in rows]
+        for column, line, shown in ((5, "-", label), (3, "--", None)):
+            y = [row[column] for row in rows]
+            axes.plot(x, y, line, color=colour, label=shown, linewidth=1)
+    axes.set(yscale="log")
+    _target_lines(axes)
+    return _finish(figure, axes)

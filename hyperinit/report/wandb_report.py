@@ -1,0 +1,272 @@
+"""Records -> a W&B report that tells what the page tells: a run per init, charts, a table.
+
+A report shows runs, and records are none: publishing makes one W&B run per init and group, under an
+id that follows from the records, so that publishing again replaces them. Without a server there is
+only the report's specification, as JSON.
+
+The public report API belongs to wandb-workspaces, the extra `report`. The specification comes from
+a private method of it, as there is no public way to see a report without a server: where that
+fails, the file has the report's Markdown instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.wandb_key import has_key
+from hyperinit.record.protocol import TARGETS
+from hyperinit.record.records import Record
+from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
+from hyperinit.report.page import Group, headline, mse_curve, read_groups, shown
+from hyperinit.report.tables import markdown
+
+TITLE = "Initial weights of SIRENs compared"  # in the address too, where "?" would end the path
+SHOWN_PICTURES = 6  # images of a group in the media panel
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A W&B project.
+
+    Raises:
+        InputError: not of the form ENTITY/PROJECT.
+    """
+
+    entity: str
+    project: str
+
+    @classmethod
+    def parse(cls, text: str) -> Destination:
+        """From ENTITY/PROJECT."""
+        if not re.fullmatch(r"[\w.-]{1,128}/[\w.-]{1,128}", text, re.ASCII):
+            raise InputError(f"--wandb-report: {text!r} is not of the form ENTITY/PROJECT")
+        return cls(*text.split("/"))
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a report tells.
+
+    Attributes:
+        records: All of it.
+        reference: The init that others are compared with.
+        tune_on_test: See `score.score`.
+        thumbnails: Pictures of the fits.
+    """
+
+    records: Sequence[Record]
+    reference: str = "33"
+    tune_on_test: bool = False
+    thumbnails: Thumbnails | None = None
+
+    @property
+    def groups(self) -> list[Group]:
+        """See `page.read_groups`."""
+        return read_groups(self.records, tune_on_test=self.tune_on_test)
+
+    @property
+    def markdown(self) -> str:
+        """The tables."""
+        return markdown(self.records, self.reference, tune_on_test=self.tune_on_test)
+
+
+def logged_in() -> bool:
+    """Whether there is a key for the W&B server that is configured."""
+    import wandb
+
+    return has_key(wandb.setup().settings.base_url)
+
+
+def spec(story: Story, to: Destination) -> str:
+    """The report's specification as JSON, without a server.
+
+    Raises:
+        InputError: wandb-workspaces is missing, or see `page.read_groups`.
+    """
+    try:
+        # A run set with an entity would look its project up on the server.
+        model = build(story, to, runset_entity="")._to_model()
+        content = json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True))
+    except InputError:
+        raise
+    except Exception as error:  # private, so anything may have become of it
+        content = {"markdown": story.markdown, "reason": f"no specification: {error}"[:300]}
+    found = {"entity": to.entity, "project": to.project, "title": TITLE, "spec": content}
+    return json.dumps(found, indent=1) + "\n"
+
+
+def publish(story: Story, to: Destination, out: Path) -> str:
+    """Makes the runs and the report on the W&B server; returns the report's address.
+
+    Args:
+        out: Existing directory; W&B writes below its `wandb/`.
+
+    Raises:
+        InputError: not logged in, wandb-workspaces is missing, the server refuses or does not
+            answer, or see `page.read_groups`.
+    """
+    _api()
+    groups = story.groups
+    if not logged_in():
+        raise InputError("publishing needs an API key: run `wandb login` or set WANDB_API_KEY")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ["WANDB_DATA_DIR"] = str(out.absolute() / "wandb")
+    os.environ["WANDB_CACHE_DIR"] = str(out.absolute() / "wandb" / "cache")
+    try:
+        for group in groups:
+            for init in group.inits:
+                _log_run(story, group, init, to, out)
+        report = build(story, to, runset_entity=to.entity)
+        report.save()
+        return str(report.url)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"W&B: the report could not be published ({reason})") from error
+
+
+def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
+    """The report, not yet saved."""
+    wr = _api()
+    best, *details = headline(story.groups[0], story.reference)
+    blocks = [wr.H1(text=best), wr.MarkdownBlock(text="\n\n".join(map(_plain, details)))]
+    for group in story.groups:
+        runs = wr.Runset(
+            entity=runset_entity,
+            project=to.project,
+            name=f"{shown(group.track)} track",
+            filters=f"Config('group') == '{_digest(group)}'",
+        )
+        full = {"w": 24, "h": 8}
+        half = [wr.Layout(x=x, y=0, w=12, h=8) for x in (0, 12)]
+        by_target = [wr.SummaryMetric(_key(target)) for target in TARGETS]
+        panels = [
+            wr.LinePlot(
+                title=f"MSE against {x}", x=x, y=["mse"], log_y=True, title_x=x, layout=place
+            )
+            for x, place in zip(("epochs", "seconds"), half, strict=True)
+        ]
+        panels += [
+            wr.BarPlot(
+                title="median epochs to each target (none: not reached)",
+                metrics=by_target,
+                layout=wr.Layout(x=0, y=8, **full),
+            ),
+            wr.MediaBrowser(
+                title="image, step 0, and after some budgets",
+                media_keys=["fits"],
+                num_columns=4,
+                layout=wr.Layout(x=0, y=16, **full),
+            ),
+        ]
+        blocks += [
+            wr.H2(text=f"{shown(group.track)} track: {shown(group.workload)}"),
+            wr.PanelGrid(runsets=[runs], panels=panels),
+        ]
+    blocks += [wr.H2(text="Tables"), wr.MarkdownBlock(text=story.markdown)]
+    return wr.Report(
+        entity=to.entity, project=to.project, title=TITLE, description=best, blocks=blocks
+    )
+
+
+def _api() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as wr
+    except ImportError as error:
+        raise InputError(
+            "a W&B report needs wandb-workspaces: pip install 'hyperinit[report]'"
+        ) from error
+    return wr
+
+
+def _plain(text: str) -> str:
+    """A sentence as Markdown that has no formatting in it."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
+
+
+def _key(target: float) -> str:
+    return f"epochs_to_{target:g}"
+
+
+def _digest(group: Group) -> str:
+    """Identifies a group of records by what is in it."""
+    trials = sorted(json.dumps(record.trial) for record in group.tests)
+    return hashlib.sha256("\n".join(trials).encode()).hexdigest()[:16]
+
+
+def _log_run(story: Story, group: Group, init: str, to: Destination, out: Path) -> None:
+    """One init of one group as a W&B run: its curve, what it costs, and what it shows."""
+    import wandb
+
+    digest = _digest(group)
+    label = shown(init)
+    run = wandb.init(
+        entity=to.entity,
+        project=to.project,
+        id=hashlib.sha256(f"{digest} {init}".encode()).hexdigest()[:16],
+        name=f"{label} ({shown(group.track)})",
+        group=f"report {digest}",
+        config={
+            "init": label,
+            "track": shown(group.track),
+            "workload": shown(group.workload),
+            "group": digest,
+        },
+        dir=str(out),
+        mode="online",
+        settings=wandb.Settings(
+            console="off", silent=True, disable_code=True, disable_git=True, init_timeout=15
+        ),
+        reinit="create_new",
+    )
+    run.define_metric("epochs")
+    run.define_metric("mse", step_metric="epochs", summary="min")
+    epochs, seconds = (mse_curve(group, init, column) for column in (0, 2))
+    for (at_epochs, mse), (at_seconds, _) in zip(epochs, seconds, strict=True):
+        if isfinite(mse):
+            run.log({"epochs": at_epochs, "seconds": at_seconds, "mse": mse})
+    pictures = _pictures(story, group, init)
+    if pictures:
+        run.log({"fits": pictures})
+    for target, cost in group.epochs[init].items():
+        if isfinite(cost.median):
+            run.summary[_key(target)] = cost.median
+        run.summary[f"share_at_{target:g}"] = cost.hits / cost.n
+    run.finish()
+
+
+def _pictures(story: Story, group: Group, init: str) -> list[Any]:
+    """The image, step 0 and some budgets, for the first few images."""
+    import wandb
+    from PIL import Image
+
+    if story.thumbnails is None:
+        return []
+    found: list[Any] = []
+    images: set[str] = set()
+    for (image_hash, _), ladder in group.ladders[init].items():
+        runs = [run for run in ladder.values() if story.thumbnails.end(run)]
+        if not runs or image_hash in images or len(images) == SHOWN_PICTURES:
+            continue
+        images.add(image_hash)
+        runs = [run for run in runs if run.budget_epochs in SHOWN_EPOCHS] or runs[:4]
+        contents = [
+            ("image", story.thumbnails.image(runs[0])),
+            ("step 0", story.thumbnails.start(runs[0])),
+            *((f"{run.budget_epochs:g} epochs", story.thumbnails.end(run)) for run in runs),
+        ]
+        for what, content in contents:
+            if content is not None:
+                caption = f"{shown(runs[0].image)}: {what}"
+                found.append(wandb.Image(Image.open(io.BytesIO(content)), caption=caption))
+    return found

@@ -1,0 +1,71 @@
+"""The rooms of the package, in the order of the data's way, and which room may import which.
+
+A room is a sub-package. It imports rooms above it in this table only, so nothing is circular;
+tests/test_architecture.py holds every import statement against the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Room:
+    """One sub-package.
+
+    Attributes:
+        what: One line on what lives there.
+        may_import: Rooms whose modules it may import.
+    """
+
+    what: str
+    may_import: tuple[str, ...] = ()
+
+
+ROOMS: dict[str, Room] = {
+    "base": Room("errors, settings, files, locks, clock, terminal: nothing about SIRENs"),
+    "record": Room("the protocol, the records of fits, their thumbnails", ("base",)),
+    "score": Room("records -> costs, ratios, intervals", ("base", "record")),
+    "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
+    "images": Room("image files <-> tensors (3, H, W) in [0, 1], coordinates, colours", ("base",)),
+    "photos": Room("directories of photographs -> train and held-out lists", ("base", "images")),
+    "siren": Room("the network, its parameters, their files", ("base", "images")),
+    "inits": Room(
+        "hand-designed rules, and the `Start` that every init gives", ("base", "images", "siren")
+    ),
+    "fitting": Room(
+        "a start + an image -> a fitted SIREN", ("base", "record", "images", "siren", "inits")
+    ),
+    "hypernet": Room(
+        "the hypernetwork and other trained inits, pretrained ones included",
+        ("base", "images", "siren", "inits"),
+    ),
+    "learn": Room(
+        "images -> a trained init: losses, the outer loop, its log",
+        ("base", "record", "images", "photos", "siren", "inits", "fitting", "hypernet"),
+    ),
+    "bench": Room(
+        "inits x images x budgets -> records",
+        (
+            *("base", "record", "score", "images", "photos"),
+            *("siren", "inits", "fitting", "hypernet"),
+        ),
+    ),
+    "demo": Room(
+        "the page where fits race",
+        (
+            *("base", "record", "report", "images", "siren", "inits", "fitting", "hypernet"),
+            "bench",
+        ),
+    ),
+    "app": Room(
+        "the commands",
+        (
+            *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
+            *("fitting", "hypernet", "learn", "bench", "demo"),
+        ),
+    ),
+}
+
+# Rooms that can be imported without torch: reading records and writing reports needs none.
+TORCH_FREE = ("base", "record", "score", "report")

@@ -1,0 +1,1 @@
+"""Records -> costs, ratios, intervals."""

@@ -1,0 +1,236 @@
+"""Costs of pairs -> medians, ratios with intervals, survival curves.
+
+The unit of every count is a pair: one image and one seed. A pair whose runs never reach a target
+is censored: its cost is known to be above that of its largest budget, no more. Censored pairs are
+infinite in medians and stay in every count, curve and profile. A pair whose smallest budget is
+already enough costs at most that.
+
+Neither kind gives a ratio of costs, only a range for it. The geometric mean of ratios is therefore
+over the pairs that both inits have an exact cost for, and says how many those are. Leaving out
+what only one init solves flatters the other one, so a bound is given beside it: the mean of the
+lower (upper) ends over every pair with a range, where none of these is 0 (infinite). A pair that
+neither init solves has no range. Where censoring is on both sides there is no bound.
+
+Intervals are 95 % percentile bootstraps over images: seeds of an image are averaged before, as
+they share whatever makes that image hard.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, inf, isfinite, log
+from statistics import fmean
+
+import numpy as np
+
+
+def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: float) -> float:
+    """Cost at which a ladder of runs reaches a target error; infinite where none does.
+
+    Args:
+        costs: Epochs or seconds of the start and of each rung, ascending.
+        errors: Final error of each.
+        target: Reached when error <= target.
+
+    Returns:
+        The log-log interpolation between the first rung that reaches the target and the one
+        before it; that rung's own cost where the one before cost nothing (an upper bound).
+    """
+    for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
+        if not error <= target:
+            continue
+        if i == 0 or costs[i - 1] <= 0 or not isfinite(errors[i - 1]) or error <= 0:
+            return cost
+        part = log(errors[i - 1] / target) / log(errors[i - 1] / error)
+        return exp(log(costs[i - 1]) + part * log(cost / costs[i - 1]))
+    return inf
+
+
+Pair = tuple[str, int]  # image hash, seed
+
+_RESAMPLES = 9999
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent for thousands."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Infinite as soon as one value is."""
+    with np.errstate(divide="ignore"):
+        return float(np.exp(np.mean(np.log(list(values)))))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one init needs to reach a target.
+
+    Attributes:
+        unit: "epochs", "seconds" or "seed epochs".
+        values: Cost of every pair; infinite where it is censored.
+        limits: Cost of every pair's largest budget.
+        at_most: Pairs whose cost is only known to be at most this: the smallest budget reached the
+            target, and there is nothing before it to interpolate from.
+    """
+
+    unit: str
+    values: Mapping[Pair, float]
+    limits: Mapping[Pair, float]
+    at_most: frozenset[Pair] = frozenset()
+
+    @property
+    def n(self) -> int:
+        """Pairs."""
+        return len(self.values)
+
+    @property
+    def hits(self) -> int:
+        """Pairs that reach the target."""
+        return sum(isfinite(value) for value in self.values.values())
+
+    @property
+    def median(self) -> float:
+        """Over all pairs, censored ones being infinite."""
+        return float(np.median(list(self.values.values())))
+
+    def __str__(self) -> str:
+        """Such as "12.3 epochs (n=48, 48/48 hit)"; "> 64" where the median pair is censored."""
+        if not isfinite(self.median):
+            least = min(self.limits[pair] for pair, cost in self.values.items() if cost == inf)
+            shown = f"> {number(least)}"
+        else:
+            bounded = max((self.values[pair] for pair in self.at_most), default=0.0)
+            shown = ("<= " if self.median <= bounded else "") + number(self.median)
+        return f"{shown} {self.unit} (n={self.n}, {self.hits}/{self.n} hit)"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Geometric mean of the paired ratios of an init's cost to another's; below 1 is cheaper.
+
+    Attributes:
+        to: The other init.
+        mean: Over the pairs with an exact ratio; None if there are none.
+        low, high: 95 % interval; None with fewer than two images.
+        n: Pairs with an exact ratio.
+        pairs: Pairs that both ran.
+        at_least, at_most: Bounds over all pairs with a range, see above; None where there is none
+            or every ratio is exact.
+    """
+
+    to: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    pairs: int
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __str__(self) -> str:
+        """Such as "1.93 [1.71, 2.2] (n=44/48), at least 2.01"."""
+        shown = "-" if self.mean is None else number(self.mean)
+        if self.low is not None and self.high is not None:
+            shown += f" [{number(self.low)}, {number(self.high)}]"
+        shown += f" (n={self.n}/{self.pairs})"
+        if self.at_least is not None:
+            shown += f", at least {number(self.at_least)}"
+        return shown if self.at_most is None else f"{shown}, at most {number(self.at_most)}"
+
+
+def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
+    """Ratio of an init's cost to another's, named `to`; see the top of this file."""
+    pairs = [pair for pair in cost.values if pair in other.values]
+    exact: dict[str, list[float]] = {}
+    informative: dict[str, list[tuple[float, float]]] = {}
+    for pair in pairs:
+        low, high = _range(cost, pair)
+        other_low, other_high = _range(other, pair)
+        low, high = _divide(low, other_high), _divide(high, other_low)
+        if high == 0 or low == inf or (low == 0 and high == inf):
+            continue
+        informative.setdefault(pair[0], []).append((low, high))
+        if low == high:
+            exact.setdefault(pair[0], []).append(log(low))
+    n = sum(map(len, exact.values()))
+    mean, interval_low, interval_high = _mean_with_interval(tuple(map(fmean, exact.values())))
+    at_least = at_most = None
+    if n < sum(map(len, informative.values())):
+        lows, highs = (
+            geometric_mean(geometric_mean(r[i] for r in found) for found in informative.values())
+            for i in (0, 1)
+        )
+        at_least, at_most = lows or None, highs if isfinite(highs) else None
+    return Ratio(to, mean, interval_low, interval_high, n, len(pairs), at_least, at_most)
+
+
+def _range(cost: Cost, pair: Pair) -> tuple[float, float]:
+    """Least and most that a pair can cost."""
+    value = cost.values[pair]
+    if value == inf:
+        return cost.limits[pair], inf
+    return (0.0 if pair in cost.at_most else value), value
+
+
+def _divide(cost: float, other: float) -> float:
+    """cost / other where either may be 0 or infinite, but not both the same."""
+    if other == inf:
+        return 0.0
+    return cost / other if other > 0 else inf
+
+
+@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report ask for the same
+def _mean_with_interval(
+    logs: tuple[float, ...],
+) -> tuple[float | None, float | None, float | None]:
+    """exp of the mean of logarithms, and of the ends of its 95 % bootstrap interval."""
+    if not logs:
+        return None, None, None
+    mean = exp(fmean(logs))
+    if len(logs) < 2:
+        return mean, None, None
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (np.array(logs),),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return mean, exp(interval.low), exp(interval.high)
+
+
+def solved_share(cost: Cost) -> tuple[list[float], list[float]]:
+    """Kaplan-Meier estimate: costs, ascending, and the share of pairs solved by each."""
+    from scipy.stats import CensoredData, ecdf
+
+    hits = [value for value in cost.values.values() if isfinite(value)]
+    if not hits:
+        return [], []
+    censored = [cost.limits[pair] for pair, value in cost.values.items() if value == inf]
+    share = ecdf(CensoredData(uncensored=hits, right=censored)).cdf
+    return share.quantiles.tolist(), share.probabilities.tolist()
+
+
+def performance_profile(
+    costs: Mapping[str, Cost],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Init -> ratios to the cheapest init of the pair, ascending, and the share of pairs by each.
+
+    Shares are of the pairs that every init ran, unsolved ones included.
+    """
+    shared = set.intersection(*(set(cost.values) for cost in costs.values()))
+    cheapest = {pair: min(cost.values[pair] for cost in costs.values()) for pair in shared}
+    profiles = {}
+    for init, values in ((init, cost.values) for init, cost in costs.items()):
+        ratios = sorted(
+            values[pair] / cheapest[pair] if cheapest[pair] else 1.0
+            for pair in shared
+            if isfinite(values[pair])
+        )
+        profiles[init] = ratios, [(i + 1) / len(shared) for i in range(len(ratios))]
+    return profiles

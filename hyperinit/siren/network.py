@@ -1,0 +1,274 @@
+"""SIREN: coordinates -> colours. What the network is, apart from how it is initialised or fitted.
+
+`Params` is the currency of the package: a hand-designed init, a learned init and a hypernetwork
+all end as `Params`, so a fit cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError, check_at_least
+from hyperinit.images.coords import (
+    COORD_STD,
+    pixel_coords,
+    rgb_to_image,
+)
+
+
+@dataclass(frozen=True)
+class SirenConfig:
+    """A SIREN of `depth` sine layers sin(omega_0 (W x + b)) and one linear layer (SIREN sec. 3.1).
+
+    Attributes:
+        width: Units of each sine layer.
+        depth: Number of sine layers; the paper's and the seed's "5 x 256" is depth 5, width 256.
+        omega_0: Frequency of every sine layer.
+        unit_std_coords: Divide coordinates by their std `COORD_STD` first (seed rows 14 to 38).
+        bias: Whether sine layers have a bias (seed row 20 has none); the linear layer always has.
+    """
+
+    width: int = 256
+    depth: int = 5
+    omega_0: float = 30.0
+    unit_std_coords: bool = False
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_at_least(self, {"width": 1, "depth": 1}, "siren ")
+        if not self.omega_0 > 0:
+            raise InputError(f"siren omega_0 must be positive, not {self.omega_0}")
+
+
+def default_lr(config: SirenConfig) -> float:
+    """A learning rate that suits networks of this width: 5e-4 at width 256, inverse in width."""
+    return 0.128 / config.width
+
+
+def layer_of(name: str) -> int:
+    """The layer that a parameter such as "layers.3.bias" belongs to; 0 is the first."""
+    return int(name.split(".")[1])
+
+
+def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, input side first: `layers.<i>.weight` is (out, in)."""
+    sizes = [2, *[config.width] * config.depth, 3]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        shapes[f"layers.{i}.weight"] = (fan_out, fan_in)
+        if config.bias or i == config.depth:
+            shapes[f"layers.{i}.bias"] = (fan_out,)
+    return shapes
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
+class Params(Mapping[str, Tensor]):
+    """Weights and biases of one SIREN, or of B SIRENs stacked in a leading dimension.
+
+    Attributes:
+        config: The network these tensors are for.
+        tensors: Name -> tensor, exactly the names and shapes of `param_shapes(config)`, all with
+            or all without a leading B.
+
+    Raises:
+        InputError: a name is missing or unknown, or a shape is wrong.
+    """
+
+    config: SirenConfig
+    tensors: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = param_shapes(self.config)
+        for name in (*shapes, *self.tensors):
+            if name not in shapes or name not in self.tensors:
+                state = "missing from" if name in shapes else "not a parameter of"
+                raise InputError(f"{name} is {state} a SIREN with {self.config}")
+        batch = self.batch_shape
+        for name, shape in shapes.items():
+            found = tuple(self.tensors[name].shape)
+            if found != (*batch, *shape):
+                raise InputError(f"{name} has shape {found}, expected {(*batch, *shape)}")
+        # One order for all, whatever order a file or a caller had.
+        object.__setattr__(self, "tensors", {name: self.tensors[name] for name in shapes})
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one SIREN, (B,) for B of them."""
+        return tuple(self.tensors["layers.0.weight"].shape[:-2])
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tensors["layers.0.weight"].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the tensors."""
+        return self.tensors["layers.0.weight"].dtype
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Weight (..., out, in) and bias (..., out), or None, of a layer; 0 is the first."""
+        return self.tensors[f"layers.{index}.weight"], self.tensors.get(f"layers.{index}.bias")
+
+    def with_layer_scaled(self, index: int, factor: float) -> Params:
+        """A copy whose layer `index` has its weights, not its biases, times a factor."""
+        name = f"layers.{index}.weight"
+        return Params(self.config, {**self.tensors, name: self.tensors[name] * factor})
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Params:
+        """The same network with `function` applied to every tensor."""
+        return Params(self.config, {name: function(value) for name, value in self.items()})
+
+    def unbatch(self) -> list[Params]:
+        """B stacked SIRENs as a list of B single ones (views, no copies)."""
+        return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
+
+
+def features(params: Params, coords: Tensor) -> Tensor:
+    """The last sine layer's output, (..., width): what `apply` sums up to colours; see there."""
+    return _run_layers(params, coords, None, torch.sin, params.config.depth)
+
+
+def apply(
+    params: Params,
+    coords: Tensor,
+    hidden_dtype: torch.dtype | None = None,
+    sine: Callable[[Tensor], Tensor] = torch.sin,
+) -> Tensor:
+    """Evaluates one SIREN on many coordinates, or B SIRENs on B sets of coordinates.
+
+    Args:
+        params: One SIREN, or B stacked ones.
+        coords: (..., 2) in [-1, 1] for one SIREN; (B, N, 2), or (N, 2) shared by all, for B.
+        hidden_dtype: What the sine layers after the first compute in; None: what `params` have.
+            The first layer places the frequencies and the last one sums up to the colours: both
+            stay as they are.
+        sine: What to take for the sine, see sine.py.
+
+    Returns:
+        Normalised colours (..., 3), or (B, N, 3).
+    """
+    return _run_layers(params, coords, hidden_dtype, sine, params.config.depth + 1)
+
+
+def _run_layers(
+    params: Params,
+    coords: Tensor,
+    hidden_dtype: torch.dtype | None,
+    sine: Callable[[Tensor], Tensor],
+    layers: int,
+) -> Tensor:
+    """The output of the first so many layers."""
+    config = params.config
+    batched = bool(params.batch_shape)
+    hidden = coords / COORD_STD if config.unit_std_coords else coords
+    for i in range(layers):
+        weight, bias = params.layer(i)
+        if i < config.depth:
+            # omega_0 (W x + b) = (omega_0 W) x + omega_0 b: scaling the few weights is cheaper
+            # than scaling the activations of every pixel.
+            weight = config.omega_0 * weight
+            bias = None if bias is None else config.omega_0 * bias
+        if hidden_dtype is not None and i > 0:
+            dtype = hidden_dtype if i < config.depth else params.dtype
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        if batched and bias is not None:  # one pass over the activations less than `+`
+            hidden = hidden.expand(len(weight), -1, -1)
+            hidden = torch.baddbmm(bias.unsqueeze(-2), hidden, weight.transpose(-1, -2))
+        elif batched:
+            hidden = torch.matmul(hidden, weight.transpose(-1, -2))  # (B, N, out)
+        else:
+            hidden = nn.functional.linear(hidden, weight, bias)
+        if i < config.depth:
+            hidden = sine(hidden)
+    return hidden
+
+
+class Layer(nn.Module):
+    """The weight and the bias (or None) of one layer; `apply` does the arithmetic."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+
+class Siren(nn.Module):
+    """The same network as `apply`, as a module: its parameters are the entries of `Params`.
+
+    Args:
+        params: One SIREN; copied, so that training the module leaves them as they were.
+    """
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        if params.batch_shape:
+            raise InputError(f"Siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
+        self.config = params.config
+        self.layers = nn.ModuleList(Layer(*params.layer(i)) for i in range(self.config.depth + 1))
+
+    @classmethod
+    def from_params(cls, params: Params) -> Siren:
+        """A trainable module that starts at `params`."""
+        return cls(params)
+
+    @property
+    def params(self) -> Params:
+        """The module's parameters (live, not copied)."""
+        # Read as attributes, not through named_parameters(), so that libraries which swap the
+        # attributes of a module (higher) see their own tensors used.
+        tensors = {}
+        for name in param_shapes(self.config):
+            _, layer, field = name.split(".")
+            tensors[name] = getattr(self.layers[int(layer)], field)
+        return Params(self.config, tensors)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """(..., 2) coordinates in [-1, 1] -> (..., 3) normalised colours."""
+        return apply(self.params, coords)
+
+
+# Evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a CPU
+# what stays in its caches is twice as fast as what does not.
+CHUNK_PIXELS = {"cpu": 8192}
+OTHER_CHUNK_PIXELS = 65536
+
+
+@torch.no_grad()
+def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
+    """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
+
+    Without `chunk_pixels` as many as suit the device.
+    """
+    if chunk_pixels is None:
+        together = CHUNK_PIXELS.get(coords.device.type, OTHER_CHUNK_PIXELS)
+        chunk_pixels = max(together // math.prod(params.batch_shape), 1)
+    return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
+
+
+def render(params: Params, height: int, width: int) -> Tensor:
+    """The image of one SIREN at any size: (3, height, width) in [0, 1]."""
+    coords = pixel_coords(height, width, params.device)
+    return rgb_to_image(predict(params, coords), height, width)
+
+
+def preview(params: Params, image: Tensor) -> Tensor:
+    """What `params` show at the image's size: (3, H, W) in [0, 1]."""
+    height, width = image.shape[-2:]
+    return render(params, height, width)

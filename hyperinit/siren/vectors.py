@@ -1,0 +1,54 @@
+"""Several SIRENs in one tensor: stacked, or as flat vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.siren.network import Params, SirenConfig, param_shapes
+
+
+def to_vector(params: Params) -> Tensor:
+    """One SIREN -> (P,), B stacked ones -> (B, P): in the order of `param_shapes`."""
+    batch = params.batch_shape
+    return torch.cat([value.reshape(*batch, -1) for value in params.values()], dim=-1)
+
+
+def from_vector(vector: Tensor, config: SirenConfig) -> Params:
+    """The inverse of `to_vector`: (P,) -> one SIREN, (B, P) -> B stacked ones (views).
+
+    Raises:
+        InputError: the vector is not as long as a SIREN of this config has parameters.
+    """
+    shapes = param_shapes(config)
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    if vector.ndim not in (1, 2) or vector.shape[-1] != sum(sizes):
+        raise InputError(
+            f"a vector for {config} must be ({sum(sizes)},) or (B, {sum(sizes)}), "
+            f"not {tuple(vector.shape)}"
+        )
+    parts = vector.split(sizes, dim=-1)
+    batch = vector.shape[:-1]
+    return Params(
+        config,
+        {n: part.reshape(*batch, *shapes[n]) for n, part in zip(shapes, parts, strict=True)},
+    )
+
+
+def stack_params(several: Sequence[Params]) -> Params:
+    """B single SIRENs of one SirenConfig -> one Params with a leading B.
+
+    Raises:
+        InputError: none at all, stacked ones, or different networks.
+    """
+    if not several or any(params.batch_shape for params in several):
+        raise InputError("stack_params takes one or more single SIRENs")
+    config = several[0].config
+    for params in several:
+        if params.config != config:
+            raise InputError(f"SIRENs of two kinds cannot be stacked: {config}, {params.config}")
+    return Params(config, {name: torch.stack([p[name] for p in several]) for name in several[0]})
