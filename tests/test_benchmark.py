@@ -473,8 +473,10 @@ def test_an_init_can_be_given_another_name():
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The example of docs/benchmark.md, as a file."""
-    text = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    """The example of docs/guides/own-init.md, as a file."""
+    text = (Path(__file__).parent.parent / "docs" / "guides" / "own-init.md").read_text(
+        encoding="utf-8"
+    )
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     path = tmp_path / "my_init.py"
     path.write_text(code)

@@ -539,7 +539,9 @@ def test_a_rival_can_start_from_another_init_at_another_frequency():
 
 
 def test_the_document_has_every_rival_and_its_source():
-    text = (Path(__file__).parent.parent / "docs" / "rivals.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "rivals.md").read_text(
+        encoding="utf-8"
+    )
     for name, row in {**RULES, **RIVALS}.items():
         assert f"`{name}`" in text
         for paper in re.findall(r"arXiv (\d{4}\.\d{5})", row.source):
