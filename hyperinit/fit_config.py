@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import Any, Literal
 
-from hyperinit.config import Parser, build_parser, resolve
+from hyperinit.config import check, from_texts, option
 from hyperinit.errors import InputError, unknown_name
-from hyperinit.samplers import SAMPLERS
 
 AUTO = "auto"
 
@@ -49,51 +48,25 @@ class FitConfig:
             fit ended with; otherwise it is the best of all evaluations.
     """
 
-    budget_epochs: float = 8.0
-    lr: float | None = None
-    batch_pixels: int | None = 2048
+    budget_epochs: float = option(8.0, at_least=0)
+    lr: float | None = option(None, above=0)
+    batch_pixels: int | None = option(2048, at_least=1)
     sampler: Literal["pixels", "points", "residual"] = "pixels"
     schedule: Literal["linear", "constant"] = "linear"
-    output_lr_factor: float = 5.0
-    weight_decay: float = 0.0
+    output_lr_factor: float = option(5.0, at_least=0)
+    weight_decay: float = option(0.0, at_least=0)
     frozen_layers: tuple[int, ...] = ()
     eval_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
     seed: int = 0
     stop_mse: float | None = None
-    layer_lr_factors: tuple[float, ...] = ()
-    beta2: float = 0.999
+    layer_lr_factors: tuple[float, ...] = option((), at_least=0)
+    beta2: float = option(0.999, above=0, below=1)
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     engine: Literal["eager", "compiled", "auto"] = "eager"
-    max_restarts: int = 0
+    max_restarts: int = option(0, at_least=0)
 
     def __post_init__(self) -> None:
-        numbers = ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay")
-        for field in (*numbers, "beta2"):
-            value, optional = getattr(self, field), field in ("lr", "batch_pixels")
-            if not isinstance(value, (int, float)) and not (optional and value is None):
-                raise InputError(f"{field} must be a number, not {value!r}")
-        for field in ("budget_epochs", "output_lr_factor", "weight_decay"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise InputError(f"{field} must be a number >= 0, not {getattr(self, field)}")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise InputError(f"lr must be a positive number, not {self.lr}")
-        if self.batch_pixels is not None and self.batch_pixels < 1:
-            raise InputError(f"batch_pixels must be at least 1, not {self.batch_pixels}")
-        if not 0 < self.beta2 < 1:
-            raise InputError(f"beta2 must be between 0 and 1, not {self.beta2}")
-        if any(not 0 <= factor < float("inf") for factor in self.layer_lr_factors):
-            raise InputError(f"layer_lr_factors must be >= 0, not {list(self.layer_lr_factors)}")
-        if not isinstance(self.max_restarts, int) or self.max_restarts < 0:
-            raise InputError(f"max_restarts must be a whole number >= 0, not {self.max_restarts}")
-        tables = {
-            "schedule": ("linear", "constant"),
-            "sampler": SAMPLERS,
-            "hidden_dtype": ("float32", "bfloat16", AUTO),
-            "engine": ("eager", "compiled", AUTO),
-        }
-        for field, known in tables.items():
-            if getattr(self, field) not in known:
-                raise unknown_name(field, getattr(self, field), known)
+        check(self)
 
     def step_pixels(self, pixels: int) -> int:
         """Pixels a step of an image that has so many.
@@ -139,14 +112,12 @@ def fit_options(
     Raises:
         InputError: not of that form, no such field, a field that is declared, or a bad value.
     """
-    flags = []
+    texts = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--fit: {pair!r} is not of the form FIELD=VALUE")
         if name in declared:
             raise InputError(f"--fit: {name} is declared by {by}")
-        flags.append(f"--{name.replace('_', '-')}={value}")
-    namespace = build_parser(FitConfig, {}, Parser(prog="--fit")).parse_args(flags)
-    config = resolve(FitConfig, namespace, {})
-    return {pair.partition("=")[0]: getattr(config, pair.partition("=")[0]) for pair in pairs}
+        texts[name] = text
+    return from_texts(FitConfig, texts, source="--fit")

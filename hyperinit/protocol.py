@@ -13,8 +13,8 @@ from math import exp, inf, isfinite, log
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from hyperinit.config import option
-from hyperinit.errors import InputError, check_at_least
+from hyperinit.config import check, option
+from hyperinit.errors import InputError
 
 PROTOCOL_VERSION = 1
 
@@ -37,20 +37,24 @@ class Protocol:
 
     version: ClassVar[int] = PROTOCOL_VERSION
 
-    image_size: int = option(224, "side of the images in pixels: centre squares, area-resized")
-    width: int = option(256, "units of the SIREN's sine layers")
-    depth: int = option(5, "number of the SIREN's sine layers")
+    image_size: int = option(
+        224, "side of the images in pixels: centre squares, area-resized", at_least=1
+    )
+    width: int = option(256, "units of the SIREN's sine layers", at_least=1)
+    depth: int = option(5, "number of the SIREN's sine layers", at_least=1)
     budgets_epochs: tuple[float, ...] = option(
-        (0.5, 1, 2, 4, 8, 16, 32, 64), "ladder of budgets; each rung is a fit of its own"
+        (0.5, 1, 2, 4, 8, 16, 32, 64), "ladder of budgets; each rung is a fit of its own", above=0
     )
     lrs: tuple[float, ...] = option(
-        (1.25e-4, 2.5e-4, 5e-4, 1e-3), "grid of learning rates, one for all inits"
+        (1.25e-4, 2.5e-4, 5e-4, 1e-3), "grid of learning rates, one for all inits", above=0
     )
-    lr_images: int = option(8, "tuning images on which an init's rate is chosen, with one seed")
+    lr_images: int = option(
+        8, "tuning images on which an init's rate is chosen, with one seed", at_least=1
+    )
     lr_budget_epochs: float = option(
         16.0, "rungs above this one take the rate that was best here: tuning them would cost most"
     )
-    batch_pixels: int = option(2048, "pixels per step")
+    batch_pixels: int = option(2048, "pixels per step", at_least=1)
     sampler: Literal["pixels", "points"] = option(
         "pixels", "pixels without replacement within an epoch, or random points between them"
     )
@@ -61,12 +65,11 @@ class Protocol:
     weight_decay: float = option(0.0, "AdamW's")
 
     def __post_init__(self) -> None:
-        sizes = ("image_size", "width", "depth", "lr_images", "batch_pixels")
-        check_at_least(self, dict.fromkeys(sizes, 1))
+        check(self)
         for name in ("budgets_epochs", "lrs"):
             values = getattr(self, name)
-            if not values or min(values) <= 0 or len(set(values)) < len(values):
-                raise InputError(f"{name} must be positive and distinct, not {list(values)}")
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} must be distinct and at least one, not {list(values)}")
 
     @property
     def tuned_budgets(self) -> tuple[float, ...]:
