@@ -142,11 +142,7 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def check(config: DataclassInstance) -> None:
-    """Every field's type and limits, for `__post_init__` of a config dataclass.
-
-    Raises:
-        InputError: one is wrong; the line names the field.
-    """
+    """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size."""
     for name, setting in _settings(type(config)).items():
         _checked(setting, getattr(config, name), name)
 
@@ -201,15 +197,9 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str) -> C
 
 
 def from_texts(cls: type[Config], texts: Mapping[str, str], *, source: str) -> dict[str, Any]:
-    """Fields by name, as they are written in a command line -> their values, checked.
+    """Fields as a command line writes them -> their values, checked; errors as `from_dict`.
 
-    Args:
-        cls: The dataclass.
-        texts: Field -> its value as text: "none" for None, commas between the items of a tuple.
-        source: Where they come from; every error starts with it.
-
-    Raises:
-        InputError: as `from_dict`.
+    "none" is written for None, and commas between the items of a tuple.
     """
     return _read_all(cls, texts, source, _read_text)
 

@@ -88,10 +88,10 @@ def test_flags_of_every_type() -> None:
     config = parse(
         *("--inner-steps", "4", "--outer-lr", "1e-3", "--data", "a dir", "--loop", "higher"),
         *("--first-order", "--time-limit-min", "7", "--holdout", "none"),
-        *("--loss-weights", "1,2,.5", "--inits", "22"),
+        *("--loss-weights", "0,2,.5", "--inits", "22"),
     )
     assert config == TrainConfig(
-        4, 1e-3, "a dir", "higher", True, 7.0, None, (1.0, 2.0, 0.5), ("22",)
+        4, 1e-3, "a dir", "higher", True, 7.0, None, (0.0, 2.0, 0.5), ("22",)
     )
     assert isinstance(config.time_limit_min, float)
 
@@ -154,6 +154,7 @@ def test_bad_command_lines_are_refused_in_one_line(
         ("a.toml", "inner_steps = '4'", ["inner_steps must be a whole number, not '4'"]),
         ("a.toml", "first_order = 1", ["first_order must be true or false, not 1"]),
         ("a.toml", "outer_lr = inf", ["outer_lr must be a finite number"]),
+        ("a.toml", "outer_lr = " + "9" * 400, ["outer_lr must be a finite number"]),
         ("a.toml", "inits = 'paper'", ["inits must be a list, not 'paper'"]),
         ("a.toml", "loss_weights = [1, '2']", ["loss_weights[1] must be a finite number"]),
         ("a.toml", "loop = 3", ["loop must be one of higher, functional, not 3"]),

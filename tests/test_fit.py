@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from typing import Any
 
 import pytest
@@ -649,3 +650,8 @@ def test_residual_sampling_survives_residuals_that_are_no_numbers() -> None:
         coords, rgb = batches()
         assert torch.isfinite(coords).all() and torch.isfinite(rgb).all()
         batches.observe(torch.full((16, 3), bad))
+
+
+def test_every_sampler_can_be_chosen() -> None:
+    names = typing.get_args(typing.get_type_hints(FitConfig)["sampler"])
+    assert sorted(names) == sorted(SAMPLERS)
