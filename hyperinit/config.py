@@ -19,7 +19,7 @@ import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -100,7 +100,8 @@ def _checked(setting: _Setting, value: Any, name: str) -> Any:
     """A value as its field's type; `name` says in errors where it comes from."""
     if value is None and setting.optional:
         return None
-    if setting.is_list and isinstance(value, (list, tuple)):
+    single = isinstance(value, (str, Mapping)) or not isinstance(value, Collection)
+    if setting.is_list and not single:
         item = dataclasses.replace(setting, is_list=False, optional=False)
         return tuple(_checked(item, part, f"{name}[{i}]") for i, part in enumerate(value))
     wanted = "a list" if setting.is_list else _wanted(setting, value)

@@ -605,7 +605,7 @@ def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
         (
             ["--track", "open", "--fit", "samplr=points"],
-            "--fit: unknown key 'samplr' .did you mean 'sampler'",
+            "--fit: unknown key 'samplr' (did you mean 'sampler'?)",
         ),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
         (["--lr", "1e-4"], "--lr is for the seed track"),

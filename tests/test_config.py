@@ -155,6 +155,7 @@ def test_bad_command_lines_are_refused_in_one_line(
         ("a.toml", "first_order = 1", ["first_order must be true or false, not 1"]),
         ("a.toml", "outer_lr = inf", ["outer_lr must be a finite number"]),
         ("a.toml", "outer_lr = " + "9" * 400, ["outer_lr must be a finite number"]),
+        ("a.toml", "inits = {a = 1}", ["inits must be a list, not {'a': 1}"]),
         ("a.toml", "inits = 'paper'", ["inits must be a list, not 'paper'"]),
         ("a.toml", "loss_weights = [1, '2']", ["loss_weights[1] must be a finite number"]),
         ("a.toml", "loop = 3", ["loop must be one of higher, functional, not 3"]),
@@ -226,9 +227,10 @@ def test_what_is_made_in_python_is_checked_alike(fields: dict[str, Any], message
         TrainConfig(**fields)
 
 
-def test_numbers_of_numpy_and_lists_will_do_in_python() -> None:
+def test_numbers_of_numpy_and_other_collections_will_do_in_python() -> None:
     fields: dict[str, Any] = {"inner_steps": np.int64(3), "outer_lr": np.float32(1)}
-    assert TrainConfig(**fields, loss_weights=[1, 2]).outer_lr == 1  # type: ignore[arg-type]
+    for weights in ([1, 2], range(3), {1, 2}, np.ones(2)):
+        assert TrainConfig(**fields, loss_weights=weights).outer_lr == 1  # type: ignore[arg-type]
 
 
 def test_single_fields_from_text() -> None:
