@@ -46,14 +46,14 @@ class BaselineConfig(LoopConfig):
     rival: str = option("", "which one; the same as NAME")
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
     omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
-    warmup_steps: int = option(0, "outer steps over which the rates rise")
+    warmup_steps: int = option(0, "outer steps over which the rates rise", at_least=0)
     schedule: Literal["cosine", "linear", "step", "constant"] = option(
         "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
     )
     unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
-    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
+    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any", above=0)
     skip_norm: float | None = option(
-        None, "skip steps whose gradient is so many times its usual norm; none: never"
+        None, "skip steps whose gradient is so many times its usual norm; none: never", above=0
     )
     noise: Literal["uniform", "gaussian", "spectrum", "dead-leaves"] = option(
         "uniform", "snp: the kind of pictures"
@@ -63,7 +63,7 @@ class BaselineConfig(LoopConfig):
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
     inner_pixels: int = option(1024, "pixels per inner step")
-    inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start")
+    inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
     second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
     patch_size: int = option(9, "transinr, ipc: side of an image token, in pixels of `size`")
@@ -76,8 +76,6 @@ class BaselineConfig(LoopConfig):
         super().__post_init__()
         if self.rival not in RIVALS:
             raise unknown_name("rival", self.rival, RIVALS)
-        if not self.inner_lr > 0:
-            raise InputError(f"inner_lr must be positive, not {self.inner_lr}")
         if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
         self.learned  # noqa: B018  checks its own fields

@@ -605,7 +605,10 @@ def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
         (["--fit", "sampler=points"], "--fit is for the open track"),
         (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
-        (["--track", "open", "--fit", "samplr=points"], "did you mean '--sampler'"),
+        (
+            ["--track", "open", "--fit", "samplr=points"],
+            "--fit: unknown key 'samplr' (did you mean 'sampler'?)",
+        ),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
         (["--lr", "1e-4"], "--lr is for the seed track"),
         (["--track", "seed", "--lr", "0"], "--lr must be positive"),

@@ -498,7 +498,7 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
     [
         (["strianer"], "did you mean 'strainer'"),
         ([], "unknown rival ''"),
-        (["maml", "--inner-lr", "0"], "inner_lr must be positive"),
+        (["maml", "--inner-lr", "0"], "--inner-lr must be above 0"),
         (["reptile", "--inner-steps", "0"], "at least 1"),
         (["snp", "--noise", "pink"], "--noise must be one of uniform"),
         (["snp", "--base-init", "34"], "unknown init"),

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.base.settings import Parser, build_parser, resolve
+from hyperinit.base.settings import check, from_texts, option
 from hyperinit.fitting.suits import suitable_batch
-from hyperinit.stepping.optimizers import OPTIMIZERS
-from hyperinit.stepping.samplers import SAMPLERS
-from hyperinit.stepping.schedule import DECAY_POWERS
 
 AUTO = "auto"
 CREDIT = "credit"
@@ -63,59 +60,28 @@ class FitConfig:
             the first to 1.5 times in the last; otherwise they are all alike.
     """
 
-    budget_epochs: float = 8.0
-    lr: float | None = None
-    batch_pixels: int | None = None
+    budget_epochs: float = option(8.0, at_least=0)
+    lr: float | None = option(None, above=0)
+    batch_pixels: int | None = option(None, at_least=1)
     sampler: Literal["credit", "pixels", "points", "residual"] = "credit"
     schedule: Literal["power", "linear", "constant"] = "power"
-    output_lr_factor: float = 5.0
-    weight_decay: float = 0.0
+    output_lr_factor: float = option(5.0, at_least=0)
+    weight_decay: float = option(0.0, at_least=0)
     frozen_layers: tuple[int, ...] = ()
     eval_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
-    seed: int = 0
+    seed: int = option(0, at_least=-(2**63), below=2**63)
     stop_mse: float | None = None
-    layer_lr_factors: tuple[float, ...] = ()
-    beta2: float = 0.9999
+    layer_lr_factors: tuple[float, ...] = option((), at_least=0)
+    beta2: float = option(0.9999, above=0, below=1)
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     engine: Literal["eager", "compiled", "auto"] = "eager"
-    max_restarts: int = 3
+    max_restarts: int = option(3, at_least=0)
     optimizer: Literal["nadam", "soap", "adamw"] = "nadam"
-    beta1: float = 0.8
+    beta1: float = option(0.8, at_least=0, below=1)
     rising_rates: bool = True
 
     def __post_init__(self) -> None:
-        numbers = ("budget_epochs", "lr", "batch_pixels", "output_lr_factor", "weight_decay")
-        for field in (*numbers, "beta1", "beta2", "seed"):
-            value, optional = getattr(self, field), field in ("lr", "batch_pixels")
-            if not isinstance(value, (int, float)) and not (optional and value is None):
-                raise InputError(f"{field} must be a number, not {value!r}")
-        for field in ("budget_epochs", "output_lr_factor", "weight_decay"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise InputError(f"{field} must be a number >= 0, not {getattr(self, field)}")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise InputError(f"lr must be a positive number, not {self.lr}")
-        if self.batch_pixels is not None and self.batch_pixels < 1:
-            raise InputError(f"batch_pixels must be at least 1, not {self.batch_pixels}")
-        if not (isinstance(self.seed, int) and abs(self.seed) < 2**63):
-            raise InputError(f"seed must be a whole number of at most 63 bits, not {self.seed}")
-        if not 0 < self.beta2 < 1:
-            raise InputError(f"beta2 must be between 0 and 1, not {self.beta2}")
-        if not 0 <= self.beta1 < 1:
-            raise InputError(f"beta1 must be at least 0 and below 1, not {self.beta1}")
-        if any(not 0 <= factor < float("inf") for factor in self.layer_lr_factors):
-            raise InputError(f"layer_lr_factors must be >= 0, not {list(self.layer_lr_factors)}")
-        if not isinstance(self.max_restarts, int) or self.max_restarts < 0:
-            raise InputError(f"max_restarts must be a whole number >= 0, not {self.max_restarts}")
-        tables = {
-            "schedule": DECAY_POWERS,
-            "sampler": (CREDIT, *SAMPLERS),
-            "hidden_dtype": ("float32", "bfloat16", AUTO),
-            "engine": ("eager", "compiled", AUTO),
-            "optimizer": OPTIMIZERS,
-        }
-        for field, known in tables.items():
-            if getattr(self, field) not in known:
-                raise unknown_name(field, getattr(self, field), known)
+        check(self)
 
     def step_pixels(self, pixels: int) -> int:
         """Pixels a step of an image that has so many."""
@@ -159,14 +125,12 @@ def fit_options(
     Raises:
         InputError: not of that form, no such field, a field that is declared, or a bad value.
     """
-    flags = []
+    texts = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--fit: {pair!r} is not of the form FIELD=VALUE")
         if name in declared:
             raise InputError(f"--fit: {name} is declared by {by}")
-        flags.append(f"--{name.replace('_', '-')}={value}")
-    namespace = build_parser(FitConfig, {}, Parser(prog="--fit")).parse_args(flags)
-    config = resolve(FitConfig, namespace, {})
-    return {pair.partition("=")[0]: getattr(config, pair.partition("=")[0]) for pair in pairs}
+        texts[name] = text
+    return from_texts(FitConfig, texts, source="--fit")

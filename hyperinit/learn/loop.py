@@ -19,8 +19,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import from_dict, option, to_dict
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import check, from_dict, option, to_dict
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.learn.tracking import Tracker
 from hyperinit.siren.network import Params, predict, preview
@@ -37,31 +37,35 @@ class LoopConfig:
     data_weights: tuple[str, ...] = option((), "sampling weight of sub-folders: clothing=0.1,...")
     data_limit: int | None = option(None, "use at most this many images")
     held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
-    size: int = option(96, "side of the square training images, in pixels")
+    size: int = option(96, "side of the square training images, in pixels", at_least=4)
     width: int = option(128, "units of the SIREN's sine layers")
     depth: int = option(4, "number of the SIREN's sine layers")
     base_init: str = option("33", "hand-designed init that the learned base starts from")
-    max_steps: int = option(1500, "outer steps of the whole run; the rates decay over these")
-    batch_images: int = option(4, "images per outer step")
-    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
-    lr: float = option(1e-3, "learning rate of the outer loop")
-    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned")
-    warmup_steps: int = option(50, "outer steps over which the rates rise")
+    max_steps: int = option(
+        1500, "outer steps of the whole run; the rates decay over these", at_least=1
+    )
+    batch_images: int = option(4, "images per outer step", at_least=1)
+    query_pixels: int = option(
+        1024, "pixels per image on which the outer loss is measured", at_least=1
+    )
+    lr: float = option(1e-3, "learning rate of the outer loop", above=0)
+    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned", above=0)
+    warmup_steps: int = option(50, "outer steps over which the rates rise", at_least=0)
     schedule: Literal["cosine", "linear", "step", "constant"] = option(
         "cosine", "of the rates: down to 0, or to a tenth for the last fifth (step)"
     )
-    clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any")
+    clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any", above=0)
     skip_norm: float | None = option(
-        5.0, "skip steps whose gradient is so many times its usual norm; none: never"
+        5.0, "skip steps whose gradient is so many times its usual norm; none: never", above=0
     )
     time_limit_min: float | None = option(
         None, "stop (and compare) after so many minutes of training, resumed parts included"
     )
-    checkpoint_sec: float = option(120.0, "seconds between checkpoints")
-    eval_steps: int = option(100, "outer steps between evaluations on held-out images")
+    checkpoint_sec: float = option(120.0, "seconds between checkpoints", above=0)
+    eval_steps: int = option(100, "outer steps between evaluations on held-out images", at_least=1)
     compare_budgets: tuple[float, ...] = option((2.0, 8.0, 32.0), "budgets of the comparison")
     compare_lrs: tuple[float, ...] = option((2.5e-4, 5e-4, 1e-3), "its learning rates")
-    compare_images: int = option(6, "its held-out images; 0: no comparison")
+    compare_images: int = option(6, "its held-out images; 0: no comparison", at_least=0)
     seed: int = option(0, "of the base init, the batches and the pixels")
     threads: int | None = option(None, "CPU threads; none: torch's default")
     wandb: Literal["auto", "online", "offline", "disabled"] = option(
@@ -69,12 +73,7 @@ class LoopConfig:
     )
 
     def __post_init__(self) -> None:
-        least = {"max_steps": 1, "batch_images": 1, "size": 4, "eval_steps": 1, "query_pixels": 1}
-        check_at_least(self, {**least, "warmup_steps": 0, "compare_images": 0})
-        for field in ("lr", "step_size_lr", "clip_norm", "skip_norm", "checkpoint_sec"):
-            value = getattr(self, field)
-            if value is not None and not value > 0:
-                raise InputError(f"{field} must be positive, not {value}")
+        check(self)
         self.folder_weights  # noqa: B018  checks its own fields
 
     @property

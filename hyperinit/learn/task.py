@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperinit.base.errors import InputError
 from hyperinit.base.settings import option
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
@@ -23,9 +22,11 @@ from hyperinit.siren.network import Params
 class TrainConfig(LoopConfig):
     """A whole meta-training run; the run's `config.toml` is this, resolved."""
 
-    lr: float = option(1e-3, "learning rate of the encoder and the heads")
-    base_lr: float = option(1e-4, "learning rate of the learned base")
-    step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
+    lr: float = option(1e-3, "learning rate of the encoder and the heads", above=0)
+    base_lr: float = option(1e-4, "learning rate of the learned base", above=0)
+    step_size_lr: float = option(
+        2e-2, "learning rate of the logarithms of the inner step sizes", above=0
+    )
     encoder_size: int = option(32, "images are resized to this side before they are encoded")
     channels: int = option(32, "channels of the encoder's first convolution")
     code_size: int = option(256, "length of the image's code")
@@ -41,8 +42,6 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.base_lr > 0:
-            raise InputError(f"base_lr must be positive, not {self.base_lr}")
         self.hyper, self.outer  # noqa: B018  each checks its own fields
 
     @property

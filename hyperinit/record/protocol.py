@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import option
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import check, option
 
 PROTOCOL_VERSION = 2
 VERSIONS = (1, 2)  # that can be measured and scored
@@ -31,20 +31,26 @@ class Protocol:
     version: Literal[1, 2] = option(
         PROTOCOL_VERSION, "1: AdamW on random pixels; 2: NAdam, hard pixels more often"
     )
-    image_size: int = option(224, "side of the images in pixels: centre squares, area-resized")
-    width: int = option(256, "units of the SIREN's sine layers")
-    depth: int = option(5, "number of the SIREN's sine layers")
+    image_size: int = option(
+        224, "side of the images in pixels: centre squares, area-resized", at_least=1
+    )
+    width: int = option(256, "units of the SIREN's sine layers", at_least=1)
+    depth: int = option(5, "number of the SIREN's sine layers", at_least=1)
     budgets_epochs: tuple[float, ...] = option(
-        (1, 2, 4, 8, 16, 32), "ladder of budgets; each rung is a fit of its own"
+        (1, 2, 4, 8, 16, 32), "ladder of budgets; each rung is a fit of its own", above=0
     )
     lrs: tuple[float, ...] = option(
-        (1.2e-4, 1.7e-4, 2.4e-4, 3.4e-4, 4.8e-4), "grid of learning rates, one for all inits"
+        (1.2e-4, 1.7e-4, 2.4e-4, 3.4e-4, 4.8e-4),
+        "grid of learning rates, one for all inits",
+        above=0,
     )
-    lr_images: int = option(8, "tuning images on which an init's rate is chosen, with one seed")
+    lr_images: int = option(
+        8, "tuning images on which an init's rate is chosen, with one seed", at_least=1
+    )
     lr_budget_epochs: float = option(
         16.0, "rungs above this one take the rate that was best here: tuning them would cost most"
     )
-    batch_pixels: int = option(784, "pixels per step")
+    batch_pixels: int = option(784, "pixels per step", at_least=1)
     sampler: Literal["credit", "pixels", "points"] = option(
         "credit",
         "without replacement, hard pixels more often; once an epoch each; random points between",
@@ -56,12 +62,11 @@ class Protocol:
     weight_decay: float = option(0.0, "AdamW's")
 
     def __post_init__(self) -> None:
-        sizes = ("image_size", "width", "depth", "lr_images", "batch_pixels")
-        check_at_least(self, dict.fromkeys(sizes, 1))
+        check(self)
         for name in ("budgets_epochs", "lrs"):
             values = getattr(self, name)
-            if not values or min(values) <= 0 or len(set(values)) < len(values):
-                raise InputError(f"{name} must be positive and distinct, not {list(values)}")
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} must be distinct and at least one, not {list(values)}")
 
     @property
     def tuned_budgets(self) -> tuple[float, ...]:
