@@ -28,11 +28,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.images.files import IMAGE_FORMATS
-from hyperinit.images.pixels import from_uint8
-
-# Larger images are refused by their header, before a pixel is decoded: 50 million pixels are
-# 600 MB as float32, and no camera photograph of use here is larger.
-MAX_PIXELS = 50_000_000
+from hyperinit.images.pixels import MAX_PIXELS, from_uint8
 
 
 def _reason(error: Exception) -> str:

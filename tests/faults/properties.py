@@ -1,0 +1,14 @@
+"""Settings of the property-based tests: a few seconds in the gate, longer by HYPOTHESIS_EXAMPLES."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+SETTINGS = settings(
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
+    deadline=None,
+    print_blob=True,  # how to run a failure again
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
