@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class SirenConfig:
 
     def __post_init__(self) -> None:
         for field, most in (("width", MAX_WIDTH), ("depth", MAX_DEPTH)):
-            value = getattr(self, field)
+            value: Any = getattr(self, field)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
             if not 1 <= value <= most:
@@ -293,7 +294,7 @@ def render(params: Params, height: int, width: int) -> Tensor:
         coords = pixel_coords(height, width, device, range(start, min(start + chunk, pixels)))
         drawn = rgb_to_image(predict(params, coords, chunk), len(coords), 1)
         colours[..., start : start + chunk] = drawn.squeeze(-1)
-    return colours.unflatten(-1, (height, width))
+    return colours.reshape(*params.batch_shape, 3, height, width)
 
 
 def preview(params: Params, image: Tensor) -> Tensor:

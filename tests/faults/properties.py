@@ -1,4 +1,4 @@
-"""Settings of the property-based tests: a few seconds in the gate, longer by HYPOTHESIS_EXAMPLES."""
+"""Settings of property-based tests: seconds in the gate, as long as HYPOTHESIS_EXAMPLES says."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ def test_a_lock_that_another_process_holds_is_refused_until_that_is_killed(tmp_p
     lock = tmp_path / ".lock"
     with python(HOLD, lock) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=r"\.lock: another process is writing here"):
-            with exclusive(lock):
-                pytest.fail("two hold one lock")
+        said = r"\.lock: another process is writing here"
+        with pytest.raises(InputError, match=said), exclusive(lock):
+            pytest.fail("two hold one lock")
         holder.kill()
         holder.wait()
     with exclusive(lock):  # free, though nobody tidied up
@@ -99,7 +99,7 @@ def test_other_failures_give_their_own_reason(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such directory"), exclusive(tmp_path / "no" / "lock"):
         pass
     assert not (tmp_path / "no").exists()
-    with pytest.raises(InputError, match="cannot write .*directory"), exclusive(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*directory"), exclusive(tmp_path):
         pass
     monkeypatch.setattr(filelock.FileLock, "_acquire", broken)
     with pytest.raises(InputError, match="Input/output error"), exclusive(tmp_path / "lock"):

@@ -169,7 +169,7 @@ HOSTILE_TENSORS = {
     "scalars": {n: torch.tensor(1.0) for n in ONE},
     "stack of none": {n: v.new_zeros(0, *v.shape) for n, v in ONE.items()},
     "stack of stacks": {n: v.expand(2, 2, *v.shape).contiguous() for n, v in ONE.items()},
-    "stacks of two sizes": {n: v.expand(2 + (v.ndim == 1), *v.shape).clone() for n, v in ONE.items()},
+    "two sizes of stack": {n: v.repeat(4 - v.ndim, *[1] * v.ndim) for n, v in ONE.items()},
 }  # fmt: skip
 
 
