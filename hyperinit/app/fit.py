@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import shown_sec
+from hyperinit.base.terminal import Countdown, EpochBar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +23,10 @@ if TYPE_CHECKING:
     from hyperinit.fitting.config import FitConfig
     from hyperinit.fitting.fit import FitResult
     from hyperinit.inits.start import Init, Start
-    from hyperinit.record.records import CurvePoint
     from hyperinit.siren.network import Params
 
 TARGET_BUDGET_EPOCHS = 200.0
 DEFAULT_INIT = "identity-sized"  # the best hand-designed one; docs/benchmark.md
-BAR_AFTER_SEC = 2.0
 
 # Fields of FitConfig that have a flag of their own, or that a command line has no use for.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")
@@ -193,9 +190,9 @@ def _fit_budget(
     """Fits over the declared budget, writes the result, and returns the line about it."""
     from hyperinit.fitting.fit import fit
 
-    with FitBar(config.budget_epochs) as bar:
+    with EpochBar(config.budget_epochs) as bar:
         watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
-        result = fit(start, image, watched, on_eval=bar.show)
+        result = fit(start, image, watched, on_eval=lambda point: bar.show(point.epochs, point.mse))
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if not isfinite(first.mse):
@@ -273,35 +270,6 @@ def looks(config: FitConfig) -> tuple[float, ...]:
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))
 
 
-class FitBar:
-    """A progress bar on stderr for a fit that takes longer than two seconds; none in a pipe."""
-
-    def __init__(self, budget_epochs: float) -> None:
-        from tqdm import tqdm
-
-        self.is_shown = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=budget_epochs,
-            delay=BAR_AFTER_SEC,
-            disable=not self.is_shown,
-            leave=False,
-            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs, {remaining} left"
-            "{postfix}",
-        )
-
-    def __enter__(self) -> FitBar:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def show(self, point: CurvePoint) -> None:
-        """How far the fit has come, and its error: `on_eval` of `fit`."""
-        self._bar.total = max(self._bar.total, point.epochs)  # restarts go beyond the budget
-        self._bar.set_postfix_str(f"MSE {point.mse:.3g}", refresh=False)
-        self._bar.update(point.epochs - self._bar.n)
-
-
 def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, device: Any) -> int:
     """Fits all images of a directory; 1 if some have no result.
 
@@ -321,7 +289,7 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
     from hyperinit.siren.device import choose_threads, on_threads
 
     names, unread = image_files(arguments.image, follow_links=True)
-    count = Count(len(names) + len(unread))
+    told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
     with on_threads(choose_threads(arguments.threads, work * arguments.batch_images)):
@@ -333,9 +301,9 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
             size=arguments.size,
             batch_images=arguments.batch_images,
             eval_epochs=(),  # start and end alone
-            on_fitted=count.fitted,
-            on_failed=count.failed,
-            on_finished=count.finished,
+            on_fitted=told.fitted,
+            on_failed=told.failed,
+            on_finished=told.finished,
         )
     counts = f"{report.fitted} fitted, {report.finished} finished before"
     counts += f", {len(report.failed)} without a result" if report.failed else ""
@@ -346,45 +314,25 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
 
 
 @dataclass
-class Count:
-    """Says of each image of a directory what became of it, how many are left and for how long.
+class Told:
+    """Says of each image of a directory what became of it, how many are left and for how long."""
 
-    Attributes:
-        images: How many there are.
-        done: How many of them have a result, or have none for good.
-        worked: How many of these took time now.
-        clock: Seconds, for tests.
-    """
-
-    images: int
-    done: int = 0
-    worked: int = 0
-    clock: Callable[[], float] = time.monotonic
-    began: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.began = self.clock()
+    count: Countdown
 
     def fitted(self, name: str, result: FitResult) -> None:
         """A file has been written."""
-        self.worked += 1
         kept = result.kept
-        self._say(f"{shown_path(name)}: PSNR {kept.psnr:.2f} dB, MSE {kept.mse:.3g}", sys.stdout)
+        text = f"{shown_path(name)}: PSNR {kept.psnr:.2f} dB, MSE {kept.mse:.3g}"
+        print(f"{text} ({self.count.worked()})", flush=True)
 
     def failed(self, name: str, reason: str) -> None:
         """There will be no file."""
-        self._say(f"{shown_path(name)}: {reason}", sys.stderr)
+        done = self.count.passed()
+        print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
 
     def finished(self, name: str) -> None:
         """A file was there."""
-        self.done += 1
-
-    def _say(self, text: str, stream: Any) -> None:
-        self.done += 1
-        left = self.images - self.done
-        sec = (self.clock() - self.began) / max(self.worked, 1) * left
-        ahead = f", {shown_sec(sec)} left" if left and self.worked else ""
-        print(f"{text} ({self.done} of {self.images}{ahead})", file=stream, flush=True)
+        self.count.passed()
 
 
 def _on_device(init: Init, device: Any) -> Init:

@@ -6,8 +6,12 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+
+BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
 
 # What a reader that has gone away, a full disk or a terminal that was closed make of a write.
 _LOST = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.ECONNRESET}
@@ -107,6 +111,69 @@ def say(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
+
+
+class EpochBar:
+    """A progress bar on stderr for a fit that takes longer than two seconds; none in a pipe."""
+
+    def __init__(self, budget_epochs: float) -> None:
+        from tqdm import tqdm
+
+        self.is_shown = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=budget_epochs,
+            delay=BAR_AFTER_SEC,
+            disable=not self.is_shown,
+            leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs, {remaining} left"
+            "{postfix}",
+        )
+
+    def __enter__(self) -> EpochBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, epochs: float, mse: float) -> None:
+        """How far the fit has come, and its error over all pixels."""
+        self._bar.total = max(self._bar.total, epochs)  # restarts go beyond the budget
+        self._bar.set_postfix_str(f"MSE {mse:.3g}", refresh=False)
+        self._bar.update(epochs - self._bar.n)
+
+
+@dataclass
+class Countdown:
+    """How many of several things are done, and how long the rest will take.
+
+    Attributes:
+        total: How many there are.
+        done: How many are over.
+        timed: How many of these took time; the others were found done.
+        clock: Seconds since any moment.
+    """
+
+    total: int
+    done: int = 0
+    timed: int = 0
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def worked(self) -> str:
+        """One more is done, which took time: "3 of 10, 1:05 left"."""
+        self.timed += 1
+        return self.passed()
+
+    def passed(self) -> str:
+        """One more is over."""
+        self.done += 1
+        left = self.total - self.done
+        sec = (self.clock() - self.began) / max(self.timed, 1) * left
+        ahead = f", {shown_sec(sec)} left" if left > 0 and self.timed else ""
+        return f"{self.done} of {self.total}{ahead}"
 
 
 def shown_sec(sec: float) -> str:

@@ -24,6 +24,11 @@ from hyperinit.record.protocol import TARGETS
 from hyperinit.siren.store import save_params
 
 WAITING = '<p class="verdict">Waiting for the race before to end.</p>'
+INTRODUCTION = f"""\
+# hyperinit: which initial weights fit a SIREN to your image first?
+All fits take turns, an epoch at a time, to MSE {min(TARGETS):g} (normalised; 43.9 dB) or to the end
+of the budget. A demo, not the benchmark's protocol: one image, one seed, one learning rate for all.
+"""
 UPDATE_SEC = 0.3  # between two pictures of a race
 
 
@@ -102,25 +107,14 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
         # The place to drop is free for the next image, and what is shown is no longer of this one.
         return None, WAITING, gr.File(visible=False)
 
-    def repeat(session: Session) -> tuple[None, str, Any]:
-        return choose(session, session.path)
-
     with gr.Blocks(title="hyperinit demo", delete_cache=(600, 21600)) as page:
-        gr.Markdown(
-            "# hyperinit: which initial weights fit a SIREN to your image first?\n"
-            f"All fits go on in turn, an epoch at a time, to MSE {min(TARGETS):g} (normalised;"
-            " 43.9 dB) or to the end of the budget. A demo, not the benchmark's protocol: one"
-            f" image, one seed, one learning rate for all."
-        )
-        session = gr.State(Session())  # each user has a copy
+        gr.Markdown(INTRODUCTION)
+        session, paths = gr.State(Session()), examples()  # each user has a copy of the state
         with gr.Row():
             with gr.Column(scale=2):
                 drop = gr.File(label="Drop an image here", file_types=["image"], height=130)
                 with gr.Row():
-                    shown_examples = [
-                        (gr.Button(path.stem, size="sm", min_width=60), str(path))
-                        for path in examples()
-                    ]
+                    buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
                 with gr.Row():
                     lr = gr.Number(arena.lr, label="learning rate", min_width=100)
@@ -135,8 +129,11 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
         cleared = [drop, shown, files]
         chosen = [
             drop.upload(choose, [session, drop], cleared),
-            again.click(repeat, session, cleared),
-            *(b.click(partial(choose, path=path), session, cleared) for b, path in shown_examples),
+            again.click(lambda session: choose(session, session.path), session, cleared),
+            *(
+                button.click(partial(choose, path=str(path)), session, cleared)
+                for button, path in zip(buttons, paths, strict=True)
+            ),
         ]
         for event in chosen:
             event.then(

@@ -250,6 +250,9 @@ class _Run:
             if result.diverged:
                 self.fail(job.name, f"the fit diverged at learning rate {result.lr:g}")
                 continue
+            if not result.kept.mse < result.curve[0].mse:
+                self.fail(job.name, f"no better than its start: try lr below {result.lr:g}")
+                continue
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}
             photo = {"photo_sha256": job.photo_sha256}
