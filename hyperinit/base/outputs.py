@@ -75,13 +75,13 @@ def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) 
         place = place.parent
     if not place.is_dir():
         what = "is a file" if place.exists() else "no such directory"
-        raise InputError(f"{shown_path(place)}: {what}: choose another place to write to")
+        raise InputError(f"cannot write to {shown_path(place)}: {what}")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{shown_path(place)}: cannot be written to ({reason})") from error
+        raise InputError(f"cannot write to {shown_path(place)}: {reason}") from error
 
 
 def is_same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:

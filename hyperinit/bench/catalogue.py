@@ -18,10 +18,10 @@ Images = tuple[list[NamedImage], list[tuple[str, str]]]  # and what was skipped:
 
 # Name -> what it is, in one line.
 OURS = {
+    "33-sized": "row 33 with the first layer times (side / 224)^0.5",
     "identity": "every unit starts as a single wave, which the hidden layers pass on",
     "identity-sized": "identity with the first layer times (side / 224)^0.5; what `hyperinit fit`"
     " takes",
-    "33-sized": "row 33 with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
 }
 
