@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import smooth_image, tiny_hyper
 
+from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench import run as benchmark
 from hyperinit.bench.plan import Plan, frozen_variants, with_fit
@@ -586,10 +587,18 @@ def test_the_seed_track_has_each_rows_weight_decay(command, tmp_path):
     assert found == {"26": 0.0, "33": 0.01}
 
 
-def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
-    assert frozen_layers.main(command("--limit", "1")) == 0
+def test_frozen_layers_is_a_track_and_a_script_of_its_own(command, tmp_path, capsys):
+    assert main(["benchmark", "--track", "frozen", *command("--limit", "1")]) == 0
     assert "33 frozen 0,1" in capsys.readouterr().out
     assert (tmp_path / "r.png").exists()
+    assert frozen_layers.main(command("--limit", "1", "--verify", "1")) == 0  # the same trials
+
+
+def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, capsys):
+    (tmp_path / "r.png").mkdir()
+    assert script.main(command("--inits", "33", "--limit", "1")) == 0
+    assert "without a chart: cannot write" in capsys.readouterr().err
+    assert read_records(tmp_path / "r.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -641,4 +650,4 @@ def test_ctrl_c_says_how_to_go_on(command, monkeypatch, capsys):
 
     monkeypatch.setattr(Trial, "run", interrupt)
     assert script.main(command()) == 130
-    assert "goes on where it was" in capsys.readouterr().err
+    assert "continues where it was" in capsys.readouterr().err
