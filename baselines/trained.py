@@ -22,17 +22,18 @@ from torch import Tensor
 
 from baselines.noise import NOISES
 from datasets import Photographs
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, check_at_least, unknown_name
 from hyperinit.base.settings import option
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.many import fit_many
-from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.images.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
 from hyperinit.learn.images import FixedImages, crops, fixed_squares
-from hyperinit.learn.loop import LoopConfig, StepResult, Task, TrainingImages
 from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.siren.network import Params
 
 COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]
@@ -50,6 +51,9 @@ class BaselineConfig(LoopConfig):
     schedule: Literal["cosine", "linear", "step", "constant"] = option(
         "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
     )
+    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
+    lr: float = option(1e-3, "learning rate of the outer loop")
+    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned")
     unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
     clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
     skip_norm: float | None = option(
@@ -76,8 +80,9 @@ class BaselineConfig(LoopConfig):
         super().__post_init__()
         if self.rival not in RIVALS:
             raise unknown_name("rival", self.rival, RIVALS)
-        if not self.inner_lr > 0:
-            raise InputError(f"inner_lr must be positive, not {self.inner_lr}")
+        check_at_least(self, {"query_pixels": 1})
+        check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
+        check_positive(self, ("lr", "step_size_lr", "inner_lr"))
         if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
         self.learned  # noqa: B018  checks its own fields
@@ -193,7 +198,7 @@ def unrolled_loss(
         second_order=config.second_order,
         inner_loop=config.inner_loop,
     )
-    return outer_loss(model, images, loss, generator=generator).mean()
+    return outer_loss(model, images, loss, generator=generator)
 
 
 def reptile_loss(
@@ -424,6 +429,7 @@ def _starts(
 LEARNED = Task(
     name="learned-init",
     kind=LEARNED_KIND,
+    load=load_learned,
     prefix="model",
     config=BaselineConfig,
     build=_build,

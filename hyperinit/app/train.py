@@ -20,16 +20,9 @@ from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_d
 from hyperinit.base.terminal import progress, say
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import (
-    LoopConfig,
-    Stop,
-    Task,
-    TrainingImages,
-    TrainState,
-    load_state,
-    new_state,
-    train,
-)
+from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.loop import Stop, train
+from hyperinit.learn.state import Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
 from hyperinit.photos.load import load
 from hyperinit.photos.photographs import Photographs
