@@ -33,6 +33,7 @@ from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
 from hyperinit.learn.images import FixedImages, crops, fixed_squares
 from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.learn.reptile import displacement_loss
 from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.siren.network import Params
 
@@ -48,8 +49,9 @@ class BaselineConfig(LoopConfig):
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
     omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
     warmup_steps: int = option(0, "outer steps over which the rates rise")
-    schedule: Literal["cosine", "linear", "step", "constant"] = option(
-        "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
+    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
+        "constant",
+        "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)",
     )
     query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
     lr: float = option(1e-3, "learning rate of the outer loop")
@@ -204,11 +206,7 @@ def unrolled_loss(
 def reptile_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """Half the mean squared distance to where a short fit of each image ends.
-
-    Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
-    epsilon is Reptile's outer step.
-    """
+    """The `displacement_loss` of a short fit of each image with Adam at a constant rate."""
     start = model(images).map(Tensor.detach)
     pixels = images.shape[-2] * images.shape[-1]
     inner_pixels = min(config.inner_pixels, pixels)
@@ -225,14 +223,9 @@ def reptile_loss(
             seed=int(torch.randint(2**31, (1,), generator=generator)),
         ),
     )
-    theta = model.base.params
-    distances = [
-        sum(((value - result.params[name]).square().sum() for name, value in theta.items()), 0.0)
-        for result in results
-    ]
     first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
     return StepResult(
-        0.5 * torch.stack([torch.as_tensor(d) for d in distances]).mean(),
+        displacement_loss(model.base.params, [result.params for result in results]),
         *(sum(point.mse for point in points) / len(points) for points in (first, last)),
         *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
     )
@@ -410,7 +403,7 @@ def _loss(
 
 
 def _starts(
-    model: LearnedInit, held_out: Tensor
+    model: LearnedInit, config: BaselineConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
     """The inits before any inner step, and where the inner steps lead, if there are any."""
     before = [model.unadapted(image, seed=seed) for seed, image in enumerate(held_out)]

@@ -60,8 +60,8 @@ class LoopConfig:
     max_steps: int = option(1500, "outer steps of the whole run; the rates decay over these")
     batch_images: int = option(4, "images per outer step")
     warmup_steps: int = option(50, "outer steps over which the rates rise")
-    schedule: Literal["cosine", "linear", "step", "constant"] = option(
-        "cosine", "of the rates: down to 0, or to a tenth for the last fifth (step)"
+    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
+        "cosine", "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
     )
     clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any")
     skip_norm: float | None = option(

@@ -35,6 +35,7 @@ def rate(step: int, config: LoopConfig) -> float:
     fall = {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
         "linear": 1 - done,
+        "linear-tenth": 1 - 0.9 * done,
         "step": 1.0 if done < 0.8 else 0.1,
         "constant": 1.0,
     }
@@ -97,14 +98,14 @@ def train(
     started, saved_at = time.monotonic() - state.train_sec, time.monotonic()
     if state.step == 0:
         save_state(path, state, config, **info)
-        _evaluate(state, held_out, tracker)
+        _evaluate(state, config, held_out, tracker)
     while state.step < config.max_steps and stop.signal is None and state.train_sec < limit_sec:
         metrics = train_step(state, config, batches.batch(state.step, config.batch_images))
         state.train_sec = time.monotonic() - started
         tracker.log(metrics, state.step)
         on_step(state.step, metrics)
         if state.step % config.eval_steps == 0 or state.step == config.max_steps:
-            _evaluate(state, held_out, tracker)
+            _evaluate(state, config, held_out, tracker)
         due = time.monotonic() - saved_at > config.checkpoint_sec
         if due and state.skipped_in_a_row == 0:
             save_state(path, state, config, **info)
@@ -143,7 +144,7 @@ def train_step(state: TrainState, config: LoopConfig, images: Tensor) -> dict[st
         if state.skipped_in_a_row == MAX_SKIPPED:
             raise InputError(
                 f"outer loss diverged at step {state.step}: try smaller rates (lr, base_lr,"
-                " step_size_lr)"
+                " step_size_lr; eps, fit_lr)"
             )
     state.step += 1
     return {
@@ -163,12 +164,12 @@ def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"pixels,{seed},{step}".encode()).digest()[:7], "big")
 
 
-def _evaluate(state: TrainState, held_out: Tensor, tracker: Tracker) -> None:
+def _evaluate(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: Tracker) -> None:
     """Logs errors of the inits for held-out images, what else the task has, and a preview."""
     if len(held_out) == 0:
         return
     coords = image_coords(held_out)
-    starts, metrics = state.task.starts(state.model, held_out)
+    starts, metrics = state.task.starts(state.model, config, held_out)
     for when, generated in starts.items():
         errors = [
             grid_errors(predict(params, coords), image_to_rgb(image))

@@ -70,7 +70,7 @@ class Task(Generic[Config, Model]):
         build: config -> a fresh model; its `facts` go into checkpoints.
         optimizer: (model, config) -> its optimiser; the rates it has are scaled by `rate`.
         loss: (model, config, images (B, 3, H, W), generator) -> the step's loss and errors.
-        starts: (model, held-out images) -> named inits to evaluate, one an image; and further
+        starts: (model, config, held-out images) -> named inits to evaluate, one an image; and further
             numbers to log.
     """
 
@@ -82,7 +82,7 @@ class Task(Generic[Config, Model]):
     build: Callable[[Config], Model]
     optimizer: Callable[[Model, Config], torch.optim.Optimizer]
     loss: Callable[[Model, Config, Tensor, torch.Generator], StepResult]
-    starts: Callable[[Model, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
+    starts: Callable[[Model, Config, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
 
 
 @dataclass

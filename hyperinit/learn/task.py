@@ -83,7 +83,7 @@ def _loss(
 
 
 def _starts(
-    hyper: HyperNetwork, held_out: Tensor
+    hyper: HyperNetwork, config: TrainConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
     """Inits before and after the inner steps; statistics of the weights, the step sizes."""
     with torch.no_grad():
