@@ -114,7 +114,8 @@ def test_fit_improves_from_every_kind_of_init(tmp_path, checkpoint, photo, init,
 
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, capsys):
     out = tmp_path / "out.safetensors"
-    out.write_bytes(b"precious")
+    main(["generate", photo, "--checkpoint", checkpoint, "-o", str(out)])
+    precious = out.read_bytes()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(photo).read_bytes()[:40])
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
@@ -134,9 +135,10 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "must look like": ["render", checkpoint, "--size", "12", "-o", f"{tmp_path}/x.png"],
         "not hyperinit-params-1": ["render", checkpoint, "-o", f"{tmp_path}/x.png"],
     }
+    capsys.readouterr()
     for text, arguments in cases.items():
         assert text in fails(arguments, capsys), arguments
-    assert out.read_bytes() == b"precious"
+    assert out.read_bytes() == precious
 
 
 def test_meta_train_writes_a_whole_run(tmp_path, capsys):

@@ -365,12 +365,16 @@ def test_the_command_fits_a_directory_and_goes_on(photos: Path, capsys: Any) -> 
     (photos / "broken.png").write_bytes(b"no image")
     command = ["fit", str(photos), "-o", str(photos.parent / "out"), "--width", "16", "--depth"]
     command += ["2", "--budget-epochs", "2", "--size", "8", "--batch-images", "2"]
-    assert main(command) == 0
+    assert main(command) == 1  # one of them has no result
     shown = capsys.readouterr()
     assert "5 fitted, 0 finished before, 1 without a result" in shown.out
     assert "images per hour" in shown.out and "broken.png: not an image" in shown.err
-    assert main(command) == 0
+    # Each is counted as it happens, with how long the rest will take.
+    assert "(6 of 6)" in shown.out and " left)" in shown.out
+    assert main(command) == 1
     assert "0 fitted, 5 finished before" in capsys.readouterr().out
+    (photos / "broken.png").unlink()
+    assert main(command) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,18 +16,20 @@ import torch
 from hyperinit.app.compare import comparison_size, run_comparison, write_comparison
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, write_atomically
+from hyperinit.base.outputs import check_directory
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
-from hyperinit.base.terminal import progress, say
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.loop import Stop, train
-from hyperinit.learn.state import Task, TrainingImages, TrainState, load_state, new_state
+from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
 from hyperinit.photos.load import load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
+from hyperinit.siren.device import choose_device
 from hyperinit.siren.store import CHECKPOINT_NAME
 
 Config = TypeVar("Config", bound=LoopConfig)
@@ -66,6 +68,12 @@ def build(program: Program[Any]) -> Parser:
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
     parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|mps",
+        help="where to train; auto is the GPU where there is one (default: auto)",
+    )
+    parser.add_argument(
         *("--time-limit",),
         dest="time_limit_min",
         metavar="MINUTES",
@@ -77,34 +85,42 @@ def build(program: Program[Any]) -> Parser:
 
 def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
     """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
-    parser, task = build(program), program.task
+    parser = build(program)
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.resume:
-            # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
-            # only what cannot move a result may be given anew.
-            state, config, info = load_state(arguments.resume / CHECKPOINT_NAME, task)
-            given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
-            extra = set(given) - {"resume", "time_limit_min", "checkpoint_sec", "wandb"}
-            if extra:
-                flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
-                raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
-            arguments.preset = "as stored"
-            config = resolve(task.config, arguments, {"as stored": to_dict(config)})
-            run_dir = arguments.resume
-        else:
-            arguments.preset = arguments.preset or "default"
-            config = resolve(task.config, arguments, program.presets)
-            name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-            run_dir, state, info = arguments.out or Path("runs") / name, None, {}
-            if run_dir.exists() and any(run_dir.iterdir()):
-                raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        return run(program, config, run_dir, state, info.get("train_hashes"))
-    except KeyboardInterrupt:  # before there was anything to lose
-        return 130
-    except InputError as error:
-        parser.error(str(error))
+    with forgiving_output():
+        try:
+            return _run_command(arguments, program)
+        except KeyboardInterrupt:  # before there was anything to lose
+            return 130
+        except InputError as error:
+            parser.error(str(error))
+
+
+def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
+    """What the command line asks for: a new run, or a resumed one."""
+    task, device = program.task, choose_device(arguments.device)
+    if arguments.resume:
+        # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
+        # only what cannot move a result may be given anew.
+        state, config, info = load_state(arguments.resume / CHECKPOINT_NAME, task)
+        given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
+        extra = set(given) - {"resume", "device", "time_limit_min", "checkpoint_sec", "wandb"}
+        if extra:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
+            raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
+        arguments.preset = "as stored"
+        config = resolve(task.config, arguments, {"as stored": to_dict(config)})
+        run_dir = arguments.resume
+    else:
+        arguments.preset = arguments.preset or "default"
+        config = resolve(task.config, arguments, program.presets)
+        name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+        run_dir, state, info = arguments.out or Path("runs") / name, None, {}
+        if run_dir.exists() and any(run_dir.iterdir()):
+            raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
+        check_directory(run_dir, may_be_made=True)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    return run(program, config, run_dir, state, info.get("train_hashes"), device)
 
 
 def run(
@@ -113,12 +129,14 @@ def run(
     run_dir: Path,
     state: TrainState | None,
     train_hashes: list[str] | None,
+    device: torch.device,
 ) -> int:
     """Trains, compares and reports in a run directory.
 
     Args:
         state: Where a resumed run stands.
         train_hashes: The images that a resumed run was trained on so far.
+        device: Where to train and compare.
     """
     photos = load(
         config.data,
@@ -129,12 +147,13 @@ def run(
     )
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
-    held_out = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    crops = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    held_out = [replace(shown, image=shown.image.to(device)) for shown in crops]
     say(
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
-    images = program.images(photos, config)
+    images = _on_device(program.images(photos, config), device)
     if train_hashes is not None and train_hashes != images.hashes:
         raise InputError(f"{config.data}: not the training images this run began with")
     make_directory(run_dir)
@@ -144,7 +163,7 @@ def run(
         tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
         exit_code = 1
         try:
-            state = state or new_state(program.task, config)
+            state = _moved(state or new_state(program.task, config), device)
             with Stop().on_signals() as stop:
                 train_visibly(state, config, images, held_out, run_dir, tracker, stop)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
@@ -160,6 +179,32 @@ def run(
         finally:
             tracker.finish(exit_code)
     return exit_code
+
+
+@dataclass(frozen=True)
+class _DeviceBatches:
+    """Batches of another source, on a device."""
+
+    source: Batches
+    device: torch.device
+
+    def batch(self, step: int, batch_size: int) -> torch.Tensor:
+        """See Batches."""
+        return self.source.batch(step, batch_size).to(self.device)
+
+
+def _on_device(images: TrainingImages, device: torch.device) -> TrainingImages:
+    return replace(images, batches=_DeviceBatches(images.batches, device))
+
+
+def _moved(state: TrainState, device: torch.device) -> TrainState:
+    """A state whose model and optimiser are on a device; steps are counted on the CPU."""
+    state.model.to(device)
+    for values in state.optimizer.state.values():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.dim():
+                values[name] = value.to(device)
+    return state
 
 
 def train_visibly(

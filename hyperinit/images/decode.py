@@ -28,7 +28,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.images.files import IMAGE_FORMATS
-from hyperinit.images.pixels import from_uint8
+from hyperinit.images.pixels import centre_crop, from_uint8
 
 # Larger images are refused by their header, before a pixel is decoded: 50 million pixels are
 # 600 MB as float32, and no camera photograph of use here is larger.
@@ -189,3 +189,13 @@ def _checked(image: Tensor, name: str) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise InputError(f"{name} must be in [0, 1] without NaN, found {low:g} to {high:g}")
     return image
+
+
+def load_sized(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:
+    """An image file as (3, H, W), cropped to the centre and resized to (height, width) if given.
+
+    Raises:
+        InputError: as `load_image`.
+    """
+    image = load_image(path)
+    return image if size is None else centre_crop(image, *size)
