@@ -43,20 +43,25 @@ def rate(step: int, config: LoopConfig) -> float:
 
 
 class Stop:
-    """Set by the first Ctrl-C or SIGTERM; a second one interrupts at once."""
+    """Set by the first Ctrl-C, SIGTERM or SIGHUP; a second Ctrl-C interrupts at once."""
 
     signal: int | None = None
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Catches both signals inside the block."""
+        """Catches these signals inside the block, but for those that the process ignores (nohup).
+
+        A terminal that closes may send SIGHUP more than once: from the first one on it is ignored.
+        """
+        hang_up = getattr(signal, "SIGHUP", None)  # not on every system
 
         def handler(number: int, frame: FrameType | None) -> None:
             self.signal = number
             for caught, old in previous.items():
-                signal.signal(caught, old)
+                signal.signal(caught, signal.SIG_IGN if caught == hang_up else old)
 
-        caught = (signal.SIGINT, signal.SIGTERM)
+        wanted = [n for n in (signal.SIGINT, signal.SIGTERM, hang_up) if n is not None]
+        caught = [n for n in wanted if signal.getsignal(n) != signal.SIG_IGN]
         previous = {number: signal.signal(number, handler) for number in caught}
         try:
             yield self
@@ -102,7 +107,12 @@ def train(
     while state.step < config.max_steps and stop.signal is None and state.train_sec < limit_sec:
         metrics = train_step(state, config, batches.batch(state.step, config.batch_images))
         state.train_sec = time.monotonic() - started
-        tracker.log(metrics, state.step)
+        try:
+            tracker.log(metrics, state.step)
+        except InputError:  # such as on a full disk: what was trained is kept if it can be
+            with contextlib.suppress(InputError):
+                save_state(path, state, config, **info)
+            raise
         on_step(state.step, metrics)
         if state.step % config.eval_steps == 0 or state.step == config.max_steps:
             _evaluate(state, config, held_out, tracker)

@@ -70,8 +70,8 @@ class Task(Generic[Config, Model]):
         build: config -> a fresh model; its `facts` go into checkpoints.
         optimizer: (model, config) -> its optimiser; the rates it has are scaled by `rate`.
         loss: (model, config, images (B, 3, H, W), generator) -> the step's loss and errors.
-        starts: (model, config, held-out images) -> named inits to evaluate, one an image; and further
-            numbers to log.
+        starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
+            further numbers to log.
     """
 
     name: str
