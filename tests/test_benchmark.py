@@ -23,7 +23,7 @@ from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, named_init
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol

@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
+from hyperinit.fitting import directory as directory_module
 from hyperinit.fitting.config import PROTOCOL_1
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.directory import DirectoryReport, fit_directory, result_name
@@ -279,6 +280,29 @@ def test_a_full_disk_is_one_clear_error_and_finished_results_stay(
             run(photos)
     assert contents(photos.parent / "out") == before
     assert run(photos).fitted == 1
+
+
+def test_images_that_wait_for_a_batch_of_their_size_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sizes"
+    folder.mkdir()
+    for i in range(6):  # six sizes: no batch of one size ever fills
+        save_image(smooth_image(16 + i, seed=i), folder / f"{i}.png")
+    events: list[str] = []
+
+    def load_and_note(path: Path) -> Tensor:
+        events.append("loaded")
+        return load_image(path)
+
+    monkeypatch.setattr(directory_module, "load_image", load_and_note)
+    monkeypatch.setattr(directory_module, "MAX_WAITING_PIXELS", 700)  # two of them, not three
+    report = fit_directory(
+        folder, tmp_path / "out", INIT, on_fitted=lambda *_: events.append("fitted"), **FAST
+    )
+    assert report.fitted == 6
+    waiting = [events[:k].count("loaded") - events[:k].count("fitted") for k in range(13)]
+    assert max(waiting) == 3  # the third makes one of them go
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
