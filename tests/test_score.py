@@ -9,9 +9,10 @@ import pytest
 from records import SETTINGS, ladder, record
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.records import Record
+from hyperinit.record.records import CurvePoint, Record
 from hyperinit.score.costs import Cost, performance_profile, ratio, solved_share
-from hyperinit.score.score import InitScore, groups, score, score_seed, select_lrs
+from hyperinit.score.groups import groups, select_choices
+from hyperinit.score.score import InitScore, score
 
 TARGET = 0.08  # an easy one, so that errors are easy to read
 
@@ -34,6 +35,10 @@ def tuning(init: str, lr: float, errors: list[float], budget: float = 1.0) -> li
 
 
 # Learning rates
+
+
+def select_lrs(records: list[Record]) -> dict[tuple[str, float], float]:
+    return {key: choice.lr for key, choice in select_choices(records).items()}
 
 
 def test_a_rate_is_chosen_by_the_geometric_mean():
@@ -288,21 +293,21 @@ def test_tuning_runs_alone_cannot_be_scored():
 
 def seed_record(init: str, rows: list[tuple[int, float, float]]) -> Record:
     """Rows of (step, grid MSE, training loss)."""
-    curve = tuple((0.1 * step, step, 0.0, mse, 30.0, train) for step, mse, train in rows)
+    curve = tuple(CurvePoint(0.1 * step, step, 0.0, mse, 30.0, train) for step, mse, train in rows)
     settings = {**SETTINGS, "batch_pixels": 8192}
     return record(init, track="seed", curve=curve, settings=settings)
 
 
 def test_the_seed_track_reads_both_errors_off_the_curve():
     rows = [(0, 1.0, nan), (70, 0.09, 0.07), (140, 0.07, 0.019), (700, 1e-3, 7e-4)]
-    (found,) = score_seed([seed_record("33", rows)])
-    assert str(found.train[0.08]) == "10 seed epochs (n=1, 1/1 hit)"
-    assert str(found.grid[0.08]) == "20 seed epochs (n=1, 1/1 hit)"
-    assert found.train[8e-4].median == 100
-    assert str(found.grid[8e-4]) == "> 100 seed epochs (n=1, 0/1 hit)"
+    (found,) = score([seed_record("33", rows)])
+    assert str(found.targets[0.08].train) == "10 seed epochs (n=1, 1/1 hit)"
+    assert str(found.targets[0.08].epochs) == "20 seed epochs (n=1, 1/1 hit)"
+    assert found.targets[8e-4].train.median == 100
+    assert str(found.targets[8e-4].epochs) == "> 100 seed epochs (n=1, 0/1 hit)"
 
 
 def test_the_seed_track_lists_the_fastest_init_first():
     slow = seed_record("paper", [(0, 1.0, nan), (1400, 1e-4, 1e-4)])
     fast = seed_record("33", [(0, 1.0, nan), (700, 1e-4, 1e-4)])
-    assert [found.init for found in score_seed([slow, fast])] == ["33", "paper"]
+    assert [found.init for found in score([slow, fast])] == ["33", "paper"]

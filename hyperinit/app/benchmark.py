@@ -19,19 +19,20 @@ from tqdm import tqdm
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser, build_parser, resolve
-from hyperinit.bench.plan import TRACKS, Plan, frozen_variants, with_fit
+from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import RecordFile, epoch_sec, open_records, run, verify
 from hyperinit.bench.sources import InitMaker, load_init
 from hyperinit.bench.trial import Trial
 from hyperinit.fitting.config import fit_options
 from hyperinit.inits.rules import InitSpec
-from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.records import CurvePoint, Record
 from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.record.tracks import TRACKS, Track, find_track
 from hyperinit.report.charts import figures, png
 from hyperinit.report.tables import markdown
+from hyperinit.score.score import score_groups
 
 ALL_ROWS = "all-rows"
 SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
@@ -66,7 +67,7 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     )
     add = parser.add_argument
     if track is None:
-        names = tuple(name for name in TRACKS if name != "frozen")
+        names = tuple(name for name, row in TRACKS.items() if not row.own_command)
         add("--track", choices=names, default="tuned", help="see above (default: tuned)")
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
@@ -148,8 +149,9 @@ def main(
                 _check(arguments.verify >= 1, "--verify must be at least 1")
                 return check(plan, file, arguments.verify)
             records = measure(plan, file)
-        print(markdown(records))
-        chart, figure = out.with_suffix(".png"), next(iter(figures(records).values()))
+        scores = score_groups(records)
+        print(markdown(scores))
+        chart, figure = out.with_suffix(".png"), next(iter(figures(scores).values()))
         write_atomically(chart, png(figure))
         say(f"records in {out}, chart in {chart}; more with scripts/report.py {out}")
         return 0
@@ -189,33 +191,33 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     Raises:
         InputError: something in it is unknown, unusable or contradictory.
     """
-    track = arguments.track
-    usual = "quick" if arguments.quick else "seed" if track == "seed" else "standard"
+    track = find_track(arguments.track)
+    usual = "quick" if arguments.quick else track.preset
     _check(
-        not (arguments.quick and (arguments.preset or track == "seed")),
+        not (arguments.quick and (arguments.preset or track.along_curve)),
         "--quick is a preset of the ladder's tracks: leave out --preset or --track seed",
     )
     arguments.preset = arguments.preset or usual
     protocol = resolve(Protocol, arguments, PROTOCOLS)
     _check(arguments.limit is None or arguments.limit >= 1, "--limit must be at least 1")
-    _check(not arguments.fit or track == "open", "--fit is for the open track")
-    _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
+    _check(not arguments.fit or track.takes_options, "--fit is for the open track")
+    _check(arguments.stop_mse is None or track.along_curve, "--stop-mse is for the seed track")
     lr = arguments.lr
-    _check(lr is None or track == "seed", "--lr is for the seed track, others have --lrs")
+    _check(lr is None or track.along_curve, "--lr is for the seed track, others have --lrs")
     _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
-    inits = _inits(arguments.inits, track, catalogue, protocol)
+    entries = _entries(arguments.inits, track, catalogue, protocol)
     if lr is not None:
-        inits = [replace(init, name=f"{init.name} at {lr:g}") for init in inits]
+        entries = [with_changes(entry, {"lr": lr}) for entry in entries]
     declared = ("budget_epochs", "lr", "seed", "eval_epochs")
     options = fit_options(arguments.fit or (), declared, "the protocol")
-    inits = [with_fit(init, options) for init in inits]
-    if track == "frozen":
-        inits = [v for init in inits for v in frozen_variants(init, protocol.depth)]
+    entries = [with_changes(entry, options) for entry in entries]
+    if track.freezes_layers:
+        entries = [v for entry in entries for v in frozen_variants(entry, protocol.depth)]
     tested, skipped = catalogue.images_to_test(
         arguments.images, protocol.image_size, arguments.limit
     )
     tuned: list[NamedImage] = []
-    if track != "seed":
+    if not track.along_curve:
         tuned, more = catalogue.images_to_tune_on(
             arguments.tuning_images, protocol.image_size, protocol.lr_images
         )
@@ -224,22 +226,20 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
         say(f"skipped {name}: {reason}")
     on_device = _mover(arguments.device)
     return Plan(
-        track=track,
-        inits=tuple(inits),
+        track=track.name,
+        entries=tuple(entries),
         images=tuple(map(on_device, tested)),
         tuning_images=tuple(map(on_device, tuned)),
         seeds=arguments.seeds,
         protocol=protocol,
         stop_mse=arguments.stop_mse,
-        seed_lr=lr,
     )
 
 
-def _inits(
-    sources: Sequence[str], track: str, catalogue: Catalogue, protocol: Protocol
-) -> list[Init]:
-    """All inits of a command line, each row once, with what the track changes in its fit."""
-    seed = track == "seed"
+def _entries(
+    sources: Sequence[str], track: Track, catalogue: Catalogue, protocol: Protocol
+) -> list[Entry]:
+    """All inits of a command line, each row once, with what its source has for its fit."""
     names: list[str] = []
     for source in sources:
         if source != ALL_ROWS:
@@ -247,18 +247,22 @@ def _inits(
             continue
         # Rows that differ in their image only, or where it makes no difference in weight decay,
         # are the same trials.
-        distinct = {(s, decay if seed else 0): n for n, (s, decay) in _reversed(catalogue.rows)}
+        distinct = {
+            (s, decay if track.source_weight_decay else 0): n
+            for n, (s, decay) in _reversed(catalogue.rows)
+        }
         names += [name for name in catalogue.rows if name in distinct.values()]
     named: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in catalogue.rows.items()}
     named |= catalogue.rules
     found = []
     for name in dict.fromkeys(names):
         init = load_init(name, named, protocol.width, protocol.depth)
-        if seed:
+        source_fit = {}
+        if track.source_weight_decay:
             row = name.rpartition("=")[2].partition("@")[0]
             decay = catalogue.rows[row][1] if row in catalogue.rows else SEED_WEIGHT_DECAY
-            init = replace(init, fit={"weight_decay": decay})
-        found.append(init)
+            source_fit = {"weight_decay": decay}
+        found.append(Entry(init, source_fit=source_fit))
     return found
 
 
@@ -282,7 +286,7 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
     cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
     budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
     return (
-        f"{plan.track} track: inits {', '.join(init.name for init in plan.inits)}\n"
+        f"{plan.track} track: inits {', '.join(entry.label for entry in plan.entries)}\n"
         f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
         f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
         f"budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
@@ -306,7 +310,7 @@ def measure(plan: Plan, file: RecordFile) -> list[Record]:
             records.append(record)
             done += record.budget_epochs
             running.pop(record.trial, None)
-            bar.set_description_str(f"{record.init} {record.budget_epochs:g}", refresh=False)
+            bar.set_description_str(f"{record.label} {record.budget_epochs:g}", refresh=False)
             bar.update(done + sum(list(running.values())) - bar.n)
     return records
 
@@ -320,7 +324,7 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
         print(
-            f"{old.init}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
+            f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
             f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
         )
     same = sum(difference <= SAME for difference in differences)

@@ -9,6 +9,7 @@ from hyperinit.base.errors import InputError, check_at_least
 from hyperinit.base.settings import option
 
 PROTOCOL_VERSION = 1
+READABLE_VERSIONS = (1, 2)  # of records: side by side in a report, never in one comparison
 
 # The seed experiment's three levels of usability, as MSE over all pixels in ImageNet-normalised
 # units: "low frequency info is there", "majority of structure is present", and "looks largely
@@ -71,6 +72,27 @@ _SMALL: dict[str, Any] = {
     **{"image_size": 96, "width": 128, "depth": 4, "batch_pixels": 1024},
     "lrs": (5e-4, 1e-3, 2e-3),
 }
+
+# Version -> settings that a report need not mention; those of the current version follow from the
+# code, those of earlier ones stay as they were, so that their tables do.
+_USUAL: dict[int, dict[str, Any]] = {
+    1: {
+        "batch_pixels": 2048,
+        "sampler": "pixels",
+        "schedule": "linear",
+        "output_lr_factor": 5.0,
+        "weight_decay": 0.0,
+    },
+}
+
+# Version -> settings that are chosen for each init and budget, as its learning rate is.
+CHOSEN_SETTINGS: dict[int, tuple[str, ...]] = {1: (), 2: ("batch_pixels",)}
+
+
+def usual_settings(version: int) -> dict[str, Any]:
+    """Setting -> its value in the standard protocol of a version."""
+    return _USUAL.get(version) or vars(Protocol())
+
 
 # Protocols by name; fields that are not given are as above.
 PROTOCOLS: dict[str, dict[str, Any]] = {
