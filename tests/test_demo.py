@@ -21,8 +21,9 @@ from test_page import Elements
 from hyperinit import fit, load_image, load_params, save_image
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
+from hyperinit.demo.board import board, verdict
 from hyperinit.demo.race import Lane, race, race_config
-from hyperinit.demo.server import Arena, arena, board, live, verdict
+from hyperinit.demo.server import Arena, arena, live
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.pixels import image_hash
 from hyperinit.inits.rules import NAMED_INITS

@@ -145,6 +145,20 @@ def test_every_group_is_on_the_page_with_its_curves_and_images():
     assert len(charts) == 3 * 4
 
 
+def test_titles_name_the_version_and_notes_stand_in_their_section(tmp_path):
+    untuned = [record("33", lr=1e-3, version=2), record("33", lr=1e-4, version=2)]
+    path = tmp_path / "r.jsonl"
+    for one in [*made_up(), *untuned]:
+        append_record(path, one)
+    assert main([str(path), "-o", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    check_self_contained(html)
+    first, second = html.split("<h2>tuned track: ")[1:3]
+    assert "protocol version 2" in first[:80] and "protocol version 1" in second[:80]
+    assert "There are no tuning runs of 33" in first and "no tuning runs" not in second
+    assert "no tuning runs of 33" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_the_same_records_give_the_same_page():
     assert page(made_up()) == page(made_up())
 

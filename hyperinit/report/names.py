@@ -1,11 +1,16 @@
 """Names that somebody else chose -> text that is safe where it is shown: one line, no more.
 
-HTML is escaped by the templates; Markdown and CSV are here.
+In HTML the templates escape everything; Markdown and CSV are escaped here.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NAME_CHARS = 60  # on a page
 CELL_CHARS = 160  # in a Markdown table
@@ -47,3 +52,21 @@ def csv_cell(text: str) -> str:
 def count(n: int, what: str) -> str:
     """Such as "1 image" or "2 images"."""
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+@cache
+def templates(room: str) -> Environment:
+    """The templates of a room of the package: everything that they are given is escaped.
+
+    Args:
+        room: Dotted name of the package with the folder `templates`.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(room, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -11,44 +11,22 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.record.protocol import TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.record.thumbnails import Thumbnails
 from hyperinit.report.headline import MEANINGS, shown_workload
-from hyperinit.report.names import shown
+from hyperinit.report.names import shown, templates
 from hyperinit.report.sections import Pictures, View, section
 from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
 from hyperinit.score.score import GroupScore
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
 _SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "torch")
 FACTS_CHARS = 600  # of what identifies an init
 LISTED = 20  # values of a setting
-
-
-@cache
-def templates(room: str) -> Environment:
-    """The templates of a room of the package: everything that they are given is escaped.
-
-    Args:
-        room: Dotted name of the package with the folder `templates`.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader(room, "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def with_tests(scores: Iterable[GroupScore]) -> list[GroupScore]:

@@ -25,6 +25,11 @@ Unit = Literal["epochs", "seconds"]
 COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
 MAX_CURVE_POINTS = 150  # of a curve that is drawn
 
+DIFFERENT_PAIRS = (
+    "Not every init was run on the same images and seeds: a median is over an init's own pairs, a"
+    " ratio over the pairs that both ran."
+)
+
 
 @dataclass(frozen=True)
 class TargetScore:
@@ -208,6 +213,8 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     else:
         ladders, more = choose_ladders(group, name, tune_on_test=tune_on_test, strict=strict)
         notes = [*notes, *more]
+    if not strict and len({frozenset(pairs) for pairs in ladders.values()}) > 1:
+        notes = [*notes, DIFFERENT_PAIRS]
     rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
     measure = _curve_costs if track.along_curve else _all_ladder_costs
     costs = {init: {t: measure(pairs, t) for t in TARGETS} for init, pairs in ladders.items()}
