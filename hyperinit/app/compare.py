@@ -23,7 +23,7 @@ from hyperinit.record.records import Record, to_line
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.charts import png
 from hyperinit.report.tables import at_best_lr, comparison_table
-from hyperinit.score.score import lr_at, select_lrs
+from hyperinit.score.groups import choice_at, select_choices
 from hyperinit.siren.network import preview
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ def run_comparison(
         ]
         records: list[Record] = []
         for budget in sorted(protocol.budgets_epochs):
-            best = lr_at(select_lrs(records, average=fmean), init.name, budget)
-            lrs = protocol.lrs if budget in protocol.tuned_budgets else (best,)
+            best = choice_at(select_choices(records, average=fmean), init.name, budget)
+            tuned = budget in protocol.tuned_budgets
+            lrs = protocol.lrs if tuned or best is None else (best.lr,)
             for lr, (i, shown) in itertools.product(lrs, enumerate(images)):
                 trial = Trial(init, shown, protocol, budget, lr, seed + i)
                 record, result = trial.run()
@@ -123,7 +124,7 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
     chosen = {record.trial for record in at_best_lr(fit.record for fit in fits)}
     fits = [fit for fit in fits if fit.record.trial in chosen]
     fits.sort(key=lambda fit: fit.record.budget_epochs)
-    inits = list(dict.fromkeys(fit.record.init for fit in fits))
+    inits = list(dict.fromkeys(fit.record.label for fit in fits))
     budgets = sorted({fit.record.budget_epochs for fit in fits})
     columns = 1 + len(inits) * (1 + len(budgets))
     figure = Figure(figsize=(0.9 * columns, 0.9 * len(images) + 0.4), layout="constrained")
@@ -131,7 +132,7 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
     for row, (axes, image) in enumerate(zip(grid, images, strict=True)):
         cells = [("image", image.image)]
         for init in inits:
-            own = [f for f in fits if (f.record.init, f.record.image) == (init, image.name)]
+            own = [f for f in fits if (f.record.label, f.record.image) == (init, image.name)]
             cells.append((f"{init}\nstep 0", own[0].start))
             cells += [(f"{init}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
         for axis, (title, picture) in zip(axes, cells, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit
 from hyperinit.inits.start import Init, Start
 from hyperinit.photos.workload import NamedImage
+from hyperinit.record.labels import label
 from hyperinit.record.protocol import Protocol
-from hyperinit.record.records import CurvePoint, Record, trial_key
+from hyperinit.record.record import CurvePoint, Record, trial_key
 from hyperinit.siren.store import tensors_hash
 
 # Fields of FitConfig that came after the first records of this version of the protocol.
@@ -58,12 +59,13 @@ class Trial:
     """One fit that has been decided on: where it starts, on what, and what it declares.
 
     Attributes:
-        init: Where it starts; its `fit` overrides the protocol.
+        init: Where it starts.
         image: At the protocol's size.
         protocol: Everything the trials of a comparison share.
         budget_epochs, lr: What the run declares; `lr` None where it is still to be found.
         seed: Draws the init and, separately, the order of the pixels.
-        track: See Record.
+        track, is_tuning, changes: See Record.
+        fit_fields: Fields of FitConfig that override the protocol's, `changes` among them.
     """
 
     init: Init
@@ -73,10 +75,18 @@ class Trial:
     lr: float | None
     seed: int
     track: str = "tuned"
+    is_tuning: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fit_fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tables call the entry it is of."""
+        return label(self.init.name, self.changes)
 
     @property
     def fit_config(self) -> FitConfig:
-        """The protocol's fit with the init's own changes.
+        """The protocol's fit with the entry's own changes.
 
         Raises:
             InputError: a value is out of range, or not declared: a record is of what the rate it
@@ -85,7 +95,7 @@ class Trial:
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        config = FitConfig(**{**FITS[self.protocol.version], **shared, **self.init.fit, **own})
+        config = FitConfig(**{**FITS[self.protocol.version], **shared, **self.fit_fields, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
         if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
@@ -111,7 +121,8 @@ class Trial:
         """`Record.trial` of the record that running it gives."""
         return trial_key(
             track=self.track,
-            init=self.init.name,
+            is_tuning=self.is_tuning,
+            label=self.label,
             init_facts=self.init.facts,
             settings=self.settings,
             image_hash=self.image.hash,
@@ -153,7 +164,7 @@ class Trial:
             seed=self.seed,
             lr=result.lr,
             budget_epochs=self.budget_epochs,
-            curve=tuple(astuple(point) for point in result.curve),
+            curve=result.curve,
             init_epochs=start.epochs,
             init_sec=start.sec,
             params_hash=tensors_hash(result.params.tensors),
@@ -161,5 +172,7 @@ class Trial:
             settings=self.settings,
             environment=environment(image.device),
             version=self.protocol.version,
+            changes=dict(self.changes),
+            is_tuning=self.is_tuning,
         )
         return record, result

@@ -82,6 +82,27 @@ _SMALL: dict[str, Any] = {
 # The fit of version 1.
 _FIT_1: dict[str, Any] = {"version": 1, "sampler": "pixels", "schedule": "linear"}
 
+# Version -> settings that a report need not mention; those of the current version follow from the
+# code, those of earlier ones stay as they were, so that their tables do.
+_USUAL: dict[int, dict[str, Any]] = {
+    1: {
+        "batch_pixels": 2048,
+        "sampler": "pixels",
+        "schedule": "linear",
+        "output_lr_factor": 5.0,
+        "weight_decay": 0.0,
+    },
+}
+
+# Version -> settings that are chosen for each init and budget, as its learning rate is.
+CHOSEN_SETTINGS: dict[int, tuple[str, ...]] = {1: (), 2: ("batch_pixels",)}
+
+
+def usual_settings(version: int) -> dict[str, Any]:
+    """Setting -> its value in the standard protocol of a version."""
+    return _USUAL.get(version) or vars(Protocol())
+
+
 # Protocols by name; fields that are not given are as above.
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -115,6 +136,3 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01,
     },
 }
-
-# Version -> the fields of its standard protocol, which titles of tables leave unsaid.
-USUAL: dict[int, dict[str, Any]] = {1: PROTOCOLS["standard-1"], 2: PROTOCOLS["standard"]}

@@ -80,7 +80,7 @@ def _image(record: Record) -> str:
 def _start(record: Record) -> str:
     """All rates and budgets of an init start alike."""
     sizes = [record.settings.get(name) for name in ("width", "depth")]
-    return _name("start", record.init, record.init_facts, sizes, record.image_hash, record.seed)
+    return _name("start", record.label, record.init_facts, sizes, record.image_hash, record.seed)
 
 
 def _end(record: Record) -> str:
