@@ -19,6 +19,7 @@ from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
 from hyperinit.base.terminal import forgiving_output, progress, say
+from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.config import LoopConfig
@@ -299,6 +300,7 @@ def comparison_protocol(config: LoopConfig) -> Protocol:
             image_size=config.size,
             width=config.width,
             depth=config.depth,
+            batch_pixels=suitable_batch(config.size**2),
             budgets_epochs=config.compare_budgets,
             lrs=config.compare_lrs,
             # The best rate of a learned start rises with the budget: each budget has its own.
