@@ -77,7 +77,7 @@ def build(program: Program[Any]) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
     parser.add_argument(
         "--device",
         default="auto",
@@ -89,7 +89,7 @@ def build(program: Program[Any]) -> Parser:
         dest="time_limit_min",
         metavar="MINUTES",
         default=argparse.SUPPRESS,
-        help="the same as --time-limit-min",
+        help="short for --time-limit-min",
     )
     return build_parser(program.task.config, program.presets, parser)
 
@@ -176,14 +176,14 @@ def run(
                 train_visibly(state, config, images, held_out, run_dir, tracker, stop)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
             if exit_code:
-                say(f"stopped at step {state.step}; go on with --resume {run_dir}")
+                say(f"stopped at step {state.step}; continue with --resume {run_dir}")
             elif held_out:
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
         except KeyboardInterrupt:  # a second one, or while comparing: the last checkpoint stands
             exit_code = 130
-            say(f"stopped at once; go on with --resume {run_dir}")
+            say(f"stopped at once; continue with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
     return exit_code
@@ -286,7 +286,7 @@ def compare(
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     tracker.log_table(name, rows[0], rows[2:])
     print(table)
-    say(f"the same as {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
+    say(f"this table is {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
 
 
 def comparison_protocol(config: LoopConfig) -> Protocol:

@@ -2,7 +2,7 @@
 
 One fit whose end is moved while it runs. Its rate decays linearly to 0 at its end, as in every fit,
 and how far the error is above its final value depends little on the image once the rate has fallen:
-the training loss so far tells where the end has to be. A fit that just missed goes on. Whether the
+the training loss so far tells where the end has to be. A fit that just missed continues. Whether the
 target is reached is only ever said of all pixels, and no more than the cap is spent.
 """
 
@@ -39,7 +39,7 @@ BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be ba
 STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
 STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
 STALL_ABOVE = 10.0  # still so many times above the target, has too high a rate:
-STALL_LR_FACTOR = 0.6  # what it goes on with
+STALL_LR_FACTOR = 0.6  # what it continues with
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def fit_to_target(
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing, or blows up, is given up and begun again at half the rate, whatever
+            next to nothing, or blows up, is given up and restarted at half the rate, whatever
             `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
         **options: Fields of FitConfig to set.
 
