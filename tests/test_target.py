@@ -74,12 +74,12 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
 
 def test_the_end_of_a_fit_moves_with_its_error() -> None:
     def end(step: int, train_mse: float) -> int:
-        return End(1e-3, 10_000, loss_ratio=1, start_mse=1.0).running(step, train_mse)
+        return End(4e-4, 10_000, loss_ratio=1, start_mse=1.0).running(step, train_mse)
 
     far, near = end(100, 0.02), end(100, 0.005)
     assert 100 < near < far < 10_000  # the better it is, the sooner it ends
     assert end(200, 0.02) > far  # the later it is no better, the later it ends
-    assert end(100, 0.0009) == 100  # there
+    assert end(100, 0.0003) == 100  # there
     assert end(100, 0.2) == 10_000  # too far off to tell
     # Hopeless: as bad as at the start after many steps, or no number.
     assert end(100, 0.9) == 100 and end(20, float("nan")) == 20 and end(20, 0.9) == 10_000

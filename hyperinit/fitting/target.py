@@ -22,9 +22,9 @@ from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
 
-# Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is about
-# gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and 96 x 96,
-# `identity-sized`, docs/research-log.md 42. Only the cost depends on these numbers.
+# Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is
+# about gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and
+# 96 x 96, `identity-sized`, docs/research-log.md 42. Only the cost depends on these numbers.
 DECAY = {"power": (6.0, 1.5), "linear": (5.0, 1.7), "constant": (5.0, 1.7)}
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 2.6}
