@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -160,6 +162,39 @@ def test_a_finished_plan_is_never_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(Trial, "run", lambda *_: pytest.fail("ran again"))
     assert [one.trial for one in measured(make_plan(), path)] == [one.trial for one in first]
     assert path.read_bytes() == content
+
+
+def test_a_file_of_the_first_format_is_not_run_again(tmp_path, monkeypatch):
+    """Where the name of an init says what was changed in its fit, and nothing else does."""
+    for track, entries in {
+        "frozen": frozen_variants(Entry(named("33")), DEPTH),
+        "open": [with_changes(Entry(named("33")), {"sampler": "points", "beta2": 0.99})],
+        "seed": [with_changes(Entry(named("33")), {"lr": 3.3e-5})],
+    }.items():
+        make = seed_plan if track == "seed" else functools.partial(make_plan, track)
+        plan = make(entries=tuple(entries))
+        first = measured(plan, tmp_path / "new.jsonl")
+        lines = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+        (tmp_path / "new.jsonl").unlink()
+        for one, line in zip(first, lines, strict=True):
+            line["init"] = one.label
+            del line["changes"]
+        old = tmp_path / f"{track}.jsonl"
+        old.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with monkeypatch.context() as patched:
+            patched.setattr(Trial, "run", lambda *_: pytest.fail("ran again"))
+            again = measured(plan, old)
+        assert [(one.label, one.changes) for one in again] == [
+            (one.label, json.loads(json.dumps(one.changes))) for one in first
+        ]
+
+
+def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 no line ends in here")
+    with pytest.raises(InputError, match="not a record file"), open_records(path):
+        pass
+    assert path.read_bytes() == b"\xff\xd8\xff\xe0 no line ends in here"
 
 
 @pytest.mark.parametrize("interrupted_at", [1, 17, 40])

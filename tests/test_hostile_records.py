@@ -136,15 +136,15 @@ def test_a_file_of_another_kind_is_refused_even_without_a_complete_line(tmp_path
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
-COST = st.floats(0, 1e6)
-ERROR = st.one_of(st.floats(0, 1e6), st.just(inf))
+COST = st.one_of(st.just(0.0), st.floats(1e-30, 1e6))
+ERROR = st.one_of(COST, st.just(inf))
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(10**9), 10**9), COST, TEXT),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
     max_leaves=8,
 )
 FACTS = st.dictionaries(TEXT, JSON, max_size=4)
-POINT = st.builds(CurvePoint, COST, st.integers(0, 10**9), COST, ERROR, st.floats(-99, 99), ERROR)
+POINT = st.builds(CurvePoint, COST, st.integers(0, 10**9), COST, ERROR, st.integers(-99, 99), ERROR)
 CHANGES = st.dictionaries(st.sampled_from(["engine", "beta2"]), TEXT, max_size=2)
 RECORDS = st.builds(
     record,
@@ -202,6 +202,35 @@ def test_a_valid_file_with_some_bytes_changed_is_read_or_refused(tmp_path, data)
     if not isinstance(found, str) and found:
         scores = score_groups(found, strict=False)
         assert markdown(scores) and csv_text(scores)
+
+
+EXTREMES = st.sampled_from([0.0, 1e-30, 1e-3, 0.08, 8e-4, 1.0, 7.0, 1e15, 1e30])
+STEPS = st.sampled_from([0, 1, 7, 10**15])
+ENDS = st.builds(CurvePoint, EXTREMES, STEPS, EXTREMES, EXTREMES, st.just(-1e30), EXTREMES)
+EXTREME_RECORDS = st.builds(
+    record,
+    st.sampled_from(["33", "a", "b"]),
+    st.sampled_from(["cat", "patio"]),
+    track=st.sampled_from(["tuned", "tuned-lr", "seed", "frozen"]),
+    seed=st.integers(0, 1),
+    lr=st.sampled_from([1e-30, 1e-3, 1e30]),
+    budget=st.sampled_from([1e-30, 1.0, 1e30]),
+    init_facts=st.sampled_from([{}, {"hidden": 1}]),
+    curve=st.lists(ENDS, min_size=1, max_size=3).map(tuple),
+    diverged=st.booleans(),
+    version=st.sampled_from([1, 2]),
+)
+
+
+@settings(FAST, max_examples=25)
+@given(records=st.lists(EXTREME_RECORDS, min_size=1, max_size=12))
+def test_whatever_is_read_can_be_reported(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(f"{to_line(one)}\n" for one in records))
+    scores = score_groups(read_records(path), strict=False)
+    assert markdown(scores) and csv_text(scores)
+    if any(not one.is_tuning for one in records):
+        assert page(scores).count("<h2>") >= 3
 
 
 # What is made of names

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,19 @@ def test_a_report_of_files_is_a_directory_that_needs_nothing_else(records, tmp_p
     assert {"report.md", "report.csv"} < names
     text = (tmp_path / "out" / "report.md").read_text()
     assert all(f"({name})" in text for name in names if name.endswith(".png"))
+
+
+def test_a_report_is_made_without_torch(records, tmp_path):
+    path = write(tmp_path / "r.jsonl", records)
+    code = f"""
+import sys
+import hyperinit.app.report
+assert not {{"matplotlib", "scipy", "numpy", "jinja2"}} & set(sys.modules)
+code = hyperinit.app.report.main([{str(path)!r}, "-o", {str(tmp_path / "out")!r}])
+sys.exit(code or ", ".join({{"torch", "torchvision", "wandb", "gradio"}} & set(sys.modules)) or 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+    assert (tmp_path / "out" / "index.html").stat().st_size > 10_000
 
 
 DOCUMENT = """\

@@ -16,7 +16,8 @@ from hyperinit.record.record import CurvePoint, Record
 from hyperinit.record.tracks import split_stored_track
 
 MAX_DEPTH = 16  # of what is inside facts, settings and the environment
-MAX_NUMBER = 1e30  # of epochs, seconds and errors; float64 does arithmetic with its square
+# Of epochs, seconds and errors, besides 0: ratios and squares of these are still finite.
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30
 MAX_SIDE = 2**20  # of sizes in pixels and units
 MAX_SEED = 2**64 - 1  # torch's
 
@@ -67,6 +68,8 @@ def _point(row: Any) -> CurvePoint:
             continue
         if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER:
             raise ValueError(f"{name} in the curve must be a number, not {_short(value)}")
+        if 0 < abs(value) < MIN_NUMBER:
+            raise ValueError(f"{name} in the curve is out of range: {_short(value)}")
         if value < 0 and name != "psnr":
             raise ValueError(f"{name} in the curve must not be negative")
     values: list[Any] = [inf if value is None else value for value in row]
@@ -155,7 +158,7 @@ def _changes(name: str, value: Any) -> None:
     _facts(name, value)
     _frozen(value)
     if "lr" in value:
-        _number(1e-30)("changes.lr", value["lr"])
+        _number(MIN_NUMBER)("changes.lr", value["lr"])
 
 
 def _frozen(values: Mapping[str, Any]) -> None:
@@ -182,8 +185,8 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "image": _text,
     "image_hash": _text,
     "seed": _whole(0, MAX_SEED),
-    "lr": _number(1e-30),
-    "budget_epochs": _number(1e-30),
+    "lr": _number(MIN_NUMBER),
+    "budget_epochs": _number(MIN_NUMBER),
     "curve": _curve,
     "init_epochs": _number(0),
     "init_sec": _number(0),

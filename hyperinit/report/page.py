@@ -117,16 +117,15 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> dict[str,
     for record in records:
         for name, value in record.environment.items():
             values.setdefault(name, set()).add(str(value))
-    inits: dict[str, str] = {}
-    for record in records:
-        if record.init not in inits:
-            inits[record.init] = json.dumps(record.init_facts, sort_keys=True)[:FACTS_CHARS]
+    inits = dict.fromkeys(
+        (record.init, json.dumps(record.init_facts, sort_keys=True)) for record in records
+    )
     # Not by `values`: a record without workers differs from one with some.
     kinds = {tuple(str(r.environment.get(n)) for n in _SECONDS_DEPEND_ON) for r in records}
     return {
         "mixed": len(kinds) > 1,
         "environment": [(shown(name), _listed(own)) for name, own in sorted(values.items())],
-        "inits": [(shown(init), text) for init, text in inits.items()],
+        "inits": [(shown(init), facts[:FACTS_CHARS]) for init, facts in inits],
         "files": [
             (shown(path.name), hashlib.sha256(path.read_bytes()).hexdigest()) for path in sources
         ],

@@ -179,7 +179,8 @@ def _frozen(found: GroupScore) -> list[tuple[str, list[str]]]:
         return []
     free = {s.runs[0].init: s.final_mse for s in found.inits if not layers[s.init]}
     rows = []
-    for s in found.inits:
+    order = {s.init: (s.runs[0].init, len(layers[s.init]), layers[s.init]) for s in found.inits}
+    for s in sorted(found.inits, key=lambda s: order[s.init]):
         base, own = s.runs[0].init, s.final_mse
         to = free.get(base, inf)
         times = number(own / to) if isfinite(own) and isfinite(to) and to > 0 else "-"

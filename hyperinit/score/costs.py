@@ -39,7 +39,7 @@ def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: floa
     for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
         if not error <= target:
             continue
-        if i == 0 or costs[i - 1] <= 0 or not isfinite(errors[i - 1]) or error <= 0:
+        if i == 0 or min(cost, costs[i - 1]) <= 0 or not isfinite(errors[i - 1]) or error <= 0:
             return cost
         part = log(errors[i - 1] / target) / log(errors[i - 1] / error)
         return exp(log(costs[i - 1]) + part * log(cost / costs[i - 1]))
