@@ -1,21 +1,12 @@
-"""What the scripts that measure give the library, which knows neither baselines nor datasets."""
+"""What can be measured in a checkout: the package's inits and images, and the rivals' rules."""
 
 from __future__ import annotations
 
-import datasets
-from baselines import ROWS, RULES, untrained
-from hyperinit.app.benchmark import Catalogue
-from hyperinit.bench.sources import BY_NAME
-from hyperinit.photos.workload import images_to_test, images_to_tune_on
+from dataclasses import replace
 
-_ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
+from baselines import RULES
+from hyperinit.bench.catalogue import PACKAGE
 
-CATALOGUE = Catalogue(
-    {"paper": _ROWS["1"], **_ROWS},
-    images_to_test,
-    images_to_tune_on,
-    datasets.NAMES,
-    {name: rule.init for name, rule in RULES.items()}
-    | {name: BY_NAME[name] for name in ("33-sized", "identity", "identity-sized")}
-    | {"untrained": untrained},
+CATALOGUE = replace(
+    PACKAGE, rules={**{name: rule.init for name, rule in RULES.items()}, **PACKAGE.rules}
 )

@@ -6,22 +6,26 @@
 For every init: no layer frozen, each alone (0 is the first), the first two, and all but the output
 layer. Each is fitted as in the benchmark's tuned track, at its own best learning rate.
 
-The same flags as benchmark.py, which docs/benchmark.md explains, and the same records; a chart of
-final errors is written beside them.
+`hyperinit benchmark --track frozen` does the same without the rivals of a checkout. The flags are
+those of benchmark.py, which docs/benchmark.md explains; a chart of final errors is written beside
+the records.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from hyperinit.app.benchmark import main as run_cli
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
+
+from hyperinit.app.benchmark import main as run_benchmark
 from scripts.catalogue import CATALOGUE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    return run_cli(
+    return run_benchmark(
         argv,
         CATALOGUE,
         prog="frozen_layers.py",

@@ -1,71 +1,22 @@
-"""Meta-trains a hypernetwork and compares its inits with paper, 22 and 33 on held-out images.
+"""`hyperinit meta-train` from a checkout: see its --help.
 
-    python scripts/meta_train.py                          built-in photographs, about 8 minutes
-    python scripts/meta_train.py --data DIR               any directory of images
-    python scripts/meta_train.py --preset base --data DIR the seed's 224x224 and SIREN 5x256; hours
-    python scripts/meta_train.py --resume runs/NAME       goes on, exactly where it stopped
-
-Writes into a new directory below runs/: config.toml, metrics.jsonl, checkpoint.safetensors, and at
-the end comparison.md, .jsonl, .png and thumbnails for scripts/report.py.
+python scripts/meta_train.py
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from hyperinit.app.train import Program, run_command
-from hyperinit.learn.images import crops
-from hyperinit.learn.task import HYPERNETWORK
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
-    "default": {"time_limit_min": 5.0},
-    # The seed experiment's own problem.
-    "base": {
-        "size": 224,
-        "width": 256,
-        "depth": 5,
-        "inner_pixels": 2048,
-        "query_pixels": 2048,
-        "max_steps": 20000,
-        "compare_lrs": (1.25e-4, 2.5e-4, 5e-4),
-    },
-    # Seconds: to see that everything works.
-    "tiny": {
-        "size": 16,
-        "width": 16,
-        "depth": 2,
-        "encoder_size": 8,
-        "channels": 4,
-        "code_size": 16,
-        "rank": 2,
-        "inner_pixels": 64,
-        "query_pixels": 64,
-        "batch_images": 2,
-        "max_steps": 10,
-        "warmup_steps": 2,
-        "eval_steps": 5,
-        "compare_images": 1,
-        "compare_budgets": (1.0, 2.0),
-        "compare_lrs": (1e-3,),
-    },
-}
-
-PROGRAM = Program(
-    prog="meta_train.py",
-    description=__doc__ or "",
-    task=HYPERNETWORK,
-    presets=PRESETS,
-    images=crops,
-    label=lambda config: "hyper",
-)
+from hyperinit.app.meta_train import main as meta_train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
-    return run_command(argv, PROGRAM)
+    return meta_train(argv, prog="meta_train.py")
 
 
 if __name__ == "__main__":

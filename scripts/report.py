@@ -15,4 +15,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 from hyperinit.app.report import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="report.py"))

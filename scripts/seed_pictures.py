@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
+
 from torch import Tensor
 
 from baselines import row
@@ -21,7 +23,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser
 from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.fit import FitResult, descent
+from hyperinit.fitting.descent import FitResult, descent
 from hyperinit.images.coords import image_to_rgb, rgb_to_image
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import square_crop

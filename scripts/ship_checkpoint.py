@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
+
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser, from_dict, to_toml

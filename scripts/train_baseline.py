@@ -23,7 +23,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
 from hyperinit.app.train import Program, build, run_command

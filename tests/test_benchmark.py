@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import smooth_image, tiny_hyper
 
+from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench import run as benchmark
 from hyperinit.bench.plan import Plan, frozen_variants, with_fit
@@ -22,7 +23,7 @@ from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, named_init
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
@@ -473,8 +474,10 @@ def test_an_init_can_be_given_another_name():
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The example of docs/benchmark.md, as a file."""
-    text = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    """The example of docs/guides/own-init.md, as a file."""
+    text = (Path(__file__).parent.parent / "docs" / "guides" / "own-init.md").read_text(
+        encoding="utf-8"
+    )
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     path = tmp_path / "my_init.py"
     path.write_text(code)
@@ -584,10 +587,18 @@ def test_the_seed_track_has_each_rows_weight_decay(command, tmp_path):
     assert found == {"26": 0.0, "33": 0.01}
 
 
-def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
-    assert frozen_layers.main(command("--limit", "1")) == 0
+def test_frozen_layers_is_a_track_and_a_script_of_its_own(command, tmp_path, capsys):
+    assert main(["benchmark", "--track", "frozen", *command("--limit", "1")]) == 0
     assert "33 frozen 0,1" in capsys.readouterr().out
     assert (tmp_path / "r.png").exists()
+    assert frozen_layers.main(command("--limit", "1", "--verify", "1")) == 0  # the same trials
+
+
+def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, capsys):
+    (tmp_path / "r.png").mkdir()
+    assert script.main(command("--inits", "33", "--limit", "1")) == 0
+    assert "without a chart: cannot write" in capsys.readouterr().err
+    assert read_records(tmp_path / "r.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -603,7 +614,10 @@ def test_frozen_layers_is_a_command_of_its_own(command, tmp_path, capsys):
         (["--fit", "sampler=points"], "--fit is for the open track"),
         (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
-        (["--track", "open", "--fit", "samplr=points"], "did you mean '--sampler'"),
+        (
+            ["--track", "open", "--fit", "samplr=points"],
+            "--fit: unknown key 'samplr' (did you mean 'sampler'?)",
+        ),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
         (["--lr", "1e-4"], "--lr is for the seed track"),
         (["--track", "seed", "--lr", "0"], "--lr must be positive"),
@@ -636,4 +650,4 @@ def test_ctrl_c_says_how_to_go_on(command, monkeypatch, capsys):
 
     monkeypatch.setattr(Trial, "run", interrupt)
     assert script.main(command()) == 130
-    assert "goes on where it was" in capsys.readouterr().err
+    assert "continues where it was" in capsys.readouterr().err

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
-from hyperinit import load, load_image, load_params, render, save_image
+from hyperinit import fit, load, load_image, load_params, render, save_image
+from hyperinit.app import cli
 from hyperinit.app.cli import main
 from hyperinit.hypernet.checkpoint import load_hypernetwork
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import read_log
 from hyperinit.siren.store import CHECKPOINT_NAME
@@ -60,6 +62,24 @@ def test_generate_writes_what_python_generates(tmp_path, checkpoint, photo):
     assert facts["images"][0]["name"] == "photo.png" and facts["images"][0]["width"] == 24
 
 
+@pytest.mark.parametrize(("init", "factor"), [("identity", 0.5), ("33", 1.0)])
+def test_a_fit_takes_the_rate_that_suits_its_init(tmp_path, photo, init, factor, monkeypatch):
+    calls = []
+
+    def note_and_fit(start, image, config, **options):
+        calls.append((start, image, config))
+        return fit(start, image, config, **options)
+
+    monkeypatch.setattr(cli, "fit", note_and_fit)
+    out = tmp_path / "fitted.safetensors"
+    network = ["--width", "16", "--depth", "2", "--budget-epochs", "1", "-o", str(out)]
+    assert main(["fit", photo, "--init", init, *network]) == 0
+    ((start, image, config),) = calls
+    lr = load_params(out)[1]["lr"]
+    assert start.lr_factor == factor and lr == fit(start, image, config).lr
+    assert lr < fit(replace(start, lr_factor=2 * factor), image, config).lr
+
+
 def test_generate_stacks_several_images_or_fills_a_directory(tmp_path, checkpoint, photo):
     other = tmp_path / "other.png"
     save_image(smooth_image(24, seed=3), other)
@@ -94,7 +114,8 @@ def test_fit_improves_from_every_kind_of_init(tmp_path, checkpoint, photo, init,
 
 def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, capsys):
     out = tmp_path / "out.safetensors"
-    out.write_bytes(b"precious")
+    main(["generate", photo, "--checkpoint", checkpoint, "-o", str(out)])
+    precious = out.read_bytes()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(photo).read_bytes()[:40])
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
@@ -114,9 +135,10 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "must look like": ["render", checkpoint, "--size", "12", "-o", f"{tmp_path}/x.png"],
         "not hyperinit-params-1": ["render", checkpoint, "-o", f"{tmp_path}/x.png"],
     }
+    capsys.readouterr()
     for text, arguments in cases.items():
         assert text in fails(arguments, capsys), arguments
-    assert out.read_bytes() == b"precious"
+    assert out.read_bytes() == precious
 
 
 def test_meta_train_writes_a_whole_run(tmp_path, capsys):

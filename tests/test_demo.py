@@ -21,13 +21,15 @@ from test_page import Elements
 from hyperinit import fit, load_image, load_params, save_image
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
+from hyperinit.demo.arena import Arena, arena
+from hyperinit.demo.board import board, verdict
+from hyperinit.demo.page import live
 from hyperinit.demo.race import Lane, race, race_config
-from hyperinit.demo.server import Arena, arena, board, live, verdict
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.pixels import image_hash
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.store import CHECKPOINT_NAME
 

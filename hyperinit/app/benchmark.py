@@ -1,73 +1,70 @@
-"""A command line -> a plan, its records, and a table: what the scripts that measure have in common.
+"""`hyperinit benchmark`: a command line -> a plan, its records, and a table.
 
-The table of inits and the images come from outside this package, see Catalogue.
+    hyperinit benchmark --quick                        three minutes, small images
+    hyperinit benchmark --images DIR --limit 8         paper, 22 and 33; about an hour
+    hyperinit benchmark --images DIR --inits all-rows  the seed experiment's whole table
+    hyperinit benchmark --images DIR --inits 33 runs/NAME my_init.py:start
+    hyperinit benchmark --track seed --images cat.jpg --inits 33 --seeds 1
+    hyperinit benchmark --track open --inits 33 --fit sampler=points
+    hyperinit benchmark --track frozen --inits 33      which layers have to be trained?
+    hyperinit benchmark --images DIR --verify 3        reruns three stored trials
+
+tuned   every init is fitted alike, each at its own best learning rate, on a ladder of budgets that
+        are declared before; rates are chosen on tuning images
+seed    as the seed experiment ran it: constant rate from an LR range test, random points
+open    as tuned, with --fit to change the fit; names of inits then say how
+frozen  as tuned, with no layer frozen, each alone, the first two, all but the output layer
+
+Every fit is one line in a file of records. Fits that are there are not run again, so the same
+command continues after an interruption. `hyperinit report` makes a page, tables and charts from the
+file, with pictures of the fits if they were kept (--thumbnails).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import write_atomically
-from hyperinit.base.settings import Parser, build_parser, resolve
-from hyperinit.bench.plan import TRACKS, Plan, frozen_variants, with_fit
-from hyperinit.bench.run import RecordFile, epoch_sec, open_records, run, verify
-from hyperinit.bench.sources import InitMaker, load_init
-from hyperinit.bench.trial import Trial
-from hyperinit.fitting.config import fit_options
-from hyperinit.inits.rules import InitSpec
-from hyperinit.inits.start import Init
-from hyperinit.photos.workload import NamedImage
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.base.outputs import check_directory, is_same_file
+from hyperinit.base.settings import Parser, build_parser
+from hyperinit.base.terminal import forgiving_output, say
 from hyperinit.record.protocol import PROTOCOLS, Protocol
-from hyperinit.record.records import CurvePoint, Record
 from hyperinit.record.thumbnails import Thumbnails, folder_of
-from hyperinit.report.charts import figures, png
-from hyperinit.report.tables import markdown
 
-ALL_ROWS = "all-rows"
-SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
+if TYPE_CHECKING:
+    from hyperinit.bench.catalogue import Catalogue
+    from hyperinit.bench.plan import Plan
+    from hyperinit.bench.run import RecordFile
+    from hyperinit.bench.trial import Trial
+    from hyperinit.record.records import CurvePoint, Record
+
+TRACK_NAMES = ("tuned", "seed", "open", "frozen")
+DEFAULT_INITS: dict[str, Sequence[str]] = {"frozen": ("33",)}  # of the other tracks:
+USUAL_INITS: Sequence[str] = ("paper", "22", "33")
+
+# Of files that records must not replace: pictures (their chart is one), networks, documents.
+OTHER_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".safetensors", ".toml", ".md", ".html", ".csv", ".py"),
+)
 SAME = 1e-6  # largest relative difference of a rerun's error
 
-Images = tuple[list[NamedImage], list[tuple[str, str]]]  # and what was skipped: name, reason
 
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What a checkout has and the package has not.
-
-    Attributes:
-        rows: Name -> (hand-designed init, its weight decay in the seed track).
-        images_to_test: (sources, size in pixels, limit or None) -> images.
-        images_to_tune_on: (sources, size in pixels, count) -> images.
-        image_names: Data sets that can be given as sources.
-        rules: Name -> further hand-designed inits: with a number to tune, or an eye on the image.
-    """
-
-    rows: Mapping[str, tuple[InitSpec, float]]
-    images_to_test: Callable[[Sequence[str], int, int | None], Images]
-    images_to_tune_on: Callable[[Sequence[str], int, int], Images]
-    image_names: Sequence[str]
-    rules: Mapping[str, InitSpec | InitMaker] = field(default_factory=dict)
-
-
-def build(prog: str, description: str, *, inits: Sequence[str], track: str | None) -> Parser:
+def build(
+    prog: str, description: str, *, inits: Sequence[str] | None = None, track: str | None = None
+) -> Parser:
     """The command line; a script that is for one track has no `--track`."""
     parser = Parser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     if track is None:
-        names = tuple(name for name in TRACKS if name != "frozen")
-        add("--track", choices=names, default="tuned", help="see above (default: tuned)")
+        add("--track", choices=TRACK_NAMES, default="tuned", help="see above (default: tuned)")
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
         add("--stop-mse", type=float, metavar="X", help=stop)
@@ -75,15 +72,23 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
         add("--lr", type=float, metavar="X", help=rate)
     else:
         parser.set_defaults(track=track, fit=None, stop_mse=None, lr=None)
+    _add_what(parser, inits or DEFAULT_INITS.get(track or "", USUAL_INITS), given=inits)
+    _add_how(parser)
+    return build_parser(Protocol, PROTOCOLS, parser)
+
+
+def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | None) -> None:
+    """What is measured, on what."""
+    add = parser.add_argument
     add(
         *("--inits",),
         nargs="+",
-        default=list(inits),
+        default=given,
         metavar="INIT",
-        help=f"rows and rules by name, {ALL_ROWS}, a .safetensors file, a run directory or "
+        help="rows and rules by name, all-rows, a .safetensors file, a run directory or "
         "checkpoint, a directory of fitted SIRENs (the nearest is taken), FILE.py:FUNCTION or "
         "MODULE:FUNCTION; NAME=INIT names it, ROW@X has its first layer times X, RULE@X another "
-        f"number (default: {' '.join(inits)})",
+        f"number (default: {' '.join(inits)}; of the frozen track 33)",
     )
     add(
         *("--images",),
@@ -101,197 +106,139 @@ def build(prog: str, description: str, *, inits: Sequence[str], track: str | Non
     )
     add("--limit", type=int, metavar="N", help="test on at most N images")
     add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
+
+
+def _add_how(parser: Parser) -> None:
+    """Where records go, and how fits are run."""
+    add = parser.add_argument
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
     add("--threads", type=int, default=1, metavar="N", help="CPU threads of a fit (default: 1)")
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
     add("--workers", type=int, metavar="N", help=workers)
-    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    device = "where fits are computed (default: cpu, as seconds are compared)"
+    add("--device", default="cpu", metavar="auto|cpu|cuda|mps", help=device)
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
     add("--verify", type=int, metavar="N", help="run N stored trials again and compare, and exit")
-    return build_parser(Protocol, PROTOCOLS, parser)
 
 
 def main(
-    argv: Sequence[str] | None,
-    catalogue: Catalogue,
+    argv: Sequence[str] | None = None,
+    catalogue: Catalogue | None = None,
     *,
-    prog: str,
-    description: str,
-    inits: Sequence[str] = ("paper", "22", "33"),
+    prog: str = "hyperinit benchmark",
+    description: str = "",
+    inits: Sequence[str] | None = None,
     track: str | None = None,
 ) -> int:
-    """Returns the exit code: 0, 1 if a check failed, 2 for bad input, 130 after Ctrl-C."""
-    parser = build(prog, description, inits=inits, track=track)
+    """Runs a benchmark.
+
+    Args:
+        argv: The command line; None: the process's.
+        catalogue: What can be measured by name; None: what the package has.
+        prog: The command's name in messages.
+        description: What its help says; "": what `hyperinit benchmark --help` does.
+        inits: The default of `--inits`; None: the track's.
+        track: The only track of this command; None: `--track` says which.
+
+    Returns:
+        The exit code: 0, 1 if a check failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    parser = build(prog, description or __doc__ or "", inits=inits, track=track)
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.list:
-            print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
-            if catalogue.rules:
-                print(f"rules: {' '.join(catalogue.rules)}")
-            print(f"images: {' '.join(catalogue.image_names)}, files, directories")
-            return 0
-        workers = set_threads(arguments.threads, arguments.workers, arguments.device)
-        plan = make_plan(arguments, catalogue)
-        suffix = "-quick" if arguments.quick else ""
-        out = arguments.out or Path("runs") / f"benchmark-{plan.track}{suffix}.jsonl"
-        say(describe(plan, out, workers))
-        if arguments.dry_run:
-            return 0
-        if arguments.out is None:
-            out.parent.mkdir(exist_ok=True)
-        thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-        with open_records(out, thumbnails, workers) as file:
-            if arguments.verify is not None:
-                _check(arguments.verify >= 1, "--verify must be at least 1")
-                return check(plan, file, arguments.verify)
-            records = measure(plan, file)
-        print(markdown(records))
-        chart, figure = out.with_suffix(".png"), next(iter(figures(records).values()))
-        write_atomically(chart, png(figure))
-        say(f"records in {out}, chart in {chart}; more with scripts/report.py {out}")
+    with forgiving_output():
+        try:
+            from hyperinit.bench.catalogue import PACKAGE
+
+            return _run(arguments, catalogue or PACKAGE)
+        except KeyboardInterrupt:
+            say("stopped; the same command continues where it was")
+            return 130
+        except InputError as error:
+            parser.error(str(error))
+
+
+def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
+    from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
+    from hyperinit.bench.run import open_records
+    from hyperinit.report.tables import markdown
+
+    if arguments.list:
+        print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
+        print(f"rules: {' '.join(catalogue.rules)}")
+        print(f"images: {' '.join(catalogue.image_names)}, files, directories")
         return 0
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on where it was")
-        return 130
-    except InputError as error:
-        parser.error(str(error))
+    if arguments.inits is None:
+        arguments.inits = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
+    if arguments.verify is not None and arguments.verify < 1:
+        raise InputError("--verify must be at least 1")
+    suffix = "-quick" if arguments.quick else ""
+    out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
+    if not arguments.dry_run:
+        check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
+        check_directory(out.parent, may_be_made=arguments.out is None)
+    workers = set_threads(arguments.threads, arguments.workers, arguments.device)
+    plan = make_plan(arguments, catalogue)
+    say(describe(plan, out, workers))
+    if arguments.dry_run:
+        return 0
+    if arguments.out is None:
+        out.parent.mkdir(exist_ok=True)
+    thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
+    with open_records(out, thumbnails, workers) as file:
+        if arguments.verify is not None:
+            return check(plan, file, arguments.verify)
+        records = measure(plan, file)
+    print(markdown(records))
+    draw(records, out)
+    return 0
 
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise InputError(message)
-
-
-def set_threads(threads: int, workers: int | None, device: str) -> int:
-    """Gives torch a number of threads and returns how many fits to run at a time.
-
-    Two fits on one thread each are faster than one after the other on two: layers are small. How
-    many there are must not change what is measured, so the number of threads does not follow it.
-
-    Raises:
-        InputError: one of the numbers is below 1.
-    """
-    _check(threads >= 1, f"--threads must be at least 1, not {threads}")
-    cores = torch.get_num_threads()
-    if workers is None:
-        workers = max(cores // threads, 1) if device == "cpu" else 1
-    _check(workers >= 1, f"--workers must be at least 1, not {workers}")
-    torch.set_num_threads(threads)
-    return workers
-
-
-def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
-    """What a command line asks for.
+def check_records_file(out: Path, inputs: Sequence[str]) -> None:
+    """Refuses a file for records that must not be one, or whose chart would replace an input.
 
     Raises:
-        InputError: something in it is unknown, unusable or contradictory.
+        InputError: its suffix is of another kind of file, or it is read, or its chart is.
     """
-    track = arguments.track
-    usual = "quick" if arguments.quick else "seed" if track == "seed" else "standard"
-    _check(
-        not (arguments.quick and (arguments.preset or track == "seed")),
-        "--quick is a preset of the ladder's tracks: leave out --preset or --track seed",
-    )
-    arguments.preset = arguments.preset or usual
-    protocol = resolve(Protocol, arguments, PROTOCOLS)
-    _check(arguments.limit is None or arguments.limit >= 1, "--limit must be at least 1")
-    _check(not arguments.fit or track == "open", "--fit is for the open track")
-    _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
-    lr = arguments.lr
-    _check(lr is None or track == "seed", "--lr is for the seed track, others have --lrs")
-    _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
-    inits = _inits(arguments.inits, track, catalogue, protocol)
-    if lr is not None:
-        inits = [replace(init, name=f"{init.name} at {lr:g}") for init in inits]
-    declared = ("budget_epochs", "lr", "seed", "eval_epochs")
-    options = fit_options(arguments.fit or (), declared, "the protocol")
-    inits = [with_fit(init, options) for init in inits]
-    if track == "frozen":
-        inits = [v for init in inits for v in frozen_variants(init, protocol.depth)]
-    tested, skipped = catalogue.images_to_test(
-        arguments.images, protocol.image_size, arguments.limit
-    )
-    tuned: list[NamedImage] = []
-    if track != "seed":
-        tuned, more = catalogue.images_to_tune_on(
-            arguments.tuning_images, protocol.image_size, protocol.lr_images
+    if out.suffix.lower() in OTHER_SUFFIXES:
+        raise InputError(
+            f"--out {shown_path(out)}: records are no {out.suffix} file: choose a name that ends in"
+            " .jsonl (their chart is written beside them)"
         )
-        skipped = [*skipped, *more]
-    for name, reason in skipped:
-        say(f"skipped {name}: {reason}")
-    on_device = _mover(arguments.device)
-    return Plan(
-        track=track,
-        inits=tuple(inits),
-        images=tuple(map(on_device, tested)),
-        tuning_images=tuple(map(on_device, tuned)),
-        seeds=arguments.seeds,
-        protocol=protocol,
-        stop_mse=arguments.stop_mse,
-        seed_lr=lr,
-    )
+    for path in (out, chart_of(out)):
+        for source in inputs:
+            if is_same_file(path, source):
+                raise InputError(
+                    f"--out {shown_path(out)}: {shown_path(path)} is read and would be written:"
+                    " choose another file"
+                )
 
 
-def _inits(
-    sources: Sequence[str], track: str, catalogue: Catalogue, protocol: Protocol
-) -> list[Init]:
-    """All inits of a command line, each row once, with what the track changes in its fit."""
-    seed = track == "seed"
-    names: list[str] = []
-    for source in sources:
-        if source != ALL_ROWS:
-            names.append(source)
-            continue
-        # Rows that differ in their image only, or where it makes no difference in weight decay,
-        # are the same trials.
-        distinct = {(s, decay if seed else 0): n for n, (s, decay) in _reversed(catalogue.rows)}
-        names += [name for name in catalogue.rows if name in distinct.values()]
-    named: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in catalogue.rows.items()}
-    named |= catalogue.rules
-    found = []
-    for name in dict.fromkeys(names):
-        init = load_init(name, named, protocol.width, protocol.depth)
-        if seed:
-            row = name.rpartition("=")[2].partition("@")[0]
-            decay = catalogue.rows[row][1] if row in catalogue.rows else SEED_WEIGHT_DECAY
-            init = replace(init, fit={"weight_decay": decay})
-        found.append(init)
-    return found
+def chart_of(out: Path) -> Path:
+    """The file of the chart of a file of records."""
+    return out.with_suffix(".png")
 
 
-def _reversed(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Last first, so that the first of several equal ones stays in a dict."""
-    return list(rows.items())[::-1]
+def draw(records: Sequence[Record], out: Path) -> None:
+    """Writes the chart of records beside them; where that fails, a line says so."""
+    from hyperinit.report.charts import figures, png
 
-
-def _mover(device: str) -> Callable[[NamedImage], NamedImage]:
+    chart, figure = chart_of(out), next(iter(figures(records).values()))
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device} cannot be used: {reason}") from error
-    return lambda image: replace(image, image=image.image.to(device))
-
-
-def describe(plan: Plan, out: Path, workers: int) -> str:
-    """What is about to be run, and what it will cost here at most."""
-    hours = plan.total_epochs * epoch_sec(plan, workers) / 3600
-    cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
-    budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
-    return (
-        f"{plan.track} track: inits {', '.join(init.name for init in plan.inits)}\n"
-        f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
-        f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
-        f"budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
-        f" records in {out}"
-    )
+        write_atomically(chart, png(figure))
+    except InputError as error:
+        say(f"records in {shown_path(out)}, without a chart: {error}")
+        return
+    done = f"records in {shown_path(out)}, chart in {shown_path(chart)}"
+    say(f"{done}; more with: hyperinit report {shown_path(out)}")
 
 
 def measure(plan: Plan, file: RecordFile) -> list[Record]:
     """All records of a plan, under a progress bar that counts epochs."""
+    from hyperinit.bench.run import run
+
     records = []
     with _bar(total=round(plan.total_epochs, 1), unit="epoch") as bar:
         done = 0.0
@@ -313,6 +260,8 @@ def measure(plan: Plan, file: RecordFile) -> list[Record]:
 
 def check(plan: Plan, file: RecordFile, count: int) -> int:
     """Prints how far reruns of stored trials are from their records; 1 if any is too far."""
+    from hyperinit.bench.run import verify
+
     differences = []
     for found in verify(plan, file, count):
         differences.append(found.difference)
@@ -330,11 +279,8 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
 
 def _bar(**settings: Any) -> Any:
     """A progress bar on stderr; a line every half minute where that is not a terminal."""
+    from tqdm import tqdm
+
     form = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} epochs, {remaining}{postfix}"
     every = 0.5 if sys.stderr.isatty() else 30
     return tqdm(mininterval=every, bar_format=form, **settings)
-
-
-def say(text: str) -> None:
-    """Lines for the user, beside the progress bar."""
-    tqdm.write(text, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.bench.trial import Trial
 from hyperinit.images.save import webp
@@ -26,6 +28,9 @@ from hyperinit.siren.network import preview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,22 +76,43 @@ def run_comparison(
                 yield ShownFit(record, starts[i], preview(result.params, shown.image))
 
 
-def write_comparison(fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path) -> str:
-    """Writes comparison.md, .jsonl, .png and thumbnails into a directory; returns the table."""
+def free_name(out: Path) -> str:
+    """The first of comparison, comparison-2, ... that a directory does not have yet."""
+    names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
+    return next(name for name in names if not (out / f"{name}.jsonl").exists())
+
+
+def write_comparison(
+    fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path, name: str = "comparison"
+) -> str:
+    """Writes NAME.md, .jsonl, .png and thumbnails into a directory; returns the table.
+
+    Pictures that cannot be made or written are a warning: the numbers are there.
+    """
     records = [fit.record for fit in fits]
     table = comparison_table(records)
     lines = "".join(to_line(record) + "\n" for record in records)
-    write_atomically(out / "comparison.md", table.encode())
-    write_atomically(out / "comparison.jsonl", lines.encode())
-    write_atomically(out / "comparison.png", png(comparison_figure(fits, images)))
-    thumbnails = Thumbnails(folder_of(out / "comparison.jsonl"))
+    write_atomically(out / f"{name}.jsonl", lines.encode())
+    write_atomically(out / f"{name}.md", table.encode())
+    try:
+        _write_pictures(fits, images, out, name)
+    except (InputError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        _logger.warning("no pictures of the comparison (%s); its numbers are written", reason)
+    return table
+
+
+def _write_pictures(
+    fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path, name: str
+) -> None:
+    write_atomically(out / f"{name}.png", png(comparison_figure(fits, images)))
+    thumbnails = Thumbnails(folder_of(out / f"{name}.jsonl"))
     shown = {image.hash: image.image for image in images}
-    chosen = {record.trial for record in at_best_lr(records)}
+    chosen = {record.trial for record in at_best_lr([fit.record for fit in fits])}
     for fit in fits:
         if fit.record.trial in chosen:
             pictures = (shown[fit.record.image_hash], fit.start, fit.end)
             thumbnails.add(fit.record, *map(webp, pictures))
-    return table
 
 
 def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) -> Figure:

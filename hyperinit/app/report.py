@@ -1,9 +1,9 @@
 """Turns records into a page, tables and charts, and keeps tables inside documents up to date.
 
-    python scripts/report.py runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
-    python scripts/report.py ... --wandb-report ENTITY/PROJECT       a W&B report of the same
-    python scripts/report.py --update README.md docs/benchmark.md    rewrites generated blocks
-    python scripts/report.py --check README.md docs/benchmark.md     fails where they are outdated
+    hyperinit report runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
+    hyperinit report ... --wandb-report ENTITY/PROJECT       a W&B report of the same
+    hyperinit report --update README.md docs/benchmark.md    rewrites generated blocks
+    hyperinit report --check README.md docs/benchmark.md     fails where they are outdated
 
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
@@ -23,7 +23,7 @@ from pathlib import Path
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.base.settings import Parser
-from hyperinit.inits.markdown import inits_markdown
+from hyperinit.base.terminal import forgiving_output
 from hyperinit.record.records import read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
@@ -35,10 +35,10 @@ from hyperinit.report.wandb_report import Destination, Story, logged_in, publish
 RECORDS_DIR = Path("baselines") / "records"
 
 
-def build() -> Parser:
+def build(prog: str) -> Parser:
     """The command line."""
     parser = Parser(
-        prog="report.py",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -69,30 +69,36 @@ def build() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "hyperinit report") -> int:
     """Returns the exit code: 0, 1 if a document is outdated, 2 for bad input."""
-    parser = build()
+    parser = build(prog)
     arguments = parser.parse_args(argv)
-    try:
-        if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
-            raise InputError("give record files, or --update FILE..., or --check FILE...")
-        if arguments.publish and not arguments.wandb_report:
-            raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
-        if arguments.wandb_report and not arguments.records:
-            raise InputError("--wandb-report needs record files")
-        if arguments.records:
-            out = arguments.out or Path("report")
-            to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None
-            story = write_report(
-                arguments.records, out, arguments.reference, tune_on_test=arguments.tune_on_test
-            )
-            if to is not None:
-                write_wandb_report(story, to, out, publish_now=arguments.publish)
-            return 0
-        documents = arguments.update or arguments.check
-        return refresh(documents, arguments.records_dir, write=bool(arguments.update))
-    except InputError as error:
-        parser.error(str(error))
+    with forgiving_output():
+        try:
+            return run(arguments)
+        except InputError as error:
+            parser.error(str(error))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes a report, or looks after the blocks of documents; the exit code."""
+    if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
+        raise InputError("give record files, or --update FILE..., or --check FILE...")
+    if arguments.publish and not arguments.wandb_report:
+        raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
+    if arguments.wandb_report and not arguments.records:
+        raise InputError("--wandb-report needs record files")
+    if arguments.records:
+        out = arguments.out or Path("report")
+        to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None
+        story = write_report(
+            arguments.records, out, arguments.reference, tune_on_test=arguments.tune_on_test
+        )
+        if to is not None:
+            write_wandb_report(story, to, out, publish_now=arguments.publish)
+        return 0
+    documents = arguments.update or arguments.check
+    return refresh(documents, arguments.records_dir, write=bool(arguments.update))
 
 
 def write_report(
@@ -132,6 +138,8 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
 
 def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:
     """Rewrites the blocks of documents, or only says which ones are outdated."""
+    from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
+
     outdated = []
     for path in documents:
         try:

@@ -6,35 +6,40 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from hyperinit.app.compare import comparison_size, run_comparison, write_comparison
+from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, write_atomically
+from hyperinit.base.outputs import check_directory
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
-from hyperinit.base.terminal import progress, say
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import (
-    LoopConfig,
-    Stop,
-    Task,
-    TrainingImages,
-    TrainState,
-    load_state,
-    new_state,
-    train,
+from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.loop import Stop, train
+from hyperinit.learn.rundir import (
+    CONFIG_NAME,
+    LOCK_NAME,
+    MAY_CHANGE,
+    check_same_images,
+    check_vacant,
+    checkpoint_to_resume,
+    clear,
+    with_absolute_data,
 )
+from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
 from hyperinit.photos.load import load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
+from hyperinit.siren.device import choose_device
 from hyperinit.siren.store import CHECKPOINT_NAME
 
 Config = TypeVar("Config", bound=LoopConfig)
@@ -73,6 +78,12 @@ def build(program: Program[Any]) -> Parser:
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
     parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|mps",
+        help="where to train; auto is the GPU where there is one (default: auto)",
+    )
+    parser.add_argument(
         *("--time-limit",),
         dest="time_limit_min",
         metavar="MINUTES",
@@ -84,34 +95,43 @@ def build(program: Program[Any]) -> Parser:
 
 def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
     """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
-    parser, task = build(program), program.task
+    parser = build(program)
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.resume:
-            # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
-            # only what cannot move a result may be given anew.
-            state, config, info = load_state(arguments.resume / CHECKPOINT_NAME, task)
-            given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
-            extra = set(given) - {"resume", "time_limit_min", "checkpoint_sec", "wandb"}
-            if extra:
-                flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
-                raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
-            arguments.preset = "as stored"
-            config = resolve(task.config, arguments, {"as stored": to_dict(config)})
-            run_dir = arguments.resume
-        else:
-            arguments.preset = arguments.preset or "default"
-            config = resolve(task.config, arguments, program.presets)
-            name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-            run_dir, state, info = arguments.out or Path("runs") / name, None, {}
-            if run_dir.exists() and any(run_dir.iterdir()):
-                raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        return run(program, config, run_dir, state, info.get("train_hashes"))
-    except KeyboardInterrupt:  # before there was anything to lose
-        return 130
-    except InputError as error:
-        parser.error(str(error))
+    with forgiving_output():
+        try:
+            return _run_command(arguments, program)
+        except KeyboardInterrupt:  # before there was anything to lose
+            return 130
+        except InputError as error:
+            parser.error(str(error))
+
+
+def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
+    """What the command line asks for: a new run, or a resumed one."""
+    task, device = program.task, choose_device(arguments.device)
+    if arguments.resume:
+        # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
+        # only what cannot move a result may be given anew.
+        checkpoint = checkpoint_to_resume(arguments.resume)
+        state, config, info = load_state(checkpoint, task)
+        given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
+        extra = set(given) - MAY_CHANGE - {"resume", "device"}
+        if extra:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
+            raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
+        arguments.preset = "as stored"
+        config = resolve(task.config, arguments, {"as stored": to_dict(config)})
+        run_dir = checkpoint.parent
+    else:
+        arguments.preset = arguments.preset or "default"
+        config = resolve(task.config, arguments, program.presets)
+        name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
+        run_dir, state, info = arguments.out or Path("runs") / name, None, {}
+        check_vacant(run_dir)
+        check_directory(run_dir, may_be_made=True)
+    config = with_absolute_data(config)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    return run(program, config, run_dir, state, info.get("train_hashes"), device)
 
 
 def run(
@@ -120,38 +140,37 @@ def run(
     run_dir: Path,
     state: TrainState | None,
     train_hashes: list[str] | None,
+    device: torch.device,
 ) -> int:
     """Trains, compares and reports in a run directory.
 
     Args:
         state: Where a resumed run stands.
         train_hashes: The images that a resumed run was trained on so far.
+        device: Where to train and compare.
     """
-    photos = load(
-        config.data,
-        keep_side=4 * config.size,
-        held_out_fraction=config.held_out_fraction,
-        weights=config.folder_weights,
-        limit=config.data_limit,
-    )
+    comparison_protocol(config)  # what is wrong there is said before the work is done
+    photos = _photographs(config, resumed=state is not None)
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
-    held_out = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    crops = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    held_out = [replace(shown, image=shown.image.to(device)) for shown in crops]
     say(
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
-    images = program.images(photos, config)
-    if train_hashes is not None and train_hashes != images.hashes:
-        raise InputError(f"{config.data}: not the training images this run began with")
+    images = _on_device(program.images(photos, config), device)
+    check_same_images(config, train_hashes, images.hashes)
     make_directory(run_dir)
-    with exclusive(run_dir / ".lock"):
-        write_atomically(run_dir / "config.toml", to_toml(config).encode())
+    with exclusive(run_dir / LOCK_NAME):
+        if state is None:
+            clear(run_dir)
+        write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
         resume_step = None if state is None else state.step
         tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
         exit_code = 1
         try:
-            state = state or new_state(program.task, config)
+            state = _moved(state or new_state(program.task, config), device)
             with Stop().on_signals() as stop:
                 train_visibly(state, config, images, held_out, run_dir, tracker, stop)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
@@ -161,12 +180,54 @@ def run(
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
-        except KeyboardInterrupt:  # while comparing; the checkpoint is written
+        except KeyboardInterrupt:  # a second one, or while comparing: the last checkpoint stands
             exit_code = 130
-            say(f"stopped; compare with --resume {run_dir}")
+            say(f"stopped at once; go on with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
     return exit_code
+
+
+def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
+    """What a run trains on and is measured on."""
+    try:
+        return load(
+            config.data,
+            keep_side=4 * config.size,
+            held_out_fraction=config.held_out_fraction,
+            weights=config.folder_weights,
+            limit=config.data_limit,
+        )
+    except InputError as error:
+        if not resumed:
+            raise
+        raise InputError(f"{error}; say with --data where the run's images are now") from error
+
+
+@dataclass(frozen=True)
+class _DeviceBatches:
+    """Batches of another source, on a device."""
+
+    source: Batches
+    device: torch.device
+
+    def batch(self, step: int, batch_size: int) -> torch.Tensor:
+        """See Batches."""
+        return self.source.batch(step, batch_size).to(self.device)
+
+
+def _on_device(images: TrainingImages, device: torch.device) -> TrainingImages:
+    return replace(images, batches=_DeviceBatches(images.batches, device))
+
+
+def _moved(state: TrainState, device: torch.device) -> TrainState:
+    """A state whose model and optimiser are on a device; steps are counted on the CPU."""
+    state.model.to(device)
+    for values in state.optimizer.state.values():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.dim():
+                values[name] = value.to(device)
+    return state
 
 
 def train_visibly(
@@ -209,22 +270,40 @@ def compare(
     run_dir: Path,
     tracker: Tracker,
 ) -> None:
-    """Fits the held-out images from every init, and prints and writes the table."""
-    protocol = Protocol(
-        image_size=config.size,
-        width=config.width,
-        depth=config.depth,
-        budgets_epochs=config.compare_budgets,
-        lrs=config.compare_lrs,
-        # The best rate of a learned start rises with the budget: every budget has its own choice.
-        lr_budget_epochs=max(config.compare_budgets),
-    )
+    """Fits the held-out images from every init, and prints and writes the table.
+
+    A comparison that is there already stays: the next one is comparison-2.
+    """
+    protocol = comparison_protocol(config)
     inits = [spec_init(n, spec, config.width, config.depth) for n, spec in NAMED_INITS.items()]
     inits.append(init)
     fits = run_comparison(inits, held_out, protocol, seed=config.seed)
     total = comparison_size(len(inits), len(held_out), protocol)
-    table = write_comparison(list(progress(fits, total=total, desc="comparing")), held_out, run_dir)
+    done = list(progress(fits, total=total, desc="comparing"))
+    name = free_name(run_dir)
+    table = write_comparison(done, held_out, run_dir, name)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
-    tracker.log_table("comparison", rows[0], rows[2:])
+    tracker.log_table(name, rows[0], rows[2:])
     print(table)
-    say(f"the same as {run_dir}/comparison.md, with comparison.jsonl and comparison.png")
+    say(f"the same as {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
+
+
+def comparison_protocol(config: LoopConfig) -> Protocol:
+    """What a run's comparison measures.
+
+    Raises:
+        InputError: a setting of it is out of range.
+    """
+    try:
+        return Protocol(
+            image_size=config.size,
+            width=config.width,
+            depth=config.depth,
+            budgets_epochs=config.compare_budgets,
+            lrs=config.compare_lrs,
+            # The best rate of a learned start rises with the budget: each budget has its own.
+            lr_budget_epochs=max(config.compare_budgets, default=1.0),
+        )
+    except InputError as error:
+        reason = str(error).replace("budgets_epochs", "compare_budgets")
+        raise InputError(reason if reason.startswith("compare") else f"compare_{reason}") from error

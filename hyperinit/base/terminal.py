@@ -1,18 +1,185 @@
-"""Lines and progress bars for the user, on stderr."""
+"""Lines and progress bars for the user, and output that never ends or fails the work behind it."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
+BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
+
+# What a reader that has gone away, a full disk or a terminal that was closed make of a write.
+_LOST = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.ECONNRESET}
+
+
+class ForgivingStream:
+    """A text stream whose writes never fail: from the first that does, output is thrown away.
+
+    Everything else is the stream's own.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As a file's."""
+        with self._forgiving():
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """As a file's."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """As a file's."""
+        with self._forgiving():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _LOST:
+                raise
+            self._throw_away()
+        except ValueError:  # a file that has been closed
+            if not self._stream.closed:
+                raise
+
+    def _throw_away(self) -> None:
+        """Points the stream's descriptor at nothing, so that what is buffered fails no more."""
+        with contextlib.suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())
+            os.close(nothing)
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def forgiving_output() -> Iterator[None]:
+    """Inside the block nothing that is printed can raise.
+
+    Characters that the terminal's encoding lacks are shown as backslash escapes. When the reader
+    of a pipe has gone (`| head -1`) or the disk behind stdout is full, what is still printed is
+    lost and the work continues. The streams of before are put back at the end.
+    """
+    before = sys.stdout, sys.stderr
+    errors = [getattr(stream, "errors", None) for stream in before]
+    for stream in before:
+        _show_unknown(stream, "backslashreplace")
+    sys.stdout, sys.stderr = (
+        stream if stream is None else ForgivingStream(stream) for stream in before
+    )
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = before
+        for stream, how in zip(before, errors, strict=True):
+            _show_unknown(stream, how)
+
+
+def _show_unknown(stream: Any, errors: str | None) -> None:
+    """Sets what a stream does about characters that it cannot encode, where that can be set."""
+    if errors is not None and hasattr(stream, "reconfigure"):
+        with contextlib.suppress(OSError, ValueError):
+            stream.reconfigure(errors=errors)
 
 
 def progress(*arguments: Any, **settings: Any) -> Any:
     """A progress bar on stderr; a line every half minute where that is not a terminal."""
+    from tqdm import tqdm
+
     return tqdm(*arguments, mininterval=0.5 if sys.stderr.isatty() else 30, **settings)
 
 
 def say(text: str) -> None:
     """A line for the user, beside the progress bar."""
+    from tqdm import tqdm
+
     tqdm.write(text, file=sys.stderr)
+
+
+class EpochBar:
+    """A progress bar on stderr for a fit that takes longer than two seconds; none in a pipe."""
+
+    def __init__(self, budget_epochs: float) -> None:
+        from tqdm import tqdm
+
+        self.is_shown = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=budget_epochs,
+            delay=BAR_AFTER_SEC,
+            disable=not self.is_shown,
+            leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs, {remaining} left"
+            "{postfix}",
+        )
+
+    def __enter__(self) -> EpochBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def show(self, epochs: float, mse: float) -> None:
+        """How far the fit has come, and its error over all pixels."""
+        self._bar.total = max(self._bar.total, epochs)  # restarts go beyond the budget
+        self._bar.set_postfix_str(f"MSE {mse:.3g}", refresh=False)
+        self._bar.update(epochs - self._bar.n)
+
+
+@dataclass
+class Countdown:
+    """How many of several things are done, and how long the rest will take.
+
+    Attributes:
+        total: How many there are.
+        done: How many are over.
+        timed: How many of these took time; the others were found done.
+        clock: Seconds since any moment.
+    """
+
+    total: int
+    done: int = 0
+    timed: int = 0
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def worked(self) -> str:
+        """One more is done, which took time: "3 of 10, 1:05 left"."""
+        self.timed += 1
+        return self.passed()
+
+    def passed(self) -> str:
+        """One more is over."""
+        self.done += 1
+        left = self.total - self.done
+        sec = (self.clock() - self.began) / max(self.timed, 1) * left
+        ahead = f", {shown_sec(sec)} left" if left > 0 and self.timed else ""
+        return f"{self.done} of {self.total}{ahead}"
+
+
+def shown_sec(sec: float) -> str:
+    """Seconds as people read them: 7 s, 1:05, 2:03:04."""
+    minutes, seconds = divmod(round(sec), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}" if minutes else f"{seconds} s"

@@ -22,7 +22,8 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
 from hyperinit.bench.plan import Plan
 from hyperinit.bench.trial import Trial
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
 from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import webp
 from hyperinit.inits.start import Init

@@ -27,7 +27,9 @@ from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_
 InitMaker = Callable[[str, int, int, float | None], Init]
 
 
-def _sized(spec: InitSpec) -> InitMaker:
+def sized_maker(spec: InitSpec) -> InitMaker:
+    """`sized_init` of a spec, as tables of inits hold it."""
+
     def make(name: str, width: int, depth: int, power: float | None) -> Init:
         return sized_init(name, spec, width, depth, SIZED_POWER if power is None else power)
 
@@ -37,8 +39,15 @@ def _sized(spec: InitSpec) -> InitMaker:
 # The inits that go by a name alone, for every program; benchmarks know more.
 BY_NAME: dict[str, InitSpec | InitMaker] = {
     **NAMED_INITS,
-    **{f"{name}-sized": _sized(NAMED_INITS[name]) for name in ("33", "identity")},
+    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in ("33", "identity")},
 }
+
+
+# Rivals that only a checkout has, in baselines/: rules, and inits that are trained.
+CHECKOUT_RULES = ("weight-scaling", "winner", "vi3nr", "fresh")
+CHECKOUT_TRAINED = (
+    *("strainer", "snp", "maml", "fomaml", "meta-sgd", "reptile", "transinr", "ipc"),
+)
 
 
 def load_init(
@@ -85,6 +94,16 @@ def load_init(
         return pretrained_init(source, width, depth)
     if ":" in source:
         return callable_init(source)
+    if known in CHECKOUT_RULES:
+        raise InputError(
+            f"init {source!r} is a rival of the repository's baselines/, which the package does not"
+            " have: use scripts/benchmark.py in a checkout"
+        )
+    if source in CHECKOUT_TRAINED:
+        raise InputError(
+            f"init {source!r} is a rival that has to be trained: run scripts/train_baseline.py"
+            f" {source} in a checkout, and give its run directory"
+        )
     raise unknown_name(
         "init",
         source,

@@ -14,8 +14,9 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded
-from hyperinit.fitting.config import AUTO, FitConfig
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.config import AUTO, PROTOCOL_1, FitConfig
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
 from hyperinit.inits.start import Init, Start
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
@@ -23,7 +24,13 @@ from hyperinit.record.records import CurvePoint, Record, trial_key
 from hyperinit.siren.store import tensors_hash
 
 # Fields of FitConfig that came after the first records of this version of the protocol.
-LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
+LATER_FIT_OPTIONS = (
+    *("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts"),
+    *("optimizer", "beta1", "rising_rates"),
+)
+
+# Version of the protocol -> what its fits have that no field of `Protocol` says.
+FITS: dict[int, dict[str, Any]] = {1: PROTOCOL_1, 2: {"max_restarts": 0}}
 
 
 @functools.cache
@@ -78,7 +85,7 @@ class Trial:
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        config = FitConfig(**{**shared, **self.init.fit, **own})
+        config = FitConfig(**{**FITS[self.protocol.version], **shared, **self.init.fit, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
         if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
@@ -93,7 +100,7 @@ class Trial:
         """What its record says of the workload: nothing in here can change without a new trial."""
         sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
         # The defaults of later options are part of the protocol.
-        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS)
+        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS, FitConfig(**PROTOCOL_1))
         # The first three stand in the record itself; evaluations do not touch the fit.
         for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
             del fitted[name]
@@ -111,6 +118,7 @@ class Trial:
             seed=self.seed,
             budget_epochs=self.budget_epochs,
             lr=self.lr,
+            version=self.protocol.version,
         )
 
     def start(self) -> Start:
@@ -152,5 +160,6 @@ class Trial:
             diverged=result.diverged,
             settings=self.settings,
             environment=environment(image.device),
+            version=self.protocol.version,
         )
         return record, result

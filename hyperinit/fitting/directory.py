@@ -12,7 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.fitting.config import FitConfig, with_options
-from hyperinit.fitting.fit import FitResult
+from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.many import fit_many
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files
-from hyperinit.images.pixels import image_hash, square_crop
+from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
@@ -66,9 +66,11 @@ def fit_directory(
     init: Init,
     config: FitConfig | None = None,
     *,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     batch_images: int = 16,
     on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
+    on_failed: Callable[[str, str], None] = lambda name, reason: None,
+    on_finished: Callable[[str], None] = lambda name: None,
     **options: Any,
 ) -> DirectoryReport:
     """Fits a SIREN to every image below a directory and writes one file for each.
@@ -78,15 +80,19 @@ def fit_directory(
     interrupted goes on where it stopped; a damaged or outdated file is made again.
 
     Args:
-        directory: The top of a tree of images; hidden files and linked directories are passed over.
+        directory: The top of a tree of images; hidden files are passed over, links to directories
+            are followed, each directory once.
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
             metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
             cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts.
         init: Where each fit starts, with the seed of the config.
-        size: Crop to the centre square and resize to so many pixels; None leaves images as they
-            are. Images of different sizes are fitted in separate batches.
+        size: Crop to the centre square and resize to so many pixels a side, or to the shape of
+            (height, width) and resize to that; None leaves images as they are. Images of different
+            sizes are fitted in separate batches.
         batch_images: Fitted together.
         on_fitted: Called with (name, result) after a file has been written.
+        on_failed: Called with (name, reason) where an image has no result, as it happens.
+        on_finished: Called with the name of an image that was finished before.
         **options: Fields of FitConfig to set.
 
     Raises:
@@ -95,20 +101,25 @@ def fit_directory(
             Results that are finished stay as they are.
     """
     config = with_options(config, options)
-    for field, value in (("batch_images", batch_images), ("size", 1 if size is None else size)):
+    if isinstance(size, tuple) and size[0] == size[1]:
+        size = size[0]
+    sides = size if isinstance(size, tuple) else (1 if size is None else size,)
+    for what, value in (("batch_images", batch_images), *(("size", side) for side in sides)):
         if value < 1:
-            raise InputError(f"{field} must be at least 1, not {value}")
+            raise InputError(f"{what} must be at least 1, not {value}")
     top, target = Path(directory), Path(out)
-    names, failed = image_files(top)
+    names, failed = image_files(top, follow_links=True)
     if not names:
         raise InputError(f"{shown_path(top)}: no image files in this directory")
     make_directory(target)
     how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
     how = json.loads(json.dumps(how))  # as it will be read back
-    run = _Run(target, init, config, how, on_fitted, failed, len(names))
+    run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
     waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
+        for name, reason in failed:
+            run.fail(name, reason)
         for name in names:
             job = run.prepare(top, name, size)
             if job is None:
@@ -175,12 +186,19 @@ class _Run:
     config: FitConfig
     how: dict[str, Any]
     on_fitted: Callable[[str, FitResult], None]
-    failed: list[tuple[str, str]]
+    on_failed: Callable[[str, str], None]
+    on_finished: Callable[[str], None]
     images: int
+    failed: list[tuple[str, str]] = field(default_factory=list)
     fitted: int = 0
     finished: int = 0
 
-    def prepare(self, top: Path, name: str, size: int | None) -> _Job | None:
+    def fail(self, name: str, reason: str) -> None:
+        """Notes that an image has no result, and says so."""
+        self.failed.append((name, reason))
+        self.on_failed(name, reason)
+
+    def prepare(self, top: Path, name: str, size: int | tuple[int, int] | None) -> _Job | None:
         """Decodes an image, unless its result is there or it cannot be read."""
         source, path = top / name, self.target / result_name(name)
         try:
@@ -188,18 +206,20 @@ class _Run:
             content = _file_sha256(source) if source.is_file() else ""
             if self._is_finished(path, content):
                 self.finished += 1
+                self.on_finished(name)
                 return None
             image = load_image(source)
         except OSError as error:
-            self.failed.append((name, error.strerror or "cannot be read"))
+            self.fail(name, error.strerror or "cannot be read")
             return None
         except _UnusableResult:
             raise
         except InputError as error:
             reason = str(error).removeprefix(f"{shown_path(source)}: ")
-            self.failed.append((name, reason))
+            self.fail(name, reason)
             return None
-        shown = image if size is None else square_crop(image, size)
+        sides = (size, size) if isinstance(size, int) else size
+        shown = image if sides is None else centre_crop(image, *sides)
         return _Job(name, shown, path, content, image_hash(image))
 
     def _is_finished(self, path: Path, source_sha256: str) -> bool:
@@ -228,7 +248,10 @@ class _Run:
         results = fit_many(starts, images, self.config, planned_images=self.images)
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:
-                self.failed.append((job.name, f"the fit diverged at learning rate {result.lr:g}"))
+                self.fail(job.name, f"the fit diverged at learning rate {result.lr:g}")
+                continue
+            if not result.kept.mse < result.curve[0].mse:
+                self.fail(job.name, f"no better than its start: try lr below {result.lr:g}")
                 continue
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}

@@ -30,7 +30,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.images.files import IMAGE_FORMATS
-from hyperinit.images.pixels import MAX_PIXELS, from_uint8
+from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
 
 # What a resize or a change of colour space by another program may leave the range by: clipped.
 TOLERANCE = 1e-3
@@ -233,3 +233,13 @@ def _checked(image: Tensor, name: str) -> Tensor:
     if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         raise InputError(f"{name} must be in [0, 1] without NaN, found {low:g} to {high:g}")
     return image if low >= 0 and high <= 1 else image.clamp(0, 1)
+
+
+def load_sized(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:
+    """An image file as (3, H, W), cropped to the centre and resized to (height, width) if given.
+
+    Raises:
+        InputError: as `load_image`.
+    """
+    image = load_image(path)
+    return image if size is None else centre_crop(image, *size)

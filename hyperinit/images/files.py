@@ -33,11 +33,16 @@ IMAGE_SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in su
 
 
 def image_files(
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str], *, follow_links: bool = False
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Names of all image files below a directory, sorted, and sub-folders that cannot be read.
 
-    Files are known by their suffix; hidden ones are passed over, as are linked directories.
+    Files are known by their suffix; hidden ones are passed over.
+
+    Args:
+        directory: The top.
+        follow_links: Whether links to directories are followed, each directory once, whatever
+            leads to it; otherwise they are passed over.
 
     Returns:
         Names relative to the directory, with "/"; and (sub-folder, reason).
@@ -58,9 +63,19 @@ def image_files(
             raise InputError(f"{shown_path(top)}: {reason}") from error
         skipped.append((path.relative_to(top).as_posix(), reason))
 
-    for parent, children, files in os.walk(top, onerror=failed):
-        children[:] = [child for child in children if not child.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                names.append((Path(parent) / file).relative_to(top).as_posix())
+    seen: set[str] = set()
+    ahead = [top]
+    while ahead:  # directories first, then what links lead to: the shortest name is the one taken
+        start = ahead.pop(0)
+        if os.path.realpath(start) in seen:
+            continue
+        for parent, children, files in os.walk(start, onerror=failed):
+            seen.add(os.path.realpath(parent))
+            shown = sorted(child for child in children if not child.startswith("."))
+            links = [child for child in shown if os.path.islink(os.path.join(parent, child))]
+            children[:] = [child for child in shown if child not in links]
+            ahead += [Path(parent) / link for link in links if follow_links]
+            for file in files:
+                if not file.startswith(".") and Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                    names.append((Path(parent) / file).relative_to(top).as_posix())
     return sorted(names), skipped

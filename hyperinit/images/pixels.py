@@ -37,6 +37,12 @@ def image_hash(image: Tensor) -> str:
     return digest.hexdigest()
 
 
+def image_facts(name: str, image: Tensor) -> dict[str, str | int]:
+    """What a file made from an image (3, H, W) says of it: name, height, width, sha256."""
+    height, width = image.shape[-2:]
+    return {"name": name, "height": height, "width": width, "sha256": image_hash(image)}
+
+
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resizes (3, H, W) to (3, height, width), in [0, 1].
 
@@ -85,7 +91,21 @@ def _average_rows(image: Tensor, size: int) -> Tensor:
 
 def square_crop(image: Tensor, size: int) -> Tensor:
     """The largest centred square of (3, H, W), resized (see `resize`) to (3, size, size)."""
-    height, width = image.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resize(image[:, top : top + side, left : left + side], size, size)
+    return centre_crop(image, size, size)
+
+
+def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
+    """The largest centred part of (3, H, W) that has this shape, resized to (3, height, width).
+
+    Raises:
+        InputError: height or width below 1.
+    """
+    if height < 1 or width < 1:
+        raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
+    scale = min(image.shape[-2] / height, image.shape[-1] / width)
+    cut = [
+        max(1, min(side, round(scale * wanted)))
+        for side, wanted in zip(image.shape[-2:], (height, width), strict=True)
+    ]
+    top, left = ((side - kept) // 2 for side, kept in zip(image.shape[-2:], cut, strict=True))
+    return resize(image[:, top : top + cut[0], left : left + cut[1]], height, width)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import PROTOCOL_VERSION
+from hyperinit.record.protocol import PROTOCOL_VERSION, VERSIONS
 
 TUNING = "-lr"  # ends the track of records that only serve to choose a rate
 
@@ -175,7 +175,7 @@ def _from_json(line: str, where: str) -> Record:
     try:
         values = json.loads(line)
         version = values["version"]
-        if version == PROTOCOL_VERSION:
+        if version in VERSIONS:
             values["curve"] = tuple(
                 tuple(inf if v is None else v for v in row) for row in values["curve"]
             )
@@ -185,7 +185,8 @@ def _from_json(line: str, where: str) -> Record:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not a record ({error})") from error
     raise InputError(
-        f"{where}: protocol version {version}, but this program scores version {PROTOCOL_VERSION}"
+        f"{where}: protocol version {version}, but this program scores versions"
+        f" {' and '.join(map(str, VERSIONS))}"
     )
 
 

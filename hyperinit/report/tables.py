@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import TARGETS, Protocol
+from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.score.costs import Cost, Pair, Ratio, number
 from hyperinit.score.score import (
@@ -309,6 +309,6 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {Protocol.version}; targets {targets}.\n\n" + _table(
+    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + _table(
         header, rows, False
     )

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import TARGETS, Protocol
+from hyperinit.record.protocol import TARGETS, USUAL, Protocol
 from hyperinit.record.records import TUNING, Record
 from hyperinit.score.costs import Cost, Pair, Ratio, cost_to_target, geometric_mean, ratio
 
@@ -93,7 +93,7 @@ def _workload(record: Record, *, whole: bool) -> str:
     except KeyError as error:
         raise InputError(f"a record of init {record.init} has no {error} in its settings") from None
     text = f"{size} x {size} pixels, SIREN {depth} x {width}"
-    usual = vars(Protocol())
+    usual = vars(Protocol(**USUAL[record.version]))
     for name, value in sorted(settings.items()) if whole else ():
         if value not in (None, [], ()) and value != usual.get(name):
             text += f", {name} {value}"

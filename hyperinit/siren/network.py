@@ -48,10 +48,14 @@ class SirenConfig:
             value: Any = getattr(self, field)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
-            if not 1 <= value <= most:
+            if not 1 <= int(value) <= most:
                 raise InputError(f"siren {field} must be 1 to {most}, not {value}")
         omega = self.omega_0
-        if not isinstance(omega, Real) or isinstance(omega, bool) or not 0 < omega < math.inf:
+        if (
+            not isinstance(omega, Real)
+            or isinstance(omega, bool)
+            or not 0 < float(omega) < math.inf
+        ):
             raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
 
 

@@ -1,0 +1,130 @@
+"""`hyperinit generate` and `hyperinit render`: images -> initial weights, SIRENs -> images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperinit.base.arguments import add_device, add_size, height_width
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import make_directory, shown_path
+from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
+from hyperinit.base.settings import Parser
+
+if TYPE_CHECKING:
+    from hyperinit.hypernet.network import HyperNetwork
+
+
+def generate_parser(prog: str) -> Parser:
+    """The command line of `hyperinit generate`."""
+    parser = Parser(
+        prog=prog, description="Initial weights of the SIRENs of images, from a hypernetwork."
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "--checkpoint",
+        default="photo-224",
+        metavar="RUN",
+        help="photo-224 or photo-96, which come with the package, or a run directory or "
+        "checkpoint (default: photo-224)",
+    )
+    parser.add_argument(
+        *("-o", "--out"),
+        required=True,
+        type=Path,
+        help="OUT.safetensors (several images: stacked, in the order given), or a directory",
+    )
+    add_size(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the pixels the inner steps see")
+    add_device(parser)
+    return parser
+
+
+def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
+    """Runs `hyperinit generate`."""
+    arguments = generate_parser(prog).parse_args(argv)
+    paths = _outputs(arguments)
+    from hyperinit.images.decode import load_sized
+    from hyperinit.images.pixels import image_facts
+    from hyperinit.siren.device import choose_device, choose_threads, on_threads
+    from hyperinit.siren.store import save_params
+    from hyperinit.siren.vectors import stack_params
+
+    device = choose_device(arguments.device)
+    hyper = _hypernetwork(arguments.checkpoint).to(device)
+    # All images are read before anything is written, so a bad one leaves everything as it was.
+    images = [load_sized(path, arguments.size) for path in arguments.images]
+    work = hyper.config.inner_pixels * hyper.config.siren.width**2
+    with on_threads(choose_threads(arguments.threads, work)):
+        made = [hyper.generate(image, seed=arguments.seed) for image in images]
+    facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
+    if len(paths) == 1 and paths[0] == arguments.out:
+        save_params(paths[0], made[0] if len(made) == 1 else stack_params(made), images=facts)
+    else:
+        make_directory(arguments.out)
+        for path, params, fact in zip(paths, made, facts, strict=True):
+            save_params(path, params, images=[fact])
+    several = "s" if len(made) > 1 else ""
+    print(f"{shown_path(arguments.out)}: initial weights for {len(made)} image{several}")
+    return 0
+
+
+def _outputs(arguments: argparse.Namespace) -> list[Path]:
+    """The files to write: one for each image, or one for all; checked before any work."""
+    out: Path = arguments.out
+    if out.suffix == ".safetensors" and not out.is_dir():
+        paths = [out]
+    else:
+        paths = [out / f"{path.stem}.safetensors" for path in arguments.images]
+        if len(set(paths)) < len(paths):
+            raise InputError(
+                f"{shown_path(out)}: two images have the same name; write them to two directories"
+            )
+        check_directory(out, may_be_made=True)
+    inputs = [*arguments.images, arguments.checkpoint]
+    for path in paths:
+        if path.parent.is_dir() or path == out:
+            check_output(path, [".safetensors"], SIREN, inputs=inputs)
+    return paths
+
+
+def _hypernetwork(source: str) -> HyperNetwork:
+    from hyperinit.hypernet.checkpoint import load
+    from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained
+
+    return load_pretrained(source) if source in PRETRAINED else load(source)
+
+
+def render_parser(prog: str) -> Parser:
+    """The command line of `hyperinit render`."""
+    parser = Parser(prog=prog, description="Draws a SIREN at any size.")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a SIREN: FILE.safetensors")
+    parser.add_argument("--size", type=height_width, metavar="HxW", help="in pixels (as stored)")
+    parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
+    parser.add_argument(
+        *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"
+    )
+    return parser
+
+
+def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
+    """Runs `hyperinit render`."""
+    arguments = render_parser(prog).parse_args(argv)
+    from hyperinit.images.save import SAVE_OPTIONS, save_image
+    from hyperinit.siren.network import render
+    from hyperinit.siren.store import load_siren
+
+    params, info = load_siren(arguments.file, arguments.index)
+    check_output(arguments.out, list(SAVE_OPTIONS), IMAGE, inputs=[arguments.file])
+    size = arguments.size
+    if size is None:
+        images = info.get("images") or []
+        if not images:
+            raise InputError(f"{shown_path(arguments.file)} does not say a size: give --size HxW")
+        shown = images[arguments.index or 0]
+        size = shown["height"], shown["width"]
+    save_image(render(params, *size), arguments.out)
+    print(f"{shown_path(arguments.out)}: {size[0]}x{size[1]}")
+    return 0

@@ -1,0 +1,58 @@
+"""`hyperinit score` and `hyperinit inits`: tables on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperinit.base.settings import Parser
+
+
+def score_parser(prog: str) -> Parser:
+    """The command line of `hyperinit score`."""
+    parser = Parser(prog=prog, description="Prints the tables of record files as Markdown.")
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
+    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument(
+        *("--tune-on-test",),
+        action="store_true",
+        help="choose learning rates on the test images, where records have no tuning runs",
+    )
+    return parser
+
+
+def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
+    """Runs `hyperinit score`."""
+    arguments = score_parser(prog).parse_args(argv)
+    from hyperinit.record.records import read_records
+    from hyperinit.report.tables import markdown
+
+    records = read_records(arguments.records)
+    text = markdown(records, arguments.reference, tune_on_test=arguments.tune_on_test)
+    print(text.rstrip("\n"))
+    return 0
+
+
+def inits_parser(prog: str) -> Parser:
+    """The command line of `hyperinit inits`."""
+    parser = Parser(
+        prog=prog,
+        description="Prints the inits that have a name: the 38 hand-designed rows of the seed"
+        " experiment, and ours.",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def inits(argv: Sequence[str], prog: str = "hyperinit inits") -> int:
+    """Runs `hyperinit inits`."""
+    arguments = inits_parser(prog).parse_args(argv)
+    from hyperinit.bench.catalogue import inits_json, ours_markdown
+    from hyperinit.inits.markdown import inits_markdown
+
+    if arguments.json:
+        print(json.dumps(inits_json(), indent=1))
+    else:
+        print(f"{inits_markdown()}\n{ours_markdown()}", end="")
+    return 0

@@ -1,0 +1,137 @@
+"""Whether a file may be written, found out before the work is done that it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+
+SIREN = "hyperinit-params-1"  # the kind of files of SIRENs, see siren/store.py
+IMAGE = "image"
+
+# First bytes of the pictures that are written; RIFF is WebP's container.
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+_MAX_HEADER_BYTES = 2**24  # of a safetensors file's header that is read to know its kind
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    suffixes: Sequence[str],
+    kind: str,
+    *,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Refuses a file that must not be overwritten or cannot be written; touches nothing.
+
+    Args:
+        path: The file that is to be written.
+        suffixes: What its name may end in, lower case.
+        kind: What it is going to be; a file that is there already must be of this kind: `SIREN`,
+            `IMAGE`, or another kind of safetensors file.
+        inputs: Files that are read: none of them may be the output.
+
+    Raises:
+        InputError: it must not, or cannot; one line says why.
+    """
+    path, name = Path(path), shown_path(path)
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{name}: must end in {' or '.join(suffixes)}")
+    for source in inputs:
+        if is_same_file(path, source):
+            raise InputError(f"{name}: is what is read: choose another file to write")
+    check_directory(path.parent)
+    if path.is_dir():
+        raise InputError(f"{name}: is a directory: choose another file to write")
+    if not os.path.lexists(path):
+        return
+    found = file_kind_of(path)
+    if found and found != kind:
+        raise InputError(
+            f"{name}: is there already and is {_article(found)}, which would be lost: choose"
+            " another file to write"
+        )
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{name}: is write-protected: choose another file to write")
+
+
+def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) -> None:
+    """Refuses a directory in which no file can be made; nothing stays behind.
+
+    Args:
+        path: The directory.
+        may_be_made: Whether it will be created, with those above it, where it is missing.
+
+    Raises:
+        InputError: it is missing, no directory, or cannot be written to.
+    """
+    place = Path(path)
+    while may_be_made and not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        what = "is a file" if place.exists() else "no such directory"
+        raise InputError(f"cannot write to {shown_path(place)}: {what}")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {shown_path(place)}: {reason}") from error
+
+
+def is_same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
+    """Whether two paths lead to one file, through links and other spellings too."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return os.path.abspath(a) == os.path.abspath(b)
+
+
+def file_kind_of(path: str | os.PathLike[str]) -> str:
+    """What a file is, from its first bytes: a kind of safetensors file, "image", "records",
+    "" for an empty file, or "another file"."""
+    path = Path(path)
+    if not path.is_file():
+        return "another file"
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+            if not start:
+                return ""
+            if start.startswith(_PICTURES):
+                return IMAGE
+            if start.startswith(b"{"):
+                return "records"
+            return _safetensors_kind(start[:8], start[8:] + file.read(_MAX_HEADER_BYTES))
+    except OSError as error:
+        raise InputError(f"{shown_path(path)}: cannot be read ({error.strerror})") from error
+
+
+def _safetensors_kind(length: bytes, content: bytes) -> str:
+    """The kind in the header of a safetensors file: JSON, behind its length in eight bytes."""
+    if len(length) == 8 and content.startswith(b"{"):
+        (size,) = struct.unpack("<Q", length)
+        try:
+            header = json.loads(content[: min(size, _MAX_HEADER_BYTES)])
+            return (
+                str(header.get("__metadata__", {}).get("kind", "")) or "a file of another program"
+            )
+        except (ValueError, RecursionError, AttributeError):
+            pass
+    return "another file"
+
+
+def _article(kind: str) -> str:
+    """A kind as it stands in a sentence."""
+    names = {
+        SIREN: "a SIREN",
+        IMAGE: "an image",
+        "hyperinit-hypernetwork-1": "the checkpoint of a hypernetwork",
+        "another file": "a file of another kind",
+    }
+    return names.get(kind, kind)

@@ -1,0 +1,160 @@
+"""What a command line asks for -> a `Plan`, and what that will cost."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.base.settings import resolve
+from hyperinit.base.terminal import say
+from hyperinit.bench.catalogue import Catalogue
+from hyperinit.bench.plan import Plan, frozen_variants, with_fit
+from hyperinit.bench.run import epoch_sec
+from hyperinit.bench.sources import load_init
+from hyperinit.fitting.config import fit_options
+from hyperinit.inits.start import Init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import PROTOCOLS, Protocol
+from hyperinit.siren.device import choose_device
+
+ALL_ROWS = "all-rows"
+SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def set_threads(threads: int, workers: int | None, device: str) -> int:
+    """Gives torch a number of threads and returns how many fits to run at a time.
+
+    Two fits on one thread each are faster than one after the other on two: layers are small. How
+    many there are must not change what is measured, so the number of threads does not follow it.
+
+    Raises:
+        InputError: one of the numbers is below 1.
+    """
+    _check(threads >= 1, f"--threads must be at least 1, not {threads}")
+    cores = torch.get_num_threads()
+    if workers is None:
+        workers = max(cores // threads, 1) if choose_device(device).type == "cpu" else 1
+    _check(workers >= 1, f"--workers must be at least 1, not {workers}")
+    torch.set_num_threads(threads)
+    return workers
+
+
+def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
+    """What a command line asks for.
+
+    Raises:
+        InputError: something in it is unknown, unusable or contradictory.
+    """
+    track = arguments.track
+    protocol = _protocol(arguments)
+    inits = _inits(arguments.inits, track, catalogue, protocol)
+    if arguments.lr is not None:
+        inits = [replace(init, name=f"{init.name} at {arguments.lr:g}") for init in inits]
+    declared = ("budget_epochs", "lr", "seed", "eval_epochs")
+    options = fit_options(arguments.fit or (), declared, "the protocol")
+    inits = [with_fit(init, options) for init in inits]
+    if track == "frozen":
+        inits = [v for init in inits for v in frozen_variants(init, protocol.depth)]
+    tested, skipped = catalogue.images_to_test(
+        arguments.images, protocol.image_size, arguments.limit
+    )
+    tuned: list[NamedImage] = []
+    if track != "seed":
+        tuned, more = catalogue.images_to_tune_on(
+            arguments.tuning_images, protocol.image_size, protocol.lr_images
+        )
+        skipped = [*skipped, *more]
+    for name, reason in skipped:
+        say(f"skipped {shown_path(name)}: {reason}")
+    on_device = _mover(arguments.device)
+    return Plan(
+        track=track,
+        inits=tuple(inits),
+        images=tuple(map(on_device, tested)),
+        tuning_images=tuple(map(on_device, tuned)),
+        seeds=arguments.seeds,
+        protocol=protocol,
+        stop_mse=arguments.stop_mse,
+        seed_lr=arguments.lr,
+    )
+
+
+def _protocol(arguments: argparse.Namespace) -> Protocol:
+    """The protocol that a command line asks for, which has been checked as a whole."""
+    track = arguments.track
+    usual = "quick" if arguments.quick else "seed" if track == "seed" else "standard"
+    _check(
+        not (arguments.quick and (arguments.preset or track == "seed")),
+        "--quick is a preset of the ladder's tracks: leave out --preset or --track seed",
+    )
+    arguments.preset = arguments.preset or usual
+    protocol = resolve(Protocol, arguments, PROTOCOLS)
+    _check(arguments.limit is None or arguments.limit >= 1, "--limit must be at least 1")
+    _check(not arguments.fit or track == "open", "--fit is for the open track")
+    _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
+    lr = arguments.lr
+    _check(lr is None or track == "seed", "--lr is for the seed track, others have --lrs")
+    _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
+    return protocol
+
+
+def _inits(
+    sources: Sequence[str], track: str, catalogue: Catalogue, protocol: Protocol
+) -> list[Init]:
+    """All inits of a command line, each row once, with what the track changes in its fit."""
+    seed = track == "seed"
+    names: list[str] = []
+    for source in sources:
+        if source != ALL_ROWS:
+            names.append(source)
+            continue
+        # Rows that differ in their image only, or where it makes no difference in weight decay,
+        # are the same trials.
+        distinct = {(s, decay if seed else 0): n for n, (s, decay) in _reversed(catalogue.rows)}
+        names += [name for name in catalogue.rows if name in distinct.values()]
+    found = []
+    for name in dict.fromkeys(names):
+        init = load_init(name, catalogue.inits, protocol.width, protocol.depth)
+        if seed:
+            row = name.rpartition("=")[2].partition("@")[0]
+            decay = catalogue.rows[row][1] if row in catalogue.rows else SEED_WEIGHT_DECAY
+            init = replace(init, fit={"weight_decay": decay})
+        found.append(init)
+    return found
+
+
+def _reversed(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Last first, so that the first of several equal ones stays in a dict."""
+    return list(rows.items())[::-1]
+
+
+def _mover(device: str) -> Callable[[NamedImage], NamedImage]:
+    chosen = choose_device(device)
+    return lambda image: replace(image, image=image.image.to(chosen))
+
+
+def describe(plan: Plan, out: Path, workers: int) -> str:
+    """What is about to be run, and what it will cost here at most."""
+    hours = plan.total_epochs * epoch_sec(plan, workers) / 3600
+    cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
+    budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
+    return (
+        f"{plan.track} track: inits {', '.join(init.name for init in plan.inits)}\n"
+        f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
+        f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
+        f"budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
+        f" records in {out}"
+    )

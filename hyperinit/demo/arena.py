@@ -1,0 +1,93 @@
+"""What all races of a page have in common, and the photographs that come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.hypernet.pretrained import pretrained_path
+from hyperinit.images.decode import load_image
+from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.record.protocol import PROTOCOLS
+from hyperinit.siren.network import default_lr
+
+MIN_SIDE = 8  # pixels of an image that is worth a race
+
+# The hypernetwork that takes part when no checkpoint is given.
+DEFAULT_CHECKPOINT = pretrained_path("photo-96")
+
+# Photographs inside scikit-image that the default meta-training never sees.
+EXAMPLES = ("astronaut", "chelsea", "coffee")
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What all races of a page have in common.
+
+    Attributes:
+        inits: For SIRENs of one size.
+        size: Side of the images in pixels.
+        lr: The learning rate that suits these SIRENs.
+        device: Where fits are computed.
+    """
+
+    inits: Sequence[Init]
+    size: int
+    lr: float
+    device: Any = "cpu"
+
+
+def arena(
+    checkpoint: Path = DEFAULT_CHECKPOINT, size: int | None = None, device: Any = "cpu"
+) -> Arena:
+    """The hand-designed inits, and the hypernetwork of a checkpoint, which sets the sizes.
+
+    Raises:
+        InputError: no usable checkpoint there, or the size is too small.
+    """
+    if size is not None and size < MIN_SIDE:
+        raise InputError(f"--size must be at least {MIN_SIDE}, not {size}")
+    hyper, info = load_hypernetwork(checkpoint)
+    hashes = frozenset(info.get("train_hashes", ()))
+    learned = replace(model_init("hyper", hyper), train_hashes=hashes)
+    width, depth = hyper.config.siren.width, hyper.config.siren.depth
+    trained_size = info.get("train", {}).get("size", PROTOCOLS["small"]["image_size"])
+    named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
+    lr = default_lr(NAMED_INITS["33"].siren_config(width, depth))
+    return Arena([*named, learned], size or trained_size, lr, device)
+
+
+def examples() -> list[Path]:
+    """The files of EXAMPLES; none where scikit-image is not installed."""
+    package = find_spec("skimage")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    paths = [Path(folder) / "data" / f"{name}.png" for folder in folders for name in EXAMPLES]
+    return [path for path in paths if path.is_file()]
+
+
+def read_photo(path: str | Path) -> Tensor:
+    """An uploaded file as an image (3, H, W) in [0, 1].
+
+    Raises:
+        InputError: it is none, or too small; the message leaves out the path, which is not the
+            user's.
+    """
+    try:
+        photo = load_image(path)
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{shown_path(path)}: ")) from error
+    height, width = photo.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        raise InputError(
+            f"the image has {height} x {width} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed"
+        )
+    return photo

@@ -1,0 +1,149 @@
+"""The page of gradio components, and a race as it is shown there."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.demo.arena import Arena, examples, read_photo
+from hyperinit.demo.board import BOARD_STYLE, board
+from hyperinit.demo.race import Lane, race, race_config
+from hyperinit.fitting.config import FitConfig
+from hyperinit.images.pixels import image_hash, square_crop
+from hyperinit.record.protocol import TARGETS
+from hyperinit.siren.store import save_params
+
+WAITING = '<p class="verdict">Waiting for the race before to end.</p>'
+INTRODUCTION = f"""\
+# hyperinit: which initial weights fit a SIREN to your image first?
+All fits take turns, an epoch at a time, to MSE {min(TARGETS):g} (normalised; 43.9 dB) or to the end
+of the budget. A demo, not the benchmark's protocol: one image, one seed, one learning rate for all.
+"""
+UPDATE_SEC = 0.3  # between two pictures of a race
+
+
+def save_lane(folder: str | Path, lane: Lane, image: Tensor, config: FitConfig) -> str:
+    """Writes a fitted SIREN as `hyperinit fit` does, and returns the path."""
+    path = Path(folder) / f"{lane.init}-siren.safetensors"
+    height, width = image.shape[-2:]
+    shown = {"name": "demo", "height": height, "width": width, "sha256": image_hash(image)}
+    kept = lane.result.kept
+    facts = {"mse": kept.mse, "psnr": kept.psnr, "lr": lane.result.lr, "images": [shown]}
+    save_params(path, lane.result.params, init=lane.init, fit=asdict(config), **facts)
+    return str(path)
+
+
+def live(
+    path: str | None, arena: Arena, folder: str, lr: float | None, budget_epochs: float
+) -> Iterator[tuple[str, list[str]]]:
+    """A race as the page shows it.
+
+    Args:
+        path: An uploaded file.
+        folder: Where fitted SIRENs are written while the race goes on.
+        lr, budget_epochs: See FitConfig.
+
+    Yields:
+        HTML, and the files of the fits that are over. Bad input is one line of HTML.
+    """
+    try:
+        if path is None:
+            raise InputError("Drop an image first.")
+        config = race_config(lr, budget_epochs)
+        photo = read_photo(path)
+        image = square_crop(photo, arena.size)
+        seen = {image_hash(image), image_hash(photo)}
+        known = [init.name for init in arena.inits if seen & init.train_hashes]
+        note = f"{known[0]} was trained on this very image." if known else ""
+        files: dict[str, str] = {}
+        drawn = -math.inf
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            for lanes in race(image.to(arena.device), arena.inits, config):
+                over = [lane for lane in lanes if lane.over]
+                if len(over) < len(lanes) and time.monotonic() - drawn < UPDATE_SEC:
+                    continue
+                for lane in over:
+                    if lane.init not in files:
+                        files[lane.init] = save_lane(out, lane, image, config)
+                yield board(image, lanes, config, note), list(files.values())
+                drawn = time.monotonic()
+    except InputError as error:
+        yield f'<p class="error" role="alert">{escape(str(error))}</p>', []
+
+
+@dataclass
+class Session:
+    """One user: the file that was dropped, and the race that may go on; any other ends."""
+
+    path: str | None = None
+    race: object | None = None
+
+
+def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
+    """The page of gradio components; one race at a time, or they would slow each other's clocks."""
+
+    def run(session: Session, lr: float | None, budget: float) -> Iterator[Any]:
+        me = session.race = object()
+        for html, paths in live(session.path, arena, folder, lr, budget):
+            if session.race is not me:
+                break
+            yield html, gr.File(paths, visible=bool(paths))
+
+    def halt(session: Session) -> None:
+        session.race = None
+
+    def choose(session: Session, path: str | None) -> tuple[None, str, Any]:
+        session.path, session.race = path, None
+        # The place to drop is free for the next image, and what is shown is no longer of this one.
+        return None, WAITING, gr.File(visible=False)
+
+    with gr.Blocks(title="hyperinit demo", delete_cache=(600, 21600)) as page:
+        gr.Markdown(INTRODUCTION)
+        session, paths = gr.State(Session()), examples()  # each user has a copy of the state
+        with gr.Row():
+            with gr.Column(scale=2):
+                drop = gr.File(label="Drop an image here", file_types=["image"], height=130)
+                with gr.Row():
+                    buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
+            with gr.Column():
+                with gr.Row():
+                    lr = gr.Number(arena.lr, label="learning rate", min_width=100)
+                    budget = gr.Number(budget_epochs, label="budget in epochs", min_width=100)
+                with gr.Row():
+                    again = gr.Button("Race again", variant="primary", min_width=100)
+                    stop = gr.Button("Stop", min_width=100)
+        shown = gr.HTML(css_template=BOARD_STYLE, apply_default_css=False)
+        files = gr.File(
+            label="Fitted SIRENs, for hyperinit render", interactive=False, visible=False
+        )
+        cleared = [drop, shown, files]
+        chosen = [
+            drop.upload(choose, [session, drop], cleared),
+            again.click(lambda session: choose(session, session.path), session, cleared),
+            *(
+                button.click(partial(choose, path=str(path)), session, cleared)
+                for button, path in zip(buttons, paths, strict=True)
+            ),
+        ]
+        for event in chosen:
+            event.then(
+                run,
+                [session, lr, budget],
+                [shown, files],
+                show_progress="minimal",
+                show_progress_on=shown,
+                trigger_mode="multiple",  # a race is wanted while the one before is ending
+                concurrency_id="race",
+            )
+        stop.click(halt, session)
+    return page

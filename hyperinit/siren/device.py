@@ -1,0 +1,73 @@
+"""Where a computation runs, and on how many threads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from hyperinit.base.errors import InputError
+
+DEVICE_HELP = "auto, cpu, cuda or mps"
+
+# Multiply-adds of one layer's product that pay for one more thread. Below, handing work to a second
+# thread costs more than it saves, and far more where other processes want the core.
+THREAD_WORK = 2**25
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """What a user types -> a device that works here.
+
+    Args:
+        name: "cpu", "cuda", "mps" or another name that torch knows ("cuda:1"); "auto" is the GPU
+            where there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such device, or it cannot be used.
+    """
+    if name == "auto":
+        mps = getattr(torch.backends, "mps", None)
+        usable = (
+            "cuda" if torch.cuda.is_available() else "mps" if mps and mps.is_available() else ""
+        )
+        return torch.device(usable or "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name} cannot be used ({reason}): give one of {DEVICE_HELP}"
+        ) from error
+    if device.type == "meta":
+        raise InputError(f"--device {name} holds no numbers: give one of {DEVICE_HELP}")
+    return device
+
+
+def choose_threads(asked: int | None, work: float) -> int:
+    """Threads for products of so many multiply-adds each.
+
+    Args:
+        asked: What the user typed; None lets the work decide, up to torch's own number.
+        work: Pixels of a step * width^2.
+
+    Raises:
+        InputError: `asked` is below 1 or absurd.
+    """
+    if asked is not None:
+        if not 1 <= asked <= 1024:
+            raise InputError(f"--threads must be at least 1 and at most 1024, not {asked}")
+        return asked
+    return max(1, min(torch.get_num_threads(), int(work / THREAD_WORK)))
+
+
+@contextlib.contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Inside the block torch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
