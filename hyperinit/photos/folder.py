@@ -87,7 +87,7 @@ def photos_in(
         skipped: (name, reason) of each that cannot be used is appended here.
     """
     top = Path(directory)
-    names, unreadable = image_files(top)
+    names, unreadable = image_files(top, follow_links=True)
     skipped += unreadable
     _check_weights(weights or {}, names)
     groups = groups_of(names) if group_tiles else {n: n for n in names}
@@ -120,7 +120,7 @@ def load_folder(
 ) -> Photographs:
     """Decodes every image below a directory once.
 
-    See `hyperinit.images.image_files` for which files count.
+    See `hyperinit.images.image_files` for which files count; linked directories are followed.
 
     Args:
         directory: The top of the tree.

@@ -90,7 +90,7 @@ def squares_and_quarters(photos: Iterable[Photo], size: int, count: int) -> list
     """
     squares: dict[str, NamedImage] = {}
     quarters: list[list[NamedImage]] = [[], [], [], []]
-    for photo in photos:
+    for photo in photos if count > 0 else ():
         for k, crop in enumerate(fixed_crops(photo.image, size, quadrants=True)):
             name = f"{photo.name} quarter {k}" if k else photo.name
             image = NamedImage(name, crop.clone(), image_hash(crop), photo.hash)
