@@ -192,7 +192,8 @@ def _epochs_of(function: Any, source: str) -> Callable[[Tensor], float]:
 
     def checked(image: Tensor) -> float:
         value: Any = epochs(image) if callable(epochs) else epochs
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < inf:
+        number = isinstance(value, (int, float, Real)) and not isinstance(value, bool)
+        if not number or not 0 <= value < inf:
             raise InputError(f"epochs of {source} must be a number >= 0, not {value!r}")
         return float(value)
 

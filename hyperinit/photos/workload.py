@@ -111,9 +111,7 @@ def _is_folder(source: str) -> bool:
     return source not in NAMES and not Path(source).is_file()
 
 
-def _photos(
-    source: str, *, held_out: bool, limit: int | None, skipped: Skipped
-) -> Iterator[Photo]:
+def _photos(source: str, *, held_out: bool, limit: int | None, skipped: Skipped) -> Iterator[Photo]:
     """The photographs of a file or a directory, read in turn, or one side of a data set's split."""
     if source in NAMES:
         found = load(source, keep_side=None)
