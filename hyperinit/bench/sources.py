@@ -6,12 +6,16 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
@@ -77,7 +81,7 @@ def load_init(
         InputError: none of these, or it cannot be loaded; unknown names list the known ones.
     """
     name, equals, rest = source.partition("=")
-    if equals and name and not Path(source).exists():
+    if equals and name and not os.path.exists(source):
         return replace(load_init(rest, named, width, depth, index=index), name=name)
     known, at, text = source.partition("@")
     if known in named:
@@ -88,7 +92,7 @@ def load_init(
         spec = entry if number is None else entry.with_first_scaled(number)
         return spec_init(source, spec, width, depth)
     path = Path(source)
-    if path.exists():
+    if os.path.exists(source):  # False for what can be no path
         return _file_init(path, index)
     if source == "hyper" or source in PRETRAINED:
         return pretrained_init(source, width, depth)
@@ -145,7 +149,8 @@ def callable_init(source: str) -> Init:
         source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
 
     Raises:
-        InputError: no such file, module or function, or it cannot be imported.
+        InputError: no such file, module or function, or it cannot be imported; its `epochs` are
+            no number, negative or not finite.
     """
     place, _, name = source.rpartition(":")
     module = _import(place)
@@ -155,7 +160,7 @@ def callable_init(source: str) -> Init:
         raise unknown_name(f"function in {place}", name, known)
     content = Path(module.__file__).read_bytes() if module.__file__ else b""
     facts = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
-    return Init(name, function, _epochs_of(function), facts)
+    return Init(name, function, _epochs_of(function, source), facts)
 
 
 def _import(place: str) -> ModuleType:
@@ -171,13 +176,27 @@ def _import(place: str) -> ModuleType:
         return module
     except InputError:
         raise
-    except Exception as error:  # whatever a user's module raises on import
+    except (Exception, SystemExit) as error:  # whatever a user's module raises on import
         reason = " ".join(str(error).split())
         raise InputError(
             f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
         ) from error
 
 
-def _epochs_of(function: Any) -> Callable[[Tensor], float]:
+def _epochs_of(function: Any, source: str) -> Callable[[Tensor], float]:
+    """What a user's function costs; refused in one line where that is no usable number.
+
+    Less than nothing would buy free steps in a benchmark, and "3" is a text.
+    """
     epochs = getattr(function, "epochs", 0.0)
-    return epochs if callable(epochs) else lambda image: float(epochs)
+
+    def checked(image: Tensor) -> float:
+        value: Any = epochs(image) if callable(epochs) else epochs
+        number = isinstance(value, (int, float, Real)) and not isinstance(value, bool)
+        if not number or not 0 <= value < inf:
+            raise InputError(f"epochs of {source} must be a number >= 0, not {value!r}")
+        return float(value)
+
+    if not callable(epochs):
+        checked(torch.empty(0))
+    return checked

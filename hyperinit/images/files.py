@@ -70,6 +70,9 @@ def image_files(
         if os.path.realpath(start) in seen:
             continue
         for parent, children, files in os.walk(start, onerror=failed):
+            if os.path.realpath(parent) in seen:  # a link led to a directory around it
+                children.clear()
+                continue
             seen.add(os.path.realpath(parent))
             shown = sorted(child for child in children if not child.startswith("."))
             links = [child for child in shown if os.path.islink(os.path.join(parent, child))]

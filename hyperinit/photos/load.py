@@ -28,6 +28,7 @@ def load(
     held_out_fraction: float | None = None,
     weights: Mapping[str, float] | None = None,
     limit: int | None = None,
+    group_tiles: bool = True,
 ) -> Photographs:
     """Decodes a data set into memory. The same call always gives the same images and split.
 
@@ -38,7 +39,9 @@ def load(
         held_out_fraction: Share of the photographs to hold out (default 0.05); only for
             directories and "synthetic", as the other sets have a fixed split.
         weights: Sub-folder -> relative sampling weight; only for directories.
-        limit: At most this many images (to train on); not for "builtin".
+        limit: At most this many usable images (to train on); not for "builtin".
+        group_tiles: Whether names such as 000_01 and 000_02 are tiles of one photograph, which are
+            never divided between training and held out; only for directories.
 
     Raises:
         InputError: unknown name, no such directory, nothing usable in it, no network, or an option
@@ -57,7 +60,12 @@ def load(
     if not name or (os.path.basename(name) == name and not Path(name).exists()):
         raise unknown_name("data set", name, [*NAMES, "or an existing directory"])
     return load_folder(
-        name, keep_side=keep_side, held_out_fraction=fraction, weights=weights, limit=limit
+        name,
+        keep_side=keep_side,
+        held_out_fraction=fraction,
+        weights=weights,
+        limit=limit,
+        group_tiles=group_tiles,
     )
 
 

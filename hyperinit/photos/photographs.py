@@ -7,7 +7,7 @@ group is never divided.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -79,22 +79,33 @@ def make_photo(
     return Photo(name, group, to_uint8(kept), image_hash(image), weight)
 
 
-def collect(
+def usable(
     entries: Iterable[tuple[str, str, float]],
     load: Callable[[str], Tensor],
     keep_side: int | None,
-) -> tuple[list[Photo], list[tuple[str, str]]]:
-    """Decodes each (name, group, weight) once by `load(name)`; the second list is what failed."""
-    photos: list[Photo] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]],
+) -> Iterator[Photo]:
+    """Decodes each (name, group, weight) once by `load(name)`, when it is asked for.
+
+    Those that cannot be read are appended to `skipped`.
+    """
     for name, group, weight in entries:
         try:
             image = load(name)
         except InputError as error:
             skipped.append((name, str(error)))
         else:
-            photos.append(make_photo(name, group, image, keep_side=keep_side, weight=weight))
-    return photos, skipped
+            yield make_photo(name, group, image, keep_side=keep_side, weight=weight)
+
+
+def collect(
+    entries: Iterable[tuple[str, str, float]],
+    load: Callable[[str], Tensor],
+    keep_side: int | None,
+) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """All that are `usable`; the second list is what failed."""
+    skipped: list[tuple[str, str]] = []
+    return list(usable(entries, load, keep_side, skipped)), skipped
 
 
 def stable_fraction(text: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash, square_crop
+from hyperinit.photos.folder import photos_in
 from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photo, fixed_crops, make_photo
 
@@ -45,6 +47,8 @@ def images_to_test(
 ) -> tuple[list[NamedImage], Skipped]:
     """The centre square of every image, each content once.
 
+    Photographs are cropped as they are read: memory is bounded by what is returned.
+
     Args:
         sources: Files, directories, or names of data sets, of which the held-out images are taken.
         size: Side in pixels.
@@ -53,11 +57,13 @@ def images_to_test(
     Raises:
         InputError: a source cannot be used, or holds no image.
     """
-    photos, skipped = _photos(sources, held_out=True, limit=limit)
+    skipped: Skipped = []
     found: dict[str, NamedImage] = {}
-    for photo in photos:
-        image = NamedImage.cropped(photo.name, photo.image, size, photo.hash)
-        found.setdefault(image.hash, image)
+    for source in sources:
+        photos = _photos(source, held_out=True, limit=limit, skipped=skipped)
+        images = [NamedImage.cropped(p.name, p.image, size, p.hash) for p in photos]
+        for image in sorted(images, key=lambda image: image.name) if _is_folder(source) else images:
+            found.setdefault(image.hash, image)
     return list(found.values())[:limit], skipped
 
 
@@ -68,39 +74,53 @@ def images_to_tune_on(
 
     Args and errors are those of `images_to_test`, but data sets give their training images.
     """
-    photos, skipped = _photos(sources, held_out=False, limit=count)
+    skipped: Skipped = []
+    photos = (
+        photo
+        for source in sources
+        for photo in _photos(source, held_out=False, limit=count, skipped=skipped)
+    )
     return squares_and_quarters(photos, size, count), skipped
 
 
-def squares_and_quarters(photos: Sequence[Photo], size: int, count: int) -> list[NamedImage]:
-    """The first `count` of: centre squares of all photographs, then the quarters of these."""
-    found: dict[str, NamedImage] = {}
-    for k in range(5):
-        for photo in photos:
-            if len(found) < count:
-                crop = fixed_crops(photo.image, size, quadrants=k > 0)[k]
-                name = f"{photo.name} quarter {k}" if k else photo.name
-                image = NamedImage(name, crop, image_hash(crop), photo.hash)
-                found.setdefault(image.hash, image)
+def squares_and_quarters(photos: Iterable[Photo], size: int, count: int) -> list[NamedImage]:
+    """The first `count` of: centre squares of all photographs, then the quarters of these.
+
+    No photograph is looked at after the last that is needed, nor kept.
+    """
+    squares: dict[str, NamedImage] = {}
+    quarters: list[list[NamedImage]] = [[], [], [], []]
+    for photo in photos if count > 0 else ():
+        for k, crop in enumerate(fixed_crops(photo.image, size, quadrants=True)):
+            name = f"{photo.name} quarter {k}" if k else photo.name
+            image = NamedImage(name, crop.clone(), image_hash(crop), photo.hash)
+            if k:
+                quarters[k - 1].append(image)
+            else:
+                squares.setdefault(image.hash, image)
+        if len(squares) >= count:
+            break
+    found = dict(squares)
+    for image in itertools.chain(*quarters):
+        if len(found) < count:
+            found.setdefault(image.hash, image)
     return list(found.values())
 
 
-def _photos(
-    sources: Sequence[str], *, held_out: bool, limit: int | None
-) -> tuple[list[Photo], Skipped]:
-    """All photographs of files and directories, and one side of each data set's split."""
-    photos: list[Photo] = []
-    skipped: Skipped = []
-    for source in sources:
-        if source in NAMES:
-            found = load(source, keep_side=None)
-            photos += found.held_out if held_out else found.train
-            skipped += found.skipped
-        elif Path(source).is_file():
-            name = Path(source).name
-            photos.append(make_photo(name, name, load_image(source), keep_side=None))
-        else:
-            found = load(source, keep_side=None, held_out_fraction=0.0, limit=limit)
-            photos += found.train
-            skipped += found.skipped
-    return photos, skipped
+def _is_folder(source: str) -> bool:
+    return source not in NAMES and not Path(source).is_file()
+
+
+def _photos(source: str, *, held_out: bool, limit: int | None, skipped: Skipped) -> Iterator[Photo]:
+    """The photographs of a file or a directory, read in turn, or one side of a data set's split."""
+    if source in NAMES:
+        found = load(source, keep_side=None)
+        skipped += found.skipped
+        yield from found.held_out if held_out else found.train
+    elif Path(source).is_file():
+        name = Path(source).name
+        yield make_photo(name, name, load_image(source), keep_side=None)
+    elif Path(source).is_dir():
+        yield from photos_in(source, keep_side=None, limit=limit, skipped=skipped)
+    else:
+        load(source)  # says what is wrong with the name

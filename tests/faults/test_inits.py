@@ -1,0 +1,99 @@
+"""What a user gives as an init: refused in one line that says what is expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
+from hyperinit.bench.sources import BY_NAME, callable_init, load_init
+from hyperinit.images.save import save_image
+
+IMAGE = torch.full((3, 8, 8), 0.5)
+GIVES = """
+from hyperinit import named_init, sample_params
+import torch
+
+def start(image, seed):
+    spec = named_init("33")
+    params = sample_params(spec, spec.siren_config(8, 1), generator=torch.Generator())
+    return {result}
+
+start.epochs = {epochs}
+"""
+
+
+def module(directory: Path, result: str = "params", epochs: str = "0.5") -> str:
+    path = directory / "mine.py"
+    path.write_text(GIVES.format(result=result, epochs=epochs))
+    return f"{path}:start"
+
+
+def test_a_function_that_gives_params_is_taken(tmp_path):
+    start = callable_init(module(tmp_path)).start(IMAGE, 0)
+    assert start.epochs == 0.5 and start.params.config.width == 8
+    source = module(tmp_path, epochs="lambda image: image.shape[-1] / 4")
+    assert callable_init(source).start(IMAGE, 0).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "found"),
+    [
+        ("dict(params)", "dict"),
+        ("None", "NoneType"),
+        ("torch.nn.Linear(2, 3).state_dict()", "OrderedDict"),
+        ("params['layers.0.weight']", "Tensor"),
+        ("[params]", "list"),
+        ("params.map(lambda value: value[None])", "Params"),  # a stack of one
+    ],
+)
+def test_a_function_that_gives_something_else_is_named(tmp_path, result, found):
+    with pytest.raises(InputError, match=f"init start must give the Params .* not {found}"):
+        callable_init(module(tmp_path, result)).start(IMAGE, 0)
+
+
+@pytest.mark.parametrize(
+    "epochs", ["-1", "float('nan')", "float('inf')", "'3'", "'many'", "None", "True", "[1]", "1j"]
+)
+@pytest.mark.parametrize("form", ["{}", "lambda image: {}"])
+def test_a_cost_that_is_no_number_buys_nothing(tmp_path, epochs, form):
+    with pytest.raises(InputError, match=r"epochs of .*mine\.py:start must be a number >= 0") as e:
+        callable_init(module(tmp_path, epochs=form.format(epochs))).start(IMAGE, 0)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("line", ["raise SystemExit(3)", "1 / 0", "import nothing_at_all", "("])
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, line):
+    (tmp_path / "mine.py").write_text(line)
+    with pytest.raises(InputError, match=r"cannot import .*mine\.py") as caught:
+        callable_init(f"{tmp_path}/mine.py:start")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["nul\0byte", "x" * 5000, "x=" + "y" * 5000, "\udc80", ":", ""])
+def test_what_can_be_no_name_and_no_path_is_one_line(source):
+    with pytest.raises(InputError) as caught:
+        load_init(source, BY_NAME, 8, 1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["theirs.safetensors", "theirs.pt"])
+def test_the_command_refuses_a_foreign_siren_in_one_line(tmp_path, capsys, name):
+    weights = {"net.0.weight": torch.zeros(8, 2)}
+    save_file(weights, tmp_path / "theirs.safetensors")
+    torch.save(weights, tmp_path / "theirs.pt")
+    save_image(IMAGE, tmp_path / "p.png")
+    picture, theirs = str(tmp_path / "p.png"), str(tmp_path / name)
+    for command in (
+        ["fit", picture, "--init", theirs, "--budget-epochs", "1"],
+        ["render", theirs, "-o", str(tmp_path / "out.png")],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        assert caught.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert name in last and "docs/siren-files.md" in last and "pixel centres" in last
