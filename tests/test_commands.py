@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_what_needs_no_torch_imports_none(records, tmp_path):
     # One fresh process runs one after the other, as each leaves behind what it imported.
     light = [name for name in COMMANDS if name not in NEEDS_TORCH]
     code = f"""
-import contextlib, io, sys
+import contextlib, io, os, sys
 from hyperinit.app.cli import main
 def run(*arguments):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -55,6 +56,7 @@ def run(*arguments):
             assert stopped.code == 0, arguments
     assert "torch" not in sys.modules, arguments
 run("--help")
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # before torch is imported, which reads it
 assert "tqdm" not in sys.modules and "argparse" not in sys.modules
 run("--version")
 for name in {light}:
@@ -62,7 +64,13 @@ for name in {light}:
 run("score", {str(records)!r})
 run("report", {str(records)!r}, "-o", {str(tmp_path / "report")!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"},
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report" / "index.html").exists()
 

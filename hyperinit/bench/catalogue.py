@@ -47,7 +47,8 @@ class Catalogue:
     @property
     def inits(self) -> dict[str, InitSpec | InitMaker]:
         """All inits, as `load_init` takes them."""
-        return {**{name: spec for name, (spec, _) in self.rows.items()}, **self.rules}
+        specs: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in self.rows.items()}
+        return {**specs, **self.rules}
 
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
@@ -81,7 +82,7 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
     specs = {**NAMED_INITS, **{name: spec for name, (spec, _) in PACKAGE.rows.items()}}
     changed = {name: replace(spec, omega_0=omega_0) for name, spec in specs.items()}
     sized = {f"{name}-sized": sized_maker(changed[name]) for name in ("33", "identity")}
-    known = {**changed, **sized}
+    known: dict[str, InitSpec | InitMaker] = {**changed, **sized}
     if source.partition("@")[0] not in known:
         raise InputError(f"--omega-0 is for a hand-designed init by name, which {source} is not")
     return known
