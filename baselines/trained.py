@@ -22,17 +22,19 @@ from torch import Tensor
 
 from baselines.noise import NOISES
 from datasets import Photographs
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, check_at_least, unknown_name
 from hyperinit.base.settings import option
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.many import fit_many
-from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.images.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
 from hyperinit.learn.images import FixedImages, crops, fixed_squares
-from hyperinit.learn.loop import LoopConfig, StepResult, Task, TrainingImages
 from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.learn.reptile import displacement_loss
+from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.siren.network import Params
 
 COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]
@@ -46,14 +48,18 @@ class BaselineConfig(LoopConfig):
     rival: str = option("", "which one; the same as NAME")
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
     omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
-    warmup_steps: int = option(0, "outer steps over which the rates rise")
-    schedule: Literal["cosine", "linear", "step", "constant"] = option(
-        "constant", "of the rates: down to 0, or to a tenth for the last fifth (step)"
+    warmup_steps: int = option(0, "outer steps over which the rates rise", at_least=0)
+    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
+        "constant",
+        "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)",
     )
+    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
+    lr: float = option(1e-3, "learning rate of the outer loop")
+    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned")
     unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
-    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any")
+    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any", above=0)
     skip_norm: float | None = option(
-        None, "skip steps whose gradient is so many times its usual norm; none: never"
+        None, "skip steps whose gradient is so many times its usual norm; none: never", above=0
     )
     noise: Literal["uniform", "gaussian", "spectrum", "dead-leaves"] = option(
         "uniform", "snp: the kind of pictures"
@@ -63,7 +69,7 @@ class BaselineConfig(LoopConfig):
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
     inner_pixels: int = option(1024, "pixels per inner step")
-    inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start")
+    inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
     second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
     patch_size: int = option(9, "transinr, ipc: side of an image token, in pixels of `size`")
@@ -76,8 +82,9 @@ class BaselineConfig(LoopConfig):
         super().__post_init__()
         if self.rival not in RIVALS:
             raise unknown_name("rival", self.rival, RIVALS)
-        if not self.inner_lr > 0:
-            raise InputError(f"inner_lr must be positive, not {self.inner_lr}")
+        check_at_least(self, {"query_pixels": 1})
+        check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
+        check_positive(self, ("lr", "step_size_lr", "inner_lr"))
         if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
         self.learned  # noqa: B018  checks its own fields
@@ -193,17 +200,13 @@ def unrolled_loss(
         second_order=config.second_order,
         inner_loop=config.inner_loop,
     )
-    return outer_loss(model, images, loss, generator=generator).mean()
+    return outer_loss(model, images, loss, generator=generator)
 
 
 def reptile_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """Half the mean squared distance to where a short fit of each image ends.
-
-    Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
-    epsilon is Reptile's outer step.
-    """
+    """The `displacement_loss` of a short fit of each image with Adam at a constant rate."""
     start = model(images).map(Tensor.detach)
     pixels = images.shape[-2] * images.shape[-1]
     inner_pixels = min(config.inner_pixels, pixels)
@@ -220,14 +223,9 @@ def reptile_loss(
             seed=int(torch.randint(2**31, (1,), generator=generator)),
         ),
     )
-    theta = model.base.params
-    distances = [
-        sum(((value - result.params[name]).square().sum() for name, value in theta.items()), 0.0)
-        for result in results
-    ]
     first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
     return StepResult(
-        0.5 * torch.stack([torch.as_tensor(d) for d in distances]).mean(),
+        displacement_loss(model.base.params, [result.params for result in results]),
         *(sum(point.mse for point in points) / len(points) for points in (first, last)),
         *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
     )
@@ -405,7 +403,7 @@ def _loss(
 
 
 def _starts(
-    model: LearnedInit, held_out: Tensor
+    model: LearnedInit, config: BaselineConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
     """The inits before any inner step, and where the inner steps lead, if there are any."""
     before = [model.unadapted(image, seed=seed) for seed, image in enumerate(held_out)]
@@ -424,6 +422,7 @@ def _starts(
 LEARNED = Task(
     name="learned-init",
     kind=LEARNED_KIND,
+    load=load_learned,
     prefix="model",
     config=BaselineConfig,
     build=_build,

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import Parser
-from hyperinit.fitting.config import FAST, FitConfig, fit_options
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.config import PROTOCOL_1, FitConfig, fit_options
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
 from hyperinit.fitting.target import fit_to_target
 from hyperinit.images.decode import load_image
@@ -166,7 +167,7 @@ def measure(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if kind not in (ENGINE, COMMAND):
         raise InputError(f"--row {row!r}: must be one of {', '.join(ROWS)} or engine:FIELD=VALUE")
     pairs = options.split(",") if options else []
-    base = FAST if kind == COMMAND else {"batch_pixels": arguments.batch_pixels}
+    base = {} if kind == COMMAND else {**PROTOCOL_1, "batch_pixels": arguments.batch_pixels}
     config = FitConfig(**{**base, **fit_options(pairs)})
     result = _fit_row(image, start, config, arguments)
     if arguments.target_mse is not None:
@@ -180,7 +181,7 @@ def _measure_many(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     whole = square_crop(_image(arguments), side + count)  # windows of one photograph
     images = [whole[:, i : i + side, i : i + side].contiguous() for i in range(count)]
     starts = [_start(arguments.many_width, arguments.many_depth, i) for i in range(count)]
-    config = FitConfig(**FAST, eval_epochs=())
+    config = FitConfig(eval_epochs=())
 
     def fit_all(budget_epochs: float) -> list[FitResult]:
         if row == TOGETHER:
@@ -280,7 +281,7 @@ def table(arguments: argparse.Namespace, found: dict[str, list[dict[str, Any]]])
             "",
             f"{arguments.many} fits of {arguments.many_size} x {arguments.many_size}, SIREN "
             f"{arguments.many_depth} x {arguments.many_width}, {arguments.many_epochs:g} epochs of "
-            f"{FitConfig(**FAST).step_pixels(arguments.many_size**2)} pixels a step",
+            f"{FitConfig().step_pixels(arguments.many_size**2)} pixels a step",
             "",
             "| fits | images per hour | mean PSNR, dB | peak MiB |",
             "| --- | --- | --- | --- |",

@@ -14,8 +14,8 @@ from hyperinit.moved import install
 if TYPE_CHECKING:
     from hyperinit.base.errors import InputError as InputError
     from hyperinit.fitting.config import FitConfig as FitConfig
+    from hyperinit.fitting.descent import FitResult as FitResult
     from hyperinit.fitting.directory import fit_directory as fit_directory
-    from hyperinit.fitting.fit import FitResult as FitResult
     from hyperinit.fitting.fit import fit as fit
     from hyperinit.fitting.many import fit_many as fit_many
     from hyperinit.fitting.target import TargetResult as TargetResult
@@ -51,7 +51,7 @@ _HOMES = {
     "InputError": "hyperinit.base.errors",
     "FitConfig": "hyperinit.fitting.config",
     "fit_directory": "hyperinit.fitting.directory",
-    "FitResult": "hyperinit.fitting.fit",
+    "FitResult": "hyperinit.fitting.descent",
     "fit": "hyperinit.fitting.fit",
     "fit_many": "hyperinit.fitting.many",
     "TargetResult": "hyperinit.fitting.target",

@@ -1,6 +1,6 @@
 """Import paths of version 0.1, when the package was one flat folder: they still lead to the module.
 
-`import hyperinit.coords` gives `hyperinit.images.coords` itself, with a DeprecationWarning.
+`import hyperinit.images.coords` gives `hyperinit.images.coords` itself, with a DeprecationWarning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOVED = {
     "config": "base.settings",
     "coords": "images.coords",
     "costs": "score.costs",
-    "engine": "fitting.engine",
+    "engine": "stepping.engine",
     "errors": "base.errors",
     "fit_config": "fitting.config",
     "init": "inits.rules",
@@ -41,7 +41,7 @@ MOVED = {
     "pretrained": "hypernet.pretrained",
     "protocol": "record.protocol",
     "race": "demo.race",
-    "samplers": "fitting.samplers",
+    "samplers": "stepping.samplers",
     "sine": "siren.sine",
     "sources": "bench.sources",
     "store": "siren.store",

@@ -33,8 +33,13 @@ ROOMS: dict[str, Room] = {
     "inits": Room(
         "hand-designed rules, and the `Start` that every init gives", ("base", "images", "siren")
     ),
+    "stepping": Room(
+        "one step of a fit: which pixels, their gradient, the update, its rate",
+        ("base", "images", "siren"),
+    ),
     "fitting": Room(
-        "a start + an image -> a fitted SIREN", ("base", "record", "images", "siren", "inits")
+        "a start + an image -> a fitted SIREN",
+        ("base", "record", "images", "siren", "inits", "stepping"),
     ),
     "hypernet": Room(
         "the hypernetwork and other trained inits, pretrained ones included",
@@ -42,19 +47,29 @@ ROOMS: dict[str, Room] = {
     ),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
-        ("base", "record", "images", "photos", "siren", "inits", "fitting", "hypernet"),
+        ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
     ),
     "bench": Room(
         "inits x images x budgets -> records",
         (
             *("base", "record", "score", "images", "photos"),
-            *("siren", "inits", "fitting", "hypernet"),
+            *("siren", "inits", "stepping", "fitting", "hypernet"),
         ),
     ),
     "demo": Room(
         "the page where fits race",
         (
-            *("base", "record", "report", "images", "siren", "inits", "fitting", "hypernet"),
+            *(
+                "base",
+                "record",
+                "report",
+                "images",
+                "siren",
+                "inits",
+                "stepping",
+                "fitting",
+                "hypernet",
+            ),
             "bench",
         ),
     ),

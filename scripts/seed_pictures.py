@@ -23,7 +23,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser
 from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.fit import FitResult, descent
+from hyperinit.fitting.descent import FitResult, descent
 from hyperinit.images.coords import image_to_rgb, rgb_to_image
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import square_crop

@@ -7,7 +7,8 @@ from math import inf, nan
 from typing import Any
 
 from hyperinit.inits.rules import named_init
-from hyperinit.record.records import Record
+from hyperinit.record.records import CurvePoint, Record
+from hyperinit.record.tracks import split_stored_track
 
 HAND_DESIGNED = asdict(named_init("33"))
 SETTINGS = {
@@ -33,8 +34,10 @@ def record(
 ) -> Record:
     """A run from `start_mse` to `mse` in `budget` epochs and, if not said, as many seconds."""
     sec = budget if sec is None else sec
+    track, is_tuning = split_stored_track(track)
     values: dict[str, Any] = {
         "track": track,
+        "is_tuning": is_tuning,
         "init": init,
         "init_facts": HAND_DESIGNED,
         "image": f"{image}.png",
@@ -43,8 +46,8 @@ def record(
         "lr": lr,
         "budget_epochs": budget,
         "curve": (
-            (start_epochs, 0, start_epochs, start_mse, 10.0, nan),
-            (budget, 10, sec, mse, 30.0, mse),
+            CurvePoint(start_epochs, 0, start_epochs, start_mse, 10.0, nan),
+            CurvePoint(budget, 10, sec, mse, 30.0, mse),
         ),
         "init_epochs": start_epochs,
         "init_sec": start_epochs,

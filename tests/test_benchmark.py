@@ -15,7 +15,7 @@ from conftest import smooth_image, tiny_hyper
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench import run as benchmark
-from hyperinit.bench.plan import Plan, frozen_variants, with_fit
+from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import RecordFile, open_records, run, verify
 from hyperinit.bench.sources import load_init
 from hyperinit.bench.trial import Trial
@@ -23,7 +23,7 @@ from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, named_init
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
@@ -57,12 +57,14 @@ def named(name: str) -> Init:
 def make_plan(track: str = "tuned", **changes: Any) -> Plan:
     plan: dict[str, Any] = {
         "track": track,
-        "inits": (named("paper"), named("33")),
+        "entries": (Entry(named("paper")), Entry(named("33"))),
         "images": (picture(0), picture(1)),
         "tuning_images": () if track == "seed" else (picture(2), picture(3)),
         "seeds": 1,
         "protocol": PROTOCOL,
     }
+    if "inits" in changes:
+        changes["entries"] = tuple(map(Entry, changes.pop("inits")))
     return Plan(**{**plan, **changes})
 
 
@@ -81,8 +83,8 @@ def results(records: Iterable[Record]) -> set[tuple[Any, ...]]:
 def test_the_tuned_track_tunes_on_tuning_images_and_tests_on_test_images(tmp_path):
     plan = make_plan()
     records = measured(plan, tmp_path / "r.jsonl")
-    tuning = [one for one in records if one.track == "tuned-lr"]
-    tests = [one for one in records if one.track == "tuned"]
+    tuning = [one for one in records if one.is_tuning]
+    tests = [one for one in records if not one.is_tuning]
     assert {one.image for one in tuning} == {"image 2", "image 3"}
     assert {one.image for one in tests} == {"image 0", "image 1"}
     assert len(tests) == 2 * 2 * 3
@@ -97,7 +99,7 @@ def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
             tuned = min(budget, PROTOCOL.lr_budget_epochs)
             errors: dict[float, list[float]] = {}
             for one in records:
-                if (one.track, one.init, one.budget_epochs) == ("tuned-lr", found.init, tuned):
+                if (one.is_tuning, one.init, one.budget_epochs) == (True, found.init, tuned):
                     errors.setdefault(one.lr, []).append(one.mse)
             products = {lr: errors[lr][0] * errors[lr][1] for lr in errors}
             assert rung.lr == min(products, key=lambda lr: products[lr]), (found.init, budget)
@@ -105,13 +107,13 @@ def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
 
 def test_rungs_above_the_last_tuned_one_are_not_tuned(tmp_path):
     records = measured(make_plan(), tmp_path / "r.jsonl")
-    assert {one.budget_epochs for one in records if one.track == "tuned-lr"} == {1, 2}
+    assert {one.budget_epochs for one in records if one.is_tuning} == {1, 2}
 
 
 def test_later_rungs_try_the_best_rate_of_the_rung_before_and_its_neighbours(tmp_path):
     lrs = (1e-5, 1e-4, 1e-3, 1e-2)
     plan = make_plan(protocol=replace(PROTOCOL, lrs=lrs), inits=(named("33"),))
-    records = [one for one in measured(plan, tmp_path / "r.jsonl") if one.track == "tuned-lr"]
+    records = [one for one in measured(plan, tmp_path / "r.jsonl") if one.is_tuning]
     tried = [sorted({one.lr for one in records if one.budget_epochs == b}) for b in (1, 2)]
     first = [one for one in records if one.budget_epochs == 1]
     best = min(lrs, key=lambda lr: sum(torch.tensor(r.mse).log() for r in first if r.lr == lr))
@@ -128,8 +130,8 @@ def test_no_rate_above_one_that_diverged_is_tried(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trial, "run", diverging)
     records = measured(make_plan(inits=(named("33"),)), tmp_path / "r.jsonl")
-    assert {one.lr for one in records if one.track == "tuned-lr"} == {1e-3, 3e-3}
-    assert {one.lr for one in records if one.track == "tuned"} == {1e-3}
+    assert {one.lr for one in records if one.is_tuning} == {1e-3, 3e-3}
+    assert {one.lr for one in records if not one.is_tuning} == {1e-3}
 
 
 def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):
@@ -139,7 +141,7 @@ def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):
 
 def test_a_solved_pair_is_not_run_on_larger_budgets(tmp_path, monkeypatch):
     usual = measured(make_plan(), tmp_path / "usual.jsonl")
-    at_2 = [one for one in usual if one.track == "tuned" and one.budget_epochs == 2]
+    at_2 = [one for one in usual if not one.is_tuning and one.budget_epochs == 2]
     easiest = min(at_2, key=lambda one: one.mse)
     monkeypatch.setattr("hyperinit.bench.run.TARGETS", (1.0, easiest.mse))
     made = measured(make_plan(), tmp_path / "r.jsonl")
@@ -257,15 +259,15 @@ def test_rerunning_a_stored_trial_gives_the_same_error(tmp_path):
     content = (tmp_path / "r.jsonl").read_bytes()
     checks = list(verify(plan, RecordFile(tmp_path / "r.jsonl"), 6))
     assert len(checks) == 6 and max(check.difference for check in checks) <= 1e-6
-    assert {check.record.track for check in checks} == {"tuned", "tuned-lr"}
+    assert {check.record.is_tuning for check in checks} == {False, True}
     assert (tmp_path / "r.jsonl").read_bytes() == content
 
 
 def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
     plan = make_plan()
     (record, *_) = measured(plan, tmp_path / "r.jsonl")
-    worse = [*record.curve[-1][:3], record.mse * 1.001, *record.curve[-1][4:]]
-    append_record(tmp_path / "bad.jsonl", replace(record, curve=(record.curve[0], tuple(worse))))
+    worse = replace(record.end, mse=record.mse * 1.001)
+    append_record(tmp_path / "bad.jsonl", replace(record, curve=(record.start, worse)))
     (check,) = verify(plan, RecordFile(tmp_path / "bad.jsonl"), 3)
     assert check.difference == pytest.approx(1e-3, rel=1e-2)
 
@@ -308,7 +310,10 @@ def test_a_tuning_image_that_is_tested_on_is_refused():
         ({"inits": (named("33"), named("33"))}, "two inits are the same: 33"),
         ({"images": (picture(0), picture(0))}, "two images are the same"),
         ({"tuning_images": (picture(2),)}, "tuned on 2 images"),
-        ({"inits": (with_fit(named("33"), {"sampler": "points"}),)}, "use the open track"),
+        (
+            {"entries": (with_changes(Entry(named("33")), {"sampler": "points"}),)},
+            "use the open track",
+        ),
     ],
 )
 def test_plans_that_would_not_measure_what_they_say_are_refused(changes, message):
@@ -334,25 +339,29 @@ def test_a_function_that_gives_no_params_is_refused(tmp_path):
 def test_a_hypernetwork_pays_for_the_pixels_it_looks_at(tmp_path):
     plan = make_plan(inits=(model_init("hyper", tiny_hyper(inner_steps=2)),))
     for record in measured(plan, tmp_path / "r.jsonl"):
-        assert record.init_epochs == 2 * 32 / 256 == record.curve[0][0]
+        assert record.init_epochs == 2 * 32 / 256 == record.start.epochs
         assert record.epochs == pytest.approx(record.budget_epochs)
 
 
 def test_the_open_track_changes_the_fit_and_says_so(tmp_path):
-    plan = make_plan("open", inits=(with_fit(named("33"), {"sampler": "points"}),))
+    plan = make_plan("open", entries=(with_changes(Entry(named("33")), {"sampler": "points"}),))
     records = measured(plan, tmp_path / "r.jsonl")
-    assert {one.init for one in records} == {"33 sampler=points"}
+    assert {(one.init, one.label) for one in records} == {("33", "33 sampler=points")}
+    assert all(one.changes == {"sampler": "points"} for one in records)
     assert {one.settings["sampler"] for one in records} == {"points"}
-    assert {one.track for one in records} == {"open", "open-lr"}
+    assert {(one.track, one.is_tuning) for one in records} == {("open", False), ("open", True)}
 
 
 def test_records_name_later_options_only_where_they_are_used(tmp_path):
     """So that records made before an option existed stay the same trials."""
-    plain, changed = named("33"), with_fit(named("33"), {"hidden_dtype": "bfloat16"})
-    records = measured(make_plan("open", inits=(plain, changed)), tmp_path / "r.jsonl")
+    plain, changed = (
+        Entry(named("33")),
+        with_changes(Entry(named("33")), {"hidden_dtype": "bfloat16"}),
+    )
+    records = measured(make_plan("open", entries=(plain, changed)), tmp_path / "r.jsonl")
     for one in records:
         assert not {"layer_lr_factors", "engine", "max_restarts"} & set(one.settings)
-        assert one.settings.get("hidden_dtype") == ("bfloat16" if "bfloat16" in one.init else None)
+        assert one.settings.get("hidden_dtype") == ("bfloat16" if one.changes else None)
 
 
 @pytest.mark.parametrize(
@@ -365,22 +374,22 @@ def test_records_name_later_options_only_where_they_are_used(tmp_path):
     ],
 )
 def test_a_benchmark_restarts_no_fit_and_leaves_nothing_to_be_chosen(tmp_path, options, message):
-    plan = make_plan("open", inits=(with_fit(named("33"), options),))
+    plan = make_plan("open", entries=(with_changes(Entry(named("33")), options),))
     with pytest.raises(InputError, match=message):
         measured(plan, tmp_path / "r.jsonl")
 
 
 def test_frozen_layers_are_every_set_of_the_issue_once():
-    variants = frozen_variants(named("33"), depth=3)
-    layers = [variant.fit["frozen_layers"] for variant in variants]
+    variants = frozen_variants(Entry(named("33")), depth=3)
+    layers = [variant.changes.get("frozen_layers", ()) for variant in variants]
     assert layers == [(), (0,), (1,), (2,), (3,), (0, 1), (0, 1, 2)]
-    assert [v.name for v in variants][:2] == ["33", "33 frozen 0"]
-    assert len({v.name for v in variants}) == len(variants)
+    assert [v.label for v in variants][:2] == ["33", "33 frozen 0"]
+    assert len({v.label for v in variants}) == len(variants)
 
 
 def test_frozen_layers_are_recorded_and_make_a_difference(tmp_path):
-    plan = make_plan("frozen", inits=tuple(frozen_variants(named("33"), DEPTH)))
-    records = [one for one in measured(plan, tmp_path / "r.jsonl") if one.track == "frozen"]
+    plan = make_plan("frozen", entries=tuple(frozen_variants(Entry(named("33")), DEPTH)))
+    records = [one for one in measured(plan, tmp_path / "r.jsonl") if not one.is_tuning]
     errors = {tuple(one.settings["frozen_layers"]): one.mse for one in records}
     assert set(errors) == {(), (0,), (1,), (2,), (0, 1)}
     assert len(set(errors.values())) == len(errors)
@@ -395,13 +404,13 @@ def seed_plan(**changes: Any) -> Plan:
         schedule="constant",
         output_lr_factor=1.0,
     )
-    return make_plan("seed", **{"inits": (named("33"),), "protocol": protocol, **changes})
+    return make_plan("seed", **{"entries": (Entry(named("33")),), "protocol": protocol, **changes})
 
 
 def test_the_seed_track_finds_its_rate_and_evaluates_every_ten_seed_epochs(tmp_path):
     record, _ = measured(seed_plan(), tmp_path / "r.jsonl")
     assert 1e-8 < record.lr < 1
-    steps = [row[1] for row in record.curve]
+    steps = [point.steps for point in record.curve]
     assert steps == [0, 30, 60, 90, 102]  # 3 steps of 100 of 256 points are a seed epoch
     assert record.settings["schedule"] == "constant"
 
@@ -415,19 +424,21 @@ def test_a_resumed_seed_track_does_not_look_for_its_rate_again(tmp_path, monkeyp
 
 def test_the_seed_track_takes_a_rate_that_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "lr_range_test", lambda *_: pytest.fail("looked for a rate"))
-    record, *_ = measured(seed_plan(seed_lr=3e-4), tmp_path / "r.jsonl")
-    assert record.lr == 3e-4 and record.settings["schedule"] == "constant"
+    given = with_changes(Entry(named("33")), {"lr": 3e-4})
+    record, *_ = measured(seed_plan(entries=(given,)), tmp_path / "r.jsonl")
+    assert record.lr == 3e-4 and record.label == "33 at 0.0003"
+    assert record.init == "33" and record.settings["schedule"] == "constant"
 
 
 def test_the_seed_track_may_stop_once_both_errors_are_there(tmp_path):
     whole, *_ = measured(seed_plan(), tmp_path / "a.jsonl")
-    level = max(whole.curve[2][3], whole.curve[2][5])
+    level = max(whole.curve[2].mse, whole.curve[2].train_mse)
     stopped, *_ = measured(seed_plan(stop_mse=level), tmp_path / "b.jsonl")
-    assert [row[3] for row in stopped.curve] == [row[3] for row in whole.curve[:3]]
+    assert [p.mse for p in stopped.curve] == [p.mse for p in whole.curve[:3]]
 
 
 def test_the_lr_range_test_leaves_the_start_alone_and_finds_a_descent():
-    trial = seed_plan().trial(named("33"), picture(0), 40.0, None, 0, "seed")
+    trial = seed_plan().trial(Entry(named("33")), picture(0), 40.0, None, 0)
     params = trial.start().params
     before = {name: value.clone() for name, value in params.items()}
     found = lr_range_test(params, picture(0).image, trial.fit_config)
@@ -474,8 +485,10 @@ def test_an_init_can_be_given_another_name():
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The example of docs/benchmark.md, as a file."""
-    text = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    """The example of docs/guides/own-init.md, as a file."""
+    text = (Path(__file__).parent.parent / "docs" / "guides" / "own-init.md").read_text(
+        encoding="utf-8"
+    )
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     path = tmp_path / "my_init.py"
     path.write_text(code)
@@ -612,7 +625,10 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--fit", "sampler=points"], "--fit is for the open track"),
         (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
-        (["--track", "open", "--fit", "samplr=points"], "did you mean '--sampler'"),
+        (
+            ["--track", "open", "--fit", "samplr=points"],
+            "--fit: unknown key 'samplr' (did you mean 'sampler'?)",
+        ),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
         (["--lr", "1e-4"], "--lr is for the seed track"),
         (["--track", "seed", "--lr", "0"], "--lr must be positive"),

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
-from hyperinit import load, load_image, load_params, render, save_image
+from hyperinit import fit, load, load_image, load_params, render, save_image
+from hyperinit.app import cli
 from hyperinit.app.cli import main
 from hyperinit.hypernet.checkpoint import load_hypernetwork
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import read_log
 from hyperinit.siren.store import CHECKPOINT_NAME
@@ -58,6 +60,24 @@ def test_generate_writes_what_python_generates(tmp_path, checkpoint, photo):
     expected = load(checkpoint).generate(load_image(photo))
     assert all(torch.equal(params[name], expected[name]) for name in expected)
     assert facts["images"][0]["name"] == "photo.png" and facts["images"][0]["width"] == 24
+
+
+@pytest.mark.parametrize(("init", "factor"), [("identity", 0.5), ("33", 1.0)])
+def test_a_fit_takes_the_rate_that_suits_its_init(tmp_path, photo, init, factor, monkeypatch):
+    calls = []
+
+    def note_and_fit(start, image, config, **options):
+        calls.append((start, image, config))
+        return fit(start, image, config, **options)
+
+    monkeypatch.setattr(cli, "fit", note_and_fit)
+    out = tmp_path / "fitted.safetensors"
+    network = ["--width", "16", "--depth", "2", "--budget-epochs", "1", "-o", str(out)]
+    assert main(["fit", photo, "--init", init, *network]) == 0
+    ((start, image, config),) = calls
+    lr = load_params(out)[1]["lr"]
+    assert start.lr_factor == factor and lr == fit(start, image, config).lr
+    assert lr < fit(replace(start, lr_factor=2 * factor), image, config).lr
 
 
 def test_generate_stacks_several_images_or_fills_a_directory(tmp_path, checkpoint, photo):

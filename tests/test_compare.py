@@ -16,13 +16,14 @@ from hyperinit.inits.rules import named_init
 from hyperinit.inits.start import model_init, spec_init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
-from hyperinit.record.records import Record, read_records
+from hyperinit.record.records import CurvePoint, Record, read_records
 from hyperinit.report.tables import at_best_lr, comparison_table
 
 
 def record(init, image, lr, budget, mse, start=1.0, diverged=False) -> Record:
     """A record with a curve of just a start and an end; a second an epoch."""
-    curve = ((0.0, 0, 0.0, start, 10.0, 0.0), (budget, 10, 2 * budget, mse, 20.0, mse))
+    begin = CurvePoint(0.0, 0, 0.0, start, 10.0, 0.0)
+    curve = (begin, CurvePoint(budget, 10, 2 * budget, mse, 20.0, mse))
     return Record(
         track="tuned",
         init=init,

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 
-from hyperinit.base import settings as configs
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import (
     Parser,
     build_parser,
+    check,
     from_dict,
+    from_texts,
     option,
     resolve,
     to_dict,
@@ -33,19 +36,22 @@ else:
 class TrainConfig:
     """One field of every supported type."""
 
-    inner_steps: int = option(3, "gradient steps on the generated init")
-    outer_lr: float = option(1e-4, "step size of the hypernetwork, 100 % of it")
+    version: ClassVar[int] = 1  # no setting
+
+    inner_steps: int = option(3, "gradient steps on the generated init", at_least=0)
+    outer_lr: float = option(1e-4, "step size of the hypernetwork, 100 % of it", above=0)
     data: str = option("builtin", "data set name or directory")
     loop: Literal["higher", "functional"] = option("functional", "how inner steps are unrolled")
     first_order: bool = option(False, "ignore second derivatives")
-    time_limit_min: float | None = option(None, "stop after this many minutes")
+    time_limit_min: float | None = option(None, "stop after this many minutes", above=0)
     holdout: str | None = option("kodak", "data set to evaluate on")
-    loss_weights: tuple[float, ...] = option((1.0, 0.5), "weight of the loss per inner step")
+    loss_weights: tuple[float, ...] = option(
+        (1.0, 0.5), "weight of the loss per inner step", at_least=0, below=10
+    )
     inits: tuple[str, ...] = option(("paper", "33"), "inits to compare with")
 
     def __post_init__(self) -> None:
-        if self.inner_steps < 0:
-            raise InputError(f"inner_steps must be at least 0, not {self.inner_steps}")
+        check(self)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -55,7 +61,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def parse(*argv: str) -> TrainConfig:
-    return configs.parse(TrainConfig, argv, presets=PRESETS, prog="train", description="Trains.")
+    """As a script does: bad input exits with one line and code 2."""
+    parser = build_parser(TrainConfig, PRESETS, Parser(prog="train", description="Trains."))
+    try:
+        return resolve(TrainConfig, parser.parse_args(argv), PRESETS)
+    except InputError as error:
+        parser.error(str(error))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -77,10 +88,10 @@ def test_flags_of_every_type() -> None:
     config = parse(
         *("--inner-steps", "4", "--outer-lr", "1e-3", "--data", "a dir", "--loop", "higher"),
         *("--first-order", "--time-limit-min", "7", "--holdout", "none"),
-        *("--loss-weights", "1,2,.5", "--inits", "22"),
+        *("--loss-weights", "0,2,.5", "--inits", "22"),
     )
     assert config == TrainConfig(
-        4, 1e-3, "a dir", "higher", True, 7.0, None, (1.0, 2.0, 0.5), ("22",)
+        4, 1e-3, "a dir", "higher", True, 7.0, None, (0.0, 2.0, 0.5), ("22",)
     )
     assert isinstance(config.time_limit_min, float)
 
@@ -104,7 +115,13 @@ def test_later_sources_win(tmp_path: Path) -> None:
         (["--inner-steps"], ["--inner-steps", "expected one argument"]),
         (["--inner-steps", "four"], ["--inner-steps must be a whole number", "'four'"]),
         (["--inner-steps", "1.5"], ["--inner-steps must be a whole number", "'1.5'"]),
-        (["--inner-steps", "-1"], ["inner_steps must be at least 0"]),
+        (["--inner-steps", "-1"], ["--inner-steps must be at least 0, not -1"]),
+        (["--outer-lr", "0"], ["--outer-lr must be above 0, not 0.0"]),
+        (["--time-limit-min", "0"], ['--time-limit-min must be above 0 or "none", not 0.0']),
+        (["--loss-weights", "1,-1"], ["--loss-weights[1] must be at least 0, not -1.0"]),
+        (["--loss-weights", "10"], ["--loss-weights[0] must be below 10, not 10.0"]),
+        (["--loss-weights", "none"], ["--loss-weights must be a list, not 'none'"]),
+        (["--outer-lr", "9" * 400], ["--outer-lr must be a finite number"]),
         (["--outer-lr", "nan"], ["--outer-lr must be a finite number"]),
         (["--time-limit-min", "1e999"], ["--time-limit-min", 'number or "none"']),
         (["--loss-weights", "1,x"], ["--loss-weights[1] must be a finite number", "'x'"]),
@@ -130,16 +147,22 @@ def test_bad_command_lines_are_refused_in_one_line(
         ("a.toml", "inner_steps = ", ["not valid TOML"]),
         ("a.toml", "inner_steps = 1\ninner_steps = 2", ["not valid TOML"]),
         ("a.toml", "inner_steps = true", ["inner_steps must be a whole number, not True"]),
+        ("a.toml", "inner_steps = -1", ["inner_steps must be at least 0, not -1"]),
+        ("a.toml", "version = 2", ["unknown key 'version'"]),
+        ("a.toml", "a = " + "[" * 100_000, ["not valid TOML"]),
         ("a.toml", "inner_steps = 4.0", ["inner_steps must be a whole number, not 4.0"]),
         ("a.toml", "inner_steps = '4'", ["inner_steps must be a whole number, not '4'"]),
         ("a.toml", "first_order = 1", ["first_order must be true or false, not 1"]),
         ("a.toml", "outer_lr = inf", ["outer_lr must be a finite number"]),
+        ("a.toml", "outer_lr = " + "9" * 400, ["outer_lr must be a finite number"]),
+        ("a.toml", "inits = {a = 1}", ["inits must be a list, not {'a': 1}"]),
         ("a.toml", "inits = 'paper'", ["inits must be a list, not 'paper'"]),
         ("a.toml", "loss_weights = [1, '2']", ["loss_weights[1] must be a finite number"]),
         ("a.toml", "loop = 3", ["loop must be one of higher, functional, not 3"]),
         ("a.json", "{", ["not valid JSON"]),
         ("a.json", "[1]", ["must hold keys and values"]),
         ("a.json", "[" * 100_000, ["not valid JSON"]),
+        ("a.json", '{"data": "a", "loop": "higher", "data": "b"}', ["duplicate key 'data'"]),
         ("a.json", '{"data": null}', ["data must be text, not None"]),
     ],
 )
@@ -184,6 +207,41 @@ def test_any_text_survives_toml_and_json(text: str) -> None:
     config = TrainConfig(data=text, inits=(text, text), outer_lr=1e-300)
     for values in (tomllib.loads(to_toml(config)), json.loads(json.dumps(to_dict(config)))):
         assert from_dict(TrainConfig, values, source="stored") == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inner_steps": -1}, "inner_steps must be at least 0, not -1"),
+        ({"inner_steps": "4"}, "inner_steps must be a whole number, not '4'"),
+        ({"inner_steps": True}, "inner_steps must be a whole number, not True"),
+        ({"outer_lr": float("nan")}, "outer_lr must be a finite number, not nan"),
+        ({"time_limit_min": "none"}, "time_limit_min must be a finite number"),
+        ({"loop": "highr"}, "loop must be one of higher, functional, not 'highr' (did you mean"),
+        ({"loss_weights": (1, -1)}, "loss_weights[1] must be at least 0, not -1"),
+        ({"first_order": 1}, "first_order must be true or false, not 1"),
+    ],
+)
+def test_what_is_made_in_python_is_checked_alike(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        TrainConfig(**fields)
+
+
+def test_numbers_of_numpy_and_other_collections_will_do_in_python() -> None:
+    fields: dict[str, Any] = {"inner_steps": np.int64(3), "outer_lr": np.float32(1)}
+    for weights in ([1, 2], range(3), {1, 2}, np.ones(2)):
+        assert TrainConfig(**fields, loss_weights=weights).outer_lr == 1  # type: ignore[arg-type]
+
+
+def test_single_fields_from_text() -> None:
+    texts = {"loss_weights": "1,2", "holdout": "none", "loop": "higher", "inner_steps": "2"}
+    assert from_texts(TrainConfig, texts, source="--fit") == {
+        **{"loss_weights": (1.0, 2.0), "holdout": None, "loop": "higher", "inner_steps": 2}
+    }
+    with pytest.raises(InputError, match=r"--fit: unknown key 'lop' \(did you mean 'loop'\?\)"):
+        from_texts(TrainConfig, {"lop": "higher"}, source="--fit")
+    with pytest.raises(InputError, match=r"--fit: inner_steps must be a whole number, not 'x'"):
+        from_texts(TrainConfig, {"inner_steps": "x"}, source="--fit")
 
 
 def test_a_stored_config_is_checked_like_a_file() -> None:

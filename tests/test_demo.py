@@ -29,7 +29,7 @@ from hyperinit.fitting.config import FitConfig
 from hyperinit.images.pixels import image_hash
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.store import CHECKPOINT_NAME
 

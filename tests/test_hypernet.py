@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import assert_same, shake_heads, smooth_image, tiny_hyper
 
 from hyperinit.base.errors import InputError
+from hyperinit.fitting.fit import fit
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.images.coords import grid_errors, image_to_rgb, pixel_coords
+from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init
-from hyperinit.siren.network import param_shapes, predict
+from hyperinit.siren.network import default_lr, param_shapes, predict
 
 
 @pytest.mark.parametrize("name", ["paper", "22", "33"])
@@ -83,6 +87,39 @@ def test_the_cost_of_generating_counts_every_pixel_visit(image):
     assert tiny_hyper(inner_steps=0).generate_epochs(image) == 0
     # an image smaller than inner_pixels is visited whole
     assert tiny_hyper(inner_steps=3).generate_epochs(torch.rand(3, 4, 4)) == 3
+
+
+def test_a_start_is_what_generate_gives_with_its_cost_and_rate(image, tmp_path):
+    hyper = shake_heads(tiny_hyper(inner_steps=3))
+    hyper.config = replace(hyper.config, lr_factor=0.25)
+    start = hyper.start(image, seed=5)
+    assert_same(start.params, hyper.generate(image, seed=5))
+    assert start.epochs == hyper.generate_epochs(image) and start.sec > 0
+    save_image(image, tmp_path / "photo.png")
+    result = fit(hyper.start(tmp_path / "photo.png"), tmp_path / "photo.png", budget_epochs=2)
+    assert result.lr == pytest.approx(0.25 * default_lr(hyper.config.siren))
+    assert result.curve[0].epochs == start.epochs and result.curve[0].sec > 0
+
+
+def test_the_encoder_sees_normalised_colours(image):
+    hyper, seen = tiny_hyper(), []
+    hyper.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hyper(torch.stack([image]))
+    expected = image_to_rgb(torch.nn.functional.adaptive_avg_pool2d(image, 8))  # (64, 3)
+    torch.testing.assert_close(seen[0][0].flatten(1).T, expected)
+
+
+def test_a_heads_residual_is_in_units_of_its_parameter():
+    code = torch.ones(1, 16)
+    for head, value in zip(tiny_hyper().heads, tiny_hyper().base.params.values(), strict=True):
+        with torch.no_grad():
+            head.left.bias.fill_(1.0)
+            if head.right is not None:
+                head.right.fill_(1.0)
+        # A low-rank residual of ones is rank / sqrt(rank).
+        size = 1.0 if head.right is None else head.rank**0.5
+        expected = size * value.detach().square().mean().sqrt()
+        torch.testing.assert_close(head(code), expected.expand(1, *value.shape))
 
 
 def test_heads_stay_small_at_the_seeds_size():

@@ -295,7 +295,8 @@ def test_square_crop_takes_the_centre() -> None:
     image = torch.zeros(3, 4, 10)
     image[:, :, 3:7] = 1
     assert torch.equal(square_crop(image, 2), torch.ones(3, 2, 2))
-    assert torch.equal(square_crop(image.transpose(1, 2), 9), torch.ones(3, 9, 9))
+    # Enlarged, which rounds: how depends on the version of torch.
+    assert torch.allclose(square_crop(image.transpose(1, 2), 9), torch.ones(3, 9, 9))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (3, 2)])

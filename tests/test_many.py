@@ -15,10 +15,12 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
+from hyperinit.fitting import directory as directory_module
+from hyperinit.fitting.config import PROTOCOL_1
+from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.directory import DirectoryReport, fit_directory, result_name
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
-from hyperinit.fitting.samplers import SAMPLERS
 from hyperinit.images.decode import load_image
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
@@ -26,9 +28,13 @@ from hyperinit.inits.start import spec_init
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params, save_params, save_tensors
 from hyperinit.siren.vectors import stack_params
+from hyperinit.stepping.samplers import SAMPLERS
 
 INIT = spec_init("33", named_init("33"), 16, 2)
-FAST: dict[str, Any] = {"budget_epochs": 4, "batch_pixels": 64, "eval_epochs": (1,)}
+FAST: dict[str, Any] = {
+    **PROTOCOL_1,
+    **{"budget_epochs": 4, "batch_pixels": 64, "eval_epochs": (1,)},
+}
 
 
 def start(seed: int = 0) -> Params:
@@ -62,9 +68,10 @@ def test_every_image_is_fitted_as_it_would_be_alone(sampler: Any) -> None:
 def test_small_and_thin_images_are_fitted(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = list(torch.rand(2, 3, height, width, generator=generator))
-    results = fit_many([start()] * 2, images, budget_epochs=30)  # fewer pixels than the batch
+    # fewer pixels than the batch
+    results = fit_many([start()] * 2, images, **{**FAST, "budget_epochs": 30})
     for image, result in zip(images, results, strict=True):
-        assert_near(result, fit(start(), image, budget_epochs=30))
+        assert_near(result, fit(start(), image, **{**FAST, "budget_epochs": 30}))
         assert result.curve[-1].steps == 30 and result.mse < result.curve[0].mse
 
 
@@ -86,10 +93,11 @@ def test_only_the_image_that_failed_is_begun_again() -> None:
     images = [smooth_image(16, seed) for seed in range(2)]
     far = start().map(lambda value: value.clone())
     far["layers.2.bias"].fill_(1e3)  # its rate cannot bring it back, and it never looks better
-    results = fit_many([start(), far], images, lr=2e-3, max_restarts=2, **FAST)
+    options = {**FAST, "lr": 2e-3, "max_restarts": 2}
+    results = fit_many([start(), far], images, **options)
     assert results[0].restarts == 0
-    assert_near(results[0], fit(start(), images[0], lr=2e-3, max_restarts=2, **FAST))
-    alone = fit(far, images[1], lr=2e-3, max_restarts=2, **FAST)
+    assert_near(results[0], fit(start(), images[0], **options))
+    alone = fit(far, images[1], **options)
     assert results[1].restarts == alone.restarts
     assert results[1].kept.mse == pytest.approx(alone.kept.mse, rel=1e-3)
 
@@ -272,6 +280,29 @@ def test_a_full_disk_is_one_clear_error_and_finished_results_stay(
             run(photos)
     assert contents(photos.parent / "out") == before
     assert run(photos).fitted == 1
+
+
+def test_images_that_wait_for_a_batch_of_their_size_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "sizes"
+    folder.mkdir()
+    for i in range(6):  # six sizes: no batch of one size ever fills
+        save_image(smooth_image(16 + i, seed=i), folder / f"{i}.png")
+    events: list[str] = []
+
+    def load_and_note(path: Path) -> Tensor:
+        events.append("loaded")
+        return load_image(path)
+
+    monkeypatch.setattr(directory_module, "load_image", load_and_note)
+    monkeypatch.setattr(directory_module, "MAX_WAITING_PIXELS", 700)  # two of them, not three
+    report = fit_directory(
+        folder, tmp_path / "out", INIT, on_fitted=lambda *_: events.append("fitted"), **FAST
+    )
+    assert report.fitted == 6
+    waiting = [events[:k].count("loaded") - events[:k].count("fitted") for k in range(13)]
+    assert max(waiting) == 3  # the third makes one of them go
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.network import apply
 
 
@@ -72,14 +75,40 @@ def test_first_and_second_order_differ():
 
 def test_no_inner_steps_is_plain_hypernetwork_training():
     result, gradients = run(shake_heads(tiny_hyper(0)), weight_before=0.0)
-    assert torch.equal(result.mse_before, result.mse_after)
+    assert result.mse_before == result.mse_after
     assert gradients["heads.0.left.weight"].abs().sum() > 0
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     result, _ = run(shake_heads(tiny_hyper()), weight_before=0.3, weight_after=0.7)
-    expected = 0.3 * result.mse_before.mean() + 0.7 * result.mse_after.mean()
-    torch.testing.assert_close(result.loss.detach(), expected)
+    assert result.mse_before != result.mse_after
+    expected = 0.3 * result.mse_before + 0.7 * result.mse_after
+    assert float(result.loss.detach()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_weights_of_a_runs_settings_reach_its_loss():
+    config = TrainConfig(weight_before=0.3, weight_after=0.7, query_pixels=40)
+    images = torch.stack([smooth_image()])
+    generator = torch.Generator().manual_seed(0)
+    result = HYPERNETWORK.loss(tiny_hyper(), config, images, generator)
+    expected = 0.3 * result.mse_before + 0.7 * result.mse_after
+    assert float(result.loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_inner_step_descends_the_root_of_the_error(image):
+    coords, rgb = pixel_coords(16, 16), image_to_rgb(image)
+    hyper = tiny_hyper(1)
+    hyper.config = replace(hyper.config, inner_pixels=256)  # all, so that it is known which
+    start = hyper.base.params.map(lambda value: value.detach().clone().requires_grad_())
+    root = (apply(start, coords) - rgb).square().mean().sqrt()
+    gradients = torch.autograd.grad(root, list(start.values()))
+    found, sizes = hyper.generate(image), hyper.step_sizes()[0]
+    for (name, value), gradient in zip(start.items(), gradients, strict=True):
+        expected = value.detach() - sizes[name].detach() * gradient
+        torch.testing.assert_close(found[name], expected, rtol=1e-6, atol=1e-7)
+        if gradient.abs().max() > 0:
+            assert not torch.equal(found[name], value.detach())
+    assert float(hyper.objective(torch.tensor(0.04))) == pytest.approx(0.2)
 
 
 def test_the_residual_penalty_is_really_in_the_loss():
@@ -90,6 +119,23 @@ def test_the_residual_penalty_is_really_in_the_loss():
     assert not torch.allclose(gradients["heads.0.left.weight"], without["heads.0.left.weight"])
     untrained, _ = run(tiny_hyper(), residual_penalty=1.0)
     torch.testing.assert_close(untrained.loss, run(tiny_hyper())[0].loss)
+
+
+def test_the_residual_penalty_is_the_mean_square_relative_to_the_base():
+    hyper = shake_heads(tiny_hyper(0)).double()
+    images = torch.stack([smooth_image(seed=s) for s in range(2)]).double()
+    losses = [
+        outer_loss(
+            hyper,
+            images,
+            OuterLoss(query_pixels=40, residual_penalty=weight),
+            generator=torch.Generator().manual_seed(0),
+        ).loss
+        for weight in (0.0, 0.5)
+    ]
+    base, made = hyper.base.params, hyper(images)
+    sizes = [(made[n] - base[n]).square().mean() / base[n].square().mean() for n in base]
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * torch.stack(sizes).mean())
 
 
 def test_coordinates_are_scaled_the_same_in_meta_training_and_fitting():

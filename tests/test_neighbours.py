@@ -8,7 +8,7 @@ from conftest import assert_same, smooth_image
 
 from hyperinit import fit_directory, load_image, load_params, save_image
 from hyperinit.base.errors import InputError
-from hyperinit.bench.plan import Plan
+from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import load_init
 from hyperinit.fitting.directory import result_name
 from hyperinit.images.pixels import square_crop
@@ -65,7 +65,7 @@ def test_an_image_is_not_tested_on_its_own_siren(fitted):
         shown = NamedImage.cropped("1.png", photo, size)
         other = NamedImage.cropped("other", smooth_image(SIZE, 9), size)
         with pytest.raises(InputError, match=r"trained on the test image 1\.png"):
-            Plan("tuned", (load(fitted),), (shown,), (other,), 1, protocol)
+            Plan("tuned", (Entry(load(fitted)),), (shown,), (other,), 1, protocol)
 
 
 def test_a_directory_with_a_damaged_siren_is_refused_by_name(fitted, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ from hyperinit.base.errors import InputError
 from hyperinit.images.save import webp
 from hyperinit.record.records import Record, append_record
 from hyperinit.record.thumbnails import Thumbnails, folder_of
-from hyperinit.report.page import headline, page, read_groups, shown
+from hyperinit.report import page as report_page
+from hyperinit.report.headline import headline
+from hyperinit.report.names import shown
+from hyperinit.score.score import GroupScore, score_groups
 
 ERRORS = {
     "paper": {1.0: 0.8, 4.0: 0.08, 16.0: 0.008},
@@ -46,6 +50,14 @@ def made_up(images: tuple[str, ...] = ("cat", "patio")) -> list[Record]:
             found += ladder(init, own, image)
             found += ladder(init, own, f"tuning {image}", track="tuned-lr")
     return found
+
+
+def read_groups(records: list[Record]) -> list[GroupScore]:
+    return report_page.with_tests(score_groups(records))
+
+
+def page(records: list[Record], **options: Any) -> str:
+    return report_page.page(score_groups(records), **options)
 
 
 class Elements(HTMLParser):
@@ -118,10 +130,11 @@ def test_a_single_image_gives_no_interval():
 def test_every_group_is_on_the_page_with_its_curves_and_images():
     seed = {"settings": {**SETTINGS, "batch_pixels": 8192}, "track": "seed"}
     frozen = {"track": "frozen", "settings": {**SETTINGS, "frozen_layers": [0]}}
+    frozen["changes"] = {"frozen_layers": [0]}
     records = [
         *(record("33", mse=1e-3, **seed), record("paper", mse=1e-2, **seed)),
         *ladder("33", ERRORS["33"], track="frozen"),
-        *ladder("33 frozen 0", ERRORS["paper"], **frozen),
+        *ladder("33", ERRORS["paper"], **frozen),
         *made_up(),
     ]
     elements = Elements(page(records))
@@ -132,20 +145,34 @@ def test_every_group_is_on_the_page_with_its_curves_and_images():
     assert len(charts) == 3 * 4
 
 
+def test_titles_name_the_version_and_notes_stand_in_their_section(tmp_path):
+    untuned = [record("33", lr=1e-3, version=2), record("33", lr=1e-4, version=2)]
+    path = tmp_path / "r.jsonl"
+    for one in [*made_up(), *untuned]:
+        append_record(path, one)
+    assert main([str(path), "-o", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    check_self_contained(html)
+    first, second = html.split("<h2>tuned track: ")[1:3]
+    assert "protocol version 2" in first[:80] and "protocol version 1" in second[:80]
+    assert "There are no tuning runs of 33" in first and "no tuning runs" not in second
+    assert "no tuning runs of 33" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_the_same_records_give_the_same_page():
     assert page(made_up()) == page(made_up())
 
 
 def test_no_test_runs_are_no_page():
     with pytest.raises(InputError, match="no records of test runs"):
-        page([one for one in made_up() if one.track == "tuned-lr"])
+        page([one for one in made_up() if one.is_tuning])
 
 
 def with_pictures(path: Path, records: list[Record]) -> Path:
     thumbnails = Thumbnails(folder_of(path))
     for i, one in enumerate(records):
         append_record(path, one)
-        if one.track == "tuned":
+        if not one.is_tuning:
             picture = smooth_image(32, i)
             thumbnails.add(one, *map(webp, (picture, 1 - picture, picture / 2)))
     return path
@@ -194,7 +221,7 @@ def test_a_page_of_many_pictures_stays_below_5_mb(tmp_path):
     thumbnails = Thumbnails(folder_of(path))
     noise = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0))  # hardest to pack
     records = made_up(images)
-    first = next(one for one in records if one.track == "tuned")
+    first = next(one for one in records if not one.is_tuning)
     thumbnails.add(first, *[webp(noise)] * 3)
     (content,) = {file.read_bytes() for file in folder_of(path).iterdir()}
     thumbnails.image = thumbnails.start = thumbnails.end = lambda record: content  # type: ignore[method-assign]

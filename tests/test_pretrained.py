@@ -18,7 +18,7 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import spec_init
-from hyperinit.learn.loop import TrainState, save_state
+from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.network import predict
 from hyperinit.siren.store import file_kind, read_info

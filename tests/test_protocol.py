@@ -9,7 +9,7 @@ import pytest
 from records import record
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import PROTOCOL_VERSION, PROTOCOLS, Protocol
+from hyperinit.record.protocol import PROTOCOL_VERSION, PROTOCOLS, VERSIONS, Protocol
 from hyperinit.record.records import append_record, read_records, to_line
 from hyperinit.score.costs import cost_to_target
 
@@ -81,9 +81,16 @@ def test_a_trial_written_twice_counts_once(tmp_path):
 def test_records_of_another_protocol_version_are_refused_by_line(tmp_path):
     path = tmp_path / "r.jsonl"
     append_record(path, record())
-    append_record(path, record(seed=1, version=PROTOCOL_VERSION + 1))
-    with pytest.raises(InputError, match=rf"r\.jsonl:2: protocol version {PROTOCOL_VERSION + 1}"):
+    unknown = max(VERSIONS) + 1
+    append_record(path, record(seed=1, version=unknown))
+    with pytest.raises(InputError, match=rf"r\.jsonl:2: protocol version {unknown}"):
         read_records(path)
+
+
+def test_records_of_both_known_versions_are_read_side_by_side(tmp_path):
+    for version in VERSIONS:
+        append_record(tmp_path / "r.jsonl", record(version=version))
+    assert [one.version for one in read_records(tmp_path / "r.jsonl")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_everything_that_can_move_a_result_makes_another_trial():
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_named_protocol_is_usable(name):
-    assert Protocol(**PROTOCOLS[name]).version == PROTOCOL_VERSION
+    assert Protocol(**PROTOCOLS[name]).version in VERSIONS
 
 
 def test_the_seed_protocol_is_three_thousand_epochs_of_seven_steps():
@@ -141,5 +148,5 @@ def test_unusable_protocols_are_refused(fields):
 
 def test_what_is_not_a_number_yet_is_read_as_infinite(tmp_path):
     append_record(tmp_path / "r.jsonl", record())
-    assert isnan(record().curve[0][5])
-    assert read_records(tmp_path / "r.jsonl")[0].curve[0][5] == inf
+    assert isnan(record().start.train_mse)
+    assert read_records(tmp_path / "r.jsonl")[0].start.train_mse == inf

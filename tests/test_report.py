@@ -6,6 +6,7 @@ import csv
 import io
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import SETTINGS, ladder, record
@@ -14,9 +15,11 @@ from hyperinit.app.report import main
 from hyperinit.base.errors import InputError
 from hyperinit.inits.markdown import inits_markdown
 from hyperinit.record.records import Record, append_record
+from hyperinit.report import charts, tables
 from hyperinit.report.blocks import update_blocks
-from hyperinit.report.charts import figures, png
-from hyperinit.report.tables import csv_text, markdown, protocol_markdown
+from hyperinit.report.charts import png
+from hyperinit.report.tables import protocol_markdown
+from hyperinit.score.score import score_groups
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,6 +39,18 @@ def records() -> list[Record]:
             found += ladder(init, errors, f"tuning {image}", track="tuned-lr")
     seed = {"settings": {**SETTINGS, "batch_pixels": 8192}, "track": "seed"}
     return [*found, record("33", mse=1e-3, **seed), record("paper", mse=1e-2, **seed)]
+
+
+def markdown(records: list[Record], *options: str) -> str:
+    return tables.markdown(score_groups(records, *options))
+
+
+def csv_text(records: list[Record]) -> str:
+    return tables.csv_text(score_groups(records))
+
+
+def figures(records: list[Record]) -> dict[str, Any]:
+    return charts.figures(score_groups(records))
 
 
 def write(path: Path, records: list[Record]) -> Path:
@@ -71,7 +86,7 @@ def test_no_records_are_no_report():
 
 
 def test_a_run_interrupted_while_tuning_has_a_report_all_the_same(records):
-    tuning = [one for one in records if one.track == "tuned-lr"]
+    tuning = [one for one in records if one.is_tuning]
     assert "no test run yet" in markdown(tuning)
     assert figures(tuning) == {} and len(csv_text(tuning).splitlines()) == 1
 
@@ -138,7 +153,9 @@ RIVALS = "<!-- rivals: a | b | t, ratios to paper -->\n<!-- /rivals -->\n"
 
 def test_two_protocols_and_the_training_stand_side_by_side(tmp_path):
     tuned = [*ladder("paper", {8: 0.01, 16: 4e-4}), *ladder("maml", {8: 0.002, 16: 1e-4})]
-    published = ladder("maml engine=compiled", {500: 0.01, 1000: 4e-4}, track="open")
+    published = ladder(
+        "maml", {500: 0.01, 1000: 4e-4}, track="open", changes={"engine": "compiled"}
+    )
     write(tmp_path / "a.jsonl", tuned)
     write(tmp_path / "b.jsonl", published)
     columns = "init,outer_steps,published_steps,minutes\n"
@@ -214,7 +231,7 @@ def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
 
 def test_committed_documents_agree_with_the_committed_records_and_the_protocol():
     cards = sorted((ROOT / "hyperinit" / "checkpoints").glob("*.md"))
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *cards]
     generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
-    assert generated, "docs/benchmark.md has the protocol in it"
+    assert generated, "docs/reference/protocol.md has the protocol in it"
     assert main(["--check", *map(str, generated)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import inf, nan, sqrt
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from records import SETTINGS, ladder, record
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.records import Record
+from hyperinit.record.records import CurvePoint, Record
 from hyperinit.score.costs import Cost, performance_profile, ratio, solved_share
-from hyperinit.score.score import InitScore, groups, score, score_seed, select_lrs
+from hyperinit.score.groups import groups, select_choices
+from hyperinit.score.score import GroupScore, InitScore, score, score_groups
 
 TARGET = 0.08  # an easy one, so that errors are easy to read
 
@@ -34,6 +36,10 @@ def tuning(init: str, lr: float, errors: list[float], budget: float = 1.0) -> li
 
 
 # Learning rates
+
+
+def select_lrs(records: list[Record]) -> dict[tuple[str, float], float]:
+    return {key: choice.lr for key, choice in select_choices(records).items()}
 
 
 def test_a_rate_is_chosen_by_the_geometric_mean():
@@ -288,21 +294,107 @@ def test_tuning_runs_alone_cannot_be_scored():
 
 def seed_record(init: str, rows: list[tuple[int, float, float]]) -> Record:
     """Rows of (step, grid MSE, training loss)."""
-    curve = tuple((0.1 * step, step, 0.0, mse, 30.0, train) for step, mse, train in rows)
+    curve = tuple(CurvePoint(0.1 * step, step, 0.0, mse, 30.0, train) for step, mse, train in rows)
     settings = {**SETTINGS, "batch_pixels": 8192}
     return record(init, track="seed", curve=curve, settings=settings)
 
 
 def test_the_seed_track_reads_both_errors_off_the_curve():
     rows = [(0, 1.0, nan), (70, 0.09, 0.07), (140, 0.07, 0.019), (700, 1e-3, 7e-4)]
-    (found,) = score_seed([seed_record("33", rows)])
-    assert str(found.train[0.08]) == "10 seed epochs (n=1, 1/1 hit)"
-    assert str(found.grid[0.08]) == "20 seed epochs (n=1, 1/1 hit)"
-    assert found.train[8e-4].median == 100
-    assert str(found.grid[8e-4]) == "> 100 seed epochs (n=1, 0/1 hit)"
+    (found,) = score([seed_record("33", rows)])
+    assert str(found.targets[0.08].train) == "10 seed epochs (n=1, 1/1 hit)"
+    assert str(found.targets[0.08].epochs) == "20 seed epochs (n=1, 1/1 hit)"
+    assert found.targets[8e-4].train.median == 100
+    assert str(found.targets[8e-4].epochs) == "> 100 seed epochs (n=1, 0/1 hit)"
 
 
 def test_the_seed_track_lists_the_fastest_init_first():
     slow = seed_record("paper", [(0, 1.0, nan), (1400, 1e-4, 1e-4)])
     fast = seed_record("33", [(0, 1.0, nan), (700, 1e-4, 1e-4)])
-    assert [found.init for found in score_seed([slow, fast])] == ["33", "paper"]
+    assert [found.init for found in score([slow, fast])] == ["33", "paper"]
+
+
+# Reports over everything there is
+
+
+def only(records: list[Record], **options: Any) -> GroupScore:
+    (found,) = score_groups(records, strict=False, **options)
+    return found
+
+
+def test_several_rates_without_tuning_runs_are_chosen_and_that_is_said():
+    untuned = [record("a", mse=0.5, lr=1e-4), record("a", mse=0.01, lr=1e-3)]
+    tuned = [record("b", mse=0.2, lr=1e-4), record("b", mse=0.1, lr=1e-3)]
+    records = [*untuned, *tuned, *tuning("b", 1e-4, [0.1]), *tuning("b", 1e-3, [0.2])]
+    found = only(records)
+    rates = {s.init: s.rungs[1.0].lr for s in found.inits}
+    assert rates == {"a": 1e-3, "b": 1e-4}  # b's are not chosen on its test runs
+    (note,) = found.notes
+    assert "no tuning runs of a:" in note and "favours" in note
+    assert rates == {s.init: s.rungs[1.0].lr for s in only(records[::-1]).inits}
+
+
+def test_two_makes_of_one_name_are_kept_apart_and_the_reference_keeps_its_name():
+    usual = [one for image in ("a", "b") for one in ladder("33", {1.0: 0.5, 4.0: 0.01}, image)]
+    other = ladder("33", {1.0: 0.9, 4.0: 0.05}, "a", init_facts={"sha256": "x"})
+    found = only([*other, *usual])
+    names = sorted(s.init for s in found.inits)
+    assert names[0] == "33" and re.fullmatch(r"33 \([0-9a-f]{6}\)", names[1])
+    assert by_name(list(found.inits))["33"].runs == usual
+    ratio = by_name(list(found.inits))[names[1]].targets[TARGET].to_reference
+    assert ratio is not None and ratio.to == "33"
+    assert any(f"{names[1]} is not 33" in note for note in found.notes)
+    assert any("own pairs" in note for note in found.notes)  # they have run on different images
+
+
+def test_tuning_runs_of_one_make_choose_for_that_make_alone():
+    facts = {"init_facts": {"sha256": "x"}}
+    lows = [record("a", mse=0.3, lr=1e-4, **facts), record("a", mse=0.2, lr=1e-3, **facts)]
+    mine = [record("a", mse=0.3, lr=1e-4, image="b"), record("a", mse=0.2, lr=1e-3, image="b")]
+    tuned = [
+        record("a", "t", mse=mse, lr=lr, track="tuned-lr", **more)
+        for more, errors in ((facts, (0.1, 0.2)), ({}, (0.2, 0.1)))
+        for lr, mse in zip((1e-4, 1e-3), errors, strict=True)
+    ]
+    found = only([*lows, *mine, *tuned])
+    assert {s.runs[0].image_hash: s.rungs[1.0].lr for s in found.inits} == {"cat": 1e-4, "b": 1e-3}
+
+
+def test_versions_of_the_protocol_never_mix():
+    old = [*ladder("33", {1.0: 0.5}), *ladder("22", {1.0: 0.4})]
+    new = [*ladder("33", {1.0: 0.1}, version=2), *ladder("22", {1.0: 0.3}, version=2)]
+    first, second = score_groups([*old, *new])
+    assert (first.group.workload.version, second.group.workload.version) == (1, 2)
+    assert all(run.version == 2 for s in second.inits for run in s.runs)
+    with pytest.raises(InputError, match="different workloads"):
+        score([*old, *new])
+
+
+def test_version_2_chooses_the_batch_too_and_compares_across_batches():
+    def at(image: str, batch: int, mse: float, **more: Any) -> Record:
+        settings = {**SETTINGS, "batch_pixels": batch}
+        return record("33", image, mse=mse, settings=settings, version=2, **more)
+
+    records = [
+        *(at("t", 2048, 0.2, track="tuned-lr"), at("t", 256, 0.1, track="tuned-lr")),
+        *(at("cat", 2048, 0.01), at("cat", 256, 0.02)),
+        record("22", mse=0.3, settings={**SETTINGS, "batch_pixels": 1024}, version=2),
+    ]
+    (found,) = score_groups(records)
+    rungs = {s.init: s.rungs[1.0] for s in found.inits}
+    assert rungs["33"].mse == pytest.approx(0.02)  # as was best on the tuning image
+    assert str(rungs["33"].choice) == "0.0005, batch_pixels 256"
+    assert set(rungs) == {"22", "33"}
+
+
+def test_sections_are_by_track_size_and_version():
+    small = {**SETTINGS, "image_size": 96}
+    records = [
+        *(record(track="open"), record(settings=small), record(), record(version=2)),
+        record(track="of my own"),
+    ]
+    order = [found.workload for found in sorted(groups(records), key=lambda g: g.workload.order)]
+    assert [(w.track.name, w.image_size, w.version) for w in order] == [
+        *(("tuned", 224, 2), ("tuned", 224, 1), ("tuned", 96, 1), ("open", 224, 1)),
+        ("of my own", 224, 1),
+    ]

@@ -17,7 +17,7 @@ from hyperinit.images.coords import COORD_STD
 from hyperinit.inits.rules import NAMED_INITS, PAPER_INIT, BiasRule, WeightRule, sample_params
 from hyperinit.siren.network import Params, apply, param_shapes
 
-README = Path(__file__).parent.parent / "README.md"
+INITS_PAGE = Path(__file__).parent.parent / "docs" / "reference" / "inits.md"
 OUTPUT = 5  # index of the linear layer of the 5 x 256 network
 
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
@@ -235,11 +235,11 @@ def test_a_mistyped_row_is_suggested() -> None:
         row("papr")
 
 
-def test_the_package_prints_the_table_that_the_readme_has(
+def test_the_package_prints_the_table_that_the_page_of_inits_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """After a change that is meant: `python scripts/report.py --update README.md`."""
+    """After a change that is meant: `python scripts/report.py --update docs/reference/inits.md`."""
     runpy.run_module("baselines", run_name="__main__")
     table = capsys.readouterr().out
     assert "| 33 |" in table
-    assert f"\n<!-- inits -->\n{table}<!-- /inits -->\n" in README.read_text(encoding="utf-8")
+    assert f"\n<!-- inits -->\n{table}<!-- /inits -->\n" in INITS_PAGE.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import torch
 from conftest import smooth_image
 from PIL import Image
 
-from hyperinit.bench.plan import Plan
+from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.run import open_records, run
 from hyperinit.images.save import webp
 from hyperinit.inits.rules import named_init
@@ -30,7 +30,7 @@ PROTOCOL = Protocol(
 
 def make_plan() -> Plan:
     images = [NamedImage.cropped(f"image {i}", smooth_image(20, i), 16) for i in range(2)]
-    inits = [spec_init(name, named_init(name), 16, 2) for name in ("paper", "33")]
+    inits = [Entry(spec_init(name, named_init(name), 16, 2)) for name in ("paper", "33")]
     return Plan("tuned", tuple(inits), (images[0],), (images[1],), 2, PROTOCOL)
 
 
@@ -40,7 +40,7 @@ def test_a_benchmark_keeps_pictures_of_one_seed_and_the_shown_budgets(tmp_path):
         records = list(run(make_plan(), file))
     thumbnails = Thumbnails(folder_of(path))
     for record in records:
-        kept = (record.track, record.seed) == ("tuned", 0) and record.budget_epochs in (1, 4)
+        kept = (record.is_tuning, record.seed) == (False, 0) and record.budget_epochs in (1, 4)
         assert (thumbnails.end(record) is not None) == kept
         if kept:
             assert thumbnails.start(record) and thumbnails.image(record)

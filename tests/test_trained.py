@@ -23,7 +23,8 @@ from hyperinit.images.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coord
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, sample_params
 from hyperinit.learn.images import fixed_squares
-from hyperinit.learn.loop import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.learn.loop import Stop, train, train_step
+from hyperinit.learn.state import load_state, new_state, save_state
 from hyperinit.learn.tracking import open_tracker, read_log
 from hyperinit.siren.network import Params, apply
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
@@ -247,6 +248,14 @@ def test_meta_sgd_learns_a_step_size_for_every_parameter_and_step():
     assert rates.std() > 0
     (first, *_) = state.model.step_sizes()
     assert first["layers.0.weight"].shape == (settings.width, 2)
+
+
+def test_a_learned_inits_start_has_its_cost_and_rate():
+    model, _ = fresh("meta-sgd", inner_lr=0.01)
+    model.config = replace(model.config, lr_factor=2.0)
+    start = model.start(IMAGES[0], seed=3)
+    assert_same(start.params, model.generate(IMAGES[0], seed=3))
+    assert (start.epochs, start.lr_factor) == (3 * 64 / 256, 2.0)
 
 
 # Reptile
@@ -498,7 +507,7 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
     [
         (["strianer"], "did you mean 'strainer'"),
         ([], "unknown rival ''"),
-        (["maml", "--inner-lr", "0"], "inner_lr must be positive"),
+        (["maml", "--inner-lr", "0"], "--inner-lr must be above 0"),
         (["reptile", "--inner-steps", "0"], "at least 1"),
         (["snp", "--noise", "pink"], "--noise must be one of uniform"),
         (["snp", "--base-init", "34"], "unknown init"),
@@ -539,7 +548,9 @@ def test_a_rival_can_start_from_another_init_at_another_frequency():
 
 
 def test_the_document_has_every_rival_and_its_source():
-    text = (Path(__file__).parent.parent / "docs" / "rivals.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "rivals.md").read_text(
+        encoding="utf-8"
+    )
     for name, row in {**RULES, **RIVALS}.items():
         assert f"`{name}`" in text
         for paper in re.findall(r"arXiv (\d{4}\.\d{5})", row.source):

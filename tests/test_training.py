@@ -11,7 +11,8 @@ from conftest import smooth_image
 from hyperinit.base.errors import InputError
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.learn import loop as outer
-from hyperinit.learn.loop import Stop, load_state, new_state, save_state, train, train_step
+from hyperinit.learn.loop import Stop, train, train_step
+from hyperinit.learn.state import load_state, new_state, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import open_tracker, read_log
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
@@ -113,6 +114,34 @@ def test_training_lowers_the_loss():
     images = torch.stack([smooth_image(seed=0), smooth_image(seed=1)])
     losses = [train_step(state, config, images)["train/loss"] for _ in range(200)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+def test_a_step_whose_gradient_explodes_changes_nothing_and_the_next_one_does():
+    config = replace(TINY, skip_norm=5.0, warmup_steps=0)
+    state, images = new_state(HYPERNETWORK, config), Images().batch(0, 2)
+
+    def weights():
+        return [value.detach().clone() for value in state.model.parameters()]
+
+    train_step(state, config, images)
+    usual, before, loss = state.usual_norm, weights(), state.task.loss
+
+    def exploding(*arguments):
+        result = loss(*arguments)
+        return replace(result, loss=1000 * result.loss)
+
+    state.task = replace(state.task, loss=exploding)
+    metrics = train_step(state, config, images)
+    assert metrics["train/skipped_in_a_row"] == 1 and state.step == 2
+    assert state.usual_norm == usual and all(map(torch.equal, weights(), before))
+    state.task = replace(state.task, loss=loss)
+    assert train_step(state, config, images)["train/skipped_in_a_row"] == 0
+    assert not all(map(torch.equal, weights(), before))
+    # Without the rule the same step is taken.
+    state.task = replace(state.task, loss=exploding)
+    before = weights()
+    train_step(state, replace(config, skip_norm=None), images)
+    assert not all(map(torch.equal, weights(), before))
 
 
 def test_the_checkpoint_gives_the_trained_hypernetwork_and_its_manifest(tmp_path):

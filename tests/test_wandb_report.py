@@ -20,6 +20,7 @@ from hyperinit.images.save import webp
 from hyperinit.record.records import Record, append_record
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.wandb_report import Destination, Story, spec
+from hyperinit.score.score import score_groups
 
 ERRORS = {
     "paper": {1.0: 0.8, 4.0: 0.08, 16.0: 0.008},
@@ -61,6 +62,10 @@ def made_up() -> list[Record]:
     ]
 
 
+def story() -> Story:
+    return Story.of(score_groups(made_up()))
+
+
 def stored(path: Path, *, pictures: bool = True) -> Path:
     for i, one in enumerate(made_up()):
         append_record(path, one)
@@ -73,7 +78,7 @@ def stored(path: Path, *, pictures: bool = True) -> Path:
 
 def test_the_specification_holds_run_sets_charts_and_tables_without_a_server():
     pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
-    content = json.loads(spec(Story(made_up()), TO))
+    content = json.loads(spec(story(), TO))
     assert (content["entity"], content["project"]) == ("me", "proj")
     blocks = content["spec"]["blocks"]
     (grid,) = (block for block in blocks if block["type"] == "panel-grid")
@@ -81,13 +86,13 @@ def test_the_specification_holds_run_sets_charts_and_tables_without_a_server():
     kinds = [panel["viewType"] for panel in panels]
     assert kinds == ["Run History Line Plot"] * 2 + ["Bar Chart", "Media Browser"]
     tables = [block["content"] for block in blocks if block["type"] == "markdown-block"]
-    assert tables[-1] == Story(made_up()).markdown and "<b>" not in "".join(tables)
+    assert tables[-1] == story().markdown and "<b>" not in "".join(tables)
 
 
 def test_where_the_private_method_has_changed_the_tables_are_left(monkeypatch):
     pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
     monkeypatch.setattr("hyperinit.report.wandb_report.build", lambda *_, **__: object())
-    assert json.loads(spec(Story(made_up()), TO))["spec"]["markdown"] == Story(made_up()).markdown
+    assert json.loads(spec(story(), TO))["spec"]["markdown"] == story().markdown
 
 
 def test_without_a_key_the_specification_is_written_and_the_command_to_publish_is_said(
@@ -120,7 +125,7 @@ def test_a_missing_extra_is_one_line(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(InputError, match=r"pip install 'hyperinit\[report\]'"):
-        spec(Story(made_up()), TO)
+        spec(story(), TO)
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hyperinit.bench.run import RecordFile
     from hyperinit.bench.trial import Trial
     from hyperinit.record.records import CurvePoint, Record
+    from hyperinit.score.score import GroupScore
 
 TRACK_NAMES = ("tuned", "seed", "open", "frozen")
 DEFAULT_INITS: dict[str, Sequence[str]] = {"frozen": ("33",)}  # of the other tracks:
@@ -164,6 +165,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
     from hyperinit.bench.run import open_records
     from hyperinit.report.tables import markdown
+    from hyperinit.score.score import score_groups
 
     if arguments.list:
         print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
@@ -191,8 +193,9 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         if arguments.verify is not None:
             return check(plan, file, arguments.verify)
         records = measure(plan, file)
-    print(markdown(records))
-    draw(records, out)
+    scores = score_groups(records)
+    print(markdown(scores))
+    draw(scores, out)
     return 0
 
 
@@ -221,11 +224,11 @@ def chart_of(out: Path) -> Path:
     return out.with_suffix(".png")
 
 
-def draw(records: Sequence[Record], out: Path) -> None:
+def draw(scores: Sequence[GroupScore], out: Path) -> None:
     """Writes the chart of records beside them; where that fails, a line says so."""
     from hyperinit.report.charts import figures, png
 
-    chart, figure = chart_of(out), next(iter(figures(records).values()))
+    chart, figure = chart_of(out), next(iter(figures(scores).values()))
     try:
         write_atomically(chart, png(figure))
     except InputError as error:
@@ -253,7 +256,7 @@ def measure(plan: Plan, file: RecordFile) -> list[Record]:
             records.append(record)
             done += record.budget_epochs
             running.pop(record.trial, None)
-            bar.set_description_str(f"{record.init} {record.budget_epochs:g}", refresh=False)
+            bar.set_description_str(f"{record.label} {record.budget_epochs:g}", refresh=False)
             bar.update(done + sum(list(running.values())) - bar.n)
     return records
 
@@ -269,7 +272,7 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
         print(
-            f"{old.init}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
+            f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
             f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
         )
     same = sum(difference <= SAME for difference in differences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.bench.trial import Trial
 from hyperinit.images.save import webp
@@ -21,11 +23,14 @@ from hyperinit.record.records import Record, to_line
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.charts import png
 from hyperinit.report.tables import at_best_lr, comparison_table
-from hyperinit.score.score import lr_at, select_lrs
+from hyperinit.score.groups import choice_at, select_choices
 from hyperinit.siren.network import preview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,9 @@ def run_comparison(
         ]
         records: list[Record] = []
         for budget in sorted(protocol.budgets_epochs):
-            best = lr_at(select_lrs(records, average=fmean), init.name, budget)
-            lrs = protocol.lrs if budget in protocol.tuned_budgets else (best,)
+            best = choice_at(select_choices(records, average=fmean), init.name, budget)
+            tuned = budget in protocol.tuned_budgets
+            lrs = protocol.lrs if tuned or best is None else (best.lr,)
             for lr, (i, shown) in itertools.product(lrs, enumerate(images)):
                 trial = Trial(init, shown, protocol, budget, lr, seed + i)
                 record, result = trial.run()
@@ -71,22 +77,43 @@ def run_comparison(
                 yield ShownFit(record, starts[i], preview(result.params, shown.image))
 
 
-def write_comparison(fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path) -> str:
-    """Writes comparison.md, .jsonl, .png and thumbnails into a directory; returns the table."""
+def free_name(out: Path) -> str:
+    """The first of comparison, comparison-2, ... that a directory does not have yet."""
+    names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
+    return next(name for name in names if not (out / f"{name}.jsonl").exists())
+
+
+def write_comparison(
+    fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path, name: str = "comparison"
+) -> str:
+    """Writes NAME.md, .jsonl, .png and thumbnails into a directory; returns the table.
+
+    Pictures that cannot be made or written are a warning: the numbers are there.
+    """
     records = [fit.record for fit in fits]
     table = comparison_table(records)
     lines = "".join(to_line(record) + "\n" for record in records)
-    write_atomically(out / "comparison.md", table.encode())
-    write_atomically(out / "comparison.jsonl", lines.encode())
-    write_atomically(out / "comparison.png", png(comparison_figure(fits, images)))
-    thumbnails = Thumbnails(folder_of(out / "comparison.jsonl"))
+    write_atomically(out / f"{name}.jsonl", lines.encode())
+    write_atomically(out / f"{name}.md", table.encode())
+    try:
+        _write_pictures(fits, images, out, name)
+    except (InputError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        _logger.warning("no pictures of the comparison (%s); its numbers are written", reason)
+    return table
+
+
+def _write_pictures(
+    fits: Sequence[ShownFit], images: Sequence[NamedImage], out: Path, name: str
+) -> None:
+    write_atomically(out / f"{name}.png", png(comparison_figure(fits, images)))
+    thumbnails = Thumbnails(folder_of(out / f"{name}.jsonl"))
     shown = {image.hash: image.image for image in images}
-    chosen = {record.trial for record in at_best_lr(records)}
+    chosen = {record.trial for record in at_best_lr([fit.record for fit in fits])}
     for fit in fits:
         if fit.record.trial in chosen:
             pictures = (shown[fit.record.image_hash], fit.start, fit.end)
             thumbnails.add(fit.record, *map(webp, pictures))
-    return table
 
 
 def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) -> Figure:
@@ -97,7 +124,7 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
     chosen = {record.trial for record in at_best_lr(fit.record for fit in fits)}
     fits = [fit for fit in fits if fit.record.trial in chosen]
     fits.sort(key=lambda fit: fit.record.budget_epochs)
-    inits = list(dict.fromkeys(fit.record.init for fit in fits))
+    inits = list(dict.fromkeys(fit.record.label for fit in fits))
     budgets = sorted({fit.record.budget_epochs for fit in fits})
     columns = 1 + len(inits) * (1 + len(budgets))
     figure = Figure(figsize=(0.9 * columns, 0.9 * len(images) + 0.4), layout="constrained")
@@ -105,7 +132,7 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
     for row, (axes, image) in enumerate(zip(grid, images, strict=True)):
         cells = [("image", image.image)]
         for init in inits:
-            own = [f for f in fits if (f.record.init, f.record.image) == (init, image.name)]
+            own = [f for f in fits if (f.record.label, f.record.image) == (init, image.name)]
             cells.append((f"{init}\nstep 0", own[0].start))
             cells += [(f"{init}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
         for axis, (title, picture) in zip(axes, cells, strict=True):

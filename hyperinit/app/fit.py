@@ -70,7 +70,7 @@ def _add_init(parser: Parser) -> None:
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
         f"--omega-0) (default: {DEFAULT_INIT})",
     )
-    add("--width", type=int, default=256, help="of a hand-designed init (256)")
+    add("--width", type=int, help="of a hand-designed init (256; more for large images)")
     add("--depth", type=int, default=5, help="of a hand-designed init (5)")
     add("--omega-0", type=float, metavar="X", help="of a hand-designed init (its own, mostly 30)")
     add("--index", type=int, help="which SIREN of a FILE with several")
@@ -92,15 +92,15 @@ def _add_fit(parser: Parser) -> None:
     add(
         "--lr",
         type=float,
-        help="learning rate (0.128 / width; half of it where that suits the init better)",
+        help="learning rate (what suits image, network, budget and init)",
     )
-    add("--batch-pixels", type=int, help="pixels per step (an eighth of the image, 256 to 1024)")
+    add("--batch-pixels", type=int, help="pixels per step (a 64th of the image, 64 to 1024)")
     add(
         "--fit",
         nargs="+",
         default=[],
         metavar="K=V",
-        help="other fields of FitConfig, such as sampler=residual or engine=compiled",
+        help="other fields of FitConfig, such as optimizer=soap or sampler=pixels",
     )
 
 
@@ -114,6 +114,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     from hyperinit.siren.device import choose_device
 
     named = inits_for_fit(arguments.init, arguments.omega_0)
+    arguments.width = arguments.width or _width(arguments)
     sizes = arguments.width, arguments.depth
     init = load_init(arguments.init, named, *sizes, index=arguments.index)
     device = choose_device(arguments.device)
@@ -122,13 +123,29 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     return fit_image(arguments, init, config, device)
 
 
+def _width(arguments: argparse.Namespace) -> int:
+    """The width that suits the image, or the size that all images of a directory are given.
+
+    Raises:
+        InputError: the image cannot be read.
+    """
+    from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
+    from hyperinit.images.decode import load_sized
+
+    if arguments.size is not None:
+        return suitable_width(arguments.size[0] * arguments.size[1], arguments.depth)
+    if arguments.init == "hyper" or arguments.image.is_dir():
+        return MIN_WIDTH
+    return suitable_width(load_sized(arguments.image, None)[0].numel(), arguments.depth)
+
+
 def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
     """The fit that a command line asks for.
 
     Raises:
         InputError: an option is unknown, has a flag of its own, or its value is out of range.
     """
-    from hyperinit.fitting.config import FAST, FitConfig, fit_options
+    from hyperinit.fitting.config import FitConfig, fit_options
 
     for pair in arguments.fit:
         name, _, value = pair.partition("=")
@@ -148,7 +165,7 @@ def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
         "batch_pixels": arguments.batch_pixels,
         "seed": arguments.seed,
     }
-    return FitConfig(**{**FAST, **own, **fit_options(arguments.fit, DECLARED)})
+    return FitConfig(**{**own, **fit_options(arguments.fit, DECLARED)})
 
 
 def fit_image(arguments: argparse.Namespace, init: Init, config: FitConfig, device: Any) -> int:
@@ -172,6 +189,7 @@ def fit_image(arguments: argparse.Namespace, init: Init, config: FitConfig, devi
     image = image.to(device)
     start = init.start(image, arguments.seed)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
+    config = replace(config, batch_pixels=config.step_pixels(image[0].numel()))
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts["images"] = [image_facts(arguments.image.name, image)]
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
@@ -212,8 +230,11 @@ def _fit_budget(
             f" {first.mse:.3g}): try --lr below {result.lr:g}"
         )
     facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
+    facts |= {"collapses": list(result.collapses)}
     _write(arguments, result.params, image, facts)
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
+    if result.collapses and not result.restarts:
+        restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
     return (
         f"{name}: from {facts['init']}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
         f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
@@ -229,6 +250,7 @@ def _fit_to_target(
     facts: dict[str, Any],
 ) -> str:
     """Fits until the error is as low as wanted; what improved is written even if it is not."""
+    from hyperinit.fitting.suits import width_for
     from hyperinit.fitting.target import fit_to_target
     from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
     from hyperinit.siren.network import predict
@@ -243,9 +265,10 @@ def _fit_to_target(
     outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
     cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
     if not result.reached:
+        width = width_for(result.params.config, result.mse, target)
         raise InputError(
             f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost}; "
-            "raise --budget-epochs or --width"
+            f"raise --budget-epochs, or --width to about {width}"
         )
     return f"{name}: from {facts['init']}, {outcome}, {cost}"
 

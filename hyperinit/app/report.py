@@ -29,8 +29,9 @@ from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
 from hyperinit.report.charts import figures, png
 from hyperinit.report.page import page
-from hyperinit.report.tables import csv_text, markdown
+from hyperinit.report.tables import csv_text
 from hyperinit.report.wandb_report import Destination, Story, logged_in, publish, spec
+from hyperinit.score.score import score_groups
 
 RECORDS_DIR = Path("baselines") / "records"
 
@@ -106,20 +107,21 @@ def write_report(
 ) -> Story:
     """Writes index.html, report.md, report.csv and charts of record files into a directory."""
     records = read_records(paths)
-    text = markdown(records, reference, tune_on_test=tune_on_test)
+    scores = score_groups(records, reference, tune_on_test=tune_on_test, strict=False)
     thumbnails = Thumbnails([folder_of(path) for path in paths])
-    html = page(records, reference, tune_on_test=tune_on_test, thumbnails=thumbnails, sources=paths)
+    story = Story.of(scores, thumbnails)
+    html = page(scores, thumbnails=thumbnails, sources=paths)
+    text = story.markdown
     make_directory(out)
     write_atomically(out / "index.html", html.encode())
-    for name, figure in figures(records, reference, tune_on_test=tune_on_test).items():
+    for name, figure in figures(scores).items():
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
-    csv = csv_text(records, reference, tune_on_test=tune_on_test)
-    write_atomically(out / "report.csv", csv.encode(errors="replace"))
+    write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
     write_atomically(out / "report.md", text.encode(errors="replace"))
     done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
     print(done, file=sys.stderr)
-    return Story(records, reference, tune_on_test, thumbnails)
+    return story
 
 
 def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now: bool) -> None:

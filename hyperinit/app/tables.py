@@ -27,10 +27,11 @@ def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     arguments = score_parser(prog).parse_args(argv)
     from hyperinit.record.records import read_records
     from hyperinit.report.tables import markdown
+    from hyperinit.score.score import score_groups
 
     records = read_records(arguments.records)
-    text = markdown(records, arguments.reference, tune_on_test=arguments.tune_on_test)
-    print(text.rstrip("\n"))
+    scores = score_groups(records, arguments.reference, tune_on_test=arguments.tune_on_test)
+    print(markdown(scores).rstrip("\n"))
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from hyperinit.app.compare import comparison_size, run_comparison, write_comparison
+from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory
@@ -21,17 +21,19 @@ from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_d
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.loop import (
-    Batches,
-    LoopConfig,
-    Stop,
-    Task,
-    TrainingImages,
-    TrainState,
-    load_state,
-    new_state,
-    train,
+from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.loop import Stop, train
+from hyperinit.learn.rundir import (
+    CONFIG_NAME,
+    LOCK_NAME,
+    MAY_CHANGE,
+    check_same_images,
+    check_vacant,
+    checkpoint_to_resume,
+    clear,
+    with_absolute_data,
 )
+from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
 from hyperinit.photos.load import load
 from hyperinit.photos.photographs import Photographs
@@ -110,23 +112,24 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
     if arguments.resume:
         # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
         # only what cannot move a result may be given anew.
-        state, config, info = load_state(arguments.resume / CHECKPOINT_NAME, task)
+        checkpoint = checkpoint_to_resume(arguments.resume)
+        state, config, info = load_state(checkpoint, task)
         given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
-        extra = set(given) - {"resume", "device", "time_limit_min", "checkpoint_sec", "wandb"}
+        extra = set(given) - MAY_CHANGE - {"resume", "device"}
         if extra:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
             raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
         arguments.preset = "as stored"
         config = resolve(task.config, arguments, {"as stored": to_dict(config)})
-        run_dir = arguments.resume
+        run_dir = checkpoint.parent
     else:
         arguments.preset = arguments.preset or "default"
         config = resolve(task.config, arguments, program.presets)
         name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
         run_dir, state, info = arguments.out or Path("runs") / name, None, {}
-        if run_dir.exists() and any(run_dir.iterdir()):
-            raise InputError(f"{run_dir} is not empty: choose another --out, or --resume it")
+        check_vacant(run_dir)
         check_directory(run_dir, may_be_made=True)
+    config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return run(program, config, run_dir, state, info.get("train_hashes"), device)
 
@@ -146,13 +149,8 @@ def run(
         train_hashes: The images that a resumed run was trained on so far.
         device: Where to train and compare.
     """
-    photos = load(
-        config.data,
-        keep_side=4 * config.size,
-        held_out_fraction=config.held_out_fraction,
-        weights=config.folder_weights,
-        limit=config.data_limit,
-    )
+    comparison_protocol(config)  # what is wrong there is said before the work is done
+    photos = _photographs(config, resumed=state is not None)
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
     crops = squares_and_quarters(photos.held_out, config.size, config.compare_images)
@@ -162,11 +160,12 @@ def run(
         f"{len(photos.skipped)} skipped"
     )
     images = _on_device(program.images(photos, config), device)
-    if train_hashes is not None and train_hashes != images.hashes:
-        raise InputError(f"{config.data}: not the training images this run began with")
+    check_same_images(config, train_hashes, images.hashes)
     make_directory(run_dir)
-    with exclusive(run_dir / ".lock"):
-        write_atomically(run_dir / "config.toml", to_toml(config).encode())
+    with exclusive(run_dir / LOCK_NAME):
+        if state is None:
+            clear(run_dir)
+        write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
         resume_step = None if state is None else state.step
         tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
         exit_code = 1
@@ -181,12 +180,28 @@ def run(
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
-        except KeyboardInterrupt:  # while comparing; the checkpoint is written
+        except KeyboardInterrupt:  # a second one, or while comparing: the last checkpoint stands
             exit_code = 130
-            say(f"stopped; compare with --resume {run_dir}")
+            say(f"stopped at once; go on with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
     return exit_code
+
+
+def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
+    """What a run trains on and is measured on."""
+    try:
+        return load(
+            config.data,
+            keep_side=4 * config.size,
+            held_out_fraction=config.held_out_fraction,
+            weights=config.folder_weights,
+            limit=config.data_limit,
+        )
+    except InputError as error:
+        if not resumed:
+            raise
+        raise InputError(f"{error}; say with --data where the run's images are now") from error
 
 
 @dataclass(frozen=True)
@@ -255,22 +270,40 @@ def compare(
     run_dir: Path,
     tracker: Tracker,
 ) -> None:
-    """Fits the held-out images from every init, and prints and writes the table."""
-    protocol = Protocol(
-        image_size=config.size,
-        width=config.width,
-        depth=config.depth,
-        budgets_epochs=config.compare_budgets,
-        lrs=config.compare_lrs,
-        # The best rate of a learned start rises with the budget: every budget has its own choice.
-        lr_budget_epochs=max(config.compare_budgets),
-    )
+    """Fits the held-out images from every init, and prints and writes the table.
+
+    A comparison that is there already stays: the next one is comparison-2.
+    """
+    protocol = comparison_protocol(config)
     inits = [spec_init(n, spec, config.width, config.depth) for n, spec in NAMED_INITS.items()]
     inits.append(init)
     fits = run_comparison(inits, held_out, protocol, seed=config.seed)
     total = comparison_size(len(inits), len(held_out), protocol)
-    table = write_comparison(list(progress(fits, total=total, desc="comparing")), held_out, run_dir)
+    done = list(progress(fits, total=total, desc="comparing"))
+    name = free_name(run_dir)
+    table = write_comparison(done, held_out, run_dir, name)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
-    tracker.log_table("comparison", rows[0], rows[2:])
+    tracker.log_table(name, rows[0], rows[2:])
     print(table)
-    say(f"the same as {run_dir}/comparison.md, with comparison.jsonl and comparison.png")
+    say(f"the same as {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
+
+
+def comparison_protocol(config: LoopConfig) -> Protocol:
+    """What a run's comparison measures.
+
+    Raises:
+        InputError: a setting of it is out of range.
+    """
+    try:
+        return Protocol(
+            image_size=config.size,
+            width=config.width,
+            depth=config.depth,
+            budgets_epochs=config.compare_budgets,
+            lrs=config.compare_lrs,
+            # The best rate of a learned start rises with the budget: each budget has its own.
+            lr_budget_epochs=max(config.compare_budgets, default=1.0),
+        )
+    except InputError as error:
+        reason = str(error).replace("budgets_epochs", "compare_budgets")
+        raise InputError(reason if reason.startswith("compare") else f"compare_{reason}") from error

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import hashlib
+import logging
 import os
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
 
 from hyperinit.base.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+# What a file system answers that has no locks, such as some network mounts. Everything else that
+# is not "held by another process" is an error to report.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+# Where a temporary file cannot be locked, one that nobody has written to for so long is nobody's.
+LEFT_OVER_SEC = 3600.0
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
@@ -17,33 +36,95 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: no locks there
-    fcntl = None  # type: ignore[assignment]
-
-
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replaces a file with new content, or leaves it exactly as it was.
+
+    The new file has the mode that the process's umask gives. What a process killed in here leaves
+    behind is a hidden temporary file, which the next write of the same path removes.
 
     Raises:
         InputError: the directory is missing, read-only or full; no partial file stays behind.
     """
     path = Path(path)
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        temporary, file = _open_temporary(path)
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own mode is for secrets
-        os.replace(temporary, path)
-    except OSError as error:
+            if fcntl is not None:  # before its lock goes
+                os.replace(temporary, path)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(temporary, path)
+    except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+                temporary.unlink()
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise InputError(f"cannot write {shown_path(path)}: {reason}") from error
+        raise
+
+
+def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new, hidden file beside `path`, locked while it is open.
+
+    Its name depends on `path` alone, so that one which a killed process left is found again; the
+    lock tells it from one that is being written, beside which the next free number is taken.
+    """
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    number = 0
+    while True:
+        temporary = path.with_name(f".{path.name[:32]}-{digest}-{number}.tmp")
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115  the caller closes it
+        except FileExistsError:
+            if not _remove_left_over(temporary):
+                number += 1
+            continue
+        # Another writer may have taken the file, not locked yet, for a left-over.
+        if _lock(file) is not False and _is_at(file, temporary):
+            return temporary, file
+        file.close()
+
+
+def _remove_left_over(temporary: Path) -> bool:
+    """Removes a temporary file unless a process is writing it; False if one is."""
+    try:
+        with open(temporary, "rb") as file:
+            locked = _lock(file)
+            if locked is None:
+                locked = time.time() - os.fstat(file.fileno()).st_mtime > LEFT_OVER_SEC
+            # Its writer may have renamed it since, and the next one have made the next file.
+            if locked and fcntl is not None and _is_at(file, temporary):
+                temporary.unlink()
+        if locked and fcntl is None:  # Windows removes no open file
+            temporary.unlink()
+        return locked
+    except FileNotFoundError:
+        return True
+    except OSError:  # another user's, perhaps
+        return False
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: IO[bytes]) -> bool | None:
+    """Locks an open file until it is closed; False if it is locked, None if there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
 
 
 def make_directory(path: str | Path) -> None:
@@ -55,26 +136,46 @@ def make_directory(path: str | Path) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot create {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot create {shown_path(path)}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
     """Holds a lock file for the block, so that two processes never write to one place.
 
-    The lock goes with the process that holds it, however that ends; the empty file stays.
+    The lock goes with the process that holds it, however that ends; the empty file stays. On a
+    file system without locks the block runs without one, after one warning on the log "hyperinit",
+    which Python prints on stderr where a program has not arranged otherwise.
 
     Raises:
         InputError: another process holds it, or it cannot be created.
     """
+    path = Path(path)
+    if not path.parent.is_dir():  # which filelock would create
+        raise InputError(f"cannot write {shown_path(path)}: no such directory")
+    # Marker files instead of locks would be left behind, and refuse, where a process was killed.
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
-        file = open(path, "ab")  # noqa: SIM115  closed below
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{shown_path(path)}: another process is writing here") from error
+    except NotImplementedError:
+        _warn_of_no_locks(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"{path}: another process is writing here") from error
+        if error.errno not in NO_LOCKS:
+            reason = error.strerror or error
+            raise InputError(f"cannot write {shown_path(path)}: {reason}") from error
+        _warn_of_no_locks(path)
+    try:
         yield
+    finally:
+        if lock.is_locked:
+            lock.release()
+
+
+@functools.cache  # once for each place
+def _warn_of_no_locks(path: Path) -> None:
+    logging.getLogger("hyperinit").warning(
+        "%s: this file system has no locks; take care that no other process writes here",
+        shown_path(path),
+    )

@@ -3,22 +3,27 @@
 The dataclass is the only description: flags, `--help`, checks and the commented TOML of
 `--print-config` all follow from its fields, which are flat and of the types int, float, str, bool,
 Literal, tuple[..., ...] of these, or one of them or None. A file or a flag writes None as "none".
+Limits are declared beside the default. They hold however an instance is made, if its class calls
+`check`; what comes from a preset, a file or a flag is refused with the name of its source.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import difflib
+import functools
 import json
+import math
+import numbers
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, did_you_mean, unknown_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -34,7 +39,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 Presets = Mapping[str, Mapping[str, Any]]  # preset name -> the fields that differ from the defaults
 
 # Type -> (what it is called in errors, what it is called in --help).
-_KINDS = {
+_KINDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "N"),
     float: ("a finite number", "X"),
     str: ("text", "TEXT"),
@@ -42,72 +47,140 @@ _KINDS = {
 }
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a config dataclass: its default, and one line for `--help` and the TOML file."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(
+    default: Any,
+    help: str = "",
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of a config dataclass: its default, and one line for `--help` and the TOML file.
+
+    `at_least`, `above` and `below` limit the number, or every number of a tuple.
+    """
+    bounds = {"at least": at_least, "above": above, "below": below}
+    limits = {words: bound for words, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
 
-def _split_none(hint: Any) -> tuple[Any, bool]:
-    """`int | None` -> (int, True); any other type -> (itself, False)."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return hint, True
-    return hint, False
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """A field of a config dataclass, its type taken apart."""
+
+    default: Any
+    help: str
+    kind: type  # int, float, str or bool: of the value, of a tuple's items, of a Literal's choices
+    choices: tuple[Any, ...]  # of a Literal; else ()
+    is_list: bool
+    optional: bool
+    limits: Mapping[str, float]  # "at least", "above" or "below" -> bound
 
 
-def _checked(hint: Any, value: Any, name: str) -> Any:
-    """A value from outside as its field's type; `name` says in errors where it comes from."""
-    plain, optional = _split_none(hint)
-    origin, args = typing.get_origin(plain), typing.get_args(plain)
-    if optional and value in (None, "none"):
-        return None
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_checked(args[0], item, f"{name}[{i}]") for i, item in enumerate(value))
-    if origin is typing.Literal and (type(value), value) in [(type(x), x) for x in args]:
-        return value
-    if plain is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    # Bytes of a command line that are not UTF-8 become lone surrogates, which no file can hold.
-    if plain is str and isinstance(value, str) and value == value.encode(errors="ignore").decode():
-        return value
-    if plain in (int, bool) and type(value) is plain:
-        return value
-    if origin is typing.Literal:
-        names = [str(known) for known in args]
-        kind, near = f"one of {', '.join(names)}", _did_you_mean(str(value), names, "")
-    else:
-        kind, near = "a list" if origin is tuple else _KINDS[plain][0], ""
-    kind += ' or "none"' if optional else ""
-    raise InputError(f"{name} must be {kind}, not {value!r}{near}")
-
-
-def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else otherwise
-
-
-def _from_text(hint: Any, text: str) -> Any:
-    """A flag's text -> the value a config file would hold; text that does not fit stays text."""
-    hint, _ = _split_none(hint)
-    if typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        return text if text == "none" else [_from_text(item, x) for x in text.split(",") if x]
-    if typing.get_origin(hint) is typing.Literal:
-        return next((known for known in typing.get_args(hint) if str(known) == text), text)
-    try:
-        return hint(text) if hint in (int, float) else text
-    except ValueError:
-        return text
-
-
-def _check_layer(cls: type[Config], values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Checks the names and the types of one source of values."""
+@functools.cache
+def _settings(cls: type[DataclassInstance]) -> dict[str, _Setting]:
+    """Field name -> what may be in it."""
     hints = typing.get_type_hints(cls)
+    return {field.name: _setting(field, hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _setting(field: dataclasses.Field[Any], hint: Any) -> _Setting:
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if optional:
+        (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+    is_list = typing.get_origin(hint) is tuple
+    if is_list:
+        hint = typing.get_args(hint)[0]
+    choices = typing.get_args(hint)
+    help, limits = field.metadata.get("help", ""), field.metadata.get("limits", {})
+    kind = type(choices[0]) if choices else hint
+    return _Setting(field.default, help, kind, choices, is_list, optional, limits)
+
+
+def _checked(setting: _Setting, value: Any, name: str) -> Any:
+    """A value as its field's type; `name` says in errors where it comes from."""
+    if value is None and setting.optional:
+        return None
+    single = isinstance(value, (str, Mapping)) or not isinstance(value, Collection)
+    if setting.is_list and not single:
+        item = dataclasses.replace(setting, is_list=False, optional=False)
+        return tuple(_checked(item, part, f"{name}[{i}]") for i, part in enumerate(value))
+    wanted = "a list" if setting.is_list else _wanted(setting, value)
+    if not wanted:
+        return setting.kind(value)
+    none = ' or "none"' if setting.optional else ""
+    near = did_you_mean(str(value), map(str, setting.choices))
+    raise InputError(f"{name} must be {wanted}{none}, not {value!r}{near}")
+
+
+def _wanted(setting: _Setting, value: Any) -> str:
+    """What a wrong value should have been; "" where it is right."""
+    if setting.choices:
+        known = [(type(choice), choice) for choice in setting.choices]
+        names = ", ".join(map(str, setting.choices))
+        return "" if (type(value), value) in known else f"one of {names}"
+    if not _is_a(setting.kind, value):
+        return _KINDS[setting.kind][0]
+    for words, bound in setting.limits.items():
+        fits = {"at least": value >= bound, "above": value > bound, "below": value < bound}
+        if not fits[words]:
+            return f"{words} {bound}"
+    return ""
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Numbers of numpy are numbers, but True is not, and no text is."""
+    if kind is str:
+        # Bytes of a command line that are not UTF-8 become lone surrogates, which no file can hold.
+        return isinstance(value, str) and value == value.encode(errors="ignore").decode()
+    if kind is bool or isinstance(value, bool):
+        return kind is type(value)
+    if kind is int:
+        return isinstance(value, numbers.Integral)
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def check(config: DataclassInstance) -> None:
+    """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size."""
+    for name, setting in _settings(type(config)).items():
+        _checked(setting, getattr(config, name), name)
+
+
+def _read(setting: _Setting, value: Any, name: str) -> Any:
+    """A value as a file holds it -> the field's, checked."""
+    return _checked(setting, None if setting.optional and value == "none" else value, name)
+
+
+def _read_text(setting: _Setting, text: str, name: str) -> Any:
+    """As `_read`, of text from a command line; what cannot be converted is refused as text."""
+    if setting.is_list and text != "none":
+        return _read(setting, [_convert(setting, item) for item in text.split(",") if item], name)
+    return _read(setting, _convert(setting, text), name)
+
+
+def _convert(setting: _Setting, text: str) -> Any:
+    if setting.kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return setting.kind(text)
+    return text
+
+
+def _read_all(
+    cls: type[Config],
+    values: Mapping[str, Any],
+    source: str,
+    read: Callable[[_Setting, Any, str], Any] = _read,
+) -> dict[str, Any]:
+    """Everything of one source, so that nothing of it counts before all is checked."""
+    settings = _settings(cls)
     for key in values:
-        if key not in hints:
-            near = _did_you_mean(str(key), hints, f"; known: {', '.join(hints)}")
+        if key not in settings:
+            near = did_you_mean(str(key), settings) or f"; known: {', '.join(settings)}"
             raise InputError(f"{source}: unknown key {key!r}{near}")
-    return {key: _checked(hints[key], values[key], f"{source}: {key}") for key in values}
+    return {key: read(settings[key], values[key], f"{source}: {key}") for key in values}
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str) -> Config:
@@ -116,12 +189,21 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str) -> C
     Args:
         cls: The dataclass; fields that are not given take its defaults.
         values: What JSON or TOML reads.
-        source: Where they come from; every error starts with it.
+        source: Where they come from; every error about a field starts with it.
 
     Raises:
-        InputError: unknown key (the nearest is suggested) or wrong type, or the dataclass refuses.
+        InputError: unknown key (the nearest is suggested), a wrong type or a number out of range,
+            or the dataclass refuses.
     """
-    return cls(**_check_layer(cls, values, source))
+    return cls(**_read_all(cls, values, source))
+
+
+def from_texts(cls: type[Config], texts: Mapping[str, str], *, source: str) -> dict[str, Any]:
+    """Fields as a command line writes them -> their values, checked; errors as `from_dict`.
+
+    "none" is written for None, and commas between the items of a tuple.
+    """
+    return _read_all(cls, texts, source, _read_text)
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:
@@ -132,16 +214,21 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
     }
 
 
-def as_recorded(config: DataclassInstance, later: Iterable[str]) -> dict[str, Any]:
+def as_recorded(
+    config: DataclassInstance, later: Iterable[str], usual: DataclassInstance | None = None
+) -> dict[str, Any]:
     """All fields as records name them.
 
     Args:
         config: Any dataclass.
         later: Fields that came after the first records. They are left out where they have their
-            default, so that those records keep saying what they said.
+            usual value, so that those records keep saying what they said.
+        usual: Has these values; by default the defaults of the fields.
     """
     values = dataclasses.asdict(config)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    if usual is not None:
+        defaults = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
     return {
         name: value
         for name, value in values.items()
@@ -166,6 +253,14 @@ def to_toml(config: DataclassInstance) -> str:
     return text
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that is there twice Python would silently take the last."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"duplicate key {max(keys, key=keys.count)!r}")
+    return dict(pairs)
+
+
 def read_config_file(path: str | Path) -> dict[str, Any]:
     """A .toml or .json file -> its keys and values, not yet checked.
 
@@ -177,7 +272,8 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: a config file must end in .toml or .json")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        toml = path.suffix == ".toml"
+        values = tomllib.loads(text) if toml else json.loads(text, object_pairs_hook=_unique)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # both decoders' errors, and bad UTF-8
@@ -202,7 +298,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             flag = next((text for text in rest if text.startswith("-")), rest[0]).split("=")[0]
             known = [text for text in self._option_string_actions if text.startswith("--")]
-            self.error(f"unknown argument {flag!r}{_did_you_mean(flag, known, '; see --help')}")
+            self.error(f"unknown argument {flag!r}{did_you_mean(flag, known) or '; see --help'}")
         return namespace, rest
 
 
@@ -220,21 +316,17 @@ def build_parser(cls: type[Config], presets: Presets, parser: Parser) -> Parser:
     group.add_argument(
         "--print-config", action="store_true", help="print the settings as TOML and exit"
     )
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint, _ = _split_none(hints[field.name])
-        args = typing.get_args(hint)
-        default = field.default
+    for name, setting in _settings(cls).items():
+        default = setting.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        text = f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%")
-        how: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
-        if hint is bool:
+        text = f"{setting.help} (default: {shown})".replace("%", "%%")
+        how: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if setting.kind is bool:
             how["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(hint) is typing.Literal:
-            how["metavar"] = "|".join(map(str, args))
         else:
-            how["metavar"] = f"{_KINDS[args[0]][1]},..." if args else _KINDS[hint][1]
-        group.add_argument("--" + field.name.replace("_", "-"), **how)
+            one = "|".join(map(str, setting.choices)) or _KINDS[setting.kind][1]
+            how["metavar"] = f"{one},..." if setting.is_list else one
+        group.add_argument("--" + name.replace("_", "-"), **how)
     return parser
 
 
@@ -242,41 +334,25 @@ def resolve(cls: type[Config], namespace: argparse.Namespace, presets: Presets) 
     """What `build_parser`'s parser parsed -> the config; `--print-config` prints it and exits.
 
     Raises:
-        InputError: unknown preset, bad config file, or a value of the wrong type; one line that
-            names the preset, the file or the flag.
+        InputError: unknown preset, bad config file, or a value of the wrong type or out of range;
+            one line that names the preset, the file or the flag.
     """
     values: dict[str, Any] = {}
     preset = getattr(namespace, "preset", None)
     if preset is not None:
         if preset not in presets:
             raise unknown_name("preset", preset, presets)
-        values.update(_check_layer(cls, presets[preset], f"preset {preset}"))
+        values.update(_read_all(cls, presets[preset], f"preset {preset}"))
     if namespace.config is not None:
         file_values = read_config_file(namespace.config)
-        values.update(_check_layer(cls, file_values, str(namespace.config)))
-    hints = typing.get_type_hints(cls)
-    for name, text in vars(namespace).items():
-        if name in hints:
-            value = _from_text(hints[name], text) if isinstance(text, str) else text
-            values[name] = _checked(hints[name], value, "--" + name.replace("_", "-"))
+        values.update(_read_all(cls, file_values, str(namespace.config)))
+    for name, setting in _settings(cls).items():
+        if name in namespace:
+            value, flag = getattr(namespace, name), "--" + name.replace("_", "-")
+            read = _read_text if isinstance(value, str) else _read  # switches are no text
+            values[name] = read(setting, value, flag)
     config = cls(**values)
     if namespace.print_config:
         sys.stdout.write(to_toml(config))
         raise SystemExit(0)
     return config
-
-
-def parse(
-    cls: type[Config],
-    argv: Sequence[str] | None,
-    *,
-    presets: Presets,
-    prog: str,
-    description: str,
-) -> Config:
-    """A whole command line of settings only; user mistakes exit with one line and code 2."""
-    parser = build_parser(cls, presets, Parser(prog=prog, description=description))
-    try:
-        return resolve(cls, parser.parse_args(argv), presets)
-    except InputError as error:
-        parser.error(str(error))

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError
 from hyperinit.bench.trial import Trial
 from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
+from hyperinit.record.labels import label
 from hyperinit.record.protocol import Protocol
-
-# Track -> whether an init may change the fit.
-TRACKS = {"tuned": False, "seed": True, "open": True, "frozen": True}
+from hyperinit.record.tracks import Track, find_track
 
 SEED_EVAL_EPOCHS = 10  # seed epochs between evaluations
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison: an init, and what is particular to the fits from it.
+
+    Attributes:
+        init: Where its fits start.
+        changes: Fields of FitConfig that it changes, and says so: they are part of its label.
+        source_fit: Fields of FitConfig as the init's source has them; no label says them.
+    """
+
+    init: Init
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    source_fit: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return label(self.init.name, self.changes)
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, where it is given and not to be found."""
+        return self.changes.get("lr")
 
 
 @dataclass(frozen=True)
@@ -24,49 +48,46 @@ class Plan:
     """What is to be measured.
 
     Attributes:
-        track: One of TRACKS.
-        inits: Compared with each other; names differ.
+        track: A name in tracks.TRACKS.
+        entries: Compared with each other; labels differ.
         images: Test images, at the protocol's size.
-        tuning_images: For the choice of learning rates; none in the seed track.
+        tuning_images: For the choice of learning rates; none in a track without a ladder.
         seeds: Test seeds 0 to seeds - 1.
         protocol: Everything the trials share.
-        stop_mse: Seed track only, see FitConfig.
-        seed_lr: Seed track only: the learning rate; None: an LR range test's for each init.
+        stop_mse: Of fits that are read along their curve, see FitConfig.
 
     Raises:
         InputError: the plan would measure something else than it says: a test image an init was
-            made from, or that rates are tuned on; the tuned track with an init's own fit; ...
+            made from, or that rates are tuned on; a change of the fit in the tuned track; ...
     """
 
     track: str
-    inits: tuple[Init, ...]
+    entries: tuple[Entry, ...]
     images: tuple[NamedImage, ...]
     tuning_images: tuple[NamedImage, ...]
     seeds: int
     protocol: Protocol
     stop_mse: float | None = None
-    seed_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.track not in TRACKS:
-            raise unknown_name("track", self.track, TRACKS)
+        row = find_track(self.track)
         if self.seeds < 1:
             raise InputError(f"seeds must be at least 1, not {self.seeds}")
-        _check_distinct("inits", [init.name for init in self.inits])
+        _check_distinct("inits", [entry.label for entry in self.entries])
         _check_distinct("images", [image.hash for image in self.images])
-        for init in self.inits:
-            if init.fit and not TRACKS[self.track]:
+        for entry in self.entries:
+            if entry.changes and not row.may_change_fit:
                 raise InputError(
-                    f"the {self.track} track fits every init alike, {init.name} has"
-                    f" {_shown(init.fit)}: use the open track"
+                    f"the {self.track} track fits every init alike, {entry.label} would change"
+                    " the fit: use the open track"
                 )
             for image in self.images:
-                if {image.hash, image.source_hash} & init.train_hashes:
+                if {image.hash, image.source_hash} & entry.init.train_hashes:
                     raise InputError(
-                        f"init {init.name} was trained on the test image {image.name}:"
+                        f"init {entry.init.name} was trained on the test image {image.name}:"
                         " leave one of them out"
                     )
-        wanted = 0 if self.track == "seed" else self.protocol.lr_images
+        wanted = 0 if row.along_curve else self.protocol.lr_images
         if len(self.tuning_images) != wanted:
             raise InputError(
                 f"learning rates are tuned on {wanted} images (lr_images), not"
@@ -79,35 +100,56 @@ class Plan:
                 raise InputError(f"tuning image {image.name} is the test image {same}")
 
     @property
+    def row(self) -> Track:
+        """The track's row of the table."""
+        return find_track(self.track)
+
+    @property
     def total_epochs(self) -> float:
         """Pixel visits / pixels of all trials, at most."""
         tests = len(self.images) * self.seeds * sum(self.protocol.budgets_epochs)
-        if self.track == "seed":
-            return len(self.inits) * tests
+        if self.row.along_curve:
+            return len(self.entries) * tests
         first, *rest = self.protocol.tuned_budgets
         rates = len(self.protocol.lrs)
         tuning = len(self.tuning_images) * (rates * first + min(rates, 3) * sum(rest))
-        return len(self.inits) * (tests + tuning)
+        return len(self.entries) * (tests + tuning)
 
     def trial(
-        self, init: Init, image: NamedImage, budget: float, lr: float | None, seed: int, track: str
+        self,
+        entry: Entry,
+        image: NamedImage,
+        budget: float,
+        lr: float | None,
+        seed: int,
+        *,
+        is_tuning: bool = False,
     ) -> Trial:
         """One of the plan's trials."""
-        if self.track == "seed":
-            init = self._seed_init(init)
-        return Trial(init, image, self.protocol, budget, lr, seed, track)
+        fit = {**entry.source_fit, **entry.changes}
+        if self.row.along_curve:
+            fit |= self._curve_fit()
+        return Trial(
+            entry.init,
+            image,
+            self.protocol,
+            budget,
+            lr,
+            seed,
+            self.track,
+            is_tuning=is_tuning,
+            changes=entry.changes,
+            fit_fields=fit,
+        )
 
-    def _seed_init(self, init: Init) -> Init:
+    def _curve_fit(self) -> dict[str, Any]:
+        """Where a fit that is read along its curve is evaluated, and when it stops."""
         pixels = self.protocol.image_size**2
         batch_pixels = min(self.protocol.batch_pixels, pixels)
         every = SEED_EVAL_EPOCHS * ceil(pixels / batch_pixels) * batch_pixels / pixels
         count = int(max(self.protocol.budgets_epochs) / every)
         evals = tuple(every * (k + 1) for k in range(count))
-        return replace(init, fit={**init.fit, "eval_epochs": evals, "stop_mse": self.stop_mse})
-
-
-def _shown(options: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items())
+        return {"eval_epochs": evals, "stop_mse": self.stop_mse}
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:
@@ -118,18 +160,15 @@ def _check_distinct(what: str, names: Sequence[str]) -> None:
             raise InputError(f"two {what} are the same: {name}")
 
 
-def with_fit(init: Init, options: Mapping[str, Any]) -> Init:
-    """The same start with another fit, and a name that says so."""
-    if not options:
-        return init
-    return replace(init, name=f"{init.name} {_shown(options)}", fit={**init.fit, **options})
+def with_changes(entry: Entry, changes: Mapping[str, Any]) -> Entry:
+    """The same start with another fit, and a label that says so."""
+    return replace(entry, changes={**entry.changes, **changes})
 
 
-def frozen_variants(init: Init, depth: int) -> list[Init]:
-    """An init with no layer frozen, each alone, the first two, and all but the output layer."""
+def frozen_variants(entry: Entry, depth: int) -> list[Entry]:
+    """An entry with no layer frozen, each alone, the first two, and all but the output layer."""
     sets = [(), *((layer,) for layer in range(depth + 1)), (0, 1), tuple(range(depth))]
-    variants = []
-    for layers in dict.fromkeys(sets):
-        name = f"{init.name} frozen {','.join(map(str, layers))}" if layers else init.name
-        variants.append(replace(init, name=name, fit={**init.fit, "frozen_layers": layers}))
-    return variants
+    return [
+        with_changes(entry, {"frozen_layers": layers} if layers else {})
+        for layers in dict.fromkeys(sets)
+    ]

@@ -16,13 +16,13 @@ from hyperinit.base.files import shown_path
 from hyperinit.base.settings import resolve
 from hyperinit.base.terminal import say
 from hyperinit.bench.catalogue import Catalogue
-from hyperinit.bench.plan import Plan, frozen_variants, with_fit
+from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import epoch_sec
 from hyperinit.bench.sources import load_init
 from hyperinit.fitting.config import fit_options
-from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import PROTOCOLS, Protocol
+from hyperinit.record.tracks import Track, find_track
 from hyperinit.siren.device import choose_device
 
 ALL_ROWS = "all-rows"
@@ -58,21 +58,21 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     Raises:
         InputError: something in it is unknown, unusable or contradictory.
     """
-    track = arguments.track
-    protocol = _protocol(arguments)
-    inits = _inits(arguments.inits, track, catalogue, protocol)
+    track = find_track(arguments.track)
+    protocol = _protocol(arguments, track)
+    entries = _entries(arguments.inits, track, catalogue, protocol)
     if arguments.lr is not None:
-        inits = [replace(init, name=f"{init.name} at {arguments.lr:g}") for init in inits]
+        entries = [with_changes(entry, {"lr": arguments.lr}) for entry in entries]
     declared = ("budget_epochs", "lr", "seed", "eval_epochs")
     options = fit_options(arguments.fit or (), declared, "the protocol")
-    inits = [with_fit(init, options) for init in inits]
-    if track == "frozen":
-        inits = [v for init in inits for v in frozen_variants(init, protocol.depth)]
+    entries = [with_changes(entry, options) for entry in entries]
+    if track.freezes_layers:
+        entries = [v for entry in entries for v in frozen_variants(entry, protocol.depth)]
     tested, skipped = catalogue.images_to_test(
         arguments.images, protocol.image_size, arguments.limit
     )
     tuned: list[NamedImage] = []
-    if track != "seed":
+    if not track.along_curve:
         tuned, more = catalogue.images_to_tune_on(
             arguments.tuning_images, protocol.image_size, protocol.lr_images
         )
@@ -81,41 +81,38 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
         say(f"skipped {shown_path(name)}: {reason}")
     on_device = _mover(arguments.device)
     return Plan(
-        track=track,
-        inits=tuple(inits),
+        track=track.name,
+        entries=tuple(entries),
         images=tuple(map(on_device, tested)),
         tuning_images=tuple(map(on_device, tuned)),
         seeds=arguments.seeds,
         protocol=protocol,
         stop_mse=arguments.stop_mse,
-        seed_lr=arguments.lr,
     )
 
 
-def _protocol(arguments: argparse.Namespace) -> Protocol:
+def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
     """The protocol that a command line asks for, which has been checked as a whole."""
-    track = arguments.track
-    usual = "quick" if arguments.quick else "seed" if track == "seed" else "standard"
+    usual = "quick" if arguments.quick else track.preset
     _check(
-        not (arguments.quick and (arguments.preset or track == "seed")),
+        not (arguments.quick and (arguments.preset or track.along_curve)),
         "--quick is a preset of the ladder's tracks: leave out --preset or --track seed",
     )
     arguments.preset = arguments.preset or usual
     protocol = resolve(Protocol, arguments, PROTOCOLS)
     _check(arguments.limit is None or arguments.limit >= 1, "--limit must be at least 1")
-    _check(not arguments.fit or track == "open", "--fit is for the open track")
-    _check(arguments.stop_mse is None or track == "seed", "--stop-mse is for the seed track")
+    _check(not arguments.fit or track.takes_options, "--fit is for the open track")
+    _check(arguments.stop_mse is None or track.along_curve, "--stop-mse is for the seed track")
     lr = arguments.lr
-    _check(lr is None or track == "seed", "--lr is for the seed track, others have --lrs")
+    _check(lr is None or track.along_curve, "--lr is for the seed track, others have --lrs")
     _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
     return protocol
 
 
-def _inits(
-    sources: Sequence[str], track: str, catalogue: Catalogue, protocol: Protocol
-) -> list[Init]:
-    """All inits of a command line, each row once, with what the track changes in its fit."""
-    seed = track == "seed"
+def _entries(
+    sources: Sequence[str], track: Track, catalogue: Catalogue, protocol: Protocol
+) -> list[Entry]:
+    """All inits of a command line, each row once, with what its source has for its fit."""
     names: list[str] = []
     for source in sources:
         if source != ALL_ROWS:
@@ -123,16 +120,20 @@ def _inits(
             continue
         # Rows that differ in their image only, or where it makes no difference in weight decay,
         # are the same trials.
-        distinct = {(s, decay if seed else 0): n for n, (s, decay) in _reversed(catalogue.rows)}
+        distinct = {
+            (s, decay if track.source_weight_decay else 0): n
+            for n, (s, decay) in _reversed(catalogue.rows)
+        }
         names += [name for name in catalogue.rows if name in distinct.values()]
     found = []
     for name in dict.fromkeys(names):
         init = load_init(name, catalogue.inits, protocol.width, protocol.depth)
-        if seed:
+        source_fit = {}
+        if track.source_weight_decay:
             row = name.rpartition("=")[2].partition("@")[0]
             decay = catalogue.rows[row][1] if row in catalogue.rows else SEED_WEIGHT_DECAY
-            init = replace(init, fit={"weight_decay": decay})
-        found.append(init)
+            source_fit = {"weight_decay": decay}
+        found.append(Entry(init, source_fit=source_fit))
     return found
 
 
@@ -152,7 +153,7 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
     cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
     budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
     return (
-        f"{plan.track} track: inits {', '.join(init.name for init in plan.inits)}\n"
+        f"{plan.track} track: inits {', '.join(entry.label for entry in plan.entries)}\n"
         f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
         f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
         f"budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"

@@ -1,7 +1,7 @@
 """A plan (track, inits, images, seeds, protocol) -> its records, in one file.
 
 Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
-a plan that was interrupted goes on where it stopped. Rungs are worked off from the smallest budget
+a plan that was interrupted goes on where it stopped. Rungs are run from the smallest budget
 up: what is there can always be scored. A pair of an image and a seed that is below the last target
 needs no larger budget: its cost is known. Fits that need nothing of each other can run at once.
 """
@@ -20,16 +20,17 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
-from hyperinit.bench.plan import Plan
+from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.trial import Trial
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
 from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import webp
-from hyperinit.inits.start import Init
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import CurvePoint, Record, append_record, read_records
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
-from hyperinit.score.score import TUNING, lr_at, select_lrs
+from hyperinit.record.tracks import track_of
+from hyperinit.score.groups import choice_at, select_choices
 from hyperinit.siren.network import preview
 
 TUNING_SEED = 1_000_000  # no test seed
@@ -109,8 +110,8 @@ class RecordFile:
 
 def _shown(trial: Trial) -> bool:
     """Whether pictures of a trial are kept: one seed, few budgets."""
-    shown = trial.track == "seed" or trial.budget_epochs in SHOWN_EPOCHS
-    return shown and trial.seed == 0 and not trial.track.endswith(TUNING)
+    shown = track_of(trial.track).along_curve or trial.budget_epochs in SHOWN_EPOCHS
+    return shown and trial.seed == 0 and not trial.is_tuning
 
 
 def _fit(trial: Trial, on_eval: OnEval) -> tuple[Trial, Record, FitResult]:
@@ -152,35 +153,42 @@ def run(
     plan: Plan, file: RecordFile, on_eval: OnEval = lambda trial, point: None
 ) -> Iterator[Record]:
     """Yields the record of every trial of a plan, running those that are not in the file yet."""
-    yield from (_run_seed if plan.track == "seed" else _run_ladder)(plan, file, on_eval)
+    yield from (_run_curves if plan.row.along_curve else _run_ladder)(plan, file, on_eval)
 
 
 def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
     tuning: list[Record] = []
-    solved: set[tuple[str, str, int]] = set()
+    solved: set[tuple[str, tuple[str, int]]] = set()
     for budget in sorted(plan.protocol.budgets_epochs):
         if budget in plan.protocol.tuned_budgets:
-            chosen = select_lrs(tuning)
-            for init in plan.inits:
-                before = lr_at(chosen, init.name, budget)
-                for record in _tune(plan, file, on_eval, init, budget, before):
+            chosen = select_choices(tuning)
+            for entry in plan.entries:
+                before = choice_at(chosen, entry.label, budget)
+                for record in _tune(plan, file, on_eval, entry, budget, before and before.lr):
                     tuning.append(record)
                     yield record
-        chosen = select_lrs(tuning)
-        lrs = {init.name: lr_at(chosen, init.name, budget) for init in plan.inits}
+        chosen = select_choices(tuning)
         trials = [
-            plan.trial(init, image, budget, lrs[init.name], seed, plan.track)
-            for init, image, seed in itertools.product(plan.inits, plan.images, range(plan.seeds))
-            if (init.name, image.hash, seed) not in solved
+            plan.trial(entry, image, budget, choice and choice.lr, seed)
+            for entry, image, seed in itertools.product(
+                plan.entries, plan.images, range(plan.seeds)
+            )
+            if (entry.label, (image.hash, seed)) not in solved
+            for choice in [choice_at(chosen, entry.label, budget)]
         ]
         for record in file.run(trials, on_eval):
             if record.mse <= min(TARGETS):
-                solved.add((record.init, record.image_hash, record.seed))
+                solved.add((record.label, record.pair))
             yield record
 
 
 def _tune(
-    plan: Plan, file: RecordFile, on_eval: OnEval, init: Init, budget: float, before: float | None
+    plan: Plan,
+    file: RecordFile,
+    on_eval: OnEval,
+    entry: Entry,
+    budget: float,
+    before: float | None,
 ) -> Iterator[Record]:
     """Fits of the tuning images at the rates that may be best on this rung.
 
@@ -192,9 +200,9 @@ def _tune(
         at = lrs.index(before)
         lrs = lrs[max(at - 1, 0) : at + 2]
     for lr in lrs:
-        track = plan.track + TUNING
         trials = [
-            plan.trial(init, image, budget, lr, TUNING_SEED, track) for image in plan.tuning_images
+            plan.trial(entry, image, budget, lr, TUNING_SEED, is_tuning=True)
+            for image in plan.tuning_images
         ]
         records = list(file.run(trials, on_eval))
         yield from records
@@ -202,12 +210,14 @@ def _tune(
             return
 
 
-def _run_seed(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
+def _run_curves(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
     budget = max(plan.protocol.budgets_epochs)
     yield from file.run(
         [
-            plan.trial(init, image, budget, plan.seed_lr, seed, plan.track)
-            for image, seed, init in itertools.product(plan.images, range(plan.seeds), plan.inits)
+            plan.trial(entry, image, budget, entry.lr, seed)
+            for image, seed, entry in itertools.product(
+                plan.images, range(plan.seeds), plan.entries
+            )
         ],
         on_eval,
     )
@@ -220,7 +230,7 @@ def epoch_sec(plan: Plan, workers: int = 1) -> float:
     """
     pixels = plan.protocol.image_size**2
     budget = 4 * min(plan.protocol.batch_pixels, pixels) / pixels
-    trial = plan.trial(plan.inits[0], plan.images[0], budget, 1e-6, 0, plan.track)
+    trial = plan.trial(plan.entries[0], plan.images[0], budget, 1e-6, 0)
     params = trial.start().params
 
     def sec(_: int) -> float:
@@ -252,14 +262,15 @@ def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
     Raises:
         InputError: none of the file's trials is one of this plan's.
     """
-    inits = {init.name: init for init in plan.inits}
+    entries = {entry.label: entry for entry in plan.entries}
     images = {image.hash: image for image in (*plan.images, *plan.tuning_images)}
     known = []
     for record in file.records:
-        init, image = inits.get(record.init), images.get(record.image_hash)
-        if init is None or image is None:
+        entry, image = entries.get(record.label), images.get(record.image_hash)
+        if entry is None or image is None:
             continue
-        trial = plan.trial(init, image, record.budget_epochs, record.lr, record.seed, record.track)
+        budget, lr, seed = record.budget_epochs, record.lr, record.seed
+        trial = plan.trial(entry, image, budget, lr, seed, is_tuning=record.is_tuning)
         if trial.key == record.trial:
             known.append((record, trial))
     if not known:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,24 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded
-from hyperinit.fitting.config import AUTO, FitConfig
-from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.config import AUTO, PROTOCOL_1, FitConfig
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
 from hyperinit.inits.start import Init, Start
 from hyperinit.photos.workload import NamedImage
+from hyperinit.record.labels import label
 from hyperinit.record.protocol import Protocol
-from hyperinit.record.records import CurvePoint, Record, trial_key
+from hyperinit.record.record import CurvePoint, Record, trial_key
 from hyperinit.siren.store import tensors_hash
 
 # Fields of FitConfig that came after the first records of this version of the protocol.
-LATER_FIT_OPTIONS = ("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts")
+LATER_FIT_OPTIONS = (
+    *("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts"),
+    *("optimizer", "beta1", "rising_rates"),
+)
+
+# Version of the protocol -> what its fits have that no field of `Protocol` says.
+FITS: dict[int, dict[str, Any]] = {1: PROTOCOL_1, 2: {"max_restarts": 0}}
 
 
 @functools.cache
@@ -51,12 +59,13 @@ class Trial:
     """One fit that has been decided on: where it starts, on what, and what it declares.
 
     Attributes:
-        init: Where it starts; its `fit` overrides the protocol.
+        init: Where it starts.
         image: At the protocol's size.
         protocol: Everything the trials of a comparison share.
         budget_epochs, lr: What the run declares; `lr` None where it is still to be found.
         seed: Draws the init and, separately, the order of the pixels.
-        track: See Record.
+        track, is_tuning, changes: See Record.
+        fit_fields: Fields of FitConfig that override the protocol's, `changes` among them.
     """
 
     init: Init
@@ -66,10 +75,18 @@ class Trial:
     lr: float | None
     seed: int
     track: str = "tuned"
+    is_tuning: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fit_fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What tables call the entry it is of."""
+        return label(self.init.name, self.changes)
 
     @property
     def fit_config(self) -> FitConfig:
-        """The protocol's fit with the init's own changes.
+        """The protocol's fit with the entry's own changes.
 
         Raises:
             InputError: a value is out of range, or not declared: a record is of what the rate it
@@ -78,7 +95,7 @@ class Trial:
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        config = FitConfig(**{**shared, **self.init.fit, **own})
+        config = FitConfig(**{**FITS[self.protocol.version], **shared, **self.fit_fields, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
         if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
@@ -93,7 +110,7 @@ class Trial:
         """What its record says of the workload: nothing in here can change without a new trial."""
         sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
         # The defaults of later options are part of the protocol.
-        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS)
+        fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS, FitConfig(**PROTOCOL_1))
         # The first three stand in the record itself; evaluations do not touch the fit.
         for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
             del fitted[name]
@@ -104,13 +121,15 @@ class Trial:
         """`Record.trial` of the record that running it gives."""
         return trial_key(
             track=self.track,
-            init=self.init.name,
+            is_tuning=self.is_tuning,
+            label=self.label,
             init_facts=self.init.facts,
             settings=self.settings,
             image_hash=self.image.hash,
             seed=self.seed,
             budget_epochs=self.budget_epochs,
             lr=self.lr,
+            version=self.protocol.version,
         )
 
     def start(self) -> Start:
@@ -145,12 +164,15 @@ class Trial:
             seed=self.seed,
             lr=result.lr,
             budget_epochs=self.budget_epochs,
-            curve=tuple(astuple(point) for point in result.curve),
+            curve=result.curve,
             init_epochs=start.epochs,
             init_sec=start.sec,
             params_hash=tensors_hash(result.params.tensors),
             diverged=result.diverged,
             settings=self.settings,
             environment=environment(image.device),
+            version=self.protocol.version,
+            changes=dict(self.changes),
+            is_tuning=self.is_tuning,
         )
         return record, result

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.demo.arena import Arena, examples, read_photo
-from hyperinit.demo.board import BOARD_STYLE, board
+from hyperinit.demo.board import board, failure, style, waiting
 from hyperinit.demo.race import Lane, race, race_config
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.record.protocol import TARGETS
 from hyperinit.siren.store import save_params
 
-WAITING = '<p class="verdict">Waiting for the race before to end.</p>'
 INTRODUCTION = f"""\
 # hyperinit: which initial weights fit a SIREN to your image first?
 All fits take turns, an epoch at a time, to MSE {min(TARGETS):g} (normalised; 43.9 dB) or to the end
@@ -78,7 +76,7 @@ def live(
                 yield board(image, lanes, config, note), list(files.values())
                 drawn = time.monotonic()
     except InputError as error:
-        yield f'<p class="error" role="alert">{escape(str(error))}</p>', []
+        yield failure(str(error)), []
 
 
 @dataclass
@@ -105,7 +103,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
     def choose(session: Session, path: str | None) -> tuple[None, str, Any]:
         session.path, session.race = path, None
         # The place to drop is free for the next image, and what is shown is no longer of this one.
-        return None, WAITING, gr.File(visible=False)
+        return None, waiting(), gr.File(visible=False)
 
     with gr.Blocks(title="hyperinit demo", delete_cache=(600, 21600)) as page:
         gr.Markdown(INTRODUCTION)
@@ -122,7 +120,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
                 with gr.Row():
                     again = gr.Button("Race again", variant="primary", min_width=100)
                     stop = gr.Button("Stop", min_width=100)
-        shown = gr.HTML(css_template=BOARD_STYLE, apply_default_css=False)
+        shown = gr.HTML(css_template=style(), apply_default_css=False)
         files = gr.File(
             label="Fitted SIRENs, for hyperinit render", interactive=False, visible=False
         )

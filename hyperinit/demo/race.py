@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.fit import FitResult, descent
+from hyperinit.fitting.descent import FitResult, descent
 from hyperinit.inits.start import Init
 from hyperinit.record.protocol import PROTOCOLS, TARGETS
 from hyperinit.record.records import CurvePoint

@@ -22,7 +22,7 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.fitting.config import FitConfig, with_options
-from hyperinit.fitting.fit import FitResult
+from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.many import fit_many
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files

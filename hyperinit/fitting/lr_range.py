@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.fit import adamw
-from hyperinit.fitting.samplers import SAMPLERS
+from hyperinit.fitting.steps import adamw, batches_of, rate_factors
 from hyperinit.siren.network import Params, apply
 
 # The defaults of Lightning's learning rate finder, which the source's `auto_lr` called.
@@ -51,18 +49,16 @@ def lr_range_test(params: Params, image: Tensor, config: FitConfig) -> LrRange:
         InputError: the loss is not finite for long enough to tell.
     """
     params = params.map(lambda value: value.detach().clone().requires_grad_())
-    optimizer = adamw(params, MIN_LR, config)
-    factors = [group["lr"] / MIN_LR for group in optimizer.param_groups]
+    optimizer = adamw(params, config, rate_factors(config, params.config.depth))
     pixels = image.shape[-2] * image.shape[-1]
-    generator = torch.Generator().manual_seed(config.seed)
-    next_batch = SAMPLERS[config.sampler](image, config.step_pixels(pixels), generator)
+    next_batch = batches_of(image, config, config.step_pixels(pixels))
     lrs: list[float] = []
     losses: list[float] = []
     average, best = 0.0, float("inf")
     for step in range(STEPS):
         lr = MIN_LR * (MAX_LR / MIN_LR) ** (step / STEPS)
-        for group, factor in zip(optimizer.param_groups, factors, strict=True):
-            group["lr"] = lr * factor
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
         coords, rgb = next_batch()
         loss = (apply(params, coords) - rgb).square().mean()
         optimizer.zero_grad(set_to_none=True)

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, with_options
-from hyperinit.fitting.fit import FitResult, as_start, descend, restart_failed
+from hyperinit.fitting.descent import FitResult, descend
+from hyperinit.fitting.fit import as_start, plain, restart_failed
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.vectors import stack_params
 
@@ -27,6 +29,7 @@ MAX_ACTIVATIONS = 2**19
 MIN_TOGETHER = 4  # two or three that large are not worth stacking either
 
 
+@with_own_settings
 def fit_many(
     starts: Sequence[Params | Start] | Params,
     images: Sequence[ImageSource],
@@ -59,7 +62,7 @@ def fit_many(
     config = with_options(config, options)
     singles = starts.unbatch() if isinstance(starts, Params) else starts
     begun = [as_start(start) for start in singles]
-    loaded = [to_image(image) for image in images]
+    loaded = [plain(to_image(image)) for image in images]
     if not begun or len(begun) != len(loaded):
         raise InputError(f"fit_many has {len(loaded)} images for {len(begun)} SIRENs")
     for image in loaded:

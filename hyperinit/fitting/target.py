@@ -15,10 +15,12 @@ from typing import Any
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
-from hyperinit.fitting.fit import DIVERGED_MSE, FitResult, as_start, descend
+from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend, rate_of
+from hyperinit.fitting.fit import as_start, plain
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
-from hyperinit.siren.network import Params, default_lr
+from hyperinit.siren.ambient import with_own_settings
+from hyperinit.siren.network import Params
 
 # Of a fit with linear decay, after the part f of its steps: log(error / final error) is about
 # DECAY_GAIN (1 - f) ^ DECAY_POWER. Photographs of 224 x 224 pixels, SIREN 5 x 256, init 33;
@@ -26,7 +28,8 @@ from hyperinit.siren.network import Params, default_lr
 DECAY_GAIN = 5.0
 DECAY_POWER = 1.7
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
-LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22}
+LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.8}
+USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
 # Of the steps taken, where an end missed: bounds how often all pixels are looked at.
 MIN_MORE = 0.05
 
@@ -76,6 +79,7 @@ class TargetResult:
     runs: tuple[Run, ...]
 
 
+@with_own_settings
 def fit_to_target(
     start: Params | Start,
     image: ImageSource,
@@ -102,14 +106,14 @@ def fit_to_target(
     if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     start = as_start(start)
-    image = to_image(image).to(start.params.device)
+    image = plain(to_image(image)).to(start.params.device)
     pixels = image.shape[-2] * image.shape[-1]
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
     if config.engine == AUTO:  # decides by the budget, and this one is only a cap
         config = replace(config, engine="eager")
-    lr = config.lr or default_lr(start.params.config) * start.lr_factor
+    lr = rate_of(replace(config, budget_epochs=USUAL_EPOCHS), start, pixels)
     runs: list[Run] = []
     epochs = start.epochs
     clock = Clock(image.device)

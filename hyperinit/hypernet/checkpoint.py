@@ -7,8 +7,8 @@ from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
-from hyperinit.siren.network import Params, SirenConfig
-from hyperinit.siren.store import CHECKPOINT_NAME, load_module, load_tensors
+from hyperinit.hypernet.restore import base_from, config_from, restored
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
 
 CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 
@@ -27,18 +27,13 @@ def load_hypernetwork(path: str | Path) -> tuple[HyperNetwork, dict[str, Any]]:
         path = path / CHECKPOINT_NAME
     tensors, info = load_tensors(path, CHECKPOINT_KIND)
     try:
-        fields = dict(info["hypernetwork"])
-        config = HyperConfig(siren=SirenConfig(**fields.pop("siren")), **fields)
-        base = {
-            name.removeprefix("hyper/base."): value
-            for name, value in tensors.items()
-            if name.startswith("hyper/base.")
-        }
-        hyper = HyperNetwork(config, Params(config.siren, base))
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a hypernetwork of this version ({error})") from error
-    load_module(hyper, tensors, "hyper", path)
-    return hyper.eval(), info
+        facts = dict(info["hypernetwork"])
+        base = base_from(facts.pop("siren"), tensors, "hyper/base.")
+        config = config_from(HyperConfig, facts, siren=base.config)
+        return restored(lambda: HyperNetwork(config, base), tensors, "hyper", path), info
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a hypernetwork of this version ({reason})") from error
 
 
 def load(path: str | Path) -> HyperNetwork:

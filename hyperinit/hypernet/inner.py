@@ -10,6 +10,8 @@ from torch import Tensor
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, apply
 
+MAX_INNER_STEPS = 1000
+
 StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
 Objective = Callable[[Tensor], Tensor]  # MSE -> what an inner step descends
 

@@ -8,6 +8,7 @@ or the outer loss can see, with a hypernetwork.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError, check_at_least
 from hyperinit.base.settings import as_recorded
-from hyperinit.hypernet.inner import StepSizes, adapt, plain_mse
+from hyperinit.hypernet.generate import start_of
+from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
 from hyperinit.hypernet.modulation import ModulationConfig, Modulator
+from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import PAPER_INIT, sample_params
+from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
-from hyperinit.siren.store import CHECKPOINT_NAME, load_module, load_tensors
-from hyperinit.siren.vectors import from_vector, to_vector
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
+from hyperinit.siren.vectors import from_vector
 
 LEARNED_KIND = "hyperinit-learned-init-1"
 
@@ -61,6 +65,10 @@ class LearnedConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
+        if self.inner_steps > MAX_INNER_STEPS:
+            raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
+        if not 0 < self.lr_factor < inf:
+            raise InputError(f"lr_factor must be positive, not {self.lr_factor}")
         if self.modulation is not None:
             self.modulation.layers(self.siren)  # checks that there are any
 
@@ -87,13 +95,16 @@ class LearnedInit(nn.Module):
         drawn = [self._draw_output(generator) for _ in range(config.heads)]
         self.head_weight = nn.Parameter(torch.stack([w for w, _ in drawn])) if drawn else None
         self.head_bias = nn.Parameter(torch.stack([b for _, b in drawn])) if drawn else None
-        rates = torch.full((config.inner_steps, to_vector(base).numel()), config.inner_lr)
+        rates = torch.full(
+            (config.inner_steps, sum(value.numel() for value in base.values())), config.inner_lr
+        )
         self.rates = nn.Parameter(rates) if config.learned_step_sizes else None
         self.modulator: Modulator | None = None
         if config.modulation is not None:
             with torch.random.fork_rng(devices=[]):
                 # torch.nn draws its own layers from the global generator
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+                drawn_seed = torch.randint(2**31, (1,), generator=generator, device="cpu")
+                torch.manual_seed(int(drawn_seed))
                 self.modulator = Modulator(config.modulation, config.siren)
 
     @property
@@ -136,6 +147,15 @@ class LearnedInit(nn.Module):
             for name in base
         }
         return [{name: size * factors[name] for name, size in sizes.items()} for sizes in steps]
+
+    def start(self, image: ImageSource, seed: int = 0) -> Start:
+        """Where a fit of one image starts: `generate`, its cost, and the rate that suits it.
+
+        Args:
+            image: Anything that `to_image` takes.
+            seed: See `generate`.
+        """
+        return start_of(self, to_image(image).to(self.base.params.device), seed)
 
     def generate_epochs(self, image: Tensor) -> float:
         """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
@@ -203,13 +223,17 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
     path = path / CHECKPOINT_NAME if path.is_dir() else path
     tensors, info = load_tensors(path, LEARNED_KIND)
     try:
-        fields = dict(info["learned"])
-        siren, modulation = SirenConfig(**fields.pop("siren")), fields.pop("modulation", None)
-        modulation = None if modulation is None else ModulationConfig(**modulation)
-        config = LearnedConfig(siren, modulation=modulation, **fields)
-        base = sample_params(PAPER_INIT, config.siren, generator=torch.Generator())
-        learned = LearnedInit(config, base)
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a learned init of this version ({error})") from error
-    load_module(learned, tensors, "model", path)
-    return learned.eval(), info
+        facts = dict(info["learned"])
+        base = base_from(facts.pop("siren"), tensors, "model/base.")
+        modulation = facts.pop("modulation", None)
+        if modulation is not None:
+            modulation = config_from(ModulationConfig, modulation)
+        config = config_from(LearnedConfig, facts, siren=base.config, modulation=modulation)
+        loops = (config.heads, 0 if modulation is None else modulation.transformer_layers)
+        rows = max((len(value) for value in tensors.values() if value.ndim), default=0)
+        if max(loops) > max(rows, len(tensors)):  # before so many layers are made
+            raise InputError(f"heads or transformer_layers: {max(loops)} are not in the file")
+        return restored(lambda: LearnedInit(config, base), tensors, "model", path), info
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a learned init of this version ({reason})") from error

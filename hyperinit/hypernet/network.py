@@ -9,7 +9,7 @@ gradient, which needs no training to be meaningful.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError, check_at_least
 from hyperinit.base.settings import as_recorded
-from hyperinit.hypernet.inner import StepSizes, adapt, root_mse
+from hyperinit.hypernet.generate import start_of
+from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, root_mse
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
 
 
@@ -53,6 +55,10 @@ class HyperConfig:
     def __post_init__(self) -> None:
         sizes = ("encoder_size", "channels", "code_size", "rank", "inner_pixels")
         check_at_least(self, {**dict.fromkeys(sizes, 1), "inner_steps": 0})
+        if self.inner_steps > MAX_INNER_STEPS:
+            raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
+        if not 0 < self.lr_factor < inf:
+            raise InputError(f"lr_factor must be positive, not {self.lr_factor}")
         if self.encoder_size % 8:
             raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
 
@@ -205,6 +211,15 @@ class HyperNetwork(nn.Module):
         """The learned step size of every parameter at every inner step."""
         names = list(self.base.params)
         return [dict(zip(names, row.exp(), strict=True)) for row in self.log_step_sizes]
+
+    def start(self, image: ImageSource, seed: int = 0) -> Start:
+        """Where a fit of one image starts: `generate`, its cost, and the rate that suits it.
+
+        Args:
+            image: Anything that `to_image` takes.
+            seed: Of the pixels that the inner steps see.
+        """
+        return start_of(self, to_image(image).to(self.log_step_sizes.device), seed)
 
     def generate_epochs(self, image: Tensor, *, inner_steps: int | None = None) -> float:
         """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""

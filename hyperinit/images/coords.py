@@ -15,14 +15,22 @@ RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
 
 
-def pixel_coords(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def pixel_coords(
+    height: int, width: int, device: torch.device | str = "cpu", pixels: range | None = None
+) -> Tensor:
     """Centres of all pixels, row by row: (height * width, 2), columns x then y, in (-1, 1).
 
     Each axis spans [-1, 1] on its own, so a SIREN can be rendered at any size.
+
+    Args:
+        pixels: Only of these, counted row by row: (len(pixels), 2).
     """
     y = (torch.arange(height, device=device, dtype=torch.float32) * 2 + 1) / height - 1
     x = (torch.arange(width, device=device, dtype=torch.float32) * 2 + 1) / width - 1
-    return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
+    if pixels is None:
+        return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
+    index = torch.arange(pixels.start, pixels.stop, pixels.step, device=device)
+    return torch.stack((x[index % width], y[index // width]), dim=-1)
 
 
 def image_coords(image: Tensor) -> Tensor:
@@ -33,7 +41,8 @@ def image_coords(image: Tensor) -> Tensor:
 
 def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
     """RGB mean and std, shaped (3,) on the tensor's device."""
-    return torch.tensor(RGB_MEAN, device=like.device), torch.tensor(RGB_STD, device=like.device)
+    mean = torch.tensor(RGB_MEAN, dtype=torch.float32, device=like.device)
+    return mean, torch.tensor(RGB_STD, dtype=torch.float32, device=like.device)
 
 
 def image_to_rgb(image: Tensor) -> Tensor:

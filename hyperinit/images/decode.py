@@ -7,14 +7,16 @@ The only place in the project where images are decoded, resized and written. Wha
   ignored. 16-bit colour keeps its upper 8 bits (Pillow's rule).
 - Transparency (alpha channel, palette or colour key) is composited on white.
 - 16-bit grey is divided by its white level: 65535, or 2^n - 1 in an n-bit TIFF.
-- Float grey must lie in [0, 1] and is taken as it is.
-- Refused, as there is no telling what white is: 32-bit integer grey, float grey outside [0, 1],
-  16-bit grey TIFF with inverted photometry.
+- Float grey must lie in [0, 1], to `TOLERANCE`, and is taken as it is, clipped.
+- Refused, as there is no telling what white is: 32-bit integer grey, signed integers, float grey
+  outside [0, 1], 16-bit grey TIFF with inverted photometry.
+- Truncated files are refused, whatever Pillow is told elsewhere in the process.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,17 +24,16 @@ from typing import Any, Union
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.images.files import IMAGE_FORMATS
-from hyperinit.images.pixels import centre_crop, from_uint8
+from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
 
-# Larger images are refused by their header, before a pixel is decoded: 50 million pixels are
-# 600 MB as float32, and no camera photograph of use here is larger.
-MAX_PIXELS = 50_000_000
+# What a resize or a change of colour space by another program may leave the range by: clipped.
+TOLERANCE = 1e-3
 
 
 def _reason(error: Exception) -> str:
@@ -43,6 +44,35 @@ def _reason(error: Exception) -> str:
     return "unreadable image: " + (" ".join(text.split()) or type(error).__name__)
 
 
+class _WholeFilesOnly:
+    """While any thread is inside, Pillow refuses truncated files.
+
+    Training scripts often switch `ImageFile.LOAD_TRUNCATED_IMAGES` on, for the whole process: the
+    missing part of an image is then grey. What was set is set again when the last thread leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+
+_whole_files_only = _WholeFilesOnly()
+
+
 @contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
     """Turns whatever Pillow raises into an InputError; its warnings are about metadata or size.
@@ -51,7 +81,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
     struct.error and DecompressionBombError from its decoders.
     """
     try:
-        with warnings.catch_warnings():
+        with _whole_files_only, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except InputError:
@@ -92,7 +122,7 @@ def to_image(source: ImageSource) -> Tensor:
     Args:
         source: A path (see `load_image`); a PIL image (same rules); an array (H, W, 3) or (H, W),
             uint8, uint16 or float in [0, 1]; a tensor (3, H, W), uint8 or float in [0, 1], with
-            which the result may share its memory.
+            which the result may share its memory. Floats up to `TOLERANCE` outside are clipped.
 
     Raises:
         InputError: the path cannot be read; or wrong shape or type, no pixels, NaN or infinite
@@ -119,6 +149,7 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
         raise InputError(f"{name}: {width} x {height} is over {limit}; make it smaller first")
     if width * height == 0:
         raise InputError(f"{name}: the image has no pixels")
+    _refuse_signed(picture, name)
     mode = picture.mode
     white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None
     key = picture.info.get("transparency")
@@ -126,8 +157,9 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
     if white is not None:
         values = torch.from_numpy(np.array(upright, dtype=np.float32))
         grey = values / white
-        if not (grey.isfinite().all() and grey.min() >= 0 and grey.max() <= 1):
+        if not (grey.min() >= -TOLERANCE and grey.max() <= 1 + TOLERANCE):  # false for NaN
             raise InputError(f"{name}: grey values must be finite and lie in [0, {white:g}]")
+        grey = grey.clamp(0, 1)
         if isinstance(key, int):
             grey[values == key] = 1.0
         return grey.expand(3, -1, -1).contiguous()
@@ -140,6 +172,18 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
 def _unit(picture: Image.Image) -> Tensor:
     """8-bit PIL image -> (C, H, W) in [0, 1]."""
     return from_uint8(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
+
+
+def _refuse_signed(picture: Image.Image, name: str) -> None:
+    """Refuses a TIFF of signed integers, which Pillow reads as if they were others."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    bits_per_sample, sample_format, signed = 258, 339, 2
+    formats = tags.get(sample_format, ())
+    if signed in (formats if isinstance(formats, tuple) else (formats,)):
+        bits = tags.get(bits_per_sample, 8)
+        bits = bits[0] if isinstance(bits, tuple) else bits
+        better = "save it as unsigned 8-bit or 16-bit, or as float in [0, 1]"
+        raise InputError(f"{name}: signed {bits}-bit integers have no defined white; {better}")
 
 
 def _white_level(picture: Image.Image, name: str) -> float:
@@ -186,9 +230,9 @@ def _checked(image: Tensor, name: str) -> Tensor:
     if image.numel() == 0:
         raise InputError(f"{name} has no pixels: its shape is {tuple(image.shape)}")
     low, high = float(image.min()), float(image.max())  # both NaN if any pixel is
-    if not (low >= 0 and high <= 1):
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
         raise InputError(f"{name} must be in [0, 1] without NaN, found {low:g} to {high:g}")
-    return image
+    return image if low >= 0 and high <= 1 else image.clamp(0, 1)
 
 
 def load_sized(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:

@@ -174,21 +174,21 @@ def _draw_weight(
     rule: WeightRule, shape: tuple[int, ...], scale: float, generator: torch.Generator
 ) -> Tensor:
     if rule.dist == "identity":
-        return torch.eye(*shape) * scale
+        return torch.eye(*shape, device=generator.device) * scale
     if rule.dist == "normal":
-        return torch.randn(shape, generator=generator) * scale
-    return (torch.rand(shape, generator=generator) * 2 - 1) * scale
+        return torch.randn(shape, generator=generator, device=generator.device) * scale
+    return (torch.rand(shape, generator=generator, device=generator.device) * 2 - 1) * scale
 
 
 def _draw_bias(rule: BiasRule, size: int, fan_in: int, generator: torch.Generator) -> Tensor:
     bound = rule.bound(fan_in)
     if rule.kind == "even":
-        return torch.linspace(-bound, bound, size)
-    return (torch.rand(size, generator=generator) * 2 - 1) * bound
+        return torch.linspace(-bound, bound, size, device=generator.device)
+    return (torch.rand(size, generator=generator, device=generator.device) * 2 - 1) * bound
 
 
 def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Generator) -> Params:
-    """Draws one SIREN from a hand-designed init, on the CPU in float32.
+    """Draws one SIREN from a hand-designed init, on the generator's device in float32.
 
     Args:
         spec: The rules.

@@ -7,7 +7,7 @@ is the only place where making one is timed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, sqrt
 from typing import Any, Protocol
@@ -64,7 +64,6 @@ class Init:
         epochs: image -> pixel visits that `make` costs, per pixel of the image.
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
-        fit: Fields of FitConfig that differ from the protocol's, for tracks that allow it.
         lr_factor: See Start. Benchmarks search for a rate of their own.
     """
 
@@ -73,7 +72,6 @@ class Init:
     epochs: Callable[[Tensor], float] = lambda image: 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     train_hashes: frozenset[str] = frozenset()
-    fit: Mapping[str, Any] = field(default_factory=dict)
     lr_factor: float = 1.0
 
     def start(self, image: Tensor, seed: int) -> Start:

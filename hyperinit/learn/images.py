@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.learn.loop import LoopConfig, TrainingImages
+from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.state import TrainingImages
 from hyperinit.photos.photographs import CropSampler, Photographs
 from hyperinit.photos.workload import squares_and_quarters
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.hypernet.inner import take_inner_steps, unit_rms
-from hyperinit.hypernet.learned import LearnedInit
-from hyperinit.hypernet.network import HyperNetwork
+from hyperinit.hypernet.inner import Objective, StepSizes, take_inner_steps, unit_rms
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
-from hyperinit.learn.loop import StepResult
+from hyperinit.learn.state import StepResult
 from hyperinit.siren.network import Params, Siren, apply
 
 
@@ -39,41 +37,68 @@ class OuterLoss:
     inner_loop: Literal["functional", "higher"] = "functional"
 
 
-@dataclass(frozen=True)
-class OuterResult:
-    """One outer step's loss (to be differentiated), and its error per image (B,), detached.
+class UnrolledConfig(Protocol):
+    """What the outer loss reads of a model's config."""
 
-    MSE in normalised units and PSNR in dB, before and after the inner steps, on query pixels.
-    """
+    @property
+    def inner_steps(self) -> int:
+        """Gradient steps per image."""
+        ...
 
-    loss: Tensor
-    mse_before: Tensor
-    mse_after: Tensor
-    psnr_before: Tensor
-    psnr_after: Tensor
+    @property
+    def inner_pixels(self) -> int:
+        """Pixels of each."""
+        ...
 
-    def mean(self) -> StepResult:
-        """The same with errors averaged over the images."""
-        errors = (self.mse_before, self.mse_after, self.psnr_before, self.psnr_after)
-        return StepResult(self.loss, *(float(error.mean()) for error in errors))
+
+class Unrolled(Protocol):
+    """A model that gives inits and how to take gradient steps from them: a hypernetwork, MAML."""
+
+    @property
+    def config(self) -> UnrolledConfig:
+        """See there."""
+        ...
+
+    @property
+    def base(self) -> Siren:
+        """What every image's init departs from."""
+        ...
+
+    @property
+    def objective(self) -> Objective:
+        """What the inner steps descend."""
+        ...
+
+    @property
+    def normalized_steps(self) -> bool:
+        """See `take_inner_steps`."""
+        ...
+
+    def step_sizes(self) -> list[StepSizes]:
+        """One mapping for each inner step."""
+        ...
+
+    def __call__(self, images: Tensor, /) -> Any:
+        """Images (B, 3, H, W) in [0, 1] -> the Params of B stacked SIRENs before inner steps."""
+        ...
 
 
 def outer_loss(
-    hyper: HyperNetwork | LearnedInit,
+    model: Unrolled,
     images: Tensor,
     config: OuterLoss,
     *,
     generator: torch.Generator,
-) -> OuterResult:
-    """The loss of one outer step.
+) -> StepResult:
+    """The loss of one outer step; errors are those on the query pixels.
 
     Args:
-        hyper: The hypernetwork being trained, or the one init for all images (MAML).
+        model: The hypernetwork being trained, or the one init for all images (MAML).
         images: (B, 3, H, W) in [0, 1].
         config: See OuterLoss.
         generator: Of the pixels; a CPU generator.
     """
-    batch, steps = len(images), hyper.config.inner_steps
+    batch, steps = len(images), model.config.inner_steps
     all_coords = image_coords(images).to(images.dtype)
     all_rgb = image_to_rgb(images)
     pixels = len(all_coords)
@@ -84,36 +109,36 @@ def outer_loss(
         rows = torch.arange(batch, device=images.device).view(-1, *(1 for _ in shape))
         return all_coords[indices], all_rgb[rows, indices]
 
-    inner_coords, inner_rgb = draw(steps, min(hyper.config.inner_pixels, pixels))
+    inner_coords, inner_rgb = draw(steps, min(model.config.inner_pixels, pixels))
     coords, rgb = draw(config.query_pixels)
 
-    params = hyper(images)
+    params = model(images)
     prediction = apply(params, coords)
     mse_before, psnr_before = grid_errors(prediction, rgb)
     if steps and config.inner_loop == "higher":
-        prediction = _predict_with_higher(hyper, params, inner_coords, inner_rgb, coords, config)
+        prediction = _predict_with_higher(model, params, inner_coords, inner_rgb, coords, config)
     elif steps:
         adapted = take_inner_steps(
             params,
             inner_coords,
             inner_rgb,
-            hyper.step_sizes(),
+            model.step_sizes(),
             second_order=config.second_order,
-            objective=hyper.objective,
-            normalized=hyper.normalized_steps,
+            objective=model.objective,
+            normalized=model.normalized_steps,
         )
         prediction = apply(adapted, coords)
     mse_after, psnr_after = grid_errors(prediction, rgb)
     loss = config.weight_before * mse_before.mean() + config.weight_after * mse_after.mean()
     if config.residual_penalty:
-        loss = loss + config.residual_penalty * _residual_size(hyper, params)
+        loss = loss + config.residual_penalty * _residual_size(model, params)
     errors = (mse_before, mse_after, psnr_before, psnr_after)
-    return OuterResult(loss, *(error.detach() for error in errors))
+    return StepResult(loss, *(float(error.detach().mean()) for error in errors))
 
 
-def _residual_size(hyper: HyperNetwork | LearnedInit, params: Params) -> Tensor:
+def _residual_size(model: Unrolled, params: Params) -> Tensor:
     """Mean squared residual, relative to the base parameters' mean square, over all tensors."""
-    base = hyper.base.params
+    base = model.base.params
     sizes = [
         (value - base[name]).square().mean() / base[name].detach().square().mean().clamp_min(1e-8)
         for name, value in params.items()
@@ -122,7 +147,7 @@ def _residual_size(hyper: HyperNetwork | LearnedInit, params: Params) -> Tensor:
 
 
 def _predict_with_higher(
-    hyper: HyperNetwork | LearnedInit,
+    model: Unrolled,
     params: Params,
     inner_coords: Tensor,
     inner_rgb: Tensor,
@@ -136,7 +161,7 @@ def _predict_with_higher(
     """
     import higher
 
-    step_sizes = hyper.step_sizes()
+    step_sizes = model.step_sizes()
     names = list(params)
 
     # track_higher_grads=False would cut the base and the step sizes off together with the
@@ -144,7 +169,7 @@ def _predict_with_higher(
     def callback(gradients: list[Tensor]) -> list[Tensor]:
         if not config.second_order:
             gradients = [gradient.detach() for gradient in gradients]
-        if hyper.normalized_steps:
+        if model.normalized_steps:
             gradients = [unit_rms(gradient, batch_dims=0) for gradient in gradients]
         return gradients
 
@@ -162,7 +187,7 @@ def _predict_with_higher(
             for k, sizes in enumerate(step_sizes):
                 mse = nn.functional.mse_loss(functional(inner_coords[b, k]), inner_rgb[b, k])
                 override = {"lr": [sizes[name] for name in names]}
-                loss = hyper.objective(mse)
+                loss = model.objective(mse)
                 differentiable_sgd.step(loss, override=override, grad_callback=callback)
             predictions.append(functional(coords[b]))
     return torch.stack(predictions)

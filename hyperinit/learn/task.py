@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import check_at_least
 from hyperinit.base.settings import option
-from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.inits.rules import named_init
-from hyperinit.learn.loop import LoopConfig, StepResult, Task
+from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
 from hyperinit.learn.loss import OuterLoss, outer_loss
+from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 
 
@@ -23,6 +24,7 @@ from hyperinit.siren.network import Params
 class TrainConfig(LoopConfig):
     """A whole meta-training run; the run's `config.toml` is this, resolved."""
 
+    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
     lr: float = option(1e-3, "learning rate of the encoder and the heads")
     base_lr: float = option(1e-4, "learning rate of the learned base")
     step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
@@ -41,8 +43,9 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.base_lr > 0:
-            raise InputError(f"base_lr must be positive, not {self.base_lr}")
+        check_at_least(self, {"query_pixels": 1})
+        check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
+        check_positive(self, ("lr", "base_lr", "step_size_lr"))
         self.hyper, self.outer  # noqa: B018  each checks its own fields
 
     @property
@@ -76,11 +79,11 @@ def _optimizer(hyper: HyperNetwork, config: TrainConfig) -> torch.optim.Optimize
 def _loss(
     hyper: HyperNetwork, config: TrainConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    return outer_loss(hyper, images, config.outer, generator=generator).mean()
+    return outer_loss(hyper, images, config.outer, generator=generator)
 
 
 def _starts(
-    hyper: HyperNetwork, held_out: Tensor
+    hyper: HyperNetwork, config: TrainConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
     """Inits before and after the inner steps; statistics of the weights, the step sizes."""
     with torch.no_grad():
@@ -96,6 +99,7 @@ def _starts(
 HYPERNETWORK = Task(
     name="hypernetwork",
     kind=CHECKPOINT_KIND,
+    load=load_hypernetwork,
     prefix="hyper",
     config=TrainConfig,
     build=_build,

@@ -68,6 +68,7 @@ class Tracker:
         self.wandb_run: Any = None
         self._file = file
         self._step = 0
+        self._lost_images = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers of one step, by name; "/" in a name groups charts."""
@@ -76,11 +77,20 @@ class Tracker:
         self._send(lambda run: run.log(numbers, step=step))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
-        """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black."""
+        """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black.
+
+        The first one that cannot be written is a warning.
+        """
         path = self.path.parent / "images" / f"{_safe_part(name)}-{step:06d}.png"
         with contextlib.suppress(OSError):  # save_image says it better
             path.parent.mkdir(exist_ok=True)
-        save_image(image.nan_to_num(), path)
+        try:
+            save_image(image.nan_to_num(), path)
+        except InputError as error:
+            if not self._lost_images:
+                _logger.warning("%s; the run continues without such pictures", error)
+            self._lost_images = True
+            return
         self._write("image", step, name=name, path=self._relative(path))
 
         def send(run: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import option
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import check, option
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+VERSIONS = (1, 2)  # that can be measured and scored
 
 # The seed experiment's three levels of usability, as MSE over all pixels in ImageNet-normalised
 # units: "low frequency info is there", "majority of structure is present", and "looks largely
@@ -27,38 +28,45 @@ class Protocol:
         InputError: a field is out of range.
     """
 
-    version: ClassVar[int] = PROTOCOL_VERSION
-
-    image_size: int = option(224, "side of the images in pixels: centre squares, area-resized")
-    width: int = option(256, "units of the SIREN's sine layers")
-    depth: int = option(5, "number of the SIREN's sine layers")
+    version: Literal[1, 2] = option(
+        PROTOCOL_VERSION, "1: AdamW on random pixels; 2: NAdam, hard pixels more often"
+    )
+    image_size: int = option(
+        224, "side of the images in pixels: centre squares, area-resized", at_least=1
+    )
+    width: int = option(256, "units of the SIREN's sine layers", at_least=1)
+    depth: int = option(5, "number of the SIREN's sine layers", at_least=1)
     budgets_epochs: tuple[float, ...] = option(
-        (0.5, 1, 2, 4, 8, 16, 32, 64), "ladder of budgets; each rung is a fit of its own"
+        (1, 2, 4, 8, 16, 32), "ladder of budgets; each rung is a fit of its own", above=0
     )
     lrs: tuple[float, ...] = option(
-        (1.25e-4, 2.5e-4, 5e-4, 1e-3), "grid of learning rates, one for all inits"
+        (1.2e-4, 1.7e-4, 2.4e-4, 3.4e-4, 4.8e-4),
+        "grid of learning rates, one for all inits",
+        above=0,
     )
-    lr_images: int = option(8, "tuning images on which an init's rate is chosen, with one seed")
+    lr_images: int = option(
+        8, "tuning images on which an init's rate is chosen, with one seed", at_least=1
+    )
     lr_budget_epochs: float = option(
         16.0, "rungs above this one take the rate that was best here: tuning them would cost most"
     )
-    batch_pixels: int = option(2048, "pixels per step")
-    sampler: Literal["pixels", "points"] = option(
-        "pixels", "pixels without replacement within an epoch, or random points between them"
+    batch_pixels: int = option(784, "pixels per step", at_least=1)
+    sampler: Literal["credit", "pixels", "points"] = option(
+        "credit",
+        "without replacement, hard pixels more often; once an epoch each; random points between",
     )
-    schedule: Literal["linear", "constant"] = option(
-        "linear", "of the rate over the declared budget: decay to 0, or none"
+    schedule: Literal["power", "linear", "constant"] = option(
+        "power", "of the rate over the declared budget t: (1 - t)^0.7, linear decay, or none"
     )
     output_lr_factor: float = option(5.0, "the output layer's rate relative to the others'")
     weight_decay: float = option(0.0, "AdamW's")
 
     def __post_init__(self) -> None:
-        sizes = ("image_size", "width", "depth", "lr_images", "batch_pixels")
-        check_at_least(self, dict.fromkeys(sizes, 1))
+        check(self)
         for name in ("budgets_epochs", "lrs"):
             values = getattr(self, name)
-            if not values or min(values) <= 0 or len(set(values)) < len(values):
-                raise InputError(f"{name} must be positive and distinct, not {list(values)}")
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{name} must be distinct and at least one, not {list(values)}")
 
     @property
     def tuned_budgets(self) -> tuple[float, ...]:
@@ -68,19 +76,57 @@ class Protocol:
 
 
 _SMALL: dict[str, Any] = {
-    **{"image_size": 96, "width": 128, "depth": 4, "batch_pixels": 1024},
-    "lrs": (5e-4, 1e-3, 2e-3),
+    **{"image_size": 96, "width": 128, "depth": 4, "batch_pixels": 144},
+    "lrs": (2.5e-4, 3.5e-4, 5e-4, 7e-4),
 }
+# The fit of version 1.
+_FIT_1: dict[str, Any] = {"version": 1, "sampler": "pixels", "schedule": "linear"}
+
+# Version -> settings that a report need not mention; those of the current version follow from the
+# code, those of earlier ones stay as they were, so that their tables do.
+_USUAL: dict[int, dict[str, Any]] = {
+    1: {
+        "batch_pixels": 2048,
+        "sampler": "pixels",
+        "schedule": "linear",
+        "output_lr_factor": 5.0,
+        "weight_decay": 0.0,
+    },
+}
+
+# Version -> settings that are chosen for each init and budget, as its learning rate is.
+CHOSEN_SETTINGS: dict[int, tuple[str, ...]] = {1: (), 2: ("batch_pixels",)}
+
+
+def usual_settings(version: int) -> dict[str, Any]:
+    """Setting -> its value in the standard protocol of a version."""
+    return _USUAL.get(version) or vars(Protocol())
+
 
 # Protocols by name; fields that are not given are as above.
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "standard": {},
     # One rung down the ladder of scales.
     "small": _SMALL,
-    # As small, and over in three minutes: to see that everything works.
+    # As small, and over in two minutes: to see that everything works.
     "quick": {**_SMALL, "budgets_epochs": (1, 2, 4, 8), "lr_images": 3},
+    # Version 1, which records made before version 2 are of.
+    "standard-1": {
+        **_FIT_1,
+        "batch_pixels": 2048,
+        "budgets_epochs": (0.5, 1, 2, 4, 8, 16, 32, 64),
+        "lrs": (1.25e-4, 2.5e-4, 5e-4, 1e-3),
+    },
+    "small-1": {
+        **_SMALL,
+        **_FIT_1,
+        "batch_pixels": 1024,
+        "budgets_epochs": (0.5, 1, 2, 4, 8, 16, 32, 64),
+        "lrs": (5e-4, 1e-3, 2e-3),
+    },
     # As the seed experiment ran it, but for the rate, which an LR range test finds.
     "seed": {
+        **_FIT_1,
         # 3,000 of its epochs of 7 steps of 8,192 points, in visits to each of 224 x 224 pixels
         "budgets_epochs": (3000 * 7 * 8192 / 224**2,),
         "batch_pixels": 8192,

@@ -1,125 +1,37 @@
-"""How time to a target error is measured: one frozen, versioned object, and the records it makes.
+"""Record files: JSONL, a record a line, appended as fits end and read by whatever scores them.
 
-Scoring reads records only, so nothing is rerun when a rule of scoring changes. No torch in here.
+Whoever wrote a file, it is read or refused in one line that names the file and the line in it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from math import inf, isfinite
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import PROTOCOL_VERSION
+from hyperinit.base.files import shown_path
+from hyperinit.record.check import checked, no_constant, no_key_twice
+from hyperinit.record.protocol import VERSIONS
+from hyperinit.record.record import CurvePoint, Record
+from hyperinit.record.tracks import stored_track
 
-TUNING = "-lr"  # ends the track of records that only serve to choose a rate
+__all__ = ["CurvePoint", "Record", "append_record", "read_records", "repair_jsonl", "to_line"]
 
-
-@dataclass(frozen=True)
-class Record:
-    """One fit, with everything needed to score it and to run it again.
-
-    Attributes:
-        track: "seed", "tuned", "open" or "frozen"; with "-lr" behind it for fits of tuning images
-            that only serve to choose a learning rate.
-        init: Name of the init.
-        init_facts: The init's resolved row, or its checkpoint's identity.
-        image: Name of the image; `image_hash` identifies its content.
-        seed: Of the draw of the init and of the order of pixels.
-        lr, budget_epochs: What the run declared.
-        curve: Rows (epochs, steps, sec, mse, psnr, train_mse), the fields of fit.CurvePoint: the
-            start, evaluations, and the end; what is not a finite number is null in the file.
-        init_epochs, init_sec: The part of the cost that went into making the start.
-        params_hash: SHA-256 of the fitted parameters.
-        diverged: The error became non-finite.
-        settings: Image size, network size and every field of FitConfig that can move the result.
-        environment: Commit, versions, threads, device.
-        version: The protocol's.
-    """
-
-    track: str
-    init: str
-    init_facts: dict[str, Any]
-    image: str
-    image_hash: str
-    seed: int
-    lr: float
-    budget_epochs: float
-    curve: tuple[tuple[float, ...], ...]
-    init_epochs: float
-    init_sec: float
-    params_hash: str
-    diverged: bool
-    settings: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    version: int = PROTOCOL_VERSION
-
-    @property
-    def mse(self) -> float:
-        """Final error; infinite for a run that diverged."""
-        return inf if self.diverged else self.curve[-1][3]
-
-    @property
-    def epochs(self) -> float:
-        """Pixel visits / pixels, making the start included."""
-        return self.curve[-1][0]
-
-    @property
-    def sec(self) -> float:
-        """Seconds on the clock, making the start included."""
-        return self.curve[-1][2]
-
-    @property
-    def start_mse(self) -> float:
-        """Error at step 0."""
-        return self.curve[0][3]
-
-    @property
-    def start_psnr(self) -> float:
-        """PSNR at step 0, in dB."""
-        return self.curve[0][4]
-
-    @property
-    def trial(self) -> tuple[Any, ...]:
-        """What makes two records the same trial: rerunning it must give the same result."""
-        return trial_key(
-            track=self.track,
-            init=self.init,
-            init_facts=self.init_facts,
-            settings=self.settings,
-            image_hash=self.image_hash,
-            seed=self.seed,
-            budget_epochs=self.budget_epochs,
-            lr=self.lr,
-            version=self.version,
-        )
-
-
-def trial_key(
-    *,
-    track: str,
-    init: str,
-    init_facts: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    image_hash: str,
-    seed: int,
-    budget_epochs: float,
-    lr: float | None,
-    version: int = PROTOCOL_VERSION,
-) -> tuple[Any, ...]:
-    """Identity of a trial, known before it is run; the rate is its last entry."""
-    facts = json.dumps([init_facts, settings], sort_keys=True)
-    return (version, track, init, facts, image_hash, seed, budget_epochs, lr)
+MAX_LINE_BYTES = 16 * 2**20  # the longest committed line has 34,157
 
 
 def to_line(record: Record) -> str:
     """A record as one line of JSON, without its newline; what is not finite is null."""
-    values = asdict(record)
-    values["curve"] = [[v if isfinite(v) else None for v in row] for row in record.curve]
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "is_tuning"}
+    values["track"] = stored_track(record.track, record.is_tuning)
+    values["curve"] = [
+        [value if isfinite(value) else None for value in astuple(point)] for point in record.curve
+    ]
     return json.dumps(values, allow_nan=False)
 
 
@@ -149,62 +61,65 @@ def repair_jsonl(path: str | Path) -> None:
 def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
     """Reads records, the first of each trial where a trial was written twice.
 
+    Memory and time are bounded by the size of the files.
+
     Raises:
         InputError: a file is missing or not text, a line is not a record, or it was made under
-            another version of the protocol; the line is named.
+            a version of the protocol that this program does not know; the line is named.
     """
     records: dict[tuple[Any, ...], Record] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        shown = shown_path(path)
         if not Path(path).is_file():
-            raise InputError(f"{path}: no such record file")
+            raise InputError(f"{shown}: no such record file")
         try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a record file ({error})") from error
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if number == len(lines):
-                continue  # no newline after it: the run that wrote it was killed in mid-line
-            record = _from_json(line, f"{path}:{number}")
-            records.setdefault(record.trial, record)
+            for number, line in _lines(Path(path), shown):
+                record = _record(line, f"{shown}:{number}")
+                records.setdefault(record.trial, record)
+        except OSError as error:
+            raise InputError(f"{shown}: cannot be read ({error.strerror or error})") from error
     return list(records.values())
 
 
-def _from_json(line: str, where: str) -> Record:
+def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
+    """The complete lines that are not blank, with their numbers."""
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES):
+            number += 1
+            where = f"{shown}:{number}"
+            if line[-1:] != b"\n":
+                if len(line) == MAX_LINE_BYTES:
+                    raise InputError(f"{where}: not a record (longer than {MAX_LINE_BYTES} bytes)")
+                # The run that wrote it was killed in mid-line: left out, if it was a record.
+                if line.isspace() or line.startswith(b"{"):
+                    return
+                raise InputError(f"{where}: not a record file")
+            if line.isspace():
+                continue
+            try:
+                yield number, line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"{where}: not a record file ({error})") from error
+
+
+def _record(line: str, where: str) -> Record:
     try:
-        values = json.loads(line)
-        version = values["version"]
-        if version == PROTOCOL_VERSION:
-            values["curve"] = tuple(
-                tuple(inf if v is None else v for v in row) for row in values["curve"]
-            )
-            if not values["curve"] or any(len(row) != 6 for row in values["curve"]):
-                raise ValueError("curve must have rows of 6 numbers")
-            return Record(**values)
+        values = json.loads(line, object_pairs_hook=no_key_twice, parse_constant=no_constant)
+        if not isinstance(values, dict):
+            raise ValueError(f"a record has fields, this is {type(values).__name__}")
+        version = values.get("version")
+        if type(version) is not int:
+            raise ValueError("version must be a whole number")
+        if version in VERSIONS:
+            return checked(values)
+    except RecursionError as error:
+        raise InputError(f"{where}: not a record (nested too deeply)") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where}: not a record ({error})") from error
-    raise InputError(
-        f"{where}: protocol version {version}, but this program scores version {PROTOCOL_VERSION}"
-    )
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One evaluation of the full pixel grid.
-
-    Attributes:
-        epochs: Pixel visits so far / pixels of the image, making the start included.
-        steps: Optimiser steps so far.
-        sec: Seconds on the clock so far.
-        mse: MSE over all pixels, in ImageNet-normalised units; infinite after divergence.
-        psnr: In dB on [0, 1].
-        train_mse: Exponential moving average of the training loss; NaN before the first step.
-    """
-
-    epochs: float
-    steps: int
-    sec: float
-    mse: float
-    psnr: float
-    train_mse: float
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 200 else reason[:199] + "…"
+        raise InputError(f"{where}: not a record ({reason})") from error
+    known = " and ".join(map(str, VERSIONS))
+    if not 0 <= version < 10**6:
+        raise InputError(f"{where}: not a record (version is out of range)")
+    raise InputError(f"{where}: protocol version {version}, but this program scores {known}")

@@ -16,7 +16,7 @@ from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.record.records import Record
 
 SIDE = 128  # pixels at most: about 4 kB a picture
-SHOWN_EPOCHS = (1.0, 4.0, 16.0)  # budgets whose ends are kept, where a ladder has more
+SHOWN_EPOCHS = (0.25, 1.0, 4.0, 16.0)  # budgets whose ends are kept, where a ladder has more
 
 
 def folder_of(records: str | Path) -> Path:
@@ -80,7 +80,7 @@ def _image(record: Record) -> str:
 def _start(record: Record) -> str:
     """All rates and budgets of an init start alike."""
     sizes = [record.settings.get(name) for name in ("width", "depth")]
-    return _name("start", record.init, record.init_facts, sizes, record.image_hash, record.seed)
+    return _name("start", record.label, record.init_facts, sizes, record.image_hash, record.seed)
 
 
 def _end(record: Record) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from hyperinit.base.errors import InputError
 from hyperinit.record.records import Record, read_records
 from hyperinit.report.tables import (
-    _read_training,
     comparison_table,
     markdown,
     protocol_markdown,
+    read_training,
     rivals_table,
 )
+from hyperinit.score.score import score_groups
 
 _KINDS = ("records", "comparison", "rivals")
 
@@ -61,10 +62,10 @@ def update_blocks(
                 parts = [part.split() for part in files.split("|")]
                 if len(parts) != 3 or len(parts[2]) != 1:
                     raise InputError(f"{source}: a rivals block is NAME ... | NAME ... | TABLE")
-                training = _read_training(Path(records_dir) / f"{parts[2][0]}.csv")
+                training = read_training(Path(records_dir) / f"{parts[2][0]}.csv")
                 body = rivals_table(named(parts[0]), named(parts[1]), training, reference)
             elif block["kind"] == "records":
-                body = markdown(named(files.split()), reference)
+                body = markdown(score_groups(named(files.split()), reference))
             else:
                 body = comparison_table(named(files.split()))
         return f"{block['open']}{body}{block['close']}"

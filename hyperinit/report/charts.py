@@ -10,37 +10,38 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from math import ceil, isfinite
+from math import isfinite
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.record.protocol import TARGETS
-from hyperinit.record.records import Record
 from hyperinit.score.costs import performance_profile, solved_share
-from hyperinit.score.score import TUNING, InitScore, groups, hardest_solved, score
+from hyperinit.score.score import GroupScore, InitScore, hardest_solved, seed_epoch_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(
-    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
-) -> dict[str, Figure]:
+def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
     """File name without suffix -> figure, for every group of records that may be compared."""
     found: dict[str, Figure] = {}
-    for (track, workload), own in groups(records).items():
-        name = re.sub(r"[^a-z0-9.]+", "-", f"{track} {workload}".lower()).strip("-")
+    for group in scores:
+        if not group.inits:
+            continue
+        workload, inits = group.group.workload, group.inits
+        title = (
+            str(workload) if workload.version == 1 else f"{workload}, protocol {workload.version}"
+        )
+        name = re.sub(r"[^a-z0-9.]+", "-", title.replace(" track,", "").lower()).strip("-")
         if len(name) > 120:  # file systems take 255 bytes
             name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        title = f"{track} track, {workload}"
-        tests = [record for record in own if not record.track.endswith(TUNING)]
-        if track == "seed":
-            found[f"{name}-curves"] = seed_curves(tests, title)
-        elif tests:
-            scores = score(own, reference, tune_on_test=tune_on_test)
-            found[f"{name}-errors"] = error_ladder(scores, title)
-            target = hardest_solved(scores)
-            found[f"{name}-solved"] = solved_curves(scores, title, target)
-            found[f"{name}-profile"] = profile_curves(scores, title, target)
+        if group.track.along_curve:
+            found[f"{name}-curves"] = seed_curves(inits, title)
+            continue
+        target = hardest_solved(inits)
+        found[f"{name}-errors"] = error_ladder(inits, title)
+        found[f"{name}-solved"] = solved_curves(inits, title, target)
+        found[f"{name}-profile"] = profile_curves(inits, title, target)
     return found
 
 
@@ -142,22 +143,20 @@ def profile_curves(scores: Sequence[InitScore], title: str, target: float) -> Fi
     return _finish(figure, axes)
 
 
-def seed_curves(records: Sequence[Record], title: str) -> Figure:
+def seed_curves(scores: Sequence[InitScore], title: str) -> Figure:
     """Error against seed epochs, as the source's chart: training loss solid, grid MSE dashed."""
-    runs = [(record, f"{record.init}, {record.image}, {record.seed}") for record in records]
-    inits = list(dict.fromkeys(record.init for record in records))
-    figure, axes = _axes(title, "seed epochs", "MSE (solid: training, dashed: grid)", len(inits))
+    figure, axes = _axes(title, "seed epochs", "MSE (solid: training, dashed: grid)", len(scores))
     from matplotlib import colormaps
 
-    for record, label in runs:
-        pixels = record.settings["image_size"] ** 2
-        epoch_steps = ceil(pixels / record.settings["batch_pixels"])
-        colour = colormaps["tab20"](inits.index(record.init) % 20)
-        rows = [row for row in record.curve if row[1] > 0]
-        x = [row[1] / epoch_steps for row in rows]
-        for column, line, shown in ((5, "-", label), (3, "--", None)):
-            y = [row[column] for row in rows]
-            axes.plot(x, y, line, color=colour, label=shown, linewidth=1)
+    for i, found in enumerate(scores):
+        colour = colormaps["tab20"](i % 20)
+        for run in found.runs:
+            label = f"{found.init}, {run.image}, {run.seed}"
+            points = [point for point in run.curve if point.steps > 0]
+            x = [point.steps / seed_epoch_steps(run) for point in points]
+            for error, line, shown in (("train_mse", "-", label), ("mse", "--", None)):
+                y = list(map(attrgetter(error), points))
+                axes.plot(x, y, line, color=colour, label=shown, linewidth=1)
     axes.set(yscale="log")
     _target_lines(axes)
     return _finish(figure, axes)

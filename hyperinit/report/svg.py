@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from math import ceil, floor, isfinite, log, log10
+
+from markupsafe import Markup, escape
 
 STYLES = 8  # colours, as classes s0, s1, ...
 # For the style sheet of a page with charts, which sets --fore, --soft, --edge and --back itself.
@@ -51,7 +52,7 @@ def chart(
     ylabel: str,
     targets: Sequence[float] = (),
     share: bool = False,
-) -> str:
+) -> Markup:
     """A line chart over an axis that has 0 and widens small values as a logarithm does.
 
     Args:
@@ -67,7 +68,7 @@ def chart(
     xs = [x for one in kept for x, _ in one.points]
     ys = [*(y for one in kept for _, y in one.points), *targets]
     if not xs:
-        return '<p class="note">Nothing to draw.</p>'
+        return Markup('<p class="note">Nothing to draw.</p>')
     unit = min((x for x in xs if x > 0), default=1.0)
     end = log(1 + max(xs) / unit) or 1.0
 
@@ -111,16 +112,16 @@ def chart(
         f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">'
         f"{escape(ylabel)}</text>"
     )
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def sample(style: int) -> str:
+def sample(style: int) -> Markup:
     """A piece of a line with its marker, for a legend."""
     line = f'<path class="line" stroke-dasharray="{_dash(style)}" d="M1 8H43"/>'
-    return (
+    return Markup(
         f'<svg class="sample s{style % STYLES}" viewBox="0 0 44 16" aria-hidden="true">'
         f"{line}{_marker(style, 22, 8)}</svg>"
     )

@@ -12,19 +12,19 @@ from statistics import fmean
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import TARGETS, Protocol
+from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
+from hyperinit.report.names import csv_cell, markdown_cell
 from hyperinit.score.costs import Cost, Pair, Ratio, number
+from hyperinit.score.groups import Ladder, select_choices
 from hyperinit.score.score import (
-    TUNING,
+    GroupScore,
     InitScore,
-    SeedScore,
-    groups,
+    TargetScore,
+    Unit,
     hardest_solved,
     ladder_costs,
     score,
-    score_seed,
-    select_lrs,
 )
 
 LEGEND = """\
@@ -36,60 +36,46 @@ over pairs. Every init has the learning rate that was best for it on {tuned_on}.
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
-    rows = [[_cell(row[0]), *row[1:]] for row in rows]
+    """Cells are Markdown."""
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(name: str) -> str:
-    """A name in Markdown: one line that neither ends a table's cell nor is taken for HTML."""
-    name = " ".join(name.split())
-    name = name if len(name) <= 160 else name[:159] + "…"
-    return (
-        name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
-    )
-
-
-def markdown(
-    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
-) -> str:
+def markdown(scores: Iterable[GroupScore]) -> str:
     """Tables of every group of records that may be compared.
 
-    Args:
-        records: Of any tracks and workloads.
-        reference: The init that ratios are to.
-        tune_on_test: See `score`.
-
     Raises:
-        InputError: there are none, or see `score`.
+        InputError: there are none.
     """
     parts = []
-    for (track, workload), own in groups(records).items():
-        tests = [record for record in own if not record.track.endswith(TUNING)]
-        if not tests:
-            parts.append(f"**{_cell(track)} track**, {_cell(workload)}: no test run yet\n")
+    for found in scores:
+        workload = found.group.workload
+        name = f"**{markdown_cell(workload.track.name)} track**, {markdown_cell(workload.text)}"
+        if not found.inits:
+            parts.append(f"{name}: no test run yet\n")
             continue
-        title = f"**{_cell(track)} track**, {_cell(workload)}; {_provenance(own, tests)}\n"
-        if track == "seed":
-            parts += [title, _seed_table(score_seed(tests))]
-        else:
-            scores = score(own, reference, tune_on_test=tune_on_test)
-            parts += [title, _cost_table(scores), _ratio_table(scores, reference)]
-            tuned_on = "these very images" if tune_on_test else "tuning images"
-            parts += [_error_table(scores), LEGEND.format(tuned_on=tuned_on)]
+        parts.append(f"{name}; {_provenance(found)}\n")
+        parts += [f"{markdown_cell(note)}\n" for note in found.notes]
+        if found.track.along_curve:
+            parts.append(_curve_table(found.inits))
+            continue
+        parts += [_cost_table(found.inits), _ratio_table(found), _error_table(found.inits)]
+        tuned_on = "these very images" if found.tune_on_test else "tuning images"
+        parts.append(LEGEND.format(tuned_on=tuned_on))
     if not parts:
         raise InputError("no records")
     return "\n".join(parts)
 
 
-def _provenance(records: Sequence[Record], tests: Sequence[Record]) -> str:
+def _provenance(found: GroupScore) -> str:
     """How much was run, and on what."""
+    tests, tuned_on = found.group.tests, found.group.tuned_on
     images, seeds = {r.image_hash for r in tests}, {r.seed for r in tests}
-    tuned = {r.image_hash for r in records} - images
     versions = {_environment(record.environment) for record in tests}
-    text = f"protocol {tests[0].version}; test images {len(images)}, seeds {len(seeds)}"
-    text += f"; rates from {len(tuned)} tuning images" if tuned else ""
-    text += "; " + " and ".join(_cell(version) for version in sorted(versions))
+    text = f"protocol {found.group.workload.version}"
+    text += f"; test images {len(images)}, seeds {len(seeds)}"
+    text += f"; rates from {tuned_on} tuning images" if tuned_on else ""
+    text += "; " + " and ".join(markdown_cell(version) for version in sorted(versions))
     return text if len(versions) == 1 else f"{text}: seconds are not comparable"
 
 
@@ -109,24 +95,29 @@ def _cost_table(scores: Sequence[InitScore]) -> str:
     hardest = hardest_solved(scores)
     header = ["init", *(f"epochs to {t:g}" for t in TARGETS), f"seconds to {hardest:g}"]
     rows = [
-        [s.init, *(str(s.targets[t].epochs) for t in TARGETS), str(s.targets[hardest].seconds)]
+        [
+            markdown_cell(s.init),
+            *(str(s.targets[t].epochs) for t in TARGETS),
+            str(s.targets[hardest].seconds),
+        ]
         for s in scores
     ]
     return _table(header, rows)
 
 
-def _ratio_table(scores: Sequence[InitScore], reference: str) -> str:
+def _ratio_table(found: GroupScore) -> str:
     def shown(ratio: Ratio | None, *, named: bool = False) -> str:
         if ratio is None:
             return "-"
-        return f"to {_cell(ratio.to)}: {ratio}" if named else str(ratio)
+        return f"to {markdown_cell(ratio.to)}: {ratio}" if named else str(ratio)
 
+    scores, reference = found.inits, markdown_cell(found.reference)
     hardest = hardest_solved(scores)
-    header = ["init", *(f"ratio to {_cell(reference)}, {t:g}" for t in TARGETS)]
+    header = ["init", *(f"ratio to {reference}, {t:g}" for t in TARGETS)]
     header.append(f"ratio to the best hand-designed init, {hardest:g}")
     rows = [
         [
-            s.init,
+            markdown_cell(s.init),
             *(shown(s.targets[t].to_reference) for t in TARGETS),
             shown(s.targets[hardest].to_best, named=True),
         ]
@@ -141,22 +132,25 @@ def _error_table(scores: Sequence[InitScore]) -> str:
 
     def cell(s: InitScore, budget: float) -> str:
         rung = s.rungs.get(budget)
-        return "-" if rung is None else f"{rung.mse:.3g} ({rung.lr:g}, n={rung.n})"
+        return "-" if rung is None else f"{rung.mse:.3g} ({rung.choice}, n={rung.n})"
 
-    rows = [[s.init, f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)] for s in scores]
+    rows = [
+        [markdown_cell(s.init), f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)]
+        for s in scores
+    ]
     return _table(header, rows)
 
 
-def _seed_table(scores: Sequence[SeedScore]) -> str:
+def _curve_table(scores: Sequence[InitScore]) -> str:
     header = ["init", "LR", *(f"training loss at {t:g}" for t in TARGETS)]
     header += [*(f"grid MSE at {t:g}" for t in TARGETS), "final grid MSE"]
     rows = [
         [
-            s.init,
-            ", ".join(f"{lr:.2g}" for lr in s.lrs),
-            *(str(s.train[t]) for t in TARGETS),
-            *(str(s.grid[t]) for t in TARGETS),
-            f"{s.mse:.3g}",
+            markdown_cell(s.init),
+            ", ".join(f"{run.lr:.2g}" for run in s.runs),
+            *(str(s.targets[t].train) for t in TARGETS),
+            *(str(s.targets[t].epochs) for t in TARGETS),
+            f"{s.final_mse:.3g}",
         ]
         for s in scores
     ]
@@ -166,8 +160,8 @@ def _seed_table(scores: Sequence[SeedScore]) -> str:
 def at_best_lr(records: Iterable[Record]) -> list[Record]:
     """The records at each init's best rate for each budget: the lowest mean error over pairs."""
     records = list(records)
-    chosen = select_lrs(records, average=fmean)
-    return [r for r in records if r.lr == chosen[r.init, r.budget_epochs]]
+    chosen = select_choices(records, average=fmean)
+    return [r for r in records if r.lr == chosen[r.label, r.budget_epochs].lr]
 
 
 def comparison_table(records: Iterable[Record]) -> str:
@@ -179,24 +173,23 @@ def comparison_table(records: Iterable[Record]) -> str:
     """
     records = at_best_lr(records)
     budgets = sorted({record.budget_epochs for record in records})
-    costs = [(0, "epochs", target) for target in TARGETS]
-    costs += [(2, "seconds", target) for target in TARGETS]
+    units: tuple[Unit, ...] = ("epochs", "seconds")
+    costs = [(unit, target) for unit in units for target in TARGETS]
     header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs (LR)" for b in budgets)]
-    header += [f"{unit} to {target:g}" for _, unit, target in costs]
+    header += [f"{unit} to {target:g}" for unit, target in costs]
     rows = []
-    for init in dict.fromkeys(record.init for record in records):
-        ladders: dict[Pair, dict[float, Record]] = {}
+    for init in dict.fromkeys(record.label for record in records):
+        ladders: dict[Pair, Ladder] = {}
         for record in sorted(records, key=lambda r: r.budget_epochs):
-            if record.init == init:
-                pair = ladders.setdefault((record.image_hash, record.seed), {})
-                pair[record.budget_epochs] = record
+            if record.label == init:
+                ladders.setdefault(record.pair, {})[record.budget_epochs] = record
         starts = [next(iter(ladder.values())) for ladder in ladders.values()]
-        row = [init, f"{fmean(start.start_psnr for start in starts):.1f}"]
+        row = [markdown_cell(init), f"{fmean(run.start.psnr for run in starts):.1f}"]
         for budget in budgets:
             rung = [ladder[budget] for ladder in ladders.values()]
             row.append(f"{fmean(record.mse for record in rung):.3g} ({rung[0].lr:g})")
-        for column, unit, target in costs:
-            cost = ladder_costs(ladders, column, unit, target)
+        for unit, target in costs:
+            cost = ladder_costs(ladders, unit, target)
             shown = number(cost.median) if isfinite(cost.median) else "-"
             row.append(f"{shown} ({cost.hits}/{cost.n})")
         rows.append(row)
@@ -213,24 +206,24 @@ def rivals_table(
 
     Args:
         tuned: Records of one group of the tuned track.
-        published: Of one group of the open track, where names go on with how they were fitted.
+        published: Of one group of the open track, where labels also say how inits were fitted.
         training: Init -> "outer_steps", "published_steps" and "minutes", in words.
         reference: The init that ratios are to, those of the tuned track.
     """
-    others = {s.init.partition(" ")[0]: s for s in score(published)}
+    others = {s.runs[0].init: s for s in score(published)}
     shown = TARGETS[1:]
     hardest = shown[-1]
     header = ["init", "outer steps (published)", "training, minutes"]
     header += [f"tuned: epochs to {t:g}" for t in shown]
     header += [f"tuned: seconds to {t:g}" for t in shown]
-    header += [f"tuned: ratio to {_cell(reference)}, {hardest:g}"]
+    header += [f"tuned: ratio to {markdown_cell(reference)}, {hardest:g}"]
     header += [f"published: epochs to {t:g}" for t in shown]
     header += [f"published: seconds to {t:g}" for t in shown]
     rows = []
     for s in score(tuned, reference):
         found, other, cost = s.targets, others.get(s.init), training.get(s.init)
         steps = f"{cost['outer_steps']} ({cost['published_steps']})" if cost else "-"
-        row = [s.init, steps, cost["minutes"] if cost else "-"]
+        row = [markdown_cell(s.init), steps, cost["minutes"] if cost else "-"]
         row += [str(found[t].epochs) for t in shown]
         row += [str(found[t].seconds) for t in shown]
         row += [str(found[hardest].to_reference or "-")]
@@ -240,7 +233,7 @@ def rivals_table(
     return _table(header, rows)
 
 
-def _read_training(path: Path) -> dict[str, dict[str, str]]:
+def read_training(path: Path) -> dict[str, dict[str, str]]:
     """Init -> the other columns of a table of training costs.
 
     Raises:
@@ -260,44 +253,40 @@ TRAINING_FIELDS = ("outer_steps", "published_steps", "minutes")
 CSV_FIELDS = (
     *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
-    *("best_init", "best_ratio", "best_low", "best_high"),
+    *("best_init", "best_ratio", "best_low", "best_high", "protocol"),
 )
 
 
-def csv_text(
-    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
-) -> str:
+def csv_text(scores: Iterable[GroupScore]) -> str:
     """One line per group, init, measure and target; an unsolved median is "inf"."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
-
-    def write(common: dict[str, Any], measure: str, target: float, cost: Cost) -> None:
-        numbers = {"median": cost.median, "n": cost.n, "hits": cost.hits}
-        writer.writerow({**common, "measure": measure, "target": target, **numbers})
-
-    for (track, workload), own in groups(records).items():
-        tests = [record for record in own if not record.track.endswith(TUNING)]
-        group = {"track": track, "workload": workload}
-        for seed_score in score_seed(tests) if track == "seed" else ():
-            common = {**group, "init": seed_score.init}
-            for target in TARGETS:
-                write(common, "seed epochs, training loss", target, seed_score.train[target])
-                write(common, "seed epochs, grid MSE", target, seed_score.grid[target])
-        if track == "seed" or not tests:
-            continue
-        for found in score(own, reference, tune_on_test=tune_on_test):
-            common = {**group, "init": found.init}
-            for target, values in found.targets.items():
-                ratios: dict[str, Any] = {}
-                for to, ratio in (("reference", values.to_reference), ("best", values.to_best)):
-                    for field in ("low", "high") if ratio else ():
-                        ratios[f"{to}_{field}"] = getattr(ratio, field)
-                    if ratio:
-                        ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
-                write({**common, **ratios}, "epochs", target, values.epochs)
-                write(common, "seconds", target, values.seconds)
+    for found in scores:
+        workload = found.group.workload
+        group = {"track": workload.track.name, "workload": workload.text}
+        for s in found.inits:
+            for target, values in s.targets.items():
+                for measure, cost, ratios in _measures(values):
+                    numbers = {"median": cost.median, "n": cost.n, "hits": cost.hits}
+                    row = {**group, "init": s.init, "measure": measure, "target": target}
+                    row |= {**numbers, **ratios, "protocol": workload.version}
+                    cells = {k: csv_cell(v) if isinstance(v, str) else v for k, v in row.items()}
+                    writer.writerow(cells)
     return out.getvalue()
+
+
+def _measures(found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
+    """Name, cost and columns of ratios of everything that is measured for a target."""
+    if found.seconds is None:
+        kinds = (("training loss", found.train), ("grid MSE", found.epochs))
+        return [(f"{cost.unit}, {kind}", cost, {}) for kind, cost in kinds if cost is not None]
+    ratios: dict[str, Any] = {}
+    for to, ratio in (("reference", found.to_reference), ("best", found.to_best)):
+        if ratio is not None:
+            ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
+            ratios |= {f"{to}_low": ratio.low, f"{to}_high": ratio.high}
+    return [("epochs", found.epochs, ratios), ("seconds", found.seconds, {})]
 
 
 def protocol_markdown() -> str:
@@ -309,6 +298,6 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {Protocol.version}; targets {targets}.\n\n" + _table(
+    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + _table(
         header, rows, False
     )

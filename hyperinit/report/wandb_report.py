@@ -25,10 +25,11 @@ from typing import Any
 from hyperinit.base.errors import InputError
 from hyperinit.base.wandb_key import has_key
 from hyperinit.record.protocol import TARGETS
-from hyperinit.record.records import Record
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
-from hyperinit.report.page import Group, headline, mse_curve, read_groups, shown
+from hyperinit.report.headline import headline, shown_workload
+from hyperinit.report.names import markdown_text, shown
 from hyperinit.report.tables import markdown
+from hyperinit.score.score import GroupScore, InitScore
 
 TITLE = "Initial weights of SIRENs compared"  # in the address too, where "?" would end the path
 SHOWN_PICTURES = 6  # images of a group in the media panel
@@ -58,26 +59,20 @@ class Story:
     """What a report tells.
 
     Attributes:
-        records: All of it.
-        reference: The init that others are compared with.
-        tune_on_test: See `score.score`.
+        scores: Of the groups that have test runs, in the order of sections.
+        markdown: The tables.
         thumbnails: Pictures of the fits.
     """
 
-    records: Sequence[Record]
-    reference: str = "33"
-    tune_on_test: bool = False
+    scores: Sequence[GroupScore]
+    markdown: str
     thumbnails: Thumbnails | None = None
 
-    @property
-    def groups(self) -> list[Group]:
-        """See `page.read_groups`."""
-        return read_groups(self.records, tune_on_test=self.tune_on_test)
-
-    @property
-    def markdown(self) -> str:
-        """The tables."""
-        return markdown(self.records, self.reference, tune_on_test=self.tune_on_test)
+    @classmethod
+    def of(cls, scores: Sequence[GroupScore], thumbnails: Thumbnails | None = None) -> Story:
+        """From all scores; see `markdown` for what it raises."""
+        ordered = sorted(scores, key=lambda s: s.group.workload.order)
+        return cls([s for s in ordered if s.inits], markdown(scores), thumbnails)
 
 
 def logged_in() -> bool:
@@ -91,7 +86,7 @@ def spec(story: Story, to: Destination) -> str:
     """The report's specification as JSON, without a server.
 
     Raises:
-        InputError: wandb-workspaces is missing, or see `page.read_groups`.
+        InputError: wandb-workspaces is missing, or there are no test runs.
     """
     try:
         # A run set with an entity would look its project up on the server.
@@ -113,10 +108,10 @@ def publish(story: Story, to: Destination, out: Path) -> str:
 
     Raises:
         InputError: not logged in, wandb-workspaces is missing, the server refuses or does not
-            answer, or see `page.read_groups`.
+            answer, or there are no test runs.
     """
     _api()
-    groups = story.groups
+    groups = story.scores
     if not logged_in():
         raise InputError("publishing needs an API key: run `wandb login` or set WANDB_API_KEY")
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -125,7 +120,7 @@ def publish(story: Story, to: Destination, out: Path) -> str:
     os.environ["WANDB_CACHE_DIR"] = str(out.absolute() / "wandb" / "cache")
     try:
         for group in groups:
-            for init in group.inits:
+            for init in group.fastest_first:
                 _log_run(story, group, init, to, out)
         report = build(story, to, runset_entity=to.entity)
         report.save()
@@ -138,13 +133,15 @@ def publish(story: Story, to: Destination, out: Path) -> str:
 def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
     """The report, not yet saved."""
     wr = _api()
-    best, *details = headline(story.groups[0], story.reference)
-    blocks = [wr.H1(text=best), wr.MarkdownBlock(text="\n\n".join(map(_plain, details)))]
-    for group in story.groups:
+    if not story.scores:
+        raise InputError("no records of test runs")
+    best, *details = headline(story.scores[0])
+    blocks = [wr.H1(text=best), wr.MarkdownBlock(text="\n\n".join(map(markdown_text, details)))]
+    for group in story.scores:
         runs = wr.Runset(
             entity=runset_entity,
             project=to.project,
-            name=f"{shown(group.track)} track",
+            name=f"{shown(group.track.name)} track",
             filters=f"Config('group') == '{_digest(group)}'",
         )
         full = {"w": 24, "h": 8}
@@ -170,7 +167,7 @@ def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
             ),
         ]
         blocks += [
-            wr.H2(text=f"{shown(group.track)} track: {shown(group.workload)}"),
+            wr.H2(text=f"{shown(group.track.name)} track: {shown_workload(group)}"),
             wr.PanelGrid(runsets=[runs], panels=panels),
         ]
     blocks += [wr.H2(text="Tables"), wr.MarkdownBlock(text=story.markdown)]
@@ -189,37 +186,32 @@ def _api() -> Any:
     return wr
 
 
-def _plain(text: str) -> str:
-    """A sentence as Markdown that has no formatting in it."""
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
-
-
 def _key(target: float) -> str:
     return f"epochs_to_{target:g}"
 
 
-def _digest(group: Group) -> str:
+def _digest(group: GroupScore) -> str:
     """Identifies a group of records by what is in it."""
-    trials = sorted(json.dumps(record.trial) for record in group.tests)
+    trials = sorted(json.dumps(record.trial) for record in group.group.tests)
     return hashlib.sha256("\n".join(trials).encode()).hexdigest()[:16]
 
 
-def _log_run(story: Story, group: Group, init: str, to: Destination, out: Path) -> None:
+def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, out: Path) -> None:
     """One init of one group as a W&B run: its curve, what it costs, and what it shows."""
     import wandb
 
     digest = _digest(group)
-    label = shown(init)
+    label = shown(init.init)
     run = wandb.init(
         entity=to.entity,
         project=to.project,
-        id=hashlib.sha256(f"{digest} {init}".encode()).hexdigest()[:16],
-        name=f"{label} ({shown(group.track)})",
+        id=hashlib.sha256(f"{digest} {init.init}".encode()).hexdigest()[:16],
+        name=f"{label} ({shown(group.track.name)})",
         group=f"report {digest}",
         config={
             "init": label,
-            "track": shown(group.track),
-            "workload": shown(group.workload),
+            "track": shown(group.track.name),
+            "workload": shown_workload(group),
             "group": digest,
         },
         dir=str(out),
@@ -231,21 +223,21 @@ def _log_run(story: Story, group: Group, init: str, to: Destination, out: Path) 
     )
     run.define_metric("epochs")
     run.define_metric("mse", step_metric="epochs", summary="min")
-    epochs, seconds = (mse_curve(group, init, column) for column in (0, 2))
+    epochs, seconds = init.mse_curve("epochs"), init.mse_curve("seconds")
     for (at_epochs, mse), (at_seconds, _) in zip(epochs, seconds, strict=True):
         if isfinite(mse):
             run.log({"epochs": at_epochs, "seconds": at_seconds, "mse": mse})
-    pictures = _pictures(story, group, init)
+    pictures = _pictures(story, init)
     if pictures:
         run.log({"fits": pictures})
-    for target, cost in group.epochs[init].items():
+    for target, cost in ((target, found.epochs) for target, found in init.targets.items()):
         if isfinite(cost.median):
             run.summary[_key(target)] = cost.median
         run.summary[f"share_at_{target:g}"] = cost.hits / cost.n
     run.finish()
 
 
-def _pictures(story: Story, group: Group, init: str) -> list[Any]:
+def _pictures(story: Story, init: InitScore) -> list[Any]:
     """The image, step 0 and some budgets, for the first few images."""
     import wandb
     from PIL import Image
@@ -254,7 +246,7 @@ def _pictures(story: Story, group: Group, init: str) -> list[Any]:
         return []
     found: list[Any] = []
     images: set[str] = set()
-    for (image_hash, _), ladder in group.ladders[init].items():
+    for (image_hash, _), ladder in init.ladders.items():
         runs = [run for run in ladder.values() if story.thumbnails.end(run)]
         if not runs or image_hash in images or len(images) == SHOWN_PICTURES:
             continue

@@ -21,9 +21,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log
-from statistics import fmean
-
-import numpy as np
+from statistics import fmean, median
 
 
 def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: float) -> float:
@@ -59,9 +57,11 @@ def number(value: float) -> str:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Infinite as soon as one value is."""
-    with np.errstate(divide="ignore"):
-        return float(np.exp(np.mean(np.log(list(values)))))
+    """Of values >= 0; infinite as soon as one is, else 0 as soon as one is."""
+    values = list(values)
+    if inf in values or 0 in values:
+        return inf if inf in values else 0.0
+    return exp(fmean(map(log, values)))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Cost:
     @property
     def median(self) -> float:
         """Over all pairs, censored ones being infinite."""
-        return float(np.median(list(self.values.values())))
+        return float(median(self.values.values()))
 
     def __str__(self) -> str:
         """Such as "12.3 epochs (n=48, 48/48 hit)"; "> 64" where the median pair is censored."""
@@ -192,6 +192,7 @@ def _mean_with_interval(
     mean = exp(fmean(logs))
     if len(logs) < 2:
         return mean, None, None
+    import numpy as np
     from scipy.stats import bootstrap
 
     interval = bootstrap(

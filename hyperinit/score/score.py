@@ -1,256 +1,199 @@
 """Records -> scores of every init: cost to each target, ratios, final errors. Reads nothing else.
 
-How costs, censored ones included, become numbers is said and done in costs.py.
+How costs, censored ones included, become numbers is said and done in costs.py. Every table, chart,
+page and report is made from what is computed here, once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, inf, isfinite
-from statistics import fmean
-from typing import Any
+from operator import attrgetter
+from statistics import fmean, median
+from typing import Any, Literal
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import TARGETS, Protocol
-from hyperinit.record.records import TUNING, Record
+from hyperinit.record.protocol import TARGETS
+from hyperinit.record.records import CurvePoint, Record
+from hyperinit.record.tracks import Track
 from hyperinit.score.costs import Cost, Pair, Ratio, cost_to_target, geometric_mean, ratio
+from hyperinit.score.groups import Choice, Group, Ladder, choose_ladders, groups, name_entries
+
+Unit = Literal["epochs", "seconds"]
+COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
+MAX_CURVE_POINTS = 150  # of a curve that is drawn
+
+DIFFERENT_PAIRS = (
+    "Not every init was run on the same images and seeds: a median is over an init's own pairs, a"
+    " ratio over the pairs that both ran."
+)
 
 
 @dataclass(frozen=True)
 class TargetScore:
-    """One init and one target; a ratio is None for the init it would be to, or without one."""
+    """One init and one target.
+
+    Attributes:
+        epochs: Its cost in the track's unit.
+        seconds: On a ladder; None along a curve, whose evaluations are on the clock.
+        train: Along a curve: the cost until the smoothed training loss is there.
+        to_reference, to_best: Ratios in epochs; None for the init it would be to, or without one.
+    """
 
     epochs: Cost
-    seconds: Cost
+    seconds: Cost | None
+    train: Cost | None
     to_reference: Ratio | None
     to_best: Ratio | None
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """In epochs, and in seconds where there are any."""
+        return (self.epochs,) if self.seconds is None else (self.epochs, self.seconds)
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One init and one budget: the learning rate, the geometric mean of the final error, pairs."""
+    """One init and one budget: what was chosen, the geometric mean of the final error, pairs."""
 
-    lr: float
+    choice: Choice
     mse: float
     n: int
 
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.choice.lr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class InitScore:
-    """Everything the tuned track says about one init.
+    """Everything that a group of records says about one init.
 
     Attributes:
-        init: Its name.
-        start_psnr: Mean PSNR in dB before the first step.
+        init: What it is called, changes of the fit included.
+        track: Of the group.
+        ladders: Pair -> its runs.
         rungs: Budget in epochs -> what it ends with.
         targets: Target -> what it costs.
     """
 
     init: str
-    start_psnr: float
+    track: Track
+    ladders: Mapping[Pair, Ladder]
     rungs: Mapping[float, Rung]
     targets: Mapping[float, TargetScore]
 
+    @property
+    def runs(self) -> list[Record]:
+        """All runs that count."""
+        return [run for ladder in self.ladders.values() for run in ladder.values()]
 
-@dataclass(frozen=True)
-class SeedScore:
-    """One init under the seed track: seed epochs to each target, by either reading of the source.
+    @property
+    def start_psnr(self) -> float:
+        """Mean PSNR in dB before the first step."""
+        return fmean(next(iter(ladder.values())).start.psnr for ladder in self.ladders.values())
+
+    @property
+    def final_mse(self) -> float:
+        """Geometric mean over pairs of the error after the largest budget of each."""
+        return geometric_mean(ladder[max(ladder)].mse for ladder in self.ladders.values())
+
+    def mse_curve(self, unit: Unit) -> list[tuple[float, float]]:
+        """(cost, error): the start and the end of every rung; along a curve, every evaluation."""
+        cost = COST_OF[unit]
+        if self.track.along_curve:
+            return _along_curve(self.runs, cost)
+        starts = [next(iter(ladder.values())).start for ladder in self.ladders.values()]
+        points = [(fmean(map(cost, starts)), geometric_mean(start.mse for start in starts))]
+        for budget in self.rungs:
+            ends = [own[budget] for own in self.ladders.values() if budget in own]
+            middle = median(cost(run.end) for run in ends)
+            points.append((middle, geometric_mean(run.mse for run in ends)))
+        return points
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScore:
+    """A group of records that may be compared, and what it says about each init.
 
     Attributes:
-        init: Its name.
-        lrs: What the range tests found, one a pair.
-        mse: Geometric mean of the final error.
-        train: Target -> first time that the smoothed training loss is there.
-        grid: Target -> first time that the error over all pixels is there.
+        group: The records.
+        reference: The init that ratios are to.
+        inits: Best first: by the hardest target, then by the next.
+        tune_on_test: Rates were chosen on the test runs of all inits.
+        notes: Sentences on what a reader must know of how this was scored.
     """
 
-    init: str
-    lrs: tuple[float, ...]
-    mse: float
-    train: Mapping[float, Cost]
-    grid: Mapping[float, Cost]
+    group: Group
+    reference: str
+    inits: Sequence[InitScore]
+    tune_on_test: bool = False
+    notes: Sequence[str] = ()
+
+    @property
+    def track(self) -> Track:
+        """Of the group."""
+        return self.group.workload.track
+
+    @cached_property
+    def target(self) -> float:
+        """The hardest that the median pair of some init reaches; else that any pair reaches."""
+        costs = [(t, found.epochs) for s in self.inits for t, found in s.targets.items()]
+        usual = [t for t, cost in costs if isfinite(cost.median)]
+        return min(usual or [t for t, cost in costs if cost.hits], default=max(TARGETS))
+
+    @cached_property
+    def fastest_first(self) -> list[InitScore]:
+        """By the cost of `target`, then by the error after the largest budget."""
+        return sorted(self.inits, key=lambda s: _rank(s.targets[self.target].epochs, s.final_mse))
 
 
-def groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Splits records into what may be compared: (track, workload in words) -> records.
-
-    A workload is the size of images and networks; in the tuned track, where every init is fitted
-    alike, it is all settings.
-    """
-    found: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        track = record.track.removesuffix(TUNING)
-        found.setdefault((track, _workload(record, whole=track == "tuned")), []).append(record)
-    return found
-
-
-def _workload(record: Record, *, whole: bool) -> str:
-    settings = dict(record.settings)
-    try:
-        size, width, depth = (settings.pop(k) for k in ("image_size", "width", "depth"))
-    except KeyError as error:
-        raise InputError(f"a record of init {record.init} has no {error} in its settings") from None
-    text = f"{size} x {size} pixels, SIREN {depth} x {width}"
-    usual = vars(Protocol())
-    for name, value in sorted(settings.items()) if whole else ():
-        if value not in (None, [], ()) and value != usual.get(name):
-            text += f", {name} {value}"
-    return text
-
-
-def select_lrs(
-    records: Iterable[Record], average: Callable[[Iterable[float]], float] = geometric_mean
-) -> dict[tuple[str, float], float]:
-    """(init, budget) -> the learning rate with the lowest average final error.
-
-    The average, by default a geometric mean, is over all pairs on which any rate was tried; a run
-    that diverged or was not made counts as infinite. Where every rate has such runs, the one with
-    the fewest is taken.
-    """
-    errors: dict[tuple[str, float], dict[float, dict[Pair, float]]] = {}
-    for record in records:
-        by_lr = errors.setdefault((record.init, record.budget_epochs), {})
-        by_lr.setdefault(record.lr, {})[record.image_hash, record.seed] = record.mse
-    chosen = {}
-    for key, by_lr in errors.items():
-        pairs = {pair for found in by_lr.values() for pair in found}
-
-        def rank(lr: float, by_lr: Any = by_lr, pairs: set[Pair] = pairs) -> tuple[float, ...]:
-            finite = [error for error in by_lr[lr].values() if isfinite(error)]
-            return len(pairs) - len(finite), average(finite) if finite else inf, lr
-
-        chosen[key] = min(by_lr, key=rank)
-    return chosen
-
-
-Ladder = dict[float, Record]  # budget -> record, ascending
-
-
-def choose_ladders(
-    records: Sequence[Record], *, tune_on_test: bool
-) -> dict[str, dict[Pair, Ladder]]:
-    """Init -> pair -> its runs, each at the rate that was chosen for it.
-
-    Raises:
-        InputError: runs of one pair at several rates and no tuning runs to choose by, or an init
-            whose records are of different makes.
-    """
-    tuning = [record for record in records if record.track.endswith(TUNING)]
-    tests = [record for record in records if not record.track.endswith(TUNING)]
-    lrs = select_lrs(tests if tune_on_test else tuning)
-    facts: dict[str, str] = {}
-    found: dict[str, dict[Pair, dict[float, list[Record]]]] = {}
-    for record in tests:
-        own = json.dumps([record.init_facts, record.settings], sort_keys=True)
-        if facts.setdefault(record.init, own) != own:
-            raise InputError(
-                f"init {record.init}: the records are of different inits or settings of that name;"
-                " score them apart, or name them apart"
-            )
-        pairs = found.setdefault(record.init, {})
-        rungs = pairs.setdefault((record.image_hash, record.seed), {})
-        rungs.setdefault(record.budget_epochs, []).append(record)
-    ladders: dict[str, dict[Pair, Ladder]] = {}
-    for init, pairs in found.items():
-        for pair, rungs in pairs.items():
-            for budget in sorted(rungs):
-                chosen = _at_chosen_lr(rungs[budget], lr_at(lrs, init, budget))
-                if chosen is not None:
-                    ladders.setdefault(init, {}).setdefault(pair, {})[budget] = chosen
-    return ladders
-
-
-def lr_at(lrs: Mapping[tuple[str, float], float], init: str, budget: float) -> float | None:
-    """The rate of a rung: that of the largest tuned rung that is not above it."""
-    tuned = [rung for name, rung in lrs if name == init and rung <= budget]
-    return lrs[init, max(tuned)] if tuned else None
-
-
-def _at_chosen_lr(runs: list[Record], lr: float | None) -> Record | None:
-    """A run's own rate was the chosen one when it was made; several runs need a choice."""
-    if len(runs) == 1:
-        return runs[0]
-    if lr is None:
-        raise InputError(
-            f"init {runs[0].init} has runs at several learning rates on {runs[0].image} and no"
-            " tuning runs to choose by"
-        )
-    return next((run for run in runs if run.lr == lr), None)
-
-
-def ladder_costs(ladders: Mapping[Pair, Ladder], column: int, unit: str, target: float) -> Cost:
-    """Cost to a target over the start and the rungs of each pair; column of the curve."""
-    values, limits, at_most = {}, {}, set()
-    for pair, ladder in ladders.items():
-        runs = list(ladder.values())
-        start = runs[0].curve[0]
-        costs = [start[column], *(r.curve[-1][column] for r in runs)]
-        errors = [start[3], *(r.mse for r in runs)]
-        values[pair] = cost_to_target(costs, errors, target)
-        limits[pair] = max(costs)  # not the last: a run that diverged ends early
-        if start[column] <= 0 and not errors[0] <= target and errors[1] <= target:
-            at_most.add(pair)
-    return Cost(unit, values, limits, frozenset(at_most))
-
-
-def score(
-    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
-) -> list[InitScore]:
-    """Scores of all inits on a ladder of budgets, best first.
+def score_groups(
+    records: Iterable[Record],
+    reference: str = "33",
+    *,
+    tune_on_test: bool = False,
+    strict: bool = True,
+) -> list[GroupScore]:
+    """Scores of all groups of records, in the order of their first records.
 
     Args:
-        records: Of one group (see `groups`), tuning runs included.
+        records: Of any tracks, workloads and versions of the protocol, tuning runs included.
         reference: The init that ratios are to, besides the best hand-designed one. That one is
             chosen per target, with the same records it is then compared on: its luck counts
             against the others.
         tune_on_test: Choose learning rates on the test runs themselves, where there are no tuning
             runs: for a quick comparison, as it favours inits that gain from a choice per budget.
+        strict: Refuse what cannot be told apart or chosen, see `name_entries` and
+            `choose_ladders`; otherwise tell it apart, choose, and say so in `notes`.
 
     Raises:
-        InputError: no test runs, or see `groups`: the records cannot be compared.
+        InputError: see `strict`, or a record does not say what sizes it is of.
     """
-    records = list(records)
-    if len(groups(records)) > 1:
-        raise InputError(
-            f"records of different workloads: {'; '.join(' '.join(g) for g in groups(records))}"
-        )
-    ladders = choose_ladders(records, tune_on_test=tune_on_test)
-    if not ladders:
+    return [
+        _score_group(group, reference, tune_on_test=tune_on_test, strict=strict)
+        for group in groups(records)
+    ]
+
+
+def score(
+    records: Iterable[Record], reference: str = "33", *, tune_on_test: bool = False
+) -> list[InitScore]:
+    """Scores of all inits of one group, best first; see `score_groups`.
+
+    Raises:
+        InputError: no test runs, or the records cannot be compared.
+    """
+    found = score_groups(records, reference, tune_on_test=tune_on_test)
+    if len(found) > 1:
+        names = "; ".join(f"{s.group.workload}, protocol {s.group.workload.version}" for s in found)
+        raise InputError(f"records of different workloads: {names}")
+    if not found or not found[0].inits:
         raise InputError("no test runs among the records")
-    facts = {record.init: record.init_facts for record in records}
-    hand_designed = [init for init in ladders if "hidden" in facts[init]]
-    epochs = {
-        init: {target: ladder_costs(pairs, 0, "epochs", target) for target in TARGETS}
-        for init, pairs in ladders.items()
-    }
-    rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
-
-    def rank(init: str, target: float) -> tuple[float, ...]:
-        cost, top = epochs[init][target], max(rungs[init])
-        return cost.median, -cost.hits / cost.n, rungs[init][top].mse
-
-    scores = []
-    for init, pairs in ladders.items():
-        targets = {}
-        for target in TARGETS:
-            best = min(hand_designed, key=lambda i: rank(i, target), default=None)
-            to = {
-                other: ratio(other, epochs[init][target], epochs[other][target])
-                for other in (reference, best)
-                if other in ladders and other != init
-            }
-            targets[target] = TargetScore(
-                epochs[init][target],
-                ladder_costs(pairs, 2, "seconds", target),
-                to.get(reference),
-                to.get(best) if best else None,
-            )
-        starts = [next(iter(ladder.values())).start_psnr for ladder in pairs.values()]
-        scores.append(InitScore(init, fmean(starts), rungs[init], targets))
-    hardest_first = sorted(TARGETS)
-    return sorted(scores, key=lambda s: [rank(s.init, target) for target in hardest_first])
+    return list(found[0].inits)
 
 
 def hardest_solved(scores: Iterable[InitScore]) -> float:
@@ -259,44 +202,130 @@ def hardest_solved(scores: Iterable[InitScore]) -> float:
     return min(hit, default=max(TARGETS))
 
 
+def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bool) -> GroupScore:
+    track = group.workload.track
+    name, notes = name_entries(group.records, strict=strict)
+    if track.along_curve:
+        ladders: dict[str, dict[Pair, Ladder]] = {}
+        for record in group.tests:
+            pairs = ladders.setdefault(name(record), {})
+            pairs.setdefault(record.pair, {})[record.budget_epochs] = record
+    else:
+        ladders, more = choose_ladders(group, name, tune_on_test=tune_on_test, strict=strict)
+        notes = [*notes, *more]
+    if not strict and len({frozenset(pairs) for pairs in ladders.values()}) > 1:
+        notes = [*notes, DIFFERENT_PAIRS]
+    rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
+    measure = _curve_costs if track.along_curve else _all_ladder_costs
+    costs = {init: {t: measure(pairs, t) for t in TARGETS} for init, pairs in ladders.items()}
+    facts = {name(record): record.init_facts for record in group.tests}
+    hand_designed = [init for init in ladders if "hidden" in facts[init]]
+
+    def rank(init: str, target: float) -> tuple[float, ...]:
+        return _rank(costs[init][target]["epochs"], rungs[init][max(rungs[init])].mse)
+
+    def along(init: str, target: float) -> tuple[float, ...]:
+        return (costs[init][target]["train"].median,)
+
+    found = []
+    for init, pairs in ladders.items():
+        targets = {}
+        for target in TARGETS:
+            best = min(hand_designed, key=lambda i: rank(i, target), default=None)
+            own = costs[init][target]
+            to = {
+                other: ratio(other, own["epochs"], costs[other][target]["epochs"])
+                for other in (reference, best)
+                if other in ladders and other != init
+            }
+            targets[target] = TargetScore(
+                own["epochs"],
+                own.get("seconds"),
+                own.get("train"),
+                to.get(reference),
+                to.get(best) if best else None,
+            )
+        found.append(InitScore(init, track, pairs, rungs[init], targets))
+    order = along if track.along_curve else rank
+    found.sort(key=lambda s: [order(s.init, target) for target in sorted(TARGETS)])
+    return GroupScore(group, reference, tuple(found), tune_on_test, tuple(notes))
+
+
+def _rank(cost: Cost, final_mse: float) -> tuple[float, ...]:
+    return cost.median, -cost.hits / cost.n, final_mse
+
+
+def ladder_costs(ladders: Mapping[Pair, Ladder], unit: Unit, target: float) -> Cost:
+    """Cost to a target over the start and the rungs of each pair."""
+    cost = COST_OF[unit]
+    values, limits, at_most = {}, {}, set()
+    for pair, ladder in ladders.items():
+        runs = list(ladder.values())
+        start = runs[0].start
+        costs = [cost(start), *(cost(run.end) for run in runs)]
+        errors = [start.mse, *(run.mse for run in runs)]
+        values[pair] = cost_to_target(costs, errors, target)
+        limits[pair] = max(costs)  # not the last: a run that diverged ends early
+        if cost(start) <= 0 and not errors[0] <= target and errors[1] <= target:
+            at_most.add(pair)
+    return Cost(unit, values, limits, frozenset(at_most))
+
+
+def _all_ladder_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
+    units: tuple[Unit, ...] = ("epochs", "seconds")
+    return {unit: ladder_costs(ladders, unit, target) for unit in units}
+
+
+def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
+    """First time along the curve that each error is there, in seed epochs.
+
+    A seed epoch is as many steps as it takes to visit as many points as the image has pixels.
+    """
+    found = {}
+    for key, error in (("epochs", attrgetter("mse")), ("train", attrgetter("train_mse"))):
+        values, limits = {}, {}
+        for pair, ladder in ladders.items():
+            run = ladder[max(ladder)]
+            steps = seed_epoch_steps(run)
+            hit = (point.steps / steps for point in run.curve if error(point) <= target)
+            values[pair] = next(hit, inf)
+            limits[pair] = run.end.steps / steps
+        found[key] = Cost("seed epochs", values, limits)
+    return found
+
+
+def seed_epoch_steps(record: Record) -> int:
+    """Steps of a seed epoch.
+
+    Raises:
+        InputError: the record does not say its batches' size.
+    """
+    settings = record.settings
+    if "batch_pixels" not in settings:
+        raise InputError(f"a record of init {record.init} has no 'batch_pixels' in its settings")
+    pixels, batch_pixels = int(settings["image_size"]) ** 2, int(settings["batch_pixels"])
+    return ceil(pixels / batch_pixels)
+
+
+def _along_curve(runs: Sequence[Record], cost: Any) -> list[tuple[float, float]]:
+    """Medians over the runs at every evaluation that all of them have."""
+    by_step: dict[float, list[CurvePoint]] = {}
+    for point in (point for run in runs for point in run.curve):
+        by_step.setdefault(point.steps, []).append(point)
+    full = [points for _, points in sorted(by_step.items()) if len(points) == len(runs)]
+    every = max(1, len(full) // MAX_CURVE_POINTS)
+    return [
+        (median(map(cost, points)), median(point.mse for point in points))
+        for points in [*full[::every], *full[-1:]]
+    ]
+
+
 def _rungs(ladders: Iterable[Ladder]) -> dict[float, Rung]:
     runs: dict[float, list[Record]] = {}
     for ladder in ladders:
         for budget, record in ladder.items():
             runs.setdefault(budget, []).append(record)
     return {
-        budget: Rung(found[0].lr, geometric_mean(r.mse for r in found), len(found))
+        budget: Rung(Choice.of(found[0]), geometric_mean(r.mse for r in found), len(found))
         for budget, found in sorted(runs.items())
     }
-
-
-def score_seed(records: Iterable[Record]) -> list[SeedScore]:
-    """Scores of all inits under the seed track, read off the curves, fastest first.
-
-    A seed epoch is as many steps as it takes to visit as many points as the image has pixels.
-    """
-    runs: dict[str, list[Record]] = {}
-    for record in records:
-        runs.setdefault(record.init, []).append(record)
-
-    def first(own: list[Record], column: int, target: float) -> Cost:
-        values, limits = {}, {}
-        for record in own:
-            pixels, batch = record.settings["image_size"] ** 2, record.settings["batch_pixels"]
-            epoch_steps = ceil(pixels / batch)
-            pair = record.image_hash, record.seed
-            hit = (row[1] / epoch_steps for row in record.curve if row[column] <= target)
-            values[pair] = next(hit, inf)
-            limits[pair] = record.curve[-1][1] / epoch_steps
-        return Cost("seed epochs", values, limits)
-
-    scores = [
-        SeedScore(
-            init,
-            tuple(record.lr for record in own),
-            geometric_mean(record.mse for record in own),
-            *({target: first(own, column, target) for target in TARGETS} for column in (5, 3)),
-        )
-        for init, own in runs.items()
-    ]
-    return sorted(scores, key=lambda s: [s.train[target].median for target in sorted(TARGETS)])

@@ -10,16 +10,19 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.images.coords import (
-    COORD_STD,
-    pixel_coords,
-    rgb_to_image,
-)
+from hyperinit.base.errors import InputError
+from hyperinit.images.coords import COORD_STD, pixel_coords, rgb_to_image
+from hyperinit.images.pixels import MAX_PIXELS
+
+# Far beyond what anyone fits: a file or a typing error that asks for more is refused, before the
+# sizes of layers are even listed.
+MAX_WIDTH, MAX_DEPTH = 2**16, 1000
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,19 @@ class SirenConfig:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        check_at_least(self, {"width": 1, "depth": 1}, "siren ")
-        if not self.omega_0 > 0:
-            raise InputError(f"siren omega_0 must be positive, not {self.omega_0}")
+        for field, most in (("width", MAX_WIDTH), ("depth", MAX_DEPTH)):
+            value: Any = getattr(self, field)
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise InputError(f"siren {field} must be a whole number, not {value!r}")
+            if not 1 <= int(value) <= most:
+                raise InputError(f"siren {field} must be 1 to {most}, not {value}")
+        omega = self.omega_0
+        if (
+            not isinstance(omega, Real)
+            or isinstance(omega, bool)
+            or not 0 < float(omega) < math.inf
+        ):
+            raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
 
 
 def default_lr(config: SirenConfig) -> float:
@@ -250,22 +263,42 @@ CHUNK_PIXELS = {"cpu": 8192}
 OTHER_CHUNK_PIXELS = 65536
 
 
-@torch.no_grad()
 def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
     """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
 
-    Without `chunk_pixels` as many as suit the device.
+    Without `chunk_pixels` as many as suit the device. In the precision of the parameters, inside
+    torch.autocast too.
     """
     if chunk_pixels is None:
-        together = CHUNK_PIXELS.get(coords.device.type, OTHER_CHUNK_PIXELS)
-        chunk_pixels = max(together // math.prod(params.batch_shape), 1)
-    return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
+        chunk_pixels = _chunk_pixels(params, coords.device)
+    with torch.no_grad(), torch.autocast(coords.device.type, enabled=False):
+        return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
+
+
+def _chunk_pixels(params: Params, device: torch.device) -> int:
+    together = CHUNK_PIXELS.get(device.type, OTHER_CHUNK_PIXELS)
+    return max(together // math.prod(params.batch_shape), 1)
 
 
 def render(params: Params, height: int, width: int) -> Tensor:
-    """The image of one SIREN at any size: (3, height, width) in [0, 1]."""
-    coords = pixel_coords(height, width, params.device)
-    return rgb_to_image(predict(params, coords), height, width)
+    """The image of one SIREN at any size: (3, height, width) in [0, 1].
+
+    Pixels are drawn in turn: beside the image itself, memory does not grow with its size.
+
+    Raises:
+        InputError: a side below 1, or more than `MAX_PIXELS`.
+    """
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        most = f"at least 1 x 1 and at most {MAX_PIXELS / 1e6:g} million pixels"
+        raise InputError(f"an image to draw must have {most}, not {height} x {width}")
+    device, pixels = params.device, height * width
+    chunk = _chunk_pixels(params, device)
+    colours = torch.empty(*params.batch_shape, 3, pixels, device=device, dtype=params.dtype)
+    for start in range(0, pixels, chunk):
+        coords = pixel_coords(height, width, device, range(start, min(start + chunk, pixels)))
+        drawn = rgb_to_image(predict(params, coords, chunk), len(coords), 1)
+        colours[..., start : start + chunk] = drawn.squeeze(-1)
+    return colours.reshape(*params.batch_shape, 3, height, width)
 
 
 def preview(params: Params, image: Tensor) -> Tensor:

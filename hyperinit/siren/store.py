@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +21,26 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import write_atomically
+from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.siren.network import Params, SirenConfig
 
 PARAMS_KIND = "hyperinit-params-1"
 CHECKPOINT_NAME = "checkpoint.safetensors"  # in the directory of a training run
+
+# The longest facts are the hashes of training images: 240,000 of them. As nested as JSON can be,
+# facts of this length take about 1 GB while they are read.
+MAX_INFO_CHARS = 2**24
+
+# How a file begins that torch.save wrote: a zip archive, or a pickle.
+_PYTORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+FOREIGN = (
+    "a SIREN of another program must be carried over to the conventions of docs/siren-files.md"
+    " first: x before y, pixel centres, ImageNet-normalised colours, one omega_0,"
+    " tensors layers.<i>.weight and .bias"
+)
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], extra: str = "") -> str:
@@ -47,15 +63,30 @@ def save_tensors(
     write_atomically(path, save(plain, metadata))
 
 
+def _one_line(error: object) -> str:
+    """What an error says, as the end of a message; it may quote what a hostile file has in it."""
+    text = " ".join(str(error).split())
+    return text[:200] if text.isprintable() else repr(text[:200])
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
+    name = shown_path(path)
+    if not os.path.isfile(path):
+        what = "is a directory" if os.path.isdir(path) else "no such file"
+        raise InputError(f"{name}: {what}")
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        with open(path, "rb") as file:
+            start = file.read(9)
+            if start.startswith(_PYTORCH_STARTS) and start[8:] != b"{":  # as a header begins
+                raise InputError(f"{name}: a file of torch.save; {FOREIGN}")
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except InputError:
+        raise
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+        reason = _one_line(error)
+        raise InputError(f"{name}: not a readable safetensors file ({reason})") from error
 
 
 def file_kind(path: str | Path) -> str:
@@ -64,38 +95,77 @@ def file_kind(path: str | Path) -> str:
         return str((file.metadata() or {}).get("kind", ""))
 
 
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    facts = dict(pairs)
+    if len(facts) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return facts
+
+
+def _facts(path: Path, metadata: Mapping[str, str] | None, kind: str) -> dict[str, Any]:
+    """The facts in the metadata of a file of this kind.
+
+    Raises:
+        InputError: another kind; the facts are missing, too long or no JSON object, or have a key
+            twice.
+    """
+    name, metadata = shown_path(path), metadata or {}
+    found = metadata.get("kind")
+    if found is None:
+        raise InputError(f"{name}: not written by hyperinit ({kind}); {FOREIGN}")
+    if found != kind:
+        raise InputError(f"{name}: is {_one_line(found)}, not {kind}")
+    text = metadata.get("info", "")
+    if len(text) > MAX_INFO_CHARS:
+        raise InputError(f"{name}: damaged, its facts are {len(text)} characters long")
+    try:
+        info = json.loads(text, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        reason = _one_line(error)
+        raise InputError(f"{name}: damaged, its facts cannot be read ({reason})") from error
+    if not isinstance(info, dict):
+        raise InputError(f"{name}: damaged, its facts are no JSON object")
+    return info
+
+
 def read_info(path: str | Path, kind: str) -> dict[str, Any]:
     """The facts in a file, without reading its tensors, and hence without its checksum.
 
     Raises:
-        InputError: missing, truncated or of another kind.
+        InputError: missing, truncated or of another kind, or its facts are unusable.
     """
-    with _readable(Path(path)) as file:
-        metadata = file.metadata() or {}
-    if metadata.get("kind") != kind:
-        raise InputError(f"{path}: is {metadata.get('kind', 'no hyperinit file')}, not {kind}")
-    try:
-        info: dict[str, Any] = json.loads(metadata["info"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: damaged, its facts cannot be read") from error
+    path = Path(path)
+    with _readable(path) as file:
+        info = _facts(path, file.metadata(), kind)
+    if kind == PARAMS_KIND:
+        _check_siren_facts(path, info)
     return info
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote: (tensors, info).
+    """Reads what `save_tensors` wrote: (tensors, info). The tensors are in memory of their own.
 
     Raises:
-        InputError: missing, truncated, of another kind, or changed since it was written.
+        InputError: missing, truncated, of another kind, or changed since it was written; its facts
+            are unusable.
     """
     path = Path(path)
     with _readable(path) as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("kind") != kind:
-        raise InputError(f"{path}: is {metadata.get('kind', 'no hyperinit file')}, not {kind}")
-    if metadata.get("sha256") != tensors_hash(tensors, kind + metadata.get("info", "")):
-        raise InputError(f"{path}: checksum does not match, the file was damaged after writing")
-    return tensors, json.loads(metadata["info"])
+        return _tensors(path, file, kind)
+
+
+def _tensors(path: Path, file: Any, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of an open file."""
+    metadata = file.metadata() or {}
+    info = _facts(path, metadata, kind)
+    # Copies: a tensor that is a piece of a mapped file changes with it, and keeps it from being
+    # replaced on Windows.
+    tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    if metadata.get("sha256") != tensors_hash(tensors, kind + metadata["info"]):
+        raise InputError(
+            f"{shown_path(path)}: checksum does not match, the file was damaged after writing"
+        )
+    return tensors, info
 
 
 def load_module(
@@ -111,8 +181,10 @@ def load_module(
     try:
         module.load_state_dict(own)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: tensors do not fit its own config ({reason})") from error
+        reason = _one_line(error)
+        raise InputError(
+            f"{shown_path(path)}: tensors do not fit its own config ({reason})"
+        ) from error
 
 
 def save_params(path: str | Path, params: Params, **info: Any) -> None:
@@ -122,16 +194,37 @@ def save_params(path: str | Path, params: Params, **info: Any) -> None:
 
 
 def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
-    """Reads what `save_params` wrote: (params, info).
+    """Reads what `save_params` wrote: (params, info), the params in float32.
 
     Raises:
-        InputError: as `load_tensors`, or the tensors do not fit the stored SirenConfig.
+        InputError: as `load_tensors`; the facts are not those of a SIREN; the tensors do not fit
+            the stored SirenConfig, are no floating-point numbers, or are NaN or infinite.
     """
-    tensors, info = load_tensors(path, PARAMS_KIND)
+    path = Path(path)
+    name = shown_path(path)
+    with _readable(path) as file:
+        info = _facts(path, file.metadata(), PARAMS_KIND)
+        config = _check_siren_facts(path, info)
+        # Before anything is read or made whose size a hostile file decides.
+        count = config.depth + 1 + (config.depth + 1 if config.bias else 1)
+        if len(file.keys()) != count:
+            raise InputError(f"{name}: has {len(file.keys())} tensors, {config} has {count}")
+        tensors, info = _tensors(path, file, PARAMS_KIND)
+    del info["siren"]
     try:
-        return Params(SirenConfig(**info.pop("siren")), tensors), info
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: {error}") from error
+        params = Params(config, tensors)
+    except InputError as error:
+        raise InputError(f"{name}: {_one_line(error)}") from error
+    if params.batch_shape == (0,) or len(params.batch_shape) > 1:
+        raise InputError(f"{name}: expected one SIREN or a stack, not {params.batch_shape}")
+    for key, value in params.items():
+        if value.dtype not in _FLOATS:
+            raise InputError(f"{name}: {key} is {value.dtype}, expected floating-point numbers")
+    params = params.map(lambda value: value.to(torch.float32))
+    for key, value in params.items():
+        if not value.isfinite().all():
+            raise InputError(f"{name}: {key} is not finite: the fit that wrote it has failed")
+    return params, info
 
 
 def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict[str, Any]]:
@@ -141,9 +234,52 @@ def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict
         InputError: as `load_params`, or there is no such one, or several and no index.
     """
     params, info = load_params(path)
-    several = params.unbatch() if params.batch_shape else [params]
-    if index is None and len(several) > 1:
-        raise InputError(f"{path} holds {len(several)} SIRENs: say which one by its index")
-    if not 0 <= (index or 0) < len(several):
-        raise InputError(f"{path} holds SIRENs 0 to {len(several) - 1}, there is no {index}")
-    return several[index or 0], info
+    count = params.batch_shape[0] if params.batch_shape else 1
+    if index is None and count > 1:
+        raise InputError(f"{shown_path(path)} holds {count} SIRENs: say which one by its index")
+    if not 0 <= (index or 0) < count:
+        name = shown_path(path)
+        raise InputError(f"{name} holds SIRENs 0 to {count - 1}, there is no {index}")
+    if not params.batch_shape:
+        return params, info
+    return params.map(lambda value: value[index or 0].clone()), info
+
+
+def _check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
+    """The network that a file says it is for, once all facts that are used have their types.
+
+    Raises:
+        InputError: one has not.
+    """
+    name, facts = shown_path(path), info.get("siren")
+    if not isinstance(facts, dict):
+        raise InputError(f"{name}: damaged, does not say which SIREN it is for")
+    for field in ("unit_std_coords", "bias"):
+        if not isinstance(facts.get(field, True), bool):
+            raise InputError(f"{name}: siren {field} must be true or false")
+    try:
+        config = SirenConfig(**facts)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{name}: {_one_line(error)}") from error
+    images = info.get("images", [])
+    if not isinstance(images, list) or not all(map(_is_image, images)):
+        raise InputError(f"{name}: damaged, images must be a list of names and sizes")
+    hashes = info.get("train_hashes", [])
+    if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
+        raise InputError(f"{name}: damaged, train_hashes must be a list of texts")
+    for field in ("mse", "psnr"):
+        value = info.get(field, 0.0)
+        if not isinstance(value, (int, float, list)) or isinstance(value, bool):
+            raise InputError(f"{name}: damaged, {field} must be a number")
+    return config
+
+
+def _is_image(facts: object) -> bool:
+    """Whether an entry of `images` has the types that are relied on."""
+    if not isinstance(facts, dict):
+        return False
+    texts = (facts.get(key, "") for key in ("name", "sha256", "photo_sha256"))
+    sides = (facts.get(key, 1) for key in ("height", "width"))
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides
+    )

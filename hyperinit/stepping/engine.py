@@ -1,8 +1,9 @@
-"""Options of a FitConfig -> the function that computes the loss of a fit."""
+"""Engine and precision -> the function that computes the loss of a fit."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import AUTO, FitConfig
 from hyperinit.siren.network import Params, apply
 from hyperinit.siren.sine import fast_sin
+
+AUTO = "auto"
+
+_logger = logging.getLogger(__name__)
 
 # Weights x pixels that a fit must visit to save by faster steps what compiling takes: a fit of 48
 # epochs of 224 x 224 pixels and SIREN 5 x 256 has 6.4e11. See docs/fit-engine.md.
@@ -47,8 +51,8 @@ _cannot_compile = False
 def _compiled_errors(*arguments: Any) -> Tensor:
     try:
         errors: Tensor = _compiled()(*arguments)
-    except RuntimeError as error:  # of torch's compiler, or of the C++ compiler it calls
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of the compiler, of the C++ compiler it calls, or of its cache
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"engine: torch.compile failed ({reason}); use eager") from error
     return errors
 
@@ -59,8 +63,9 @@ def _compiled_errors_if_possible(*arguments: Any) -> Tensor:
     if not _cannot_compile:
         try:
             return _compiled_errors(*arguments)
-        except InputError:
+        except InputError as error:
             _cannot_compile = True
+            _logger.warning("%s, as this fit does from here on", error)
     return squared_errors(*arguments)
 
 
@@ -80,22 +85,20 @@ def bfloat16_pays(device: torch.device) -> bool:
     return sec(torch.float32) > BFLOAT16_GAIN * sec(torch.bfloat16)
 
 
-def loss_of(config: FitConfig, *, work: float, device: torch.device) -> SquaredErrors:
+def loss_of(engine: str, hidden_dtype: str, *, work: float, device: torch.device) -> SquaredErrors:
     """The function that computes the squared errors of a step.
 
     Args:
-        config: Of which `engine` and `hidden_dtype` are used.
+        engine, hidden_dtype: See FitConfig.
         work: Weights x pixels that the fit will visit; decides what "auto" is.
         device: Of the parameters; the same.
     """
-    low = config.hidden_dtype == "bfloat16" or (
-        config.hidden_dtype == AUTO and bfloat16_pays(device)
-    )
+    low = hidden_dtype == "bfloat16" or (hidden_dtype == AUTO and bfloat16_pays(device))
     engines = {
         "eager": squared_errors,
         "compiled": _compiled_errors,
         AUTO: _compiled_errors_if_possible if work >= COMPILE_WORK else squared_errors,
     }
-    chosen = engines[config.engine]
+    chosen = engines[engine]
     dtype = torch.bfloat16 if low else None
     return lambda params, coords, rgb: chosen(params, coords, rgb, dtype)

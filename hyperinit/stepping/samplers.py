@@ -40,7 +40,7 @@ class Batches:
         raise NotImplementedError
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Is told the squared errors (..., N, 3) of the batch that was drawn last."""
+        """Is told the squared errors (..., N, 3), or (..., N, 1), of the last batch."""
 
 
 class PixelBatches(Batches):

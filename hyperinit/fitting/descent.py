@@ -1,0 +1,319 @@
+"""A start + an image -> one attempt at a fit, look by look: the loop under every fit."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.clock import Clock
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.steps import make_steps, rate_factors
+from hyperinit.fitting.suits import suitable_lr
+from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.inits.start import Start
+from hyperinit.record.records import CurvePoint
+from hyperinit.siren.network import Params, SirenConfig, default_lr, predict
+from hyperinit.stepping.schedule import DECAY_POWERS, decay
+from hyperinit.stepping.watch import LOOKS_A_GAP, CollapseWatch
+
+# Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
+TRAIN_MSE_SMOOTHING = 0.98
+
+REPLAN_STEPS = 20
+
+# A fit that has come so far from an image (whose variance is about 1) will not come back.
+DIVERGED_MSE = 1e3
+
+# A collapse in this part of the budget has begun at the start: what it left is of no use, and the
+# fit is given up (and started again, see `fit`). One that comes later is taken back to a state from
+# before it and goes on at COLLAPSE_LR_FACTOR times its rate.
+EARLY_SHARE = 0.25
+COLLAPSE_LR_FACTOR = 1 / 3
+
+NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
+
+
+class Replan(Protocol):
+    """Moves the end of a fit while it runs, and with it the decay of its rate.
+
+    Attributes:
+        lr_factor: On the rate, from the next step on.
+    """
+
+    lr_factor: float
+
+    def running(self, step: int, train_mse: float) -> int:
+        """(steps taken, mean training loss of the last few) -> steps of the whole fit."""
+        ...
+
+    def looked(self, step: int, mse: float) -> int:
+        """(steps taken, MSE over all pixels) -> the same; those taken end the fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit ends with.
+
+    Attributes:
+        params: The fitted SIREN, detached from any graph.
+        kept: The evaluation of all pixels that `params` are from: the last of the curve, unless
+            the fit diverged or was restarted (see FitConfig.max_restarts).
+        curve: Evaluations from the start to the end; after a restart those of the last attempt,
+            which begins with what the failed ones have cost.
+        lr: The learning rate used.
+        diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
+            those of the last evaluation before, and the curve ends with an infinite error.
+        restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
+        collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
+    """
+
+    params: Params
+    kept: CurvePoint
+    curve: tuple[CurvePoint, ...]
+    lr: float
+    diverged: bool = False
+    restarts: int = 0
+    collapses: tuple[float, ...] = ()
+
+    @property
+    def mse(self) -> float:
+        """Final MSE over all pixels, in ImageNet-normalised units."""
+        return self.curve[-1].mse
+
+    @property
+    def psnr(self) -> float:
+        """Final PSNR in dB on [0, 1]."""
+        return self.curve[-1].psnr
+
+
+def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
+    """The learning rate of a fit: the config's, or what suits image, network, budget and init."""
+    if config.lr:
+        return config.lr
+    siren: SirenConfig = start.params.config
+    if config.optimizer == "adamw":
+        return default_lr(siren) * start.lr_factor
+    batch_pixels = config.step_pixels(pixels)
+    return suitable_lr(siren, pixels, batch_pixels, config.budget_epochs, start.lr_factor)
+
+
+def descend(start: Start, image: Tensor, config: FitConfig, **options: Any) -> list[FitResult]:
+    """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
+    (results,) = deque(descent(start, image, config, **options), maxlen=1)
+    return results
+
+
+def descent(
+    start: Start,
+    image: Tensor,
+    config: FitConfig,
+    *,
+    failed: CurvePoint | None = None,
+    planned_fits: int = 1,
+    replan: Replan | None = None,
+    on_eval: Callable[[CurvePoint], None] = lambda point: None,
+) -> Iterator[list[FitResult]]:
+    """One attempt at fitting one SIREN, or B SIRENs together.
+
+    B stacked SIRENs are B independent fits that share their products and the calls of their
+    optimiser: each sees the pixels it would see alone, and updates are element by element.
+
+    Args:
+        start: One SIREN, or B stacked ones, left as they are; its epochs are part of the budget.
+        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN.
+        config: `max_restarts` only decides whether collapses are looked for, and what is kept.
+        failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
+        planned_fits: How many like this one are planned in all: what pays only in the long run is
+            decided by it.
+        replan: For the fit of one SIREN.
+        on_eval: Called with each new point of a curve, off the clock.
+
+    Yields:
+        After each evaluation one result for each SIREN, as if the fit ended there. Between two of
+        them the clock stands still. Seconds are those of the whole attempt.
+    """
+    run = _Descent(start, image, config, failed, planned_fits, replan, on_eval)
+    due = deque(step for step in run.eval_steps if step < run.steps)
+    while True:
+        next_eval = due.popleft() if due else None  # None: the end, wherever that will be
+        while run.step < (run.steps if next_eval is None else min(next_eval, run.steps)):
+            run.advance(run.steps if next_eval is None else min(next_eval, run.steps))
+        yield run.evaluate()
+        if run.over:
+            break
+
+
+class _Descent:
+    """The state of one attempt."""
+
+    def __init__(
+        self,
+        start: Start,
+        image: Tensor,
+        config: FitConfig,
+        failed: CurvePoint | None,
+        planned_fits: int,
+        replan: Replan | None,
+        on_eval: Callable[[CurvePoint], None],
+    ) -> None:
+        self.config, self.replan, self.on_eval = config, replan, on_eval
+        self.batch = start.params.batch_shape
+        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+        self.pixels = len(self.coords)
+        self.batch_pixels = config.step_pixels(self.pixels)
+        self.spent_epochs = start.epochs
+        self.steps = self._steps_after(config.budget_epochs)
+        self.eval_steps = sorted({0, *map(self._steps_after, config.eval_epochs)})
+        weights = sum(value.numel() for value in start.params.values())  # of all SIRENs
+        work = float(weights * self.steps * self.batch_pixels * planned_fits)
+        self.taker = make_steps(start.params, image, config, work=work)
+        self.trains = any(rate_factors(config, start.params.config.depth))
+        self.lr = rate_of(config, start, self.pixels)
+        self.power = DECAY_POWERS[config.schedule]
+        self.lr_factor = 1.0
+        self.train_mse = torch.full(self.batch, math.nan, device=image.device)
+        self.losses_since = torch.zeros(self.batch, device=image.device)  # the last plan
+        self.before = failed or replace(NOTHING_SPENT, epochs=start.epochs, sec=start.sec)
+        self.clock = Clock(image.device)
+        self.fits = [_Progress() for _ in range(math.prod(self.batch))]
+        self.kept = start.params.map(lambda value: value.detach().clone())
+        self.step = 0
+        self.collapses: list[float] = []
+        # Protocol 1 restarts what diverged, and watches nothing on the way.
+        self.watch: CollapseWatch | None = None
+        if config.max_restarts and config.optimizer != "adamw":
+            variances = self.rgb.var(dim=-2, correction=0).mean(-1).reshape(-1).tolist()
+            self.watch = CollapseWatch(self.pixels / self.batch_pixels, variances, image.device)
+        self.snapshots: deque[tuple[int, Any]] = deque(maxlen=2)
+
+    def _steps_after(self, epochs: float) -> int:
+        return round(max(epochs - self.spent_epochs, 0) * self.pixels / self.batch_pixels)
+
+    def advance(self, until: int) -> None:
+        """Steps on the clock: until a step, the next plan, or a collapse."""
+        taken = min(until - self.step, REPLAN_STEPS)
+        with self.clock.running():
+            for _ in range(taken):
+                self._take_step()
+                self.step += 1
+                if self.watch is not None and self._gave_up():
+                    return
+            if self.replan is not None:
+                loss = float(self.losses_since) / taken
+                self.steps = max(self.replan.running(self.step, loss), self.step)
+                self.losses_since.zero_()
+
+    def _take_step(self) -> None:
+        if not self.trains:  # all layers are frozen
+            return
+        factor = decay(self.step / self.steps, self.power) * self.lr_factor
+        if self.replan is not None:
+            factor *= self.replan.lr_factor
+        losses = self.taker.take(self.lr, factor)
+        smoothing = 1 - TRAIN_MSE_SMOOTHING if self.step else 1.0
+        self.train_mse = losses if smoothing == 1 else self.train_mse.lerp(losses, smoothing)
+        self.losses_since += losses
+        if self.watch is not None and self.watch.feed(losses):
+            self._look_for_collapses()
+
+    def _look_for_collapses(self) -> None:
+        assert self.watch is not None
+        epochs = self.before.epochs + (self.step + 1) * self.batch_pixels / self.pixels
+        alone = len(self.fits) == 1
+        for progress, collapsed in zip(self.fits, self.watch.collapsed, strict=True):
+            if not collapsed or progress.gave_up:
+                continue
+            self.collapses.append(epochs)
+            early = self.step < EARLY_SHARE * self.steps
+            if alone and not early and self.snapshots and self.replan is None:
+                _, state = self.snapshots[0]
+                self.taker.load_state(state)
+                self.watch.restored()
+                self.lr_factor *= COLLAPSE_LR_FACTOR
+                return
+            progress.gave_up = True
+        if alone and self.watch.good[0]:
+            apart = self.watch.look_steps * LOOKS_A_GAP  # as long as it takes to be noticed
+            if not self.snapshots or self.step - self.snapshots[-1][0] >= apart:
+                self.snapshots.append((self.step, self.taker.state()))
+
+    def _gave_up(self) -> bool:
+        """Whether all fits have; the attempt then ends here."""
+        if all(progress.gave_up for progress in self.fits):
+            self.steps = self.step
+            return True
+        return False
+
+    def evaluate(self) -> list[FitResult]:
+        """Looks at all pixels; one result for each fit."""
+        params = self.taker.params
+        shown = predict(params, self.coords)
+        mse, psnr = (value.reshape(-1).tolist() for value in grid_errors(shown, self.rgb))
+        train = self.train_mse.reshape(-1).tolist()
+        epochs = self.before.epochs + self.step * self.batch_pixels / self.pixels
+        steps, sec = self.before.steps + self.step, self.before.sec + self.clock.sec
+        keep = [False] * len(self.fits)
+        for i, progress in enumerate(self.fits):
+            if not progress.over:
+                point = CurvePoint(epochs, steps, sec, mse[i], psnr[i], train[i])
+                keep[i] = progress.add(point, self.config)
+                self.on_eval(progress.curve[-1])
+        chosen = torch.tensor(keep, device=shown.device).reshape(self.batch)
+        kept = {name: _choose(chosen, params[name], self.kept[name]) for name in self.kept}
+        self.kept = Params(self.kept.config, kept)
+        if self.replan is not None:
+            self.steps = max(self.replan.looked(self.step, mse[0]), self.step)
+        self.over = self.step >= self.steps or all(progress.over for progress in self.fits)
+        singles = self.kept.unbatch() if self.batch else [self.kept]
+        return [self._result(own, fit) for own, fit in zip(singles, self.fits, strict=True)]
+
+    def _result(self, params: Params, progress: _Progress) -> FitResult:
+        return FitResult(
+            params,
+            progress.kept,
+            tuple(progress.curve),
+            self.lr,
+            progress.diverged or progress.gave_up,
+            collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
+        )
+
+
+class _Progress:
+    """The evaluations of one of the fits that run together, and what is kept of them."""
+
+    def __init__(self) -> None:
+        self.curve: list[CurvePoint] = []
+        self.kept: CurvePoint
+        self.over = self.diverged = False
+        self.gave_up = False  # it collapsed early
+
+    def add(self, point: CurvePoint, config: FitConfig) -> bool:
+        """Adds an evaluation; returns whether it is now the one to keep."""
+        first = not self.curve
+        self.diverged = not point.mse < (math.inf if first else DIVERGED_MSE)
+        point = replace(point, mse=math.inf) if self.diverged else point
+        self.curve.append(point)
+        stop = config.stop_mse
+        reached = stop is not None and point.mse <= stop and point.train_mse <= stop
+        self.over = self.diverged or reached
+        if config.max_restarts and not first:
+            keep = point.mse < self.kept.mse
+        else:
+            keep = first or not self.diverged
+        if keep:
+            self.kept = point
+        return keep
+
+
+def _choose(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """A new tensor with the entries of `yes` where `which` (B,) or () is true, else of `no`."""
+    return torch.where(
+        which.reshape(*which.shape, *[1] * (yes.ndim - which.ndim)), yes.detach(), no
+    )

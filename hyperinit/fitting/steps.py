@@ -1,0 +1,243 @@
+"""FitConfig + start + image -> what takes the steps of a fit, whatever they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.config import CREDIT, FitConfig
+from hyperinit.images.coords import image_coords, image_to_rgb
+from hyperinit.siren.network import Params, layer_of
+from hyperinit.stepping.credit import CreditSampler
+from hyperinit.stepping.engine import SquaredErrors, loss_of
+from hyperinit.stepping.flat import FlatParams
+from hyperinit.stepping.gradients import Gradients, scaled_coords
+from hyperinit.stepping.optimizers import OPTIMIZERS
+from hyperinit.stepping.samplers import SAMPLERS, Batches
+from hyperinit.stepping.schedule import layer_factors
+
+
+class Steps(Protocol):
+    """The steps of one fit, or of B fits that run together.
+
+    Attributes:
+        params: Where the fit stands; changed in place.
+    """
+
+    params: Params
+
+    def take(self, lr: float, decay: float) -> Tensor:
+        """One step at lr x decay; returns the mean squared errors before it, () or (B,)."""
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on, but for the pixels they see."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state()` gave."""
+
+
+class CreditBatches(Batches):
+    """Credit sampling as the batches of coordinates and colours that a step takes."""
+
+    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
+        super().__init__(image, batch_pixels, generator)
+        cell = max(1, round(sqrt(image.shape[-2] * image.shape[-1] / batch_pixels)))
+        self.sampler = CreditSampler(image, cell, generator, batch_pixels)
+        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        self.drawn = self.sampler.next_batch()  # (N,) or (B, N)
+        coords = self.coords.index_select(0, self.drawn.reshape(-1))
+        coords = coords.view(*self.drawn.shape, 2)
+        if self.drawn.ndim == 1:
+            return coords, self.rgb.index_select(0, self.drawn)
+        return coords, self.rgb.gather(-2, self.drawn[..., None].expand(*self.drawn.shape, 3))
+
+    def observe(self, squared_errors: Tensor) -> None:
+        """Squared errors (..., N, 3), or their means over the channels (..., N, 1)."""
+        self.sampler.report(self.drawn, squared_errors.mean(dim=-1).sqrt())
+
+
+def batches_of(image: Tensor, config: FitConfig, batch_pixels: int) -> Batches:
+    """Which pixels the steps of a fit see; all randomness is the config's seed."""
+    generator = torch.Generator().manual_seed(config.seed)
+    kinds = {CREDIT: CreditBatches, **SAMPLERS}
+    return kinds[config.sampler](image, batch_pixels, generator)
+
+
+def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
+    """The rate of every layer, the output's last, relative to the fit's; 0 for frozen ones.
+
+    Raises:
+        InputError: `layer_lr_factors` or `frozen_layers` are for another number of layers.
+    """
+    further = config.layer_lr_factors or (1.0,) * (depth + 1)
+    if len(further) != depth + 1:
+        raise InputError(
+            f"layer_lr_factors: {len(further)} factors for {depth + 1} layers, the output's"
+            " included"
+        )
+    for layer in config.frozen_layers:
+        if not 0 <= layer <= depth:
+            raise InputError(f"frozen_layers: no layer {layer}; this SIREN has 0 to {depth}")
+    own = layer_factors(depth, output=config.output_lr_factor)
+    if not config.rising_rates:
+        own = (*(1.0,) * depth, config.output_lr_factor)
+    return tuple(
+        0.0 if layer in config.frozen_layers else a * b
+        for layer, (a, b) in enumerate(zip(own, further, strict=True))
+    )
+
+
+def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) -> Steps:
+    """The steps of a fit.
+
+    Args:
+        start: One SIREN, or B stacked ones, detached; left as they are.
+        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN.
+        config: See FitConfig.
+        work: Weights x pixels that the fit will visit; decides what engine="auto" is.
+
+    Raises:
+        InputError: options that do not fit the network.
+    """
+    factors = rate_factors(config, start.config.depth)
+    batches = batches_of(image, config, config.step_pixels(image.shape[-2] * image.shape[-1]))
+    errors = loss_of(config.engine, config.hidden_dtype, work=work, device=image.device)
+    if config.optimizer == "adamw":
+        return AutogradSteps(start, batches, config, factors, errors)
+    return FlatSteps(start, batches, config, factors, errors)
+
+
+class AutogradSteps:
+    """torch's AdamW on torch's gradients: protocol 1, bit for bit as its records were made."""
+
+    def __init__(
+        self,
+        start: Params,
+        batches: Batches,
+        config: FitConfig,
+        factors: Sequence[float],
+        errors: SquaredErrors,
+    ) -> None:
+        self.params = start.map(lambda value: value.detach().clone())
+        self._batches, self._errors = batches, errors
+        for name, value in self.params.items():
+            value.requires_grad_(layer_of(name) not in config.frozen_layers)
+        if any(factors):
+            self._optimizer = adamw(self.params, config, factors)
+
+    def take(self, lr: float, decay: float) -> Tensor:
+        """See Steps."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group["factor"] * decay
+        errors = self._errors(self.params, *self._batches())
+        losses = errors.mean(dim=(-1, -2)) if self.params.batch_shape else errors.mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self._optimizer.step()
+        self._batches.observe(errors.detach())
+        return losses.detach()
+
+    def state(self) -> dict[str, Any]:
+        """See Steps."""
+        copies = {name: value.detach().clone() for name, value in self.params.items()}
+        moments = [
+            {key: value.clone() for key, value in self._optimizer.state.get(value, {}).items()}
+            for value in self.params.values()
+        ]
+        return {"params": copies, "moments": moments}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See Steps."""
+        with torch.no_grad():
+            for (name, value), moments in zip(self.params.items(), state["moments"], strict=True):
+                value.copy_(state["params"][name])
+                for key, moment in moments.items():
+                    self._optimizer.state[value][key].copy_(moment)
+
+
+def adamw(params: Params, config: FitConfig, factors: Sequence[float]) -> torch.optim.AdamW:
+    """AdamW over the parameters that are trained; each group has its `factor` on the rate."""
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, value in params.items():
+        layer = layer_of(name)
+        if value.requires_grad:
+            groups.setdefault((layer == params.config.depth, factors[layer]), []).append(value)
+    return torch.optim.AdamW(
+        [{"params": values, "factor": factor} for (_, factor), values in groups.items()],
+        lr=1.0,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+class FlatSteps:
+    """NAdam or SOAP on parameters in one piece of memory, with gradients made by hand.
+
+    Where the fit is to be compiled, or in bfloat16, autograd makes the gradients.
+    """
+
+    def __init__(
+        self,
+        start: Params,
+        batches: Batches,
+        config: FitConfig,
+        factors: Sequence[float],
+        errors: SquaredErrors,
+    ) -> None:
+        self._flat = FlatParams(start)
+        self.params = self._flat.params
+        self._batches, self._errors = batches, errors
+        self._optimizer = OPTIMIZERS[config.optimizer](
+            self._flat,
+            factors,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        self._unit_std_coords = start.config.unit_std_coords
+        moved = [layer for layer, factor in enumerate(factors) if factor]
+        self._gradients: Gradients | None = None
+        if config.engine == "eager" and config.hidden_dtype == "float32":
+            self._gradients = Gradients(
+                self._flat, self._optimizer.gradient, batches.batch_pixels, min(moved, default=0)
+            )
+
+    @torch.no_grad()
+    def take(self, lr: float, decay: float) -> Tensor:
+        """See Steps."""
+        coords, rgb = self._batches()
+        if self._gradients is not None:
+            coords = scaled_coords(coords, self._unit_std_coords)
+            means = self._gradients(coords.expand(*rgb.shape[:-1], 2), rgb)
+            errors, losses = means[..., None], means.mean(-1)
+        else:
+            errors, losses = self._by_autograd(coords, rgb)
+        self._batches.observe(errors)
+        self._optimizer.step(lr * decay)
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        """See Steps."""
+        return {"vector": self._flat.vector.clone(), "optimizer": self._optimizer.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See Steps."""
+        self._flat.vector.copy_(state["vector"])
+        self._optimizer.load_state(state["optimizer"])
+
+    @torch.enable_grad()
+    def _by_autograd(self, coords: Tensor, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        leaves = self.params.map(lambda value: value.detach().requires_grad_())
+        errors = self._errors(leaves, coords, rgb)
+        losses = errors.mean(dim=(-1, -2))
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        for name, gradient in zip(leaves, gradients, strict=True):
+            self._optimizer.gradient.params[name].copy_(gradient)
+        return errors.detach(), losses.detach()

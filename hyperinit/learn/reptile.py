@@ -1,0 +1,155 @@
+"""Real fits of many images -> the start they have in common: Reptile (arXiv 1803.02999).
+
+theta_0 += eps (fitted - theta_0), where `fitted` is where the fit that users run, over a declared
+budget, leads from theta_0. Nothing is differentiated but the fit itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.settings import option
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
+from hyperinit.inits.rules import factor_of, named_init
+from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
+from hyperinit.learn.config import LoopConfig, check_positive
+from hyperinit.learn.state import StepResult, Task
+from hyperinit.siren.network import Params
+
+_SIZED = "-sized"
+
+
+@dataclass(frozen=True)
+class ReptileConfig(LoopConfig):
+    """A whole training run of one start for all images; its `config.toml` is this, resolved."""
+
+    base_init: str = option("identity-sized", "init that the learned start begins as a draw of")
+    max_steps: int = option(400, "outer steps of the whole run; eps falls over these")
+    batch_images: int = option(1, "images fitted per outer step; their displacements are averaged")
+    warmup_steps: int = option(0, "outer steps over which eps rises")
+    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
+        "linear-tenth", "of eps: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
+    )
+    clip_norm: float | None = option(None, "largest norm of a displacement; none: any")
+    skip_norm: float | None = option(
+        None, "skip steps whose displacement is so many times the usual norm; none: never"
+    )
+    eval_steps: int = option(50, "outer steps between fits of the held-out images")
+    eps: float = option(0.15, "part of the way from theta_0 to where a fit ends that a step goes")
+    horizon_epochs: float = option(4.0, "declared budget of each fit; that of the fits to come")
+    fit_lr: float | None = option(None, "learning rate of the fits; none: what suits the base init")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, ("eps", "horizon_epochs", "fit_lr"))
+        self.base, self.fit  # noqa: B018  each checks its own fields
+
+    @property
+    def base(self) -> Init:
+        """The hand-designed init that theta_0 is drawn from."""
+        known, at, text = self.base_init.partition("@")
+        if known.endswith(_SIZED):
+            power = factor_of(text, self.base_init) if at else SIZED_POWER
+            spec = named_init(known.removesuffix(_SIZED))
+            return sized_init(self.base_init, spec, self.width, self.depth, power)
+        return spec_init(self.base_init, named_init(self.base_init), self.width, self.depth)
+
+    @property
+    def fit(self) -> FitConfig:
+        """The fit inside."""
+        return FitConfig(budget_epochs=self.horizon_epochs, lr=self.fit_lr, eval_epochs=())
+
+
+def displacement_loss(base: Params, fitted: Sequence[Params]) -> Tensor:
+    """Half the mean squared distance of one SIREN to others, (), to be differentiated.
+
+    Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
+    eps is Reptile's outer step.
+
+    Args:
+        base: Live parameters.
+        fitted: Where fits from them ended.
+    """
+    distances = [
+        torch.stack([(value - end[name]).square().sum() for name, value in base.items()]).sum()
+        for end in fitted
+    ]
+    return 0.5 * torch.stack(distances).mean()
+
+
+def _build(config: ReptileConfig) -> LearnedInit:
+    start = config.base.start(torch.zeros(3, config.size, config.size), config.seed)
+    learned = LearnedConfig(siren=start.params.config, lr_factor=start.lr_factor)
+    return LearnedInit(learned, start.params)
+
+
+def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=config.eps)
+
+
+def _fits(model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int) -> list[FitResult]:
+    """The fit of each image from theta_0, each with pixels of its own."""
+    start = Start(model.draw(seed), lr_factor=model.config.lr_factor)
+    return [fit(start, image, config.fit, seed=seed + i) for i, image in enumerate(images)]
+
+
+def _loss(
+    model: LearnedInit, config: ReptileConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    results = _fits(model, config, images, int(torch.randint(2**31, (1,), generator=generator)))
+    before, after = [r.curve[0] for r in results], [r.kept for r in results]
+    return StepResult(
+        displacement_loss(model.base.params, [result.params for result in results]),
+        *(fmean(point.mse for point in points) for points in (before, after)),
+        *(fmean(point.psnr for point in points) for points in (before, after)),
+    )
+
+
+def _starts(
+    model: LearnedInit, config: ReptileConfig, held_out: Tensor
+) -> tuple[dict[str, Sequence[Params]], dict[str, Any]]:
+    """theta_0, and where the fits lead whose error it is trained to lower."""
+    theta = model.draw(0)
+    after = [result.params for result in _fits(model, config, held_out, 0)]
+    metrics = {f"weights/{name}_std": float(value.std()) for name, value in theta.items()}
+    return {"before": [theta] * len(held_out), "after": after}, metrics
+
+
+REPTILE: Task[ReptileConfig, LearnedInit] = Task(
+    name="learned-init",
+    kind=LEARNED_KIND,
+    load=load_learned,
+    prefix="model",
+    config=ReptileConfig,
+    build=_build,
+    optimizer=_optimizer,
+    loss=_loss,
+    starts=_starts,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # 96x96, SIREN 4x128, built-in photographs.
+    "default": {"time_limit_min": 5.0},
+    # The seed experiment's own problem.
+    "base": {"size": 224, "width": 256, "depth": 5, "horizon_epochs": 2.0},
+    # Seconds: to see that everything works.
+    "tiny": {
+        "size": 16,
+        "width": 16,
+        "depth": 2,
+        "horizon_epochs": 1.0,
+        "max_steps": 6,
+        "eval_steps": 3,
+        "compare_images": 1,
+        "compare_budgets": (1.0, 2.0),
+        "compare_lrs": (1e-3,),
+    },
+}

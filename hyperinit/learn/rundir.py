@@ -1,0 +1,109 @@
+"""A run directory: who may begin or continue a run there, and with what."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.state import Config
+from hyperinit.learn.tracking import LOG_NAME
+from hyperinit.photos.load import NAMES
+from hyperinit.siren.store import CHECKPOINT_NAME
+
+CONFIG_NAME = "config.toml"
+LOCK_NAME = ".lock"
+
+# What a run that was killed before its first checkpoint can have left, besides temporary files.
+_BEFORE_A_CHECKPOINT = {CONFIG_NAME, LOCK_NAME, LOG_NAME, "images", "wandb", "wandb_id.txt"}
+
+# Settings that move no training: a resumed run may have others. Where the images lie is one of
+# them, because their hashes are compared.
+MAY_CHANGE = {
+    *("time_limit_min", "checkpoint_sec", "wandb", "data"),
+    *("compare_budgets", "compare_lrs", "compare_images"),
+}
+
+
+def check_vacant(run_dir: Path) -> None:
+    """Refuses a directory that holds something that a new run would mix with or overwrite.
+
+    What a run left that was killed before its first checkpoint is no such thing.
+
+    Raises:
+        InputError: it does.
+    """
+    if not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise InputError(f"{shown_path(run_dir)} is a file: choose another --out")
+    names = {path.name for path in run_dir.iterdir()}
+    if CHECKPOINT_NAME in names:
+        raise InputError(
+            f"{shown_path(run_dir)} is not empty, it holds a run: choose another --out, or"
+            " --resume it"
+        )
+    # The temporary files of `write_atomically` are hidden and named after what they were to be.
+    mine = tuple(f".{name}." for name in (CHECKPOINT_NAME, CONFIG_NAME, LOG_NAME, "wandb_id.txt"))
+    others = sorted(n for n in names - _BEFORE_A_CHECKPOINT if not n.startswith(mine))
+    if others or (names and not names & {CONFIG_NAME, LOCK_NAME}):
+        first = (others or sorted(names))[0]
+        raise InputError(
+            f"{shown_path(run_dir)} is not empty, it holds {first!r}: choose another --out"
+        )
+
+
+def clear(run_dir: Path) -> None:
+    """Removes the log of a run that came to no checkpoint; the caller holds the lock.
+
+    Raises:
+        InputError: as `check_vacant`, or the log cannot be removed.
+    """
+    check_vacant(run_dir)
+    try:
+        (run_dir / LOG_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot remove {run_dir / LOG_NAME}: {error.strerror}") from error
+
+
+def checkpoint_to_resume(run: Path) -> Path:
+    """The checkpoint of a run directory, or of a path to the checkpoint itself.
+
+    Raises:
+        InputError: the run was stopped before there was one; the line says what to do.
+    """
+    path = run if run.is_file() else run / CHECKPOINT_NAME
+    if not path.exists() and (run / CONFIG_NAME).is_file():
+        shown = shown_path(run)
+        raise InputError(
+            f"{shown}: the run was stopped before its first checkpoint, there is nothing to lose:"
+            f" start it anew with --config {shown}/{CONFIG_NAME} --out {shown}"
+        )
+    return path
+
+
+def with_absolute_data(config: Config) -> Config:
+    """The settings of a run that can be resumed from any working directory."""
+    if config.data in NAMES or not os.path.exists(config.data):
+        return config
+    return replace(config, data=os.path.abspath(config.data))
+
+
+def check_same_images(config: LoopConfig, begun_with: list[str] | None, found: list[str]) -> None:
+    """Refuses to resume a run on other training images.
+
+    Args:
+        begun_with: Hashes of the images that the run began with; None: it is new.
+        found: Those of the images that there are now.
+
+    Raises:
+        InputError: they are others.
+    """
+    if begun_with is not None and begun_with != found:
+        raise InputError(
+            f"{config.data}: not the training images this run began with ({len(begun_with)} then,"
+            f" {len(found)} now); say with --data where they are"
+        )

@@ -1,0 +1,184 @@
+"""A task and where its training stands, and the checkpoint that holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import from_dict, to_dict
+from hyperinit.learn.config import LoopConfig
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import load_tensors, save_tensors
+
+
+class Batches(Protocol):
+    """Where training images come from: a pure function of the step, so that resuming is exact."""
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Images (batch_size, 3, size, size) in [0, 1] of one outer step."""
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What a run trains on.
+
+    Attributes:
+        batches: Where its images come from.
+        hashes: Of the photographs it sees, which its init may not be tested on.
+    """
+
+    batches: Batches
+    hashes: list[str]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The loss of one outer step, to be differentiated, and what to log of it.
+
+    Errors are means over the images, before and after the inner steps or the fit of the step: MSE
+    in normalised units, PSNR in dB.
+    """
+
+    loss: Tensor
+    mse_before: float
+    mse_after: float
+    psnr_before: float
+    psnr_after: float
+
+
+Config = TypeVar("Config", bound=LoopConfig)
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Task(Generic[Config, Model]):
+    """What is trained, and what it descends.
+
+    Attributes:
+        name: Of what is trained, in logs.
+        kind: Of its checkpoints, see `store.save_tensors`.
+        load: Path of a checkpoint -> the model in it, checked, and the facts about it.
+        prefix: Of the model's tensors in them.
+        config: Type of its config.
+        build: config -> a fresh model; its `facts` go into checkpoints.
+        optimizer: (model, config) -> its optimiser; the rates it has are scaled by `rate`.
+        loss: (model, config, images (B, 3, H, W), generator) -> the step's loss and errors.
+        starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
+            further numbers to log.
+    """
+
+    name: str
+    kind: str
+    load: Callable[[Path], tuple[Model, dict[str, Any]]]
+    prefix: str
+    config: type[Config]
+    build: Callable[[Config], Model]
+    optimizer: Callable[[Model, Config], torch.optim.Optimizer]
+    loss: Callable[[Model, Config, Tensor, torch.Generator], StepResult]
+    starts: Callable[[Model, Config, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training; saved whole, so that resuming is bit-exact."""
+
+    task: Task[Any, Any]
+    model: Any
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    train_sec: float = 0.0
+    usual_norm: float = 0.0  # geometric moving average of the outer gradient's; 0: not known yet
+    skipped_in_a_row: int = 0
+
+
+# What a TrainState has besides the model and the optimiser: name -> type of its number.
+_PROGRESS = {"step": int, "train_sec": float, "usual_norm": float, "skipped_in_a_row": int}
+
+# What torch's optimisers keep of a parameter: AdamW, and SGD with momentum.
+_OPTIMIZER_STATE = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+
+
+def new_state(task: Task[Config, Any], config: Config) -> TrainState:
+    """A fresh model and its optimiser."""
+    return _with_optimizer(task, task.build(config), config)
+
+
+def _with_optimizer(task: Task[Config, Any], model: Any, config: Config) -> TrainState:
+    optimizer = task.optimizer(model, config)
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return TrainState(task, model, optimizer)
+
+
+def save_state(path: Path, state: TrainState, config: LoopConfig, **info: Any) -> None:
+    """Writes a checkpoint: the model, its optimiser, the config, where training stands."""
+    prefix = state.task.prefix
+    tensors = {f"{prefix}/{name}": value for name, value in state.model.state_dict().items()}
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    facts = {
+        **state.model.facts,
+        "train": to_dict(config),
+        **{field: getattr(state, field) for field in _PROGRESS},
+        "torch": torch.__version__,
+        **info,
+    }
+    save_tensors(path, tensors, state.task.kind, facts)
+
+
+def load_state(path: Path, task: Task[Config, Any]) -> tuple[TrainState, Config, dict[str, Any]]:
+    """Reads what `save_state` wrote: training can continue from it.
+
+    Raises:
+        InputError: no checkpoint there, or a damaged one, or one of another program or version, or
+            what it says of itself is impossible, or it has nothing to continue from.
+    """
+    model, info = task.load(path)
+    config = _stored_config(path, task, info)
+    siren = model.config.siren
+    if (siren.width, siren.depth) != (config.width, config.depth):
+        raise InputError(
+            f"{path}: its settings are for a SIREN of {config.depth} x {config.width}, its tensors"
+            f" for one of {siren.depth} x {siren.width}"
+        )
+    state = _with_optimizer(task, model.train(), config)
+    for field, kind in _PROGRESS.items():
+        value = info[field]
+        if type(value) not in {int, kind} or not 0 <= value < inf:
+            raise InputError(f"{path}: {field} must be a number >= 0, not {str(value)[:40]!r}")
+        setattr(state, field, value)
+    hashes = info.get("train_hashes", [])
+    if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
+        raise InputError(f"{path}: train_hashes must be a list of texts")
+    tensors, _ = load_tensors(path, task.kind)
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer/{name}/"
+        saved = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if not saved:
+            continue
+        shapes = {value.shape for key, value in saved.items() if key != "step"}
+        if set(saved) not in _OPTIMIZER_STATE or shapes != {parameter.shape}:
+            raise InputError(f"{path}: the optimiser's numbers do not fit {name}")
+        state.optimizer.state[parameter] = saved
+    return state, config, info
+
+
+def _stored_config(path: Path, task: Task[Config, Any], info: Mapping[str, Any]) -> Config:
+    """The settings in a checkpoint."""
+    for field in ("train", *_PROGRESS):
+        if field not in info:
+            raise InputError(f"{path}: has nothing that training can continue from (no {field})")
+    if not isinstance(info["train"], dict):
+        raise InputError(f"{path}: its settings must be keys and values")
+    try:
+        return from_dict(task.config, info["train"], source="its settings")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

@@ -1,0 +1,176 @@
+"""One fit as it is kept: the record and the points of its curve.
+
+Scoring reads records only, so nothing is rerun when a rule of scoring changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
+from typing import Any
+
+from hyperinit.record.labels import label
+from hyperinit.record.protocol import PROTOCOL_VERSION
+from hyperinit.record.tracks import stored_track
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One evaluation of the full pixel grid.
+
+    Attributes:
+        epochs: Pixel visits so far / pixels of the image, making the start included.
+        steps: Optimiser steps so far.
+        sec: Seconds on the clock so far.
+        mse: MSE over all pixels, in ImageNet-normalised units; infinite after divergence.
+        psnr: In dB on [0, 1].
+        train_mse: Exponential moving average of the training loss; NaN before the first step,
+            which a file cannot say: it is read back as infinite.
+    """
+
+    epochs: float
+    steps: int
+    sec: float
+    mse: float
+    psnr: float
+    train_mse: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One fit, with everything needed to score it and to run it again.
+
+    Attributes:
+        track: A name in tracks.TRACKS.
+        init: Name of the init.
+        init_facts: The init's resolved row, or its checkpoint's identity.
+        image: Name of the image; `image_hash` identifies its content.
+        seed: Of the draw of the init and of the order of pixels.
+        lr, budget_epochs: What the run declared.
+        curve: The start, evaluations, and the end. In the file a point is a row of its six fields,
+            and what is not a finite number is null.
+        init_epochs, init_sec: The part of the cost that went into making the start.
+        params_hash: SHA-256 of the fitted parameters.
+        diverged: The error became non-finite.
+        settings: Image size, network size and every field of FitConfig that can move the result.
+        environment: Commit, versions, threads, device.
+        version: The protocol's.
+        changes: What the entry declares to change in the fit, such as {"frozen_layers": [0]}; the
+            values are among the settings too, or `lr`.
+        is_tuning: It is a fit of a tuning image, which only serves to choose a learning rate; in
+            the file the track then ends with "-lr".
+    """
+
+    track: str
+    init: str
+    init_facts: dict[str, Any]
+    image: str
+    image_hash: str
+    seed: int
+    lr: float
+    budget_epochs: float
+    curve: tuple[CurvePoint, ...]
+    init_epochs: float
+    init_sec: float
+    params_hash: str
+    diverged: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    version: int = PROTOCOL_VERSION
+    changes: dict[str, Any] = field(default_factory=dict)
+    is_tuning: bool = False
+
+    @property
+    def start(self) -> CurvePoint:
+        """The evaluation before the first step; its costs are those of making the start."""
+        return self.curve[0]
+
+    @property
+    def end(self) -> CurvePoint:
+        """The last evaluation; its error is finite even where the fit diverged, see `mse`."""
+        return self.curve[-1]
+
+    @property
+    def mse(self) -> float:
+        """Final error; infinite for a run that diverged."""
+        return inf if self.diverged else self.end.mse
+
+    @property
+    def epochs(self) -> float:
+        """Pixel visits / pixels, making the start included."""
+        return self.end.epochs
+
+    @property
+    def sec(self) -> float:
+        """Seconds on the clock, making the start included."""
+        return self.end.sec
+
+    @property
+    def start_mse(self) -> float:
+        """Error at step 0."""
+        return self.start.mse
+
+    @property
+    def start_psnr(self) -> float:
+        """PSNR at step 0, in dB."""
+        return self.start.psnr
+
+    @cached_property
+    def label(self) -> str:
+        """What tables call the entry: the init and what is changed in its fit."""
+        return label(self.init, self.changes)
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """The unit of every count: the image, by its hash, and the seed."""
+        return self.image_hash, self.seed
+
+    @cached_property
+    def make(self) -> str:
+        """What is behind the label: the init's facts and the settings, as JSON."""
+        return _make(self.init_facts, self.settings)
+
+    @cached_property
+    def trial(self) -> tuple[Any, ...]:
+        """What makes two records the same trial: rerunning it must give the same result."""
+        return trial_key(
+            track=self.track,
+            is_tuning=self.is_tuning,
+            label=self.label,
+            init_facts=self.init_facts,
+            settings=self.settings,
+            image_hash=self.image_hash,
+            seed=self.seed,
+            budget_epochs=self.budget_epochs,
+            lr=self.lr,
+            version=self.version,
+        )
+
+
+def trial_key(
+    *,
+    track: str,
+    is_tuning: bool,
+    label: str,
+    init_facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    image_hash: str,
+    seed: int,
+    budget_epochs: float,
+    lr: float | None,
+    version: int = PROTOCOL_VERSION,
+) -> tuple[Any, ...]:
+    """Identity of a trial, known before it is run; the rate is its last entry.
+
+    It is of the label, so that records of the first format keep theirs.
+    """
+    facts = _make(init_facts, settings)
+    track = stored_track(track, is_tuning)
+    return (version, track, label, facts, image_hash, seed, budget_epochs, lr)
+
+
+def _make(init_facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    return json.dumps([init_facts, settings], sort_keys=True)

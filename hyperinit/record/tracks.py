@@ -1,0 +1,108 @@
+"""The tracks: how fits may differ from init to init, and how they are judged. One row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hyperinit.base.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is particular to one track; nothing else in the package asks for a track's name.
+
+    Attributes:
+        name: As records have it.
+        meaning: What it measures, a sentence for people.
+        may_change_fit: Whether entries may differ in more than their init.
+        takes_options: `--fit` changes the fit of all its inits.
+        freezes_layers: Every init is an entry for every set of frozen layers.
+        source_weight_decay: An init has the weight decay that its source gives for its row.
+        along_curve: One long fit, scored along its curve at the rate of an LR range test, unless
+            one is given; otherwise a ladder of budgets, scored by the ends of fits whose rates
+            were chosen on tuning images.
+        whole_settings: All settings make the workload; otherwise the sizes alone.
+        preset: Of the protocol, where none is named.
+        chosen_by: How rates are chosen where no tuning images are used, for people.
+        own_command: It is not a choice of `--track` but a command of its own.
+    """
+
+    name: str
+    meaning: str
+    may_change_fit: bool = True
+    takes_options: bool = False
+    freezes_layers: bool = False
+    source_weight_decay: bool = False
+    along_curve: bool = False
+    whole_settings: bool = False
+    preset: str = "standard"
+    chosen_by: str = "on these very images"
+    own_command: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What its costs are counted in, besides seconds."""
+        return "seed epochs" if self.along_curve else "epochs"
+
+
+# In the order of a report's sections.
+TRACKS: Mapping[str, Track] = {
+    row.name: row
+    for row in (
+        Track(
+            "tuned",
+            "Every init is fitted alike, at its own best learning rate.",
+            may_change_fit=False,
+            whole_settings=True,
+        ),
+        Track(
+            "seed",
+            "As the seed experiment ran it: constant rate from a range test, random points.",
+            source_weight_decay=True,
+            along_curve=True,
+            preset="seed",
+            chosen_by="by a range test",
+        ),
+        Track(
+            "open",
+            "The fit itself may differ; the name of an init then says how.",
+            takes_options=True,
+        ),
+        Track(
+            "frozen",
+            "Some layers are left as the init made them: the numbers behind “frozen”, from 0.",
+            freezes_layers=True,
+            preset="standard-1",
+            own_command=True,
+        ),
+    )
+}
+
+_TUNING = "-lr"  # in files: ends the track of records that only serve to choose a rate
+
+
+def find_track(name: str) -> Track:
+    """The row of a track.
+
+    Raises:
+        InputError: no such track; the known ones are listed.
+    """
+    if name not in TRACKS:
+        raise unknown_name("track", name, TRACKS)
+    return TRACKS[name]
+
+
+def track_of(name: str) -> Track:
+    """The row of a record's track; one that this program does not know is a ladder like others."""
+    return TRACKS.get(name) or Track(name, "")
+
+
+def stored_track(name: str, is_tuning: bool) -> str:
+    """A track as files and identities of trials have it."""
+    return name + _TUNING if is_tuning else name
+
+
+def split_stored_track(text: str) -> tuple[str, bool]:
+    """The inverse: the track, and whether the record only serves to choose a rate."""
+    return text.removesuffix(_TUNING), text.endswith(_TUNING)

@@ -1,0 +1,105 @@
+"""Scores -> plain sentences: which init is fastest, by how much, how sure that is, and on what."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from hyperinit.record.protocol import TARGETS
+from hyperinit.report.names import count, shown
+from hyperinit.score.costs import Cost, Ratio, number, ratio
+from hyperinit.score.score import GroupScore, InitScore
+
+MEANINGS = {
+    0.08: "low frequencies are there",
+    0.02: "most of the structure is there",
+    8e-4: "it largely looks like the image",
+}
+
+
+def headline(found: GroupScore) -> list[str]:
+    """The first sentence is the one that matters most."""
+    target, (first, *rest) = found.target, found.fastest_first
+    cost = first.targets[target].epochs
+    name, others = shown(first.init), f"{1 + len(rest)} inits"
+    level = f"MSE {target:g} ({MEANINGS[target]})"
+    if not cost.hits:
+        top = max(record.budget_epochs for record in found.group.tests)
+        sentences = [
+            f"No init reaches even {level}. The lowest error after {top:g} epochs is"
+            f" {number(first.final_mse)}, from {name}."
+        ]
+    elif not isfinite(cost.median):
+        sentences = [
+            f"Within the largest budget most fits reach {level} from none of the {others};"
+            f" {name} gets there most often: {share(cost)}."
+        ]
+    elif not rest:
+        sentences = [f"{name} reaches {level} after a median of {middle(cost)} {cost.unit}."]
+    else:
+        second = rest[0]
+        sentences = [
+            f"{name} is the fastest of {others}: it reaches {level} after a median of"
+            f" {middle(cost)} {cost.unit}; {shown(second.init)}, the runner-up, after"
+            f" {middle(second.targets[target].epochs)}."
+        ]
+    if cost.hits:
+        sentences += _comparisons(found)
+        harder = [f"{t:g}" for t in TARGETS if t < target]
+        if harder:
+            most = f"{number(max(cost.limits.values()))} {cost.unit}"
+            sentences.append(
+                f"No init gets most fits to {' or '.join(harder)} within the {most} that were run."
+            )
+    tests, tuned_on = found.group.tests, found.group.tuned_on
+    images = {record.image_hash for record in tests}
+    pairs = {record.pair for record in tests}
+    fits = f"{count(len(images), 'test image')}, {count(len(pairs), 'pair')} of image and seed"
+    rates = f"on {count(tuned_on, 'other image')}" if tuned_on else found.track.chosen_by
+    workload = shown_workload(found)
+    return [*sentences, f"Measured on {fits}; {workload}; learning rates chosen {rates}."]
+
+
+def shown_workload(found: GroupScore) -> str:
+    """The workload of a group as a title has it."""
+    workload = found.group.workload
+    return f"{workload.text}, protocol version {workload.version}"
+
+
+def middle(cost: Cost) -> str:
+    """The median without its unit, such as "12.3" or "> 64"."""
+    return str(cost).partition(f" {cost.unit}")[0]
+
+
+def share(cost: Cost) -> str:
+    """How many pairs reach the target."""
+    return f"{cost.hits} of {cost.n}"
+
+
+def _comparisons(found: GroupScore) -> list[str]:
+    """The first init against the runner-up and the reference, in epochs and in seconds."""
+    first, *rest = found.fastest_first
+    others = [*rest[:1], *(other for other in rest[1:] if other.init == found.reference)]
+    sentences = [
+        _compared(other, own.unit, ratio(other.init, own, theirs))
+        for other in others
+        for own, theirs in zip(
+            first.targets[found.target].costs, other.targets[found.target].costs, strict=True
+        )
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _compared(second: InitScore, unit: str, found: Ratio) -> str:
+    other = shown(second.init)
+    if found.mean is None:
+        if found.at_most is not None:
+            return f"It needs at most {number(found.at_most)} times the {unit} of {other}."
+        return ""
+    text = f"It needs {number(found.mean)} times the {unit} of {other}"
+    if found.low is None or found.high is None:
+        return f"{text} on a single image, the only one to tell from: others may differ."
+    text += f" (95 % interval over images {number(found.low)} to {number(found.high)}"
+    text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
+    if found.n < found.pairs:
+        text += f", over the {found.n} of {found.pairs} pairs that both reach it on"
+    return text + "."

@@ -1,0 +1,72 @@
+"""Names that somebody else chose -> text that is safe where it is shown: one line, no more.
+
+In HTML the templates escape everything; Markdown and CSV are escaped here.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+NAME_CHARS = 60  # on a page
+CELL_CHARS = 160  # in a Markdown table
+# What a spreadsheet takes for the beginning of a formula, full-width forms included.
+_FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+
+
+def shown(name: object) -> str:
+    """A name as a page can show it: one line without control characters, and not too long."""
+    text = "".join(c if c.isprintable() else " " for c in str(name))
+    text = " ".join(text.split()) or "(no name)"
+    return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
+
+
+def markdown_cell(name: object) -> str:
+    """A name in Markdown: one line that neither ends a table's cell nor becomes HTML or a link."""
+    text = "".join(c if c.isprintable() else " " for c in str(name))
+    text = " ".join(text.split())
+    return markdown_text(text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…")
+
+
+def markdown_text(text: str) -> str:
+    """A sentence in Markdown that has no formatting, no HTML and no link in it."""
+    text = re.sub(r"[&<>|\[\]`*\\]", lambda found: f"&#{ord(found[0])};", text)
+    for code, plain in (("&#38;", "&amp;"), ("&#60;", "&lt;"), ("&#62;", "&gt;")):
+        text = text.replace(code, plain)
+    # Many renderers make links of bare addresses.
+    text = re.sub(r"(?i)\b(https?|ftp|mailto|xmpp|javascript|data):", r"\1&#58;", text)
+    text = re.sub(r"(?i)\bwww\.", "www&#46;", text)
+    return re.sub(r"@(?=[\w.-]*[.][A-Za-z])", "&#64;", text)
+
+
+def csv_cell(text: str) -> str:
+    """A name in a CSV file that no spreadsheet takes for a formula."""
+    line = " ".join(text.split()) if set(text) & set("\t\r\n") else text
+    return f"'{line}" if _FORMULA & {text[:1], line[:1]} else line
+
+
+def count(n: int, what: str) -> str:
+    """Such as "1 image" or "2 images"."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+@cache
+def templates(room: str) -> Environment:
+    """The templates of a room of the package: everything that they are given is escaped.
+
+    Args:
+        room: Dotted name of the package with the folder `templates`.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(room, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,282 @@
+"""Records -> groups that may be compared, the choice of rates, and the ladders of runs.
+
+A group has one track, one version of the protocol and one workload. Within it every entry has one
+name and one make, every pair of an image and a seed one ladder of runs at the rates chosen for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from typing import Any, NamedTuple
+
+from hyperinit.base.errors import InputError
+from hyperinit.record.protocol import CHOSEN_SETTINGS, usual_settings
+from hyperinit.record.records import Record
+from hyperinit.record.tracks import TRACKS, Track, track_of
+from hyperinit.score.costs import Pair, geometric_mean
+
+Ladder = dict[float, Record]  # budget -> record, ascending
+Name = Callable[[Record], str]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What all records of a group have in common.
+
+    Attributes:
+        track: Its row of the table.
+        version: The protocol's.
+        image_size: Side in pixels.
+        depth, width: Of the SIREN.
+        text: All that in words, and in the tuned track, where every init is fitted alike, the
+            settings that are not the usual ones.
+    """
+
+    track: Track
+    version: int
+    image_size: int
+    depth: int
+    width: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.track.name} track, {self.text}"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Where its section stands in a report."""
+        names = list(TRACKS)
+        place = names.index(self.track.name) if self.track.name in names else len(names)
+        sizes = (-self.image_size, -self.width, -self.depth)
+        return place, self.track.name, *sizes, -self.version, self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Records that may be compared.
+
+    Attributes:
+        workload: What they have in common.
+        records: All of them.
+    """
+
+    workload: Workload
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def tests(self) -> list[Record]:
+        """Without those that only serve to choose a rate."""
+        return [record for record in self.records if not record.is_tuning]
+
+    @property
+    def tuning(self) -> list[Record]:
+        """Those that do."""
+        return [record for record in self.records if record.is_tuning]
+
+    @property
+    def tuned_on(self) -> int:
+        """How many images rates were chosen on that are no test images."""
+        tests = {record.image_hash for record in self.tests}
+        return len({record.image_hash for record in self.records} - tests)
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """Splits records into groups, in the order of their first records.
+
+    Raises:
+        InputError: a record does not say the size of its image or its SIREN.
+    """
+    found: dict[Workload, Group] = {}
+    for record in records:
+        workload = _workload(record)
+        found.setdefault(workload, Group(workload)).records.append(record)
+    return list(found.values())
+
+
+def _workload(record: Record) -> Workload:
+    settings = dict(record.settings)
+    try:
+        size, width, depth = (settings.pop(k) for k in ("image_size", "width", "depth"))
+    except KeyError as error:
+        raise InputError(f"a record of init {record.init} has no {error} in its settings") from None
+    track = track_of(record.track)
+    text = f"{size} x {size} pixels, SIREN {depth} x {width}"
+    usual = usual_settings(record.version)
+    chosen = CHOSEN_SETTINGS[record.version]
+    for name, value in sorted(settings.items()) if track.whole_settings else ():
+        if value not in (None, [], ()) and value != usual.get(name) and name not in chosen:
+            text += f", {name} {value}"
+    return Workload(track, record.version, size, depth, width, text)
+
+
+# Names
+
+
+def name_entries(records: Iterable[Record], *, strict: bool) -> tuple[Name, list[str]]:
+    """What every record's entry is called, and notes on names that had to be told apart.
+
+    Args:
+        records: Of one group.
+        strict: Refuse test runs of several makes under one label. Otherwise the make with the most
+            test runs keeps the label, and the others get a digest behind it.
+
+    Raises:
+        InputError: see `strict`.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        counts.setdefault(record.label, Counter())[_make(record)] += not record.is_tuning
+    names, notes = {}, []
+    for label, makes in counts.items():
+        tested = [make for make in makes if makes[make]]
+        if len(tested) > 1 and strict:
+            raise InputError(
+                f"init {label}: the records are of different inits or settings of that name;"
+                " score them apart, or name them apart"
+            )
+        first = min(makes, key=lambda make: (-makes[make], make))
+        for make in makes:
+            names[label, make] = label
+            if make != first and not strict:
+                digest = hashlib.sha256(make.encode()).hexdigest()[:6]
+                names[label, make] = f"{label} ({digest})"
+        others = [names[label, make] for make in tested if make != first]
+        if others:
+            notes.append(
+                f"The name {label} stands for {len(tested)} different inits or settings here;"
+                f" {', '.join(sorted(others))} {'is' if len(others) == 1 else 'are'} not {label}."
+            )
+    return lambda record: names[record.label, _make(record)], notes
+
+
+def _make(record: Record) -> str:
+    """What is behind a label, without what is chosen for every budget."""
+    chosen = CHOSEN_SETTINGS[record.version]
+    if not chosen:
+        return record.make
+    settings = {name: value for name, value in record.settings.items() if name not in chosen}
+    return json.dumps([record.init_facts, settings], sort_keys=True)
+
+
+def _label(record: Record) -> str:
+    return record.label
+
+
+# Rates
+
+
+class Choice(NamedTuple):
+    """What is chosen for an init and a budget: the rate, and what else the protocol says is."""
+
+    lr: float
+    others: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, record: Record) -> Choice:
+        """What a record declared."""
+        names = CHOSEN_SETTINGS[record.version]
+        return cls(record.lr, tuple((name, record.settings.get(name)) for name in names))
+
+    def __str__(self) -> str:
+        return ", ".join([f"{self.lr:g}", *(f"{name} {value}" for name, value in self.others)])
+
+
+Choices = Mapping[tuple[str, float], Choice]  # (name, budget) -> what is chosen
+
+
+def select_choices(
+    records: Iterable[Record],
+    average: Callable[[Iterable[float]], float] = geometric_mean,
+    name: Name = _label,
+) -> dict[tuple[str, float], Choice]:
+    """(name, budget) -> the choice with the lowest average final error.
+
+    The average, by default a geometric mean, is over all pairs on which any was tried; a run
+    that diverged or was not made counts as infinite. Where every choice has such runs, the one
+    with the fewest is taken.
+    """
+    errors: dict[tuple[str, float], dict[Choice, dict[Pair, float]]] = {}
+    for record in records:
+        by_choice = errors.setdefault((name(record), record.budget_epochs), {})
+        by_choice.setdefault(Choice.of(record), {})[record.pair] = record.mse
+    chosen = {}
+    for key, by_choice in errors.items():
+        pairs = {pair for found in by_choice.values() for pair in found}
+
+        def rank(choice: Choice, by_choice: Any = by_choice, n: int = len(pairs)) -> Any:
+            finite = [error for error in by_choice[choice].values() if isfinite(error)]
+            return n - len(finite), average(finite) if finite else inf, choice
+
+        chosen[key] = min(by_choice, key=rank)
+    return chosen
+
+
+def choice_at(choices: Choices, name: str, budget: float) -> Choice | None:
+    """The choice for a rung: that of the largest tuned rung that is not above it."""
+    tuned = [rung for known, rung in choices if known == name and rung <= budget]
+    return choices[name, max(tuned)] if tuned else None
+
+
+def choose_ladders(
+    group: Group, name: Name, *, tune_on_test: bool, strict: bool
+) -> tuple[dict[str, dict[Pair, Ladder]], list[str]]:
+    """Name -> pair -> its runs, each as was chosen for it; and notes on how.
+
+    Args:
+        name: See `name_entries`.
+        tune_on_test: Choose on the test runs themselves.
+        strict: Refuse runs of one pair at several rates with no tuning runs to choose by.
+            Otherwise these choose on their own test runs, and a note says so.
+
+    Raises:
+        InputError: see `strict`.
+    """
+    choices = select_choices(group.tests if tune_on_test else group.tuning, name=name)
+    tuned = {known for known, _ in choices}
+    found: dict[str, dict[Pair, dict[float, list[Record]]]] = {}
+    for record in group.tests:
+        rungs = found.setdefault(name(record), {}).setdefault(record.pair, {})
+        rungs.setdefault(record.budget_epochs, []).append(record)
+    several = {
+        entry: runs
+        for entry, pairs in found.items()
+        if entry not in tuned
+        for runs in (runs for rungs in pairs.values() for runs in rungs.values())
+        if len(runs) > 1
+    }
+    if several and strict:
+        entry, runs = next(iter(several.items()))
+        raise InputError(
+            f"init {entry} has runs at several learning rates on {runs[0].image} and no"
+            " tuning runs to choose by"
+        )
+    notes = []
+    if several:
+        own = [record for record in group.tests if name(record) in several]
+        choices = {**choices, **select_choices(own, name=name)}
+        notes.append(
+            "There are no tuning runs of "
+            + ", ".join(several)
+            + ": each budget has the learning rate that is best on these very images, which"
+            " favours such inits."
+        )
+    ladders: dict[str, dict[Pair, Ladder]] = {}
+    for entry, pairs in found.items():
+        for pair, rungs in pairs.items():
+            for budget in sorted(rungs):
+                chosen = _as_chosen(rungs[budget], choice_at(choices, entry, budget))
+                if chosen is not None:
+                    ladders.setdefault(entry, {}).setdefault(pair, {})[budget] = chosen
+    return ladders, notes
+
+
+def _as_chosen(runs: list[Record], choice: Choice | None) -> Record | None:
+    """A single run was made as had been chosen; of several one is."""
+    if len(runs) == 1:
+        return runs[0]
+    return next((run for run in runs if Choice.of(run) == choice), None)

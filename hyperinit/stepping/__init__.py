@@ -1,0 +1,1 @@
+"""One step of a fit: which pixels, their gradient, the update, its rate."""

@@ -1,0 +1,271 @@
+"""Image -> which pixels each step of a fit sees: credit sampling, evenly spaced visits by residual.
+
+Sampling with replacement in proportion to the residual gains little, because the same pixel comes
+twice in a row and others not for long. Here nothing is drawn with replacement: pixels are visited
+in passes, and a credit decides in which of them each one takes part. Measured in
+docs/research-log.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.images.coords import image_to_rgb
+
+# The smallest weight, relative to the largest: every pixel comes at least every 1 / FLOOR passes.
+FLOOR = 0.1
+
+# Added to the local standard deviation of the image, which is the weight of the first pass.
+FIRST_PASS_STD = 0.05
+
+# Credits are whole numbers of 1 / UNIT, and weights are rounded up to them: sums of floats would
+# now and then come to a visit a pass late.
+UNIT = 2**16
+
+# Larger than any seed that is drawn plus any number of passes.
+_SEEDS = 2**62
+
+
+class CreditSampler:
+    """The batches of one fit, or of B fits of images of one size that run together.
+
+    The image is divided into nearly equal cells of about `cell` x `cell` pixels. In a pass every
+    pixel has its turn once, one from each cell after the other, each cell in an order of its own
+    (bit-reversed Morton order, XORed with a number that is random for each pass and cell, so that
+    any few consecutive ones are spread over the cell). At its turn a pixel's weight is added to
+    its credit; from 1 on it is visited, and 1 is taken off. The weight is
+    clip(r / max r, FLOOR, 1), with r the residual at the last visit as it is when the pass is
+    planned; in the first pass r is `local_std` + FIRST_PASS_STD.
+
+    Batches are filled with the pixels that are visited, in their order, and all have the same
+    size. What is left of a pass is followed by the next one, so a pixel is at most once in a batch
+    for each pass that the batch has a part of: twice at most wherever a pass visits a batch of
+    pixels or more, which cells of 4 x 4 and more see to. An epoch is as many visits as the image
+    has pixels, whatever pixels they were of: a step is batch_pixels / pixels of it, and a pass as
+    many epochs as the mean weight.
+
+    All randomness is the generator's, of which one number is taken, and does not depend on the
+    images: each of B is fitted with the batches that it would have on its own. On a GPU the host
+    waits for the device once for each pass that is planned, in no other step.
+
+    Args:
+        image: (3, H, W) or (B, 3, H, W) in [0, 1].
+        cell: Side of a cell in pixels.
+        generator: On the CPU.
+        batch_pixels: Pixels a step and image, N; by default one from each cell. No more than the
+            image has.
+
+    Raises:
+        InputError: `cell` or `batch_pixels` is below 1.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        cell: int,
+        generator: torch.Generator,
+        batch_pixels: int | None = None,
+    ) -> None:
+        height, width = image.shape[-2:]
+        for name, value in (("cell", cell), ("batch_pixels", batch_pixels)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
+        self.batch_shape = tuple(image.shape[:-3])
+        self.pixels = height * width
+        self._turns = _turns(height, width, cell).to(image.device)  # (codes, cells)
+        self.batch_pixels = min(batch_pixels or self._turns.shape[1], self.pixels)
+        images = self.batch_shape[0] if self.batch_shape else 1
+        self._seed = int(torch.randint(_SEEDS, (), generator=generator))
+        credit = torch.randint(UNIT, (self.pixels,), generator=self._generator(0))
+        self._credit = credit.to(image.device, torch.int32).expand(images, -1).clone()
+        first = local_std(image).reshape(images, self.pixels) + FIRST_PASS_STD
+        self._residuals = first.contiguous()
+        # Row i holds the visits of image i from column _at to column _ends[i].
+        columns = 3 * self.pixels + self.batch_pixels
+        self._queue = torch.empty(images, columns, dtype=torch.long, device=image.device)
+        self._at = 0
+        self._ends = [0] * images
+        self._passes = [0] * images
+        self._flips: dict[int, Tensor] = {}  # pass -> what its cells' orders are XORed with
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """Passes planned so far, for each image; the last one may not be used up."""
+        return tuple(self._passes)
+
+    def next_batch(self) -> Tensor:
+        """The next step's pixels, row by row in the image: (N,), or (B, N).
+
+        A view that holds until the next call.
+        """
+        end = self._at + self.batch_pixels
+        if min(self._ends) < end:
+            self._refill()
+            end = self._at + self.batch_pixels
+        batch = self._queue[:, self._at : end]
+        self._at = end
+        return batch if self.batch_shape else batch[0]
+
+    def report(self, indices: Tensor, residuals: Tensor) -> None:
+        """Is told the residuals of a batch.
+
+        Args:
+            indices: As `next_batch` gave them.
+            residuals: (N,) or (B, N): root of the mean square over the three channels. What is
+                not finite counts as the smallest weight until the next visit.
+        """
+        if not self.batch_shape:
+            indices, residuals = indices[None], residuals[None]
+        self._residuals.scatter_(-1, indices, residuals)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next batches depend on, apart from the image and the arguments."""
+        last = max(self._ends)
+        return {
+            "seed": self._seed,
+            "passes": list(self._passes),
+            "left": [end - self._at for end in self._ends],
+            "queue": self._queue[:, self._at : last].clone(),
+            "credit": self._credit.clone(),
+            "residuals": self._residuals.clone(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Makes the next batches those that followed `state()`.
+
+        Raises:
+            InputError: the state is of other images.
+        """
+        if state["credit"].shape != self._credit.shape:
+            found, wanted = tuple(state["credit"].shape), tuple(self._credit.shape)
+            raise InputError(f"sampler state is of {found} images and pixels, not {wanted}")
+        self._seed, self._passes = state["seed"], list(state["passes"])
+        self._at, self._ends = 0, list(state["left"])
+        self._queue[:, : max(self._ends)] = state["queue"].to(self._queue.device)
+        self._credit.copy_(state["credit"])
+        self._residuals.copy_(state["residuals"])
+        self._flips.clear()
+
+    def _generator(self, number: int) -> torch.Generator:
+        """Of pass `number`, from 1; 0 is for the credits.
+
+        A generator for each, as images that run together are not in step with each other.
+        """
+        return torch.Generator().manual_seed(self._seed + number)
+
+    def _refill(self) -> None:
+        """Plans passes until every image has a batch of visits left."""
+        while short := [
+            i for i, end in enumerate(self._ends) if end - self._at < self.batch_pixels
+        ]:
+            if max(self._ends) + self.pixels > self._queue.shape[1]:
+                kept = self._queue[:, self._at : max(self._ends)].clone()
+                self._queue[:, : kept.shape[1]] = kept
+                self._ends = [end - self._at for end in self._ends]
+                self._at = 0
+            self._plan(short)
+
+    def _plan(self, images: list[int]) -> None:
+        """Appends one pass to the queues of some images."""
+        rows: Tensor | slice = slice(None)
+        if len(images) < len(self._ends):
+            rows = torch.tensor(images, device=self._queue.device)
+        residuals = self._residuals[rows].nan_to_num(0, 0, 0)
+        largest = residuals.amax(-1, keepdim=True).clamp_min(torch.finfo(residuals.dtype).tiny)
+        weights = (residuals / largest).clamp_(FLOOR, 1)
+        credit = self._credit[rows] + (weights * UNIT).ceil_().int()
+        visited = credit >= UNIT
+        self._credit[rows] = credit - UNIT * visited.int()
+        turns = self._order(images)
+        # Where a cell has no pixel of some code, the turn is that of a pixel never visited.
+        taken = torch.nn.functional.pad(visited, (0, 1)).gather(-1, turns)
+        counts = taken.sum(-1).tolist()
+        for i, pixels in zip(images, turns[taken].split(counts), strict=True):
+            end = self._ends[i] + len(pixels)
+            self._queue[i, self._ends[i] : end] = pixels
+            self._ends[i] = end
+            self._passes[i] += 1
+
+    def _order(self, images: list[int]) -> Tensor:
+        """The turns of the next pass of some images: (images, codes * cells) pixels.
+
+        `self.pixels` is no pixel.
+        """
+        codes, cells = self._turns.shape
+        numbers = [self._passes[i] + 1 for i in images]
+        for number in set(numbers) - self._flips.keys():
+            flips = torch.randint(codes, (cells,), generator=self._generator(number))
+            self._flips[number] = flips.to(self._turns.device)
+        order = torch.stack([self._turn_codes(self._flips[number]) for number in numbers])
+        for number in [number for number in self._flips if number <= min(self._passes)]:
+            del self._flips[number]
+        return order
+
+    def _turn_codes(self, flips: Tensor) -> Tensor:
+        """The turns with each cell's codes XORed with its entry of `flips` (cells,): (turns,)."""
+        codes = torch.arange(len(self._turns), device=flips.device)
+        return self._turns.gather(0, codes[:, None] ^ flips).reshape(-1)
+
+
+def cell_grid(height: int, width: int, cell: int) -> tuple[int, int]:
+    """Rows and columns of cells: as near to `cell` pixels a side as equal parts can be."""
+    return max(1, round(height / cell)), max(1, round(width / cell))
+
+
+def _turns(height: int, width: int, cell: int) -> Tensor:
+    """(codes, cells): the pixel of each cell at each step of bit-reversed Morton order.
+
+    `height * width` where a cell has no such pixel: codes are a power of four, cells are not.
+    """
+    rows, columns = cell_grid(height, width, cell)
+    cell_y, y = _divide(height, rows)
+    cell_x, x = _divide(width, columns)
+    bits = int(max(y.max(), x.max())).bit_length()
+    code = torch.zeros(height, width, dtype=torch.long)
+    for bit in range(bits):  # the lowest bits of y and x become the highest of the code
+        high = 2 * (bits - 1 - bit)
+        code |= ((y >> bit & 1) << high)[:, None] | (x >> bit & 1) << high + 1
+    turns = torch.full((4**bits, rows * columns), height * width)
+    turns[code, cell_y[:, None] * columns + cell_x] = torch.arange(height * width).view_as(code)
+    return turns
+
+
+def _divide(length: int, parts: int) -> tuple[Tensor, Tensor]:
+    """0 .. length - 1 in nearly equal parts: the part of each, and its place in it."""
+    positions = torch.arange(length)
+    part = positions * parts // length
+    return part, positions - (part * length + parts - 1) // parts
+
+
+def local_std(image: Tensor) -> Tensor:
+    """Standard deviation of each pixel's 3x3 neighbourhood: (..., H * W), in normalised units.
+
+    Root of the channels' mean variance; beyond the border lies the nearest pixel.
+
+    Args:
+        image: (..., 3, H, W) in [0, 1].
+    """
+    rgb = image_to_rgb(image).transpose(-1, -2).reshape(image.shape)
+    # By shifts and sums, in this order: of an image alone and among others exactly equal.
+    around = [
+        torch.roll(padded, (dy, dx), (-2, -1))[..., 1:-1, 1:-1]
+        for padded in [_pad_edges(rgb)]
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    mean = sum(around[1:], around[0]) / 9
+    squares = [(value - mean).square() for value in around]
+    variance = sum(squares[1:], squares[0]) / 9
+    red, green, blue = variance.unbind(-3)
+    return ((red + green + blue) / 3).sqrt().flatten(-2)
+
+
+def _pad_edges(image: Tensor) -> Tensor:
+    """One more row and column on each side, copies of the outermost ones."""
+    image = torch.cat((image[..., :1, :], image, image[..., -1:, :]), -2)
+    return torch.cat((image[..., :1], image, image[..., -1:]), -1)

@@ -1,0 +1,34 @@
+"""Rates of a fit: how they fall with its time, and how they rise with a layer's depth."""
+
+from __future__ import annotations
+
+# Of the last layer that is no sine layer, relative to the fit's rate.
+OUTPUT_FACTOR = 5.0
+
+# Of the first and of the last sine layer.
+FIRST_FACTOR, LAST_FACTOR = 0.5, 1.5
+
+# Schedule -> the power of (1 - t) that the rate falls with.
+DECAY_POWERS = {"power": 0.7, "linear": 1.0, "constant": 0.0}
+
+
+def decay(done: float, power: float) -> float:
+    """The rate's factor when a share `done` in [0, 1] of the fit is over: (1 - done)^power.
+
+    Beyond the ends it is what it is at them. A power of 0 is a constant rate, of 1 linear decay.
+    """
+    return float((1 - min(max(done, 0.0), 1.0)) ** power) if power else 1.0
+
+
+def layer_factors(
+    depth: int,
+    first: float = FIRST_FACTOR,
+    last: float = LAST_FACTOR,
+    output: float = OUTPUT_FACTOR,
+) -> tuple[float, ...]:
+    """Factors on the rates of `depth` sine layers and of the output layer.
+
+    Geometric from the first to the last sine layer; a single one has their geometric mean.
+    """
+    shares = [layer / (depth - 1) for layer in range(depth)] if depth > 1 else [0.5]
+    return (*(first ** (1 - share) * last**share for share in shares), output)

@@ -1,0 +1,122 @@
+"""Training runs on disks that are full or broken: numbers first, pictures if possible."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+from collections.abc import Iterator
+
+import pytest
+import torch
+from conftest import smooth_image
+
+from hyperinit.app import compare
+from hyperinit.app.meta_train import main
+from hyperinit.base.errors import InputError
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.learn import tracking
+from hyperinit.learn.tracking import open_tracker, read_log
+from hyperinit.siren.store import CHECKPOINT_NAME
+
+SYNTHETIC = ["--preset", "tiny", "--wandb", "disabled", "--data", "synthetic"]
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Writes beyond so many bytes fail, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if "error: " in line]
+    return line
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capsys):
+    run = tmp_path / "run"
+    main([*SYNTHETIC, "--compare-images", "0", "--out", str(run), "--time-limit", "1e-9"])
+    before = (run / CHECKPOINT_NAME).read_bytes()
+    with no_file_larger_than(len(before) // 2), pytest.raises(SystemExit) as stopped:
+        main(["--resume", str(run), "--time-limit", "none"])
+    assert stopped.value.code == 2 and CHECKPOINT_NAME in one_line(capsys)
+    assert (run / CHECKPOINT_NAME).read_bytes() == before
+    assert not [name for name in os.listdir(run) if name.startswith(f".{CHECKPOINT_NAME}")]
+    assert main(["--resume", str(run), "--time-limit", "none"]) == 0  # there is room again
+    assert load_hypernetwork(run)[1]["step"] == 10
+
+
+def test_where_the_log_is_full_the_trained_steps_are_kept(tmp_path, capsys, monkeypatch):
+    run, real = tmp_path / "run", tracking.Tracker._write
+
+    def full_after_step_4(self, kind, step, **content):
+        if step > 4:
+            raise InputError(f"cannot write {self.path}: {os.strerror(errno.ENOSPC)}")
+        real(self, kind, step, **content)
+
+    monkeypatch.setattr(tracking.Tracker, "_write", full_after_step_4)
+    with pytest.raises(SystemExit):
+        main([*SYNTHETIC, "--compare-images", "0", "--out", str(run)])
+    assert "No space left" in one_line(capsys)
+    monkeypatch.undo()
+    assert load_hypernetwork(run)[1]["step"] == 5
+    assert main(["--resume", str(run)]) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_is_one_line_before_training(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").touch()
+    os.symlink("/dev/full", run / "metrics.jsonl")
+    with pytest.raises(InputError, match="No space left"):
+        open_tracker(run, {}, "disabled")
+
+
+def test_previews_that_cannot_be_written_do_not_end_training(tmp_path, caplog):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").touch()
+    (run / "images").write_bytes(b"a file where the folder would be")
+    with caplog.at_level(logging.WARNING):
+        assert main([*SYNTHETIC, "--out", str(run)]) == 0
+    warnings = [r.message for r in caplog.records if "pictures" in r.message]
+    assert len(warnings) == 1 and "images" in warnings[0]
+    assert load_hypernetwork(run)[1]["step"] == 10
+    kinds = {row["kind"] for row in read_log(run / "metrics.jsonl")}
+    assert "image" not in kinds and "metrics" in kinds
+
+
+def test_only_the_first_lost_picture_is_a_warning(tmp_path, caplog):
+    tracker = open_tracker(tmp_path, {}, "disabled")
+    (tmp_path / "images").write_bytes(b"")
+    for step in range(3):
+        tracker.log_image("preview", smooth_image(), step)
+    (tmp_path / "images").unlink()
+    tracker.log_image("preview", torch.zeros(3, 4, 4), 3)  # it can be written again
+    tracker.finish()
+    assert len(caplog.records) == 1
+    assert [r["step"] for r in read_log(tracker.path) if r["kind"] == "image"] == [3]
+
+
+def test_a_chart_that_cannot_be_made_leaves_the_table_and_the_records(
+    tmp_path, caplog, capsys, monkeypatch
+):
+    def broken(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compare, "png", broken)
+    run = tmp_path / "run"
+    assert main([*SYNTHETIC, "--out", str(run), "--max-steps", "1"]) == 0
+    assert "| hyper |" in capsys.readouterr().out
+    assert (run / "comparison.jsonl").exists() and (run / "comparison.md").exists()
+    assert [r for r in caplog.records if "No space left" in r.message]

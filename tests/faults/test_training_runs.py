@@ -1,0 +1,217 @@
+"""Training runs: work that was paid for is kept, whatever happens to the process or its data."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import smooth_image
+
+from hyperinit.app import train as app_train
+from hyperinit.app.meta_train import main
+from hyperinit.base.files import exclusive
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.images.save import save_image
+from hyperinit.learn.rundir import LOCK_NAME
+from hyperinit.learn.tracking import read_log
+from hyperinit.record.records import read_records
+from hyperinit.siren.store import CHECKPOINT_NAME
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ["--preset", "tiny", "--wandb", "disabled"]
+SYNTHETIC = [*TINY, "--data", "synthetic"]
+NO_COMPARISON = ["--compare-images", "0"]
+
+
+def refused(arguments, capsys) -> str:
+    """A command that must fail with exit code 2 and one line, which is returned."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return next(line for line in error.splitlines() if "error: " in line)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(4):
+        save_image(smooth_image(24, seed=seed), photos / f"p{'abcd'[seed]}.png")
+    return photos
+
+
+def killed_before_its_first_checkpoint(run: Path) -> None:
+    """What is then there."""
+    run.mkdir()
+    (run / "config.toml").write_text("size = 16\n")
+    (run / "metrics.jsonl").write_text('{"kind": "start", "step": 0, "config": {}}\n')
+    (run / LOCK_NAME).touch()
+    (run / f".{CHECKPOINT_NAME}.x1y2").write_bytes(b"half a check")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew_in_its_directory(tmp_path, capsys):
+    run = tmp_path / "run"
+    killed_before_its_first_checkpoint(run)
+    line = refused(["--resume", run], capsys)
+    assert f"--out {run}" in line and "first checkpoint" in line
+    assert main([*SYNTHETIC, *NO_COMPARISON, "--out", str(run)]) == 0
+    assert load_hypernetwork(run)[1]["step"] == 10
+    starts = [row for row in read_log(run / "metrics.jsonl") if row["kind"] == "start"]
+    assert len(starts) == 1 and starts[0]["config"]["max_steps"] == 10
+
+
+@pytest.mark.parametrize("name", ["notes.txt", CHECKPOINT_NAME])
+def test_a_directory_that_holds_anything_else_is_refused(tmp_path, capsys, name):
+    run = tmp_path / "run"
+    killed_before_its_first_checkpoint(run)
+    (run / name).write_bytes(b"mine")
+    assert "is not empty" in refused([*SYNTHETIC, "--out", run], capsys)
+    assert (run / name).read_bytes() == b"mine"
+    assert (run / "metrics.jsonl").stat().st_size > 0
+
+
+def test_a_run_that_is_still_before_its_first_checkpoint_is_not_taken_over(tmp_path, capsys):
+    run = tmp_path / "run"
+    killed_before_its_first_checkpoint(run)
+    with exclusive(run / LOCK_NAME):
+        line = refused([*SYNTHETIC, *NO_COMPARISON, "--out", run], capsys)
+    assert "another process" in line and (run / "metrics.jsonl").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--compare-budgets", "1,0"], "compare_budgets"),
+        (["--compare-budgets", ""], "compare_budgets"),
+        (["--compare-lrs", "1e-3,1e-3"], "compare_lrs"),
+        (["--compare-lrs", "-1"], "compare_lrs"),
+    ],
+)
+def test_settings_of_the_comparison_are_checked_before_training(tmp_path, capsys, flags, message):
+    assert message in refused([*SYNTHETIC, *flags, "--out", tmp_path / "run"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_compared_again_with_other_budgets_rates_and_images(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main([*SYNTHETIC, "--out", run, "--max-steps", "2"]) == 0
+    first = (tmp_path / "run" / "comparison.jsonl").read_bytes()
+    weights = (tmp_path / "run" / CHECKPOINT_NAME).read_bytes()
+    other = ["--compare-budgets", "1", "--compare-lrs", "2e-3,4e-3", "--compare-images", "2"]
+    assert main(["--resume", run, *other]) == 0
+    records = read_records(tmp_path / "run" / "comparison-2.jsonl")
+    assert {r.lr for r in records} == {2e-3, 4e-3} and {r.budget_epochs for r in records} == {1.0}
+    assert len({r.image_hash for r in records}) == 2
+    assert (tmp_path / "run" / "comparison.jsonl").read_bytes() == first
+    before, after = load_hypernetwork(run)[0], weights
+    assert before is not None and after  # the same network, with other settings beside it
+    assert "--lr" in refused(["--resume", run, "--lr", "1"], capsys)
+
+
+def stopped(run: Path, data: Path | str, *flags: str) -> None:
+    arguments = [*TINY, *NO_COMPARISON, "--data", str(data), "--out", str(run), *flags]
+    main([*arguments, "--time-limit", "1e-9"])
+    assert load_hypernetwork(run)[1]["step"] == 1
+
+
+def test_a_run_is_resumed_from_another_working_directory(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stopped(tmp_path / "run", folder.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["--resume", str(tmp_path / "run"), "--time-limit", "none"]) == 0
+    assert load_hypernetwork(tmp_path / "run")[1]["step"] == 10
+
+
+def test_where_the_data_moved_hashes_decide(tmp_path, folder, capsys):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    stopped(run, folder)
+    folder.rename(moved)
+    assert "--data" in refused(["--resume", run], capsys)
+    others = tmp_path / "others"
+    others.mkdir()
+    for seed in range(4):
+        save_image(smooth_image(24, seed=100 + seed), others / f"p{'abcd'[seed]}.png")
+    line = refused(["--resume", run, "--data", others], capsys)
+    assert "not the training images this run began with" in line
+    assert load_hypernetwork(run)[1]["step"] == 1
+    finish = ["--time-limit", "none", "--data", str(moved)]
+    assert main(["--resume", str(run / CHECKPOINT_NAME), *finish]) == 0
+    info = load_hypernetwork(run)[1]
+    assert info["step"] == 10 and info["train"]["data"] == str(moved)
+
+
+def started(run: Path, *prefix: str) -> subprocess.Popen:
+    """A run in a process of its own that has written its first checkpoint."""
+    flags = ["--max-steps", "1000000", *SYNTHETIC, *NO_COMPARISON, "--out", str(run)]
+    code = "import sys; from hyperinit.app.meta_train import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", code, *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    log = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and b"train/loss" in log.read_bytes()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path):
+    process = started(tmp_path / "run")
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGHUP and "Traceback" not in error
+    assert load_hypernetwork(tmp_path / "run")[1]["step"] > 0
+
+
+def test_under_nohup_a_terminal_that_closes_does_not_stop_training(tmp_path):
+    process = started(tmp_path / "run", "nohup")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_second_ctrl_c_leaves_the_last_checkpoint_and_no_traceback(tmp_path):
+    process = started(tmp_path / "run")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error
+    load_hypernetwork(tmp_path / "run")
+
+
+def test_a_second_ctrl_c_in_the_middle_of_a_step(tmp_path, monkeypatch, capsys):
+    real, steps = app_train.train, []
+
+    def interrupted(*arguments, **settings):
+        def on_step(step, metrics):
+            steps.append(step)
+            if step == 3:
+                raise KeyboardInterrupt
+
+        real(*arguments, **{**settings, "on_step": on_step})
+
+    monkeypatch.setattr(app_train, "train", interrupted)
+    run = tmp_path / "run"
+    assert main([*SYNTHETIC, *NO_COMPARISON, "--out", str(run)]) == 130
+    assert f"--resume {run}" in capsys.readouterr().err
+    monkeypatch.setattr(app_train, "train", real)
+    assert main(["--resume", str(run)]) == 0
+    assert load_hypernetwork(run)[1]["step"] == 10

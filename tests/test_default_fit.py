@@ -1,0 +1,172 @@
+"""The default fit: what it promises of errors, budgets, collapses and of the process around it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import smooth_image
+
+from hyperinit.fitting.config import PROTOCOL_1, FitConfig
+from hyperinit.fitting.fit import fit
+from hyperinit.fitting.many import fit_many
+from hyperinit.fitting.suits import suitable_batch, suitable_lr, suitable_width, width_for
+from hyperinit.fitting.target import fit_to_target
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import Start
+from hyperinit.siren.network import Params, SirenConfig
+
+WIDTH, DEPTH = 32, 3
+
+
+def start(seed: int = 0, name: str = "identity") -> Params:
+    spec = named_init(name)
+    config = spec.siren_config(WIDTH, DEPTH)
+    return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
+    """Smooth colours with an edge, so that some pixels are harder than others."""
+    image = smooth_image(max(height, width), seed)[:, :height, :width].clone()
+    image[:, height // 3 : height // 2, width // 4 : width // 2] = 0.9
+    return image
+
+
+def test_the_default_fit_is_better_than_that_of_protocol_1() -> None:
+    image = picture()
+    old = {**PROTOCOL_1, "batch_pixels": 256, "lr": 4e-3}
+    errors = [fit(start(), image, **options).mse for options in ({}, old)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_a_fit_is_the_same_every_time_and_another_seed_is_another() -> None:
+    runs = [fit(start(), picture(), budget_epochs=1, seed=seed).mse for seed in (3, 3, 4)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (7, 40), (33, 32)])
+def test_images_of_any_shape_are_fitted(shape: tuple[int, int]) -> None:
+    result = fit(start(), torch.rand(3, *shape), budget_epochs=4)
+    assert math.isfinite(result.mse) and result.kept.mse <= result.curve[0].mse
+
+
+@pytest.mark.parametrize("optimizer", ["nadam", "soap"])
+@pytest.mark.parametrize("frozen", [(), (0,), (0, 1, 2), (3,)])
+def test_frozen_layers_stay_as_they_are(optimizer: Any, frozen: tuple[int, ...]) -> None:
+    params = start()
+    result = fit(params, picture(), budget_epochs=1, optimizer=optimizer, frozen_layers=frozen)
+    for layer in range(DEPTH + 1):
+        same = torch.equal(result.params.layer(layer)[0], params.layer(layer)[0])
+        assert same == (layer in frozen)
+
+
+def test_gradients_by_hand_and_by_autograd_give_one_fit() -> None:
+    by_hand = fit(start(), picture(), budget_epochs=0.5)
+    # "auto" takes the way of the compiled engine, which is autograd's, and finds the fit too short.
+    by_autograd = fit(start(), picture(), budget_epochs=0.5, engine="auto")
+    assert by_autograd.mse == pytest.approx(by_hand.mse, rel=1e-3)
+
+
+def test_fits_together_are_those_that_each_would_be_alone() -> None:
+    images = [picture(seed=seed) for seed in range(3)]
+    starts = [start(seed) for seed in range(3)]
+    together = fit_many(starts, images, budget_epochs=1)
+    for own, begin, image in zip(together, starts, images, strict=True):
+        assert own.mse == pytest.approx(fit(begin, image, budget_epochs=1).mse, rel=1e-2)
+
+
+def test_starts_of_different_cost_are_not_charged_alike() -> None:
+    images = [picture(seed=seed) for seed in range(3)]
+    starts = [Start(start(seed), epochs=cost) for seed, cost in enumerate((0.0, 0.5, 0.0))]
+    results = fit_many(starts, images, budget_epochs=1, eval_epochs=())
+    assert [result.curve[0].epochs for result in results] == [0.0, 0.5, 0.0]
+    assert results[1].curve[-1].steps < results[0].curve[-1].steps
+
+
+def test_the_rate_of_a_start_reaches_the_fit() -> None:
+    rates = [
+        fit(Start(start(), lr_factor=factor), picture(), budget_epochs=0.1).lr
+        for factor in (0.25, 0.5)
+    ]
+    assert rates[0] < rates[1]
+    assert fit(start(), picture(), budget_epochs=0.1, lr=1e-3).lr == 1e-3
+
+
+@pytest.mark.parametrize("lr", [0.05, 1.0, 100.0])
+def test_a_rate_that_is_far_too_high_ends_near_a_good_one(lr: float) -> None:
+    image = picture()
+    good = fit(start(), image, budget_epochs=4)
+    found = fit(start(), image, budget_epochs=4, lr=lr)
+    assert found.restarts
+    assert found.psnr > good.psnr - 1.5
+    assert found.curve[-1].epochs < 4 + 3 * 1.5  # noticed soon
+
+
+def test_a_benchmark_sees_a_collapse_as_it_is() -> None:
+    result = fit(start(), picture(), budget_epochs=4, lr=1.0, max_restarts=0)
+    assert result.restarts == 0 and result.mse > 0.1
+
+
+@pytest.mark.parametrize("name", ["identity", "33"])
+def test_a_longer_budget_never_ends_below_a_shorter_one(name: str) -> None:
+    psnrs = [fit(start(name=name), picture(), budget_epochs=b).psnr for b in (1, 2, 4, 8)]
+    assert all(b > a - 0.5 for a, b in itertools.pairwise(psnrs))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_where_a_fit_is_called_does_not_matter(context: Any) -> None:
+    expected = fit(start(), picture(), budget_epochs=0.5)
+    with context():
+        inside = fit(start(), picture(), budget_epochs=0.5)
+        many = fit_many([start()], [picture()], budget_epochs=0.5)
+        target = fit_to_target(start(), picture(), 0.5)
+    assert inside.mse == many[0].mse == expected.mse
+    assert target.reached
+    Params(inside.params.config, dict(inside.params)).map(lambda v: v.requires_grad_())
+
+
+def test_the_default_dtype_and_autocast_do_not_matter() -> None:
+    expected = fit(start(), picture(), budget_epochs=0.5)
+    params, image = start(), picture()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = fit(params, image, budget_epochs=0.5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.mse == expected.mse
+
+
+def test_batches_suit_the_image() -> None:
+    assert [suitable_batch(side * side) for side in (4, 32, 96, 224, 4000)] == [
+        *(16, 64, 144, 784, 1024)
+    ]
+
+
+def test_rates_fall_with_size_width_and_depth_and_follow_the_init() -> None:
+    def lr(width: int = 128, depth: int = 4, pixels: int = 9216, factor: float = 0.5) -> float:
+        siren = SirenConfig(width, depth)
+        return suitable_lr(siren, pixels, suitable_batch(pixels), 8, factor)
+
+    assert lr() == pytest.approx(3.5e-4)
+    assert lr(width=256) < lr() and lr(depth=6) < lr()
+    assert lr(pixels=768 * 512) < 2.5 * lr()
+    assert lr(factor=1.0) == pytest.approx(96 / 70 * lr(), rel=1e-6)  # init 33
+    assert lr(pixels=32 * 32, factor=1.0) < lr(pixels=32 * 32)
+
+
+def test_widths_suit_the_image_and_the_target() -> None:
+    assert suitable_width(224 * 224) == 256 == suitable_width(16)
+    assert 256 < suitable_width(512 * 512) <= 384
+    siren = SirenConfig(256, 5)
+    assert width_for(siren, 8e-4, 8e-4) == 256
+    assert width_for(siren, 3.2e-3, 8e-4) > 400
+
+
+@pytest.mark.parametrize("field", ["beta1", "seed", "sampler", "optimizer", "schedule"])
+def test_a_bad_option_is_named(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        FitConfig(**{field: "no such thing"})

@@ -1,0 +1,71 @@
+"""The gradients made by hand are autograd's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hyperinit.inits.rules import PAPER_INIT, sample_params
+from hyperinit.siren.network import Params, SirenConfig, apply
+from hyperinit.stepping.flat import FlatParams
+from hyperinit.stepping.gradients import Gradients, scaled_coords
+
+
+def start_of(config: SirenConfig, images: int, dtype: torch.dtype) -> Params:
+    generator = torch.Generator().manual_seed(0)
+    several = [sample_params(PAPER_INIT, config, generator=generator) for _ in range(images or 1)]
+    if not images:
+        return several[0].map(lambda value: value.to(dtype))
+    return Params(config, {n: torch.stack([p[n] for p in several]).to(dtype) for n in several[0]})
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SirenConfig(16, 3),
+        SirenConfig(8, 1),
+        SirenConfig(12, 2, bias=False),
+        SirenConfig(16, 4, 20.0, unit_std_coords=True),
+    ],
+    ids=str,
+)
+def test_gradients_are_those_of_autograd(images, config):
+    start = start_of(config, images, torch.float64)
+    flat = FlatParams(start)
+    gradient = flat.zeros_like()
+    gradient.vector.fill_(float("nan"))  # whatever was there is overwritten
+    generator = torch.Generator().manual_seed(1)
+    coords = torch.rand(*start.batch_shape, 20, 2, generator=generator).double() * 2 - 1
+    rgb = torch.randn(*start.batch_shape, 20, 3, generator=generator).double()
+    squared = Gradients(flat, gradient, 20)(scaled_coords(coords, config.unit_std_coords), rgb)
+    leaves = start.map(lambda value: value.clone().requires_grad_())
+    errors = (apply(leaves, coords) - rgb).square().mean(-1)
+    errors.mean(-1).sum().backward()
+    torch.testing.assert_close(squared, errors.detach(), rtol=1e-9, atol=1e-10)
+    for name, value in leaves.items():
+        torch.testing.assert_close(gradient.params[name], value.grad, rtol=1e-7, atol=1e-9)
+
+
+def test_frozen_layers_below_need_no_gradient():
+    start = start_of(SirenConfig(16, 3), 0, torch.float32)
+    flat = FlatParams(start)
+    whole, part = flat.zeros_like(), flat.zeros_like()
+    coords, rgb = torch.rand(9, 2) * 2 - 1, torch.randn(9, 3)
+    Gradients(flat, whole, 9)(coords, rgb)
+    Gradients(flat, part, 9, lowest=2)(coords, rgb)
+    assert not part.layers[0].any() and not part.layers[1].any()
+    assert torch.equal(part.layers[2], whole.layers[2])
+    assert torch.equal(part.layers[3], whole.layers[3])
+
+
+def test_flat_params_are_a_copy_in_one_piece():
+    start = start_of(SirenConfig(16, 3), 2, torch.float32)
+    flat = FlatParams(start)
+    assert all(torch.equal(flat.params[name], start[name]) for name in start)
+    flat.layers[1].zero_()
+    assert not flat.params["layers.1.weight"].any() and start["layers.1.weight"].any()
+    assert flat.params["layers.2.weight"].any()
+    flat.image(1)[0][0].zero_()
+    assert flat.params["layers.0.weight"][0].any()
+    assert not flat.params["layers.0.weight"][1].any()
