@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import smooth_image
 from records import ladder
 
 from hyperinit.app.cli import COMMANDS, help_text, main
@@ -16,6 +17,7 @@ from hyperinit.bench.catalogue import OURS
 from hyperinit.bench.sources import BY_NAME, CHECKOUT_RULES, CHECKOUT_TRAINED
 from hyperinit.fitting.config import FitConfig
 from hyperinit.hypernet.pretrained import DEFAULT_PRETRAINED, PRETRAINED
+from hyperinit.images.save import save_image
 from hyperinit.inits.rows import ROWS
 from hyperinit.record.records import append_record
 
@@ -110,7 +112,7 @@ def test_what_a_help_says_is_what_the_code_knows(capsys):
 
 def test_the_tracks_of_the_command_are_those_of_the_benchmark(capsys):
     from hyperinit.app.benchmark import TRACK_NAMES
-    from hyperinit.bench.plan import TRACKS
+    from hyperinit.record.tracks import TRACKS
 
     assert set(TRACK_NAMES) == set(TRACKS)
 
@@ -145,6 +147,7 @@ def test_a_rival_that_only_a_checkout_has_says_so_in_one_line(capsys, tmp_path, 
 
     assert set(RULES) == set(CHECKOUT_RULES) and set(RIVALS) == set(CHECKOUT_TRAINED)
     monkeypatch.chdir(tmp_path)
+    save_image(smooth_image(16), tmp_path / "x.png")
     for name, text in (("winner@2", "baselines/"), ("maml", "train_baseline.py maml")):
         for command in (
             ["benchmark", "--inits", name, "--quick"],
