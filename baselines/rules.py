@@ -52,7 +52,7 @@ class Draw:
 
 
 def _blind(params: Params, image: Tensor, number: float, generator: torch.Generator) -> Params:
-    """Of rules that do not look at the image."""
+    """What rules that do not look at the image do: nothing."""
     return params
 
 

@@ -45,7 +45,7 @@ _DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}
 class BaselineConfig(LoopConfig):
     """A whole training run of a rival; the run's `config.toml` is this, resolved."""
 
-    rival: str = option("", "which one; the same as NAME")
+    rival: str = option("", "which one: what NAME on the command line sets")
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
     omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
     warmup_steps: int = option(0, "outer steps over which the rates rise", at_least=0)

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from hyperinit.siren.vectors import from_vector as from_vector
     from hyperinit.siren.vectors import to_vector as to_vector
 
-__version__ = "0.2.0"
-
 # Public name -> the module it lives in.
 _HOMES = {
     "InputError": "hyperinit.base.errors",
@@ -119,6 +117,10 @@ install()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hyperinit")
     if name not in _HOMES:
         raise AttributeError(f"module 'hyperinit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

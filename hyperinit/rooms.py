@@ -84,3 +84,16 @@ ROOMS: dict[str, Room] = {
 
 # Rooms that can be imported without torch: reading records and writing reports needs none.
 TORCH_FREE = ("base", "record", "score", "report")
+
+
+def rooms_markdown() -> str:
+    """The house for people: a picture as a Mermaid flowchart, and a table. Ends in a newline."""
+    lines = ["```mermaid", "flowchart LR"]
+    for name, room in ROOMS.items():
+        # An arrow that a longer way along others says as well is left out.
+        implied = {lower for other in room.may_import for lower in ROOMS[other].may_import}
+        lines += [f"    {name} --> {other}" for other in room.may_import if other not in implied]
+    lines += ["```", "", "| room | what lives there | may import |", "|---|---|---|"]
+    for name, room in ROOMS.items():
+        lines.append(f"| `{name}` | {room.what} | {', '.join(room.may_import) or '-'} |")
+    return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@
 For every init: no layer frozen, each alone (0 is the first), the first two, and all but the output
 layer. Each is fitted as in the benchmark's tuned track, at its own best learning rate.
 
-`hyperinit benchmark --track frozen` does the same without the rivals of a checkout. The flags are
+`hyperinit benchmark --track frozen` does this without the rivals of a checkout. The flags are
 those of benchmark.py, which docs/benchmark.md explains; a chart of final errors is written beside
 the records.
 """

@@ -10,13 +10,13 @@ NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr or ipc; docs/ri
 they are.
 
 default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
-base       the same on 224 x 224 and 5 x 256, until the published number of steps
+base       these settings on 224 x 224 and 5 x 256, until the published number of steps
 published  its own sizes too
 tiny       to see that everything works
 
 Unless published, the transformers of transinr and ipc are smaller, and their steps 3,000.
 
-The run directory is the same as that of meta_train.py, and an init for benchmark.py.
+The run directory is laid out as meta_train.py's, and is an init for benchmark.py.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SCALES: dict[str, dict[str, Any]] = {
 
 
 def presets(name: str) -> dict[str, dict[str, Any]]:
-    """Of one rival; "default" comes first."""
+    """The presets of one rival; "default" comes first."""
     row = RIVALS[name]
     own = {"rival": name, **row.settings}
     scales = {scale: {**own, **row.scaled, **sizes} for scale, sizes in SCALES.items()}

@@ -231,7 +231,12 @@ def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
 
 def test_committed_documents_agree_with_the_committed_records_and_the_protocol():
     cards = sorted((ROOT / "hyperinit" / "checkpoints").glob("*.md"))
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *cards]
+    documents = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *cards,
+    ]
     generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
     assert generated, "docs/reference/protocol.md has the protocol in it"
     assert main(["--check", *map(str, generated)]) == 0

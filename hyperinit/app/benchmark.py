@@ -103,7 +103,8 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
         nargs="+",
         default=["builtin"],
         metavar="IMAGE",
-        help="the same to choose learning rates on, lr_images of them (default: builtin)",
+        help="files, directories or data sets to choose learning rates on, lr_images of them"
+        " (default: builtin)",
     )
     add("--limit", type=int, metavar="N", help="test on at most N images")
     add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
@@ -276,7 +277,7 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
             f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
         )
     same = sum(difference <= SAME for difference in differences)
-    print(f"{same}/{len(differences)} the same to {SAME:g}; worst {max(differences):.1e}")
+    print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
     return 0 if same == len(differences) else 1
 
 

@@ -34,7 +34,7 @@ from hyperinit.siren.store import file_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
-    "default": {"time_limit_min": 5.0},
+    "default": {"time_limit_min": 2.5},
     # The seed experiment's own problem.
     "base": {
         "size": 224,
@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inner_pixels": 2048,
         "query_pixels": 2048,
         "max_steps": 20000,
-        "compare_lrs": (1.25e-4, 2.5e-4, 5e-4),
+        "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
     # Seconds: to see that everything works.
     "tiny": {

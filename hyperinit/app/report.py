@@ -31,6 +31,7 @@ from hyperinit.report.charts import figures, png
 from hyperinit.report.page import page
 from hyperinit.report.tables import csv_text
 from hyperinit.report.wandb_report import Destination, Story, logged_in, publish, spec
+from hyperinit.rooms import rooms_markdown
 from hyperinit.score.score import score_groups
 
 RECORDS_DIR = Path("baselines") / "records"
@@ -142,13 +143,15 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     """Rewrites the blocks of documents, or only says which ones are outdated."""
     from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
 
+    constant = {"inits": inits_markdown, "rooms": rooms_markdown}
+
     outdated = []
     for path in documents:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from error
-        new = update_blocks(text, records_dir, str(path), {"inits": inits_markdown})
+        new = update_blocks(text, records_dir, str(path), constant)
         if new == text:
             continue
         outdated.append(path)

@@ -19,6 +19,7 @@ from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
 from hyperinit.base.terminal import forgiving_output, progress, say
+from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.config import LoopConfig
@@ -76,7 +77,7 @@ def build(program: Program[Any]) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to go on with")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
     parser.add_argument(
         "--device",
         default="auto",
@@ -88,7 +89,7 @@ def build(program: Program[Any]) -> Parser:
         dest="time_limit_min",
         metavar="MINUTES",
         default=argparse.SUPPRESS,
-        help="the same as --time-limit-min",
+        help="short for --time-limit-min",
     )
     return build_parser(program.task.config, program.presets, parser)
 
@@ -175,14 +176,14 @@ def run(
                 train_visibly(state, config, images, held_out, run_dir, tracker, stop)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
             if exit_code:
-                say(f"stopped at step {state.step}; go on with --resume {run_dir}")
+                say(f"stopped at step {state.step}; continue with --resume {run_dir}")
             elif held_out:
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
         except KeyboardInterrupt:  # a second one, or while comparing: the last checkpoint stands
             exit_code = 130
-            say(f"stopped at once; go on with --resume {run_dir}")
+            say(f"stopped at once; continue with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
     return exit_code
@@ -285,7 +286,7 @@ def compare(
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     tracker.log_table(name, rows[0], rows[2:])
     print(table)
-    say(f"the same as {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
+    say(f"this table is {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
 
 
 def comparison_protocol(config: LoopConfig) -> Protocol:
@@ -299,6 +300,7 @@ def comparison_protocol(config: LoopConfig) -> Protocol:
             image_size=config.size,
             width=config.width,
             depth=config.depth,
+            batch_pixels=suitable_batch(config.size**2),
             budgets_epochs=config.compare_budgets,
             lrs=config.compare_lrs,
             # The best rate of a learned start rises with the budget: each budget has its own.

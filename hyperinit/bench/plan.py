@@ -161,7 +161,7 @@ def _check_distinct(what: str, names: Sequence[str]) -> None:
 
 
 def with_changes(entry: Entry, changes: Mapping[str, Any]) -> Entry:
-    """The same start with another fit, and a label that says so."""
+    """An entry whose fits differ in some options, which its label says."""
     return replace(entry, changes={**entry.changes, **changes})
 
 

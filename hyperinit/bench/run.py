@@ -1,7 +1,7 @@
 """A plan (track, inits, images, seeds, protocol) -> its records, in one file.
 
 Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
-a plan that was interrupted goes on where it stopped. Rungs are run from the smallest budget
+a plan that was interrupted continues where it stopped. Rungs are run from the smallest budget
 up: what is there can always be scored. A pair of an image and a seed that is below the last target
 needs no larger budget: its cost is known. Fits that need nothing of each other can run at once.
 """
@@ -251,7 +251,7 @@ class Check:
 
     @property
     def difference(self) -> float:
-        """Of the final errors, relative to the stored one; 0 if both diverged."""
+        """Difference of the final errors, relative to the stored one; 0 if both diverged."""
         old, new = self.record.mse, self.again.mse
         return 0.0 if old == new else abs(new - old) / old
 

@@ -48,7 +48,7 @@ def live(
 
     Args:
         path: An uploaded file.
-        folder: Where fitted SIRENs are written while the race goes on.
+        folder: Where fitted SIRENs are written during the race.
         lr, budget_epochs: See FitConfig.
 
     Yields:
@@ -81,7 +81,7 @@ def live(
 
 @dataclass
 class Session:
-    """One user: the file that was dropped, and the race that may go on; any other ends."""
+    """One user: the file that was dropped, and the race that may continue; any other ends."""
 
     path: str | None = None
     race: object | None = None

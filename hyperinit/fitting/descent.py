@@ -31,8 +31,8 @@ REPLAN_STEPS = 20
 DIVERGED_MSE = 1e3
 
 # A collapse in this part of the budget has begun at the start: what it left is of no use, and the
-# fit is given up (and started again, see `fit`). One that comes later is taken back to a state from
-# before it and goes on at COLLAPSE_LR_FACTOR times its rate.
+# fit is given up (and restarted, see `fit`). One that comes later is taken back to a state from
+# before it and continues at COLLAPSE_LR_FACTOR times its rate.
 EARLY_SHARE = 0.25
 COLLAPSE_LR_FACTOR = 1 / 3
 

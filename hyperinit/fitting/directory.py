@@ -56,7 +56,7 @@ class DirectoryReport:
 
     @property
     def images_per_hour(self) -> float:
-        """Of the images fitted now; 0 where there were none."""
+        """How many images were fitted an hour in this run; 0 where there were none."""
         return 3600 * self.fitted / self.sec if self.sec > 0 else 0.0
 
 
@@ -77,7 +77,7 @@ def fit_directory(
 
     Images are streamed: memory is bounded, however many there are. An image whose file is there,
     undamaged and made in the same way from the same image, is skipped, so a run that was
-    interrupted goes on where it stopped; a damaged or outdated file is made again.
+    interrupted continues where it stopped; a damaged or outdated file is made again.
 
     Args:
         directory: The top of a tree of images; hidden files are passed over, links to directories
@@ -272,4 +272,4 @@ class _Run:
 
 
 class _UnusableResult(InputError):
-    """Of the output directory, not of the image at hand."""
+    """Raised for the output directory, not for the image at hand."""

@@ -1,8 +1,8 @@
 """Params + image + a wanted error -> fitted Params, at a budget that is found on the way.
 
-One fit whose end is moved while it runs. Its rate decays linearly to 0 at its end, as in every fit,
-and how far the error is above its final value depends little on the image once the rate has fallen:
-the training loss so far tells where the end has to be. A fit that just missed goes on. Whether the
+One fit whose end is moved while it runs. Its rate decays to 0 at its end, as in every fit, and how
+far the error is above its final value depends little on the image once the rate has fallen: the
+training loss so far tells where the end has to be. A fit that just missed continues. Whether the
 target is reached is only ever said of all pixels, and no more than the cap is spent.
 """
 
@@ -22,13 +22,12 @@ from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
 
-# Of a fit with linear decay, after the part f of its steps: log(error / final error) is about
-# DECAY_GAIN (1 - f) ^ DECAY_POWER. Photographs of 224 x 224 pixels, SIREN 5 x 256, init 33;
-# docs/research-log.md has the readings. Only the cost depends on these numbers.
-DECAY_GAIN = 5.0
-DECAY_POWER = 1.7
+# Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is about
+# gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and 96 x 96,
+# `identity-sized`, docs/research-log.md 42. Only the cost depends on these numbers.
+DECAY = {"power": (6.0, 1.5), "linear": (5.0, 1.7), "constant": (5.0, 1.7)}
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
-LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.8}
+LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 2.6}
 USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
 # Of the steps taken, where an end missed: bounds how often all pixels are looked at.
 MIN_MORE = 0.05
@@ -39,7 +38,7 @@ BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be ba
 STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
 STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
 STALL_ABOVE = 10.0  # still so many times above the target, has too high a rate:
-STALL_LR_FACTOR = 0.6  # what it goes on with
+STALL_LR_FACTOR = 0.6  # what it continues with
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def fit_to_target(
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing, or blows up, is given up and begun again at half the rate, whatever
+            next to nothing, or blows up, is given up and restarted at half the rate, whatever
             `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
         **options: Fields of FitConfig to set.
 
@@ -122,7 +121,12 @@ def fit_to_target(
         while best is None or best.kept.mse > target_mse:
             left = max(config.budget_epochs - epochs, 0)
             own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
-            end = End(target_mse, round(left / step_epochs), LOSS_RATIO[config.sampler])
+            end = End(
+                target_mse,
+                round(left / step_epochs),
+                LOSS_RATIO[config.sampler],
+                DECAY[config.schedule],
+            )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
             visited = result.curve[-1].epochs
@@ -150,6 +154,7 @@ class End:
         target_mse: Wanted.
         max_steps: Of the whole fit.
         loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
+        decay: Of the fit's schedule, see DECAY.
         start_mse: Before the first step.
         train_mse: The last that was seen.
         lr_factor: On the fit's rate from here on.
@@ -160,6 +165,7 @@ class End:
     target_mse: float
     max_steps: int
     loss_ratio: float
+    decay: tuple[float, float] = DECAY["power"]
     start_mse: float = inf
     train_mse: float = inf
     lr_factor: float = 1.0
@@ -187,7 +193,9 @@ class End:
 
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
-        slow = step >= HOPE_STEPS and not self.train_mse * HOPE_GAIN < self.start_mse
+        slow = (
+            step >= HOPE_STEPS and not self.train_mse / self.loss_ratio * HOPE_GAIN < self.start_mse
+        )
         blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
         return slow or not self.train_mse < min(blown_mse, DIVERGED_MSE)
 
@@ -199,5 +207,6 @@ class End:
 
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(mse / self.target_mse, 1))
-        part = 1 - min(above / DECAY_GAIN, 1) ** (1 / DECAY_POWER)
+        gain, power = self.decay
+        part = 1 - min(above / gain, 1) ** (1 / power)
         return self.max_steps if part <= 0 else min(round(step / part), self.max_steps)

@@ -30,7 +30,7 @@ def thumbnail(image: Tensor) -> Tensor:
 
 
 def thumbnail_of(params: Params) -> Tensor:
-    """The same of what a SIREN shows."""
+    """The thumbnail of what a SIREN shows: (SIDE^2, 3)."""
     shown = predict(params, pixel_coords(SAMPLES, SAMPLES))
     cells = shown.T.reshape(1, 3, SAMPLES, SAMPLES)
     return torch.nn.functional.adaptive_avg_pool2d(cells, SIDE)[0].flatten(1).T

@@ -107,7 +107,7 @@ class InitSpec:
         return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, self.bias is not None)
 
     def with_first_scaled(self, factor: float) -> InitSpec:
-        """The same with the first layer's weights, and so its frequencies, times a factor."""
+        """These rules with the first layer's weights, and so its frequencies, times a factor."""
         return replace(self, first=replace(self.first, gain=self.first.gain * factor))
 
 

@@ -72,9 +72,9 @@ class LoopConfig:
     )
     checkpoint_sec: float = option(120.0, "seconds between checkpoints")
     eval_steps: int = option(100, "outer steps between evaluations on held-out images")
-    compare_budgets: tuple[float, ...] = option((2.0, 8.0, 32.0), "budgets of the comparison")
-    compare_lrs: tuple[float, ...] = option((2.5e-4, 5e-4, 1e-3), "its learning rates")
-    compare_images: int = option(6, "its held-out images; 0: no comparison")
+    compare_budgets: tuple[float, ...] = option((1.0, 4.0, 8.0), "budgets of the comparison")
+    compare_lrs: tuple[float, ...] = option((2e-4, 4e-4, 8e-4), "its learning rates")
+    compare_images: int = option(4, "its held-out images; 0: no comparison")
     seed: int = option(0, "of the base init, the batches and the pixels")
     threads: int | None = option(None, "CPU threads; none: torch's default")
     wandb: Literal["auto", "online", "offline", "disabled"] = option(

@@ -137,9 +137,15 @@ REPTILE: Task[ReptileConfig, LearnedInit] = Task(
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs.
-    "default": {"time_limit_min": 5.0},
+    "default": {"time_limit_min": 2.5},
     # The seed experiment's own problem.
-    "base": {"size": 224, "width": 256, "depth": 5, "horizon_epochs": 2.0},
+    "base": {
+        "size": 224,
+        "width": 256,
+        "depth": 5,
+        "horizon_epochs": 2.0,
+        "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
+    },
     # Seconds: to see that everything works.
     "tiny": {
         "size": 16,

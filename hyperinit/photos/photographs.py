@@ -69,7 +69,7 @@ def make_photo(
 ) -> Photo:
     """An image (3, H, W) in [0, 1] as a `Photo`, reduced to a short side of at most `keep_side`.
 
-    The reduction averages areas, so a later reduction of a square crop gives the same as one from
+    The reduction averages areas, so a later reduction of a square crop gives what one from
     the original would, but for the rounding to 8 bits and of the crop's border.
     """
     height, width = image.shape[-2:]

@@ -22,7 +22,7 @@ class NamedImage:
         name: What records call it.
         image: (3, size, size) in [0, 1].
         hash: `image_hash` of it.
-        source_hash: The same of the photograph that it was cropped from; "" if there is none.
+        source_hash: `image_hash` of the photograph that it was cropped from; "" if there is none.
     """
 
     name: str

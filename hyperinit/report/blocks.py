@@ -10,6 +10,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.record.records import Record, read_records
 from hyperinit.report.tables import (
     comparison_table,
+    errors_table,
     markdown,
     protocol_markdown,
     read_training,
@@ -17,7 +18,7 @@ from hyperinit.report.tables import (
 )
 from hyperinit.score.score import score_groups
 
-_KINDS = ("records", "comparison", "rivals")
+_KINDS = ("records", "comparison", "errors", "rivals")
 
 
 def update_blocks(
@@ -31,6 +32,7 @@ def update_blocks(
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
     `NAME.jsonl`, with `, ratios to INIT` behind the names where that is not 33;
     `<!-- comparison: NAME -->` the short table that ends a meta-training run,
+    `<!-- errors: NAME ... -->` the errors of every init after every budget, and nothing else,
     `<!-- rivals: NAME ... | NAME ... | TABLE -->` the tuned track and another protocol side by
     side, with the training costs in `TABLE.csv`, and `<!-- protocol -->` the protocol.
 
@@ -66,6 +68,8 @@ def update_blocks(
                 body = rivals_table(named(parts[0]), named(parts[1]), training, reference)
             elif block["kind"] == "records":
                 body = markdown(score_groups(named(files.split()), reference))
+            elif block["kind"] == "errors":
+                body = errors_table(score_groups(named(files.split()), reference))
             else:
                 body = comparison_table(named(files.split()))
         return f"{block['open']}{body}{block['close']}"

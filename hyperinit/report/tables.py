@@ -164,6 +164,11 @@ def at_best_lr(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.lr == chosen[r.label, r.budget_epochs].lr]
 
 
+def errors_table(groups: Iterable[GroupScore]) -> str:
+    """The errors of every init after every budget, a table for each group: for a first look."""
+    return "\n".join(_error_table(group.inits) for group in groups)
+
+
 def comparison_table(records: Iterable[Record]) -> str:
     """One row an init, in the order of the records: what a few budgets on a few images say.
 

@@ -57,7 +57,7 @@ def number(value: float) -> str:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Of values >= 0; infinite as soon as one is, else 0 as soon as one is."""
+    """Geometric mean of values >= 0; infinite as soon as one is, else 0 as soon as one is."""
     values = list(values)
     if inf in values or 0 in values:
         return inf if inf in values else 0.0

@@ -155,7 +155,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 
 
 def _tensors(path: Path, file: Any, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The same of an open file."""
+    """As `read_info`, from a file that is open already."""
     metadata = file.metadata() or {}
     info = _facts(path, metadata, kind)
     # Copies: a tensor that is a piece of a mapped file changes with it, and keeps it from being

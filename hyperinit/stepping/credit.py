@@ -152,7 +152,7 @@ class CreditSampler:
         self._flips.clear()
 
     def _generator(self, number: int) -> torch.Generator:
-        """Of pass `number`, from 1; 0 is for the credits.
+        """The generator for pass `number`, from 1; 0 is for the credits.
 
         A generator for each, as images that run together are not in step with each other.
         """

@@ -49,7 +49,7 @@ class FlatParams:
         return FlatParams(self.params, zeros=True)
 
     def image(self, index: int) -> list[list[Tensor]]:
-        """Of B stacked SIRENs the parameters of one: for each layer its tensors."""
+        """The parameters of one of B stacked SIRENs: for each layer its tensors."""
         layers: list[list[Tensor]] = [[] for _ in self.layers]
         for name, value in self.params.items():
             layers[int(name.split(".")[1])].append(value[index])

@@ -359,7 +359,7 @@ class Soap(NAdam):
 
 
 def _eigenvectors(covariance: Tensor, otherwise: Tensor) -> Tensor:
-    """Of symmetric (..., n, n); where they do not exist (numbers that are none), what there was."""
+    """Eigenvectors of symmetric (..., n, n); where there are none (no numbers), `otherwise`."""
     size = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     usable = covariance.isfinite().all(-1, keepdim=True).all(-2, keepdim=True) & (size > 0)
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)

@@ -1,0 +1,92 @@
+"""What one photograph looks like on the way of its fits, from the pictures kept with records.
+
+    python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
+
+A row for each init, a column for its start and for each budget; under each picture its PSNR. The
+records are made with `hyperinit benchmark --thumbnails`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
+
+import numpy as np
+from PIL import Image
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import write_atomically
+from hyperinit.base.settings import Parser
+from hyperinit.record.records import Record, read_records
+from hyperinit.record.thumbnails import Thumbnails, folder_of
+from hyperinit.report.charts import png
+
+
+def panels(records: Sequence[Record], thumbnails: Thumbnails) -> list[tuple[str, bytes, str]]:
+    """(title, WebP, caption) of one init: its start, then the end of each budget, ascending."""
+    runs = sorted(records, key=lambda record: record.budget_epochs)
+    found = [("step 0", thumbnails.start(runs[0]), f"{runs[0].start.psnr:.1f} dB")]
+    for run in runs:
+        title = f"{run.budget_epochs:g} epoch{'' if run.budget_epochs == 1 else 's'}"
+        found.append((title, thumbnails.end(run), f"{run.end.psnr:.1f} dB"))
+    return [(title, picture, text) for title, picture, text in found if picture is not None]
+
+
+def draw(records: Sequence[Record], thumbnails: Thumbnails, image: str) -> bytes:
+    """The picture, as a PNG file.
+
+    Raises:
+        InputError: no fit of this image has pictures.
+    """
+    from matplotlib.figure import Figure
+
+    own = [r for r in records if r.image == image and r.seed == 0 and not r.is_tuning]
+    rows = {
+        label: panels([r for r in own if r.label == label], thumbnails)
+        for label in dict.fromkeys(r.label for r in own)
+    }
+    rows = {label: row for label, row in rows.items() if len(row) > 1}
+    if not rows:
+        raise InputError(f"no pictures of fits of {image!r}: run the benchmark with --thumbnails")
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(1.75 * columns + 0.6, 2.0 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (label, row) in zip(grid, rows.items(), strict=True):
+        for axis, (title, picture, caption) in zip(axes, row, strict=False):
+            axis.imshow(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(caption, fontsize=9)
+            if axes is grid[0]:
+                axis.set_title(title, fontsize=10)
+        axes[0].set_ylabel(label, fontsize=11)
+    return png(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    parser = Parser(
+        prog="first_picture.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("records", type=Path, metavar="RECORDS", help="record file")
+    parser.add_argument("--image", help="as the records name it (default: the first)")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png")
+    arguments = parser.parse_args(argv)
+    try:
+        records = read_records(arguments.records)
+        image = arguments.image or next(r.image for r in records if not r.is_tuning)
+        content = draw(records, Thumbnails(folder_of(arguments.records)), image)
+        write_atomically(arguments.out, content)
+    except InputError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
