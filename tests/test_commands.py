@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import smooth_image
 from records import ladder
 
 from hyperinit.app.cli import COMMANDS, help_text, main
@@ -15,6 +17,7 @@ from hyperinit.bench.catalogue import OURS
 from hyperinit.bench.sources import BY_NAME, CHECKOUT_RULES, CHECKOUT_TRAINED
 from hyperinit.fitting.config import FitConfig
 from hyperinit.hypernet.pretrained import DEFAULT_PRETRAINED, PRETRAINED
+from hyperinit.images.save import save_image
 from hyperinit.inits.rows import ROWS
 from hyperinit.record.records import append_record
 
@@ -45,7 +48,7 @@ def test_what_needs_no_torch_imports_none(records, tmp_path):
     # One fresh process runs one after the other, as each leaves behind what it imported.
     light = [name for name in COMMANDS if name not in NEEDS_TORCH]
     code = f"""
-import contextlib, io, sys
+import contextlib, io, os, sys
 from hyperinit.app.cli import main
 def run(*arguments):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -55,6 +58,7 @@ def run(*arguments):
             assert stopped.code == 0, arguments
     assert "torch" not in sys.modules, arguments
 run("--help")
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"  # before torch is imported, which reads it
 assert "tqdm" not in sys.modules and "argparse" not in sys.modules
 run("--version")
 for name in {light}:
@@ -62,7 +66,13 @@ for name in {light}:
 run("score", {str(records)!r})
 run("report", {str(records)!r}, "-o", {str(tmp_path / "report")!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"},
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "report" / "index.html").exists()
 
@@ -102,7 +112,7 @@ def test_what_a_help_says_is_what_the_code_knows(capsys):
 
 def test_the_tracks_of_the_command_are_those_of_the_benchmark(capsys):
     from hyperinit.app.benchmark import TRACK_NAMES
-    from hyperinit.bench.plan import TRACKS
+    from hyperinit.record.tracks import TRACKS
 
     assert set(TRACK_NAMES) == set(TRACKS)
 
@@ -137,6 +147,7 @@ def test_a_rival_that_only_a_checkout_has_says_so_in_one_line(capsys, tmp_path, 
 
     assert set(RULES) == set(CHECKOUT_RULES) and set(RIVALS) == set(CHECKOUT_TRAINED)
     monkeypatch.chdir(tmp_path)
+    save_image(smooth_image(16), tmp_path / "x.png")
     for name, text in (("winner@2", "baselines/"), ("maml", "train_baseline.py maml")):
         for command in (
             ["benchmark", "--inits", name, "--quick"],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +84,6 @@ def run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         return _refuse(_unknown(name))
-    # Threads that wait for work must not keep a core busy that another process could use. This is
-    # read when torch is imported, so it must be set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, function = COMMANDS[name].place.partition(":")
     command = getattr(importlib.import_module(module), function)
     code: int = command(arguments[1:], prog=f"hyperinit {name}")

@@ -47,7 +47,8 @@ class Catalogue:
     @property
     def inits(self) -> dict[str, InitSpec | InitMaker]:
         """All inits, as `load_init` takes them."""
-        return {**{name: spec for name, (spec, _) in self.rows.items()}, **self.rules}
+        specs: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in self.rows.items()}
+        return {**specs, **self.rules}
 
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
-from hyperinit import load_params
+from hyperinit import fit, load_params
 from hyperinit.app import fit as fit_command
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.outputs import check_directory
+from hyperinit.bench.catalogue import inits_for_fit
+from hyperinit.bench.sources import load_init
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.files import image_files
 from hyperinit.images.save import save_image
@@ -108,7 +111,6 @@ def test_a_place_where_no_file_can_be_made_is_refused():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lr", "10", "--width", "32", "--depth", "3"], "try --lr below"),
         (["--budget-epochs", "0"], "--budget-epochs 0 leaves nothing to fit with"),
         (["--init", f"{CHECKPOINT_NAME}", "--budget-epochs", "0.01"], "making the start costs"),
     ],
@@ -121,6 +123,24 @@ def test_a_fit_that_gained_nothing_is_no_success(place, flags, message, capsys):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not Path("new.safetensors").exists() and not Path("new.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("diverged", "message"), [(False, "no better than its start"), (True, "the fit diverged")]
+)
+def test_a_fit_that_ends_where_it_began_is_no_success(
+    place, diverged, message, monkeypatch, capsys
+):
+    def hopeless(start, image, config, **options):
+        result = fit(start, image, config, **options)
+        return replace(result, kept=result.curve[0], diverged=diverged)
+
+    monkeypatch.setattr("hyperinit.fitting.fit.fit", hopeless)
+    with pytest.raises(SystemExit) as stopped:
+        main([*FIT, "-o", "new.safetensors"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and "try --lr below" in error
+    assert not Path("new.safetensors").exists()
 
 
 def test_a_target_that_a_fit_comes_no_nearer_to_leaves_no_file(place, capsys):
@@ -164,9 +184,10 @@ def test_omega_0_is_of_the_network_and_for_hand_designed_inits(place, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_every_row_is_an_init_of_fit(place):
-    assert main([*FIT, "--init", "36@2", "-o", "t.safetensors"]) == 0
-    assert load_params("t.safetensors")[0].config.omega_0 == 50
+def test_every_row_is_an_init_of_fit():
+    for source, omega_0 in (("36@2", 50.0), ("1", 30.0), ("35", 10.0)):
+        init = load_init(source, inits_for_fit(source), 8, 1)
+        assert init.start(smooth_image(8), 0).params.config.omega_0 == omega_0
 
 
 def test_an_unusable_device_is_one_line():
