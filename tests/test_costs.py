@@ -6,7 +6,17 @@ from math import inf, nan
 
 import pytest
 
-from hyperinit.score.costs import Cost, cost_to_target, geometric_mean, number, ratio
+from hyperinit.score.costs import (
+    Cost,
+    Ratio,
+    cost_to_target,
+    geometric_mean,
+    number,
+    performance_profile,
+    ratio,
+)
+
+LIMITS = dict.fromkeys([("a", 0), ("b", 0), ("b", 1), ("c", 0)], 64.0)
 
 
 def test_a_cost_is_interpolated_in_logarithms_between_the_rungs_around_the_target():
@@ -83,3 +93,27 @@ def test_a_ratio_is_over_exact_pairs_and_bounds_are_over_all():
     assert found.at_least is None and found.at_most is None
     bounded = ratio("theirs", cost({"a": 2.0, "c": inf}), cost({"a": 4.0, "c": 16.0}))
     assert bounded.at_least == pytest.approx((0.5 * 4.0) ** 0.5) and bounded.at_most is None
+
+
+def test_a_ratio_is_printed_with_its_interval_and_its_bounds():
+    full = Ratio("33", 1.934, 1.712, 2.2, 44, 48, at_least=2.01, at_most=3.5)
+    assert str(full) == "1.93 [1.71, 2.2] (n=44/48), at least 2.01, at most 3.5"
+    assert str(Ratio("33", 1.934, None, None, 1, 1)) == "1.93 (n=1/1)"
+    assert str(Ratio("33", None, None, None, 0, 3)) == "- (n=0/3)"
+
+
+def test_pairs_without_a_range_are_passed_over_and_images_count_once():
+    # The first pair is solved by neither; the seeds of image "b" are averaged before.
+    ours = Cost("epochs", {("a", 0): inf, ("b", 0): 1.0, ("b", 1): 4.0, ("c", 0): 16.0}, LIMITS)
+    theirs = Cost("epochs", {("a", 0): inf, ("b", 0): 1.0, ("b", 1): 1.0, ("c", 0): 4.0}, LIMITS)
+    found = ratio("theirs", ours, theirs)
+    assert (found.n, found.pairs) == (3, 4)
+    assert found.mean == pytest.approx((2.0 * 4.0) ** 0.5)
+
+
+def test_a_profile_is_of_the_pairs_that_all_ran_and_free_starts_are_one():
+    shared = {("a", 0): 2.0, ("b", 0): 0.0}
+    ours = Cost("epochs", {**shared, ("c", 0): 9.0}, {})
+    theirs = Cost("epochs", {("a", 0): 4.0, ("b", 0): inf}, {})
+    profile = performance_profile({"ours": ours, "theirs": theirs})
+    assert profile == {"ours": ([1.0, 1.0], [0.5, 1.0]), "theirs": ([2.0], [0.5])}
