@@ -15,7 +15,6 @@ import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit import fit, load, load_image, load_params, render, save_image
-from hyperinit.app import cli
 from hyperinit.app.cli import main
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.learn.state import TrainState, save_state
@@ -70,7 +69,7 @@ def test_a_fit_takes_the_rate_that_suits_its_init(tmp_path, photo, init, factor,
         calls.append((start, image, config))
         return fit(start, image, config, **options)
 
-    monkeypatch.setattr(cli, "fit", note_and_fit)
+    monkeypatch.setattr("hyperinit.fitting.fit.fit", note_and_fit)
     out = tmp_path / "fitted.safetensors"
     network = ["--width", "16", "--depth", "2", "--budget-epochs", "1", "-o", str(out)]
     assert main(["fit", photo, "--init", init, *network]) == 0
