@@ -20,25 +20,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from baselines.noise import NOISES
+from baselines.losses import heads_loss, noise_images, reptile_loss, unrolled_loss
 from datasets import Photographs
 from hyperinit.base.errors import InputError, check_at_least, unknown_name
 from hyperinit.base.settings import option
-from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.many import fit_many
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.hypernet.modulation import ModulationConfig
-from hyperinit.images.coords import RGB_STD, grid_errors, image_coords, image_to_rgb
+from hyperinit.images.coords import RGB_STD
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
-from hyperinit.learn.images import FixedImages, crops, fixed_squares
-from hyperinit.learn.loss import OuterLoss, outer_loss
-from hyperinit.learn.reptile import displacement_loss
+from hyperinit.learn.images import crops, fixed_squares
 from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.siren.network import Params
 
 COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]
-_DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}
 
 
 @dataclass(frozen=True)
@@ -168,76 +163,6 @@ class Rival:
     learned_step_sizes: bool = False
     adapts: bool = False
     modulation: Literal["columns", "low-rank"] | None = None
-
-
-# What they descend -------------------------------------------------------------------------------
-
-
-def heads_loss(
-    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
-) -> StepResult:
-    """STRAINER's: the sum of the MSEs of as many images as there are heads.
-
-    All heads see the same random `query_pixels`, or all pixels where there are no more, so that
-    the shared layers are evaluated once.
-    """
-    coords, rgb = image_coords(images), image_to_rgb(images)
-    if config.query_pixels < len(coords):
-        chosen = torch.randperm(len(coords), generator=generator)[: config.query_pixels]
-        coords, rgb = coords[chosen], rgb[:, chosen]
-    mse, psnr = grid_errors(model.show_heads(coords), rgb)
-    errors = (float(mse.detach().mean()), float(psnr.detach().mean()))
-    return StepResult(mse.sum(), errors[0], errors[0], errors[1], errors[1])
-
-
-def unrolled_loss(
-    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
-) -> StepResult:
-    """MAML's: the MSE after the inner steps, if any, on pixels drawn apart from theirs."""
-    loss = OuterLoss(
-        query_pixels=min(config.query_pixels, images.shape[-2] * images.shape[-1]),
-        weight_before=0.0,
-        second_order=config.second_order,
-        inner_loop=config.inner_loop,
-    )
-    return outer_loss(model, images, loss, generator=generator)
-
-
-def reptile_loss(
-    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
-) -> StepResult:
-    """The `displacement_loss` of a short fit of each image with Adam at a constant rate."""
-    start = model(images).map(Tensor.detach)
-    pixels = images.shape[-2] * images.shape[-1]
-    inner_pixels = min(config.inner_pixels, pixels)
-    results = fit_many(
-        start.unbatch(),
-        list(images),
-        FitConfig(
-            budget_epochs=config.inner_steps * inner_pixels / pixels,
-            batch_pixels=inner_pixels,
-            lr=config.inner_lr,
-            schedule="constant",
-            output_lr_factor=config.output_lr_factor,
-            eval_epochs=(),
-            seed=int(torch.randint(2**31, (1,), generator=generator)),
-        ),
-    )
-    first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
-    return StepResult(
-        displacement_loss(model.base.params, [result.params for result in results]),
-        *(sum(point.mse for point in points) / len(points) for points in (first, last)),
-        *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
-    )
-
-
-def noise_images(photos: Photographs, config: BaselineConfig) -> TrainingImages:
-    """SNP's: pictures of noise; no photograph is looked at."""
-    generator = torch.Generator().manual_seed(config.seed)
-    power = config.noise_power
-    power = _DEFAULT_POWERS.get(config.noise, 0.0) if power is None else power
-    made = NOISES[config.noise](config.batch_images, config.size, generator, power)
-    return TrainingImages(FixedImages(made), [])
 
 
 # The table ---------------------------------------------------------------------------------------

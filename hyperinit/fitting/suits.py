@@ -65,7 +65,7 @@ def _init_factor(pixels: int, lr_factor: float) -> float:
     of_33 = _FACTOR_OF_33
     if lr_factor > 0.5:
         of_33 = min(of_33, max(sqrt(pixels) / _SIDE_OF_33, _LEAST_OF_33))
-    return float(of_33 ** (1 + log2(lr_factor)))
+    return float(of_33 ** (1 + log2(min(lr_factor, 1.0))) * max(lr_factor, 1.0))
 
 
 def suitable_width(pixels: int, depth: int = 5) -> int:

@@ -51,14 +51,19 @@ class Stop:
     def on_signals(self) -> Iterator[Stop]:
         """Catches these signals inside the block, but for those that the process ignores (nohup).
 
-        A terminal that closes may send SIGHUP more than once: from the first one on it is ignored.
+        A terminal that closes may send SIGHUP more than once: after a first one it is ignored, to
+        the end of the process.
         """
         hang_up = getattr(signal, "SIGHUP", None)  # not on every system
 
         def handler(number: int, frame: FrameType | None) -> None:
             self.signal = number
-            for caught, old in previous.items():
-                signal.signal(caught, signal.SIG_IGN if caught == hang_up else old)
+            restore()
+
+        def restore() -> None:
+            for number, old in previous.items():
+                hung_up = number == hang_up == self.signal
+                signal.signal(number, signal.SIG_IGN if hung_up else old)
 
         wanted = [n for n in (signal.SIGINT, signal.SIGTERM, hang_up) if n is not None]
         caught = [n for n in wanted if signal.getsignal(n) != signal.SIG_IGN]
@@ -66,8 +71,7 @@ class Stop:
         try:
             yield self
         finally:
-            for number, old in previous.items():
-                signal.signal(number, old)
+            restore()
 
 
 def train(

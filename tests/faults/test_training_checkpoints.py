@@ -70,6 +70,7 @@ def bounded_memory():
         ("hypernetwork", [["siren", 1]]),
         ("hypernetwork.siren", "5 x 256"),
         ("hypernetwork.siren.depth", 10**9),
+        ("hypernetwork.siren.depth", 2**24),
         ("hypernetwork.siren.depth", 10**30),
         ("hypernetwork.siren.depth", 2.5),
         ("hypernetwork.siren.width", 10**9),

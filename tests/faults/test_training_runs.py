@@ -171,12 +171,15 @@ def started(run: Path, *prefix: str) -> subprocess.Popen:
 def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path):
     process = started(tmp_path / "run")
     process.send_signal(signal.SIGHUP)
-    process.send_signal(signal.SIGHUP)
+    for _ in range(20):  # signals that wait together are one
+        time.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP and "Traceback" not in error
     assert load_hypernetwork(tmp_path / "run")[1]["step"] > 0
 
 
+@pytest.mark.slow
 def test_under_nohup_a_terminal_that_closes_does_not_stop_training(tmp_path):
     process = started(tmp_path / "run", "nohup")
     process.send_signal(signal.SIGHUP)
@@ -187,6 +190,7 @@ def test_under_nohup_a_terminal_that_closes_does_not_stop_training(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_the_last_checkpoint_and_no_traceback(tmp_path):
     process = started(tmp_path / "run")
     process.send_signal(signal.SIGINT)
