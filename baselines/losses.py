@@ -9,7 +9,7 @@ from torch import Tensor
 
 from baselines.noise import NOISES
 from datasets import Photographs
-from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.many import fit_many
 from hyperinit.hypernet.learned import LearnedInit
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
@@ -65,13 +65,16 @@ def reptile_loss(
         start.unbatch(),
         list(images),
         FitConfig(
-            budget_epochs=config.inner_steps * inner_pixels / pixels,
-            batch_pixels=inner_pixels,
-            lr=config.inner_lr,
-            schedule="constant",
-            output_lr_factor=config.output_lr_factor,
-            eval_epochs=(),
-            seed=int(torch.randint(2**31, (1,), generator=generator)),
+            **{
+                **PROTOCOL_1,  # Adam on random pixels, as the source has it
+                "budget_epochs": config.inner_steps * inner_pixels / pixels,
+                "batch_pixels": inner_pixels,
+                "lr": config.inner_lr,
+                "schedule": "constant",
+                "output_lr_factor": config.output_lr_factor,
+                "eval_epochs": (),
+                "seed": int(torch.randint(2**31, (1,), generator=generator)),
+            }
         ),
     )
     first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]

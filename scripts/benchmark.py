@@ -3,7 +3,7 @@
     python scripts/benchmark.py --quick
     python scripts/benchmark.py --images DIR --inits 33 winner vi3nr@0.1
 
-docs/benchmark.md explains it, docs/rivals.md the rivals.
+docs/reference/protocol.md explains it, docs/reference/rivals.md the rivals.
 """
 
 from __future__ import annotations

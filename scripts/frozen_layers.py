@@ -7,8 +7,8 @@ For every init: no layer frozen, each alone (0 is the first), the first two, and
 layer. Each is fitted as in the benchmark's tuned track, at its own best learning rate.
 
 `hyperinit benchmark --track frozen` does this without the rivals of a checkout. The flags are
-those of benchmark.py, which docs/benchmark.md explains; a chart of final errors is written beside
-the records.
+those of benchmark.py, which docs/reference/protocol.md explains; a chart of final errors is
+written beside the records.
 """
 
 from __future__ import annotations

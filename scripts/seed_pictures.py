@@ -1,6 +1,6 @@
 """What the seed experiment shows in pictures: its three levels of error, and the ghost of row 20.
 
-    python scripts/seed_pictures.py cat.jpg -o docs/seed-pictures.png
+    python scripts/seed_pictures.py cat.jpg -o docs/results/seed-pictures.png
 
 From left to right: the photograph; a fit of init 33 where it first comes to each of the three
 targets; a fit of row 20, which has no biases but the output's and so can only make a constant plus

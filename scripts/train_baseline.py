@@ -6,8 +6,8 @@
     python scripts/train_baseline.py --resume runs/NAME
     python scripts/train_baseline.py meta-sgd --print-config
 
-NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr or ipc; docs/rivals.md says what
-they are.
+NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr or ipc;
+docs/reference/rivals.md says what they are.
 
 default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
 base       these settings on 224 x 224 and 5 x 256, until the published number of steps

@@ -76,7 +76,7 @@ def test_a_fit_takes_the_rate_that_suits_its_init(tmp_path, photo, init, factor,
     ((start, image, config),) = calls
     lr = load_params(out)[1]["lr"]
     assert start.lr_factor == factor and lr == fit(start, image, config).lr
-    assert lr != fit(replace(start, lr_factor=2 * factor), image, config).lr
+    assert fit(replace(start, lr_factor=4.0), image, config).lr > lr  # the start decides
 
 
 def test_generate_stacks_several_images_or_fills_a_directory(tmp_path, checkpoint, photo):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params
 
 TARGET_BUDGET_EPOCHS = 200.0
-DEFAULT_INIT = "identity-sized"  # the best hand-designed one; docs/benchmark.md
+DEFAULT_INIT = "identity-sized"  # the best hand-designed one; docs/results/leaderboard.md
 
 # Fields of FitConfig that have a flag of their own, or that a command line has no use for.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")

@@ -2,8 +2,8 @@
 
     hyperinit report runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
     hyperinit report ... --wandb-report ENTITY/PROJECT       a W&B report of the same
-    hyperinit report --update README.md docs/benchmark.md    rewrites generated blocks
-    hyperinit report --check README.md docs/benchmark.md     fails where they are outdated
+    hyperinit report --update README.md docs/*.md            rewrites generated blocks
+    hyperinit report --check README.md docs/*.md             fails where they are outdated
 
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or

@@ -198,6 +198,7 @@ def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
             held_out_fraction=config.held_out_fraction,
             weights=config.folder_weights,
             limit=config.data_limit,
+            group_tiles=config.group_tiles,
         )
     except InputError as error:
         if not resumed:

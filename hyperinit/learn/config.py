@@ -53,6 +53,9 @@ class LoopConfig:
     data_weights: tuple[str, ...] = option((), "sampling weight of sub-folders: clothing=0.1,...")
     data_limit: int | None = option(None, "use at most this many images")
     held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
+    group_tiles: bool = option(
+        True, "files whose names say so are tiles of one photograph and stay together"
+    )
     size: int = option(96, "side of the square training images, in pixels")
     width: int = option(128, "units of the SIREN's sine layers")
     depth: int = option(4, "number of the SIREN's sine layers")

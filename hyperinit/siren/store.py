@@ -188,7 +188,15 @@ def load_module(
 
 
 def save_params(path: str | Path, params: Params, **info: Any) -> None:
-    """Writes one SIREN, or B stacked ones, with JSON-able facts about where it comes from."""
+    """Writes one SIREN, or B stacked ones, with JSON-able facts about where it comes from.
+
+    Raises:
+        InputError: a parameter is not finite, so that it could not be read again; or the file
+            cannot be written.
+    """
+    for name, value in params.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{path}: {name} has values that are not finite: nothing is written")
     facts = {"siren": asdict(params.config), **info}
     save_tensors(path, params.tensors, PARAMS_KIND, facts)
 

@@ -20,7 +20,7 @@ AUTO = "auto"
 _logger = logging.getLogger(__name__)
 
 # Weights x pixels that a fit must visit to save by faster steps what compiling takes: a fit of 48
-# epochs of 224 x 224 pixels and SIREN 5 x 256 has 6.4e11. See docs/fit-engine.md.
+# epochs of 224 x 224 pixels and SIREN 5 x 256 has 6.4e11. See docs/results/fit-engine.md.
 COMPILE_WORK = 6e11
 
 # How much faster products in bfloat16 must be, to be worth the conversions around them.

@@ -1,7 +1,7 @@
 """Gradients -> steps of AdamW, of NAdam and of SOAP, for one SIREN or B that are fitted together.
 
 Ours, because those of torch.optim spend longer on looking after many small tensors than on the
-update itself (docs/fit-engine.md), and NAdam and SOAP have no fused kernel for a CPU at all.
+update itself (docs/research-log.md 41), and NAdam and SOAP have no fused kernel for a CPU at all.
 """
 
 from __future__ import annotations
