@@ -54,6 +54,7 @@ def record(
         "params_hash": "p",
         "diverged": mse == inf,
         "settings": SETTINGS,
+        "version": 1,  # as the settings above are
         "environment": {"processor": "x", "device": "cpu", "threads": 1, "torch": "2.4.0+cpu"},
     }
     return Record(**{**values, **fields})

@@ -602,7 +602,7 @@ def test_the_command_prints_a_table_and_writes_records_and_a_chart(command, tmp_
     }
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     assert script.main(command("--verify", "3")) == 0
-    assert "3/3 the same" in capsys.readouterr().out
+    assert "3/3 equal" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(command, tmp_path, capsys):

@@ -154,7 +154,7 @@ def test_titles_name_the_version_and_notes_stand_in_their_section(tmp_path):
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     check_self_contained(html)
     first, second = html.split("<h2>tuned track: ")[1:3]
-    assert "protocol version 2" in first[:80] and "protocol version 1" in second[:80]
+    assert "protocol version 2" in first[:120] and "protocol version 1" in second[:120]
     assert "There are no tuning runs of 33" in first and "no tuning runs" not in second
     assert "no tuning runs of 33" in (tmp_path / "out" / "report.md").read_text()
 
