@@ -56,12 +56,12 @@ def draw(records: Sequence[Record], thumbnails: Thumbnails, image: str) -> bytes
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(1.75 * columns + 0.6, 2.0 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (label, row) in zip(grid, rows.items(), strict=True):
+    for i, (axes, (label, row)) in enumerate(zip(grid, rows.items(), strict=True)):
         for axis, (title, picture, caption) in zip(axes, row, strict=False):
             axis.imshow(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(caption, fontsize=9)
-            if axes is grid[0]:
+            if i == 0:
                 axis.set_title(title, fontsize=10)
         axes[0].set_ylabel(label, fontsize=11)
     return png(figure)
