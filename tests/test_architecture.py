@@ -86,6 +86,16 @@ def test_no_room_is_crowded_and_no_module_long():
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=shown)
+def test_no_function_is_long_without_a_reason(path):
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            reason = "# more than 60 lines: " in source.splitlines()[node.lineno - 1]
+            assert length <= 60 or reason, f"{node.name}: {length} lines"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=shown)
 def test_heavy_packages_are_imported_lazily(path):
     assert not tops(path, top_level_only=True) & SLOW_OR_FRAGILE
 

@@ -21,7 +21,7 @@ from hyperinit.score.score import score_groups
 _KINDS = ("records", "comparison", "errors", "rivals")
 
 
-def update_blocks(
+def update_blocks(  # more than 60 lines: half of it says what blocks there are
     text: str,
     records_dir: str | Path,
     source: str,

@@ -44,7 +44,7 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def chart(
+def chart(  # more than 60 lines: one drawing from top to bottom, with its arguments explained
     series: Sequence[Series],
     *,
     title: str,
