@@ -79,7 +79,7 @@ class TargetResult:
 
 
 @with_own_settings
-def fit_to_target(  # more than 60 lines: a third is its docstring, the rest one loop and what it returns
+def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start: Params | Start,
     image: ImageSource,
     target_mse: float,
