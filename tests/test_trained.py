@@ -17,6 +17,7 @@ from baselines.trained import LEARNED, RIVALS, BaselineConfig
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import from_dict
 from hyperinit.bench.sources import load_init
+from hyperinit.fitting.config import PROTOCOL_1
 from hyperinit.fitting.fit import fit
 from hyperinit.hypernet.learned import LearnedInit, load_learned
 from hyperinit.images.coords import RGB_MEAN, RGB_STD, image_to_rgb, pixel_coords
@@ -270,10 +271,8 @@ def test_reptiles_outer_step_is_the_mean_displacement():
     LEARNED.loss(state.model, settings, IMAGES, generator).loss.backward()
     state.optimizer.step()
     options = {
-        "batch_pixels": 64,
-        "lr": 1e-3,
-        "schedule": "constant",
-        "output_lr_factor": 1 / 0.226,
+        **PROTOCOL_1,
+        **{"batch_pixels": 64, "lr": 1e-3, "schedule": "constant", "output_lr_factor": 1 / 0.226},
     }
     ends = [fit(before, i, budget_epochs=3 * 64 / 256, seed=seed, **options) for i in IMAGES]
     assert [end.curve[-1].steps for end in ends] == [3, 3]
