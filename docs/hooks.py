@@ -54,6 +54,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = re.sub(r"^<!-- include: (\S+) -->$", _include, markdown, flags=re.MULTILINE)
     markdown = re.sub(r"^<!-- help: (\S+) -->$", _help, markdown, flags=re.MULTILINE)
     markdown = re.sub(r"^::: hyperinit\.(\w+)$", _api, markdown, flags=re.MULTILINE)
+    # What lies outside docs/ is no page of the site: its name stays, without a link.
+    markdown = re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:tests|hyperinit)/[^)]*\)", r"\1", markdown)
     return re.sub(r"\]\(([^)\s:]+)\.ipynb\)", r"](\1.md)", markdown)  # to the page made of it
 
 
@@ -92,11 +94,11 @@ def _help(match: re.Match[str]) -> str:
         return _fenced(_output_of(name, "--help"))
     target = _entry_point()
     overview = _output_of("-c", RUN_ENTRY_POINT, target, "--help")
-    listed = re.search(r"\{([\w,-]+)\}", overview)
+    listed = re.findall(r"^  ([\w-]+) {2,}", overview, flags=re.MULTILINE)
     if not listed:
         raise PluginError("help: `hyperinit --help` names no subcommands")
     sections = [_fenced(overview)]
-    for command in listed[1].split(","):
+    for command in listed:
         text = _output_of("-c", RUN_ENTRY_POINT, target, command, "--help")
         sections.append(f"### hyperinit {command}\n\n{_fenced(text)}")
     return "\n\n".join(sections)
