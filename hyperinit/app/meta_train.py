@@ -34,7 +34,7 @@ from hyperinit.siren.store import file_kind
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
-    "default": {"time_limit_min": 2.5},
+    "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
         "size": 224,

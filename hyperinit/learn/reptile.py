@@ -137,7 +137,7 @@ REPTILE: Task[ReptileConfig, LearnedInit] = Task(
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs.
-    "default": {"time_limit_min": 2.5},
+    "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
         "size": 224,
