@@ -111,32 +111,30 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     config = fit_config(arguments, parser)
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
+    from hyperinit.images.decode import load_sized
     from hyperinit.siren.device import choose_device
 
     named = inits_for_fit(arguments.init, arguments.omega_0)
-    arguments.width = arguments.width or _width(arguments)
+    # Read once, though both the width and the fit need it.
+    image = None if arguments.image.is_dir() else load_sized(arguments.image, arguments.size)
+    arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
     init = load_init(arguments.init, named, *sizes, index=arguments.index)
     device = choose_device(arguments.device)
-    if arguments.image.is_dir():
+    if image is None:
         return fit_images(arguments, init, config, device)
-    return fit_image(arguments, init, config, device)
+    return fit_image(arguments, init, config, image, device)
 
 
-def _width(arguments: argparse.Namespace) -> int:
-    """The width that suits the image, or the size that all images of a directory are given.
-
-    Raises:
-        InputError: the image cannot be read.
-    """
+def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:
+    """The width that suits the image, or the size that all images of a directory are given."""
     from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
-    from hyperinit.images.decode import load_sized
 
     if arguments.size is not None:
         return suitable_width(arguments.size[0] * arguments.size[1], arguments.depth)
-    if arguments.init == "hyper" or arguments.image.is_dir():
+    if arguments.init == "hyper" or image is None:
         return MIN_WIDTH
-    return suitable_width(load_sized(arguments.image, None)[0].numel(), arguments.depth)
+    return suitable_width(image[0].numel(), arguments.depth)
 
 
 def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
@@ -168,18 +166,18 @@ def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
     return FitConfig(**{**own, **fit_options(arguments.fit, DECLARED)})
 
 
-def fit_image(arguments: argparse.Namespace, init: Init, config: FitConfig, device: Any) -> int:
+def fit_image(
+    arguments: argparse.Namespace, init: Init, config: FitConfig, image: Tensor, device: Any
+) -> int:
     """Fits one image and writes what was asked for.
 
     Raises:
         InputError: bad input, or the fit is no better than its start; nothing is written.
     """
-    from hyperinit.images.decode import load_sized
     from hyperinit.images.pixels import image_facts
     from hyperinit.images.save import SAVE_OPTIONS
     from hyperinit.siren.device import choose_threads, on_threads
 
-    image = load_sized(arguments.image, arguments.size)
     # What can be known to fail is found out before the work is done.
     inputs = [arguments.image, arguments.init.rpartition("=")[2]]
     if arguments.out is not None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
 from hyperinit.fitting.suits import suitable_batch
+from hyperinit.stepping.engine import AUTO as AUTO
 
-AUTO = "auto"
 CREDIT = "credit"
 
 

@@ -46,7 +46,7 @@ class LearnedConfig:
         inner_hidden_factor: On the step sizes of all layers but the output layer.
         learned_step_sizes: One for every parameter and step (Meta-SGD).
         adapts: Whether the inner steps are part of the init, or were only there to train it.
-        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+        lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
         modulation: The transformer that makes an image's weights of the learned ones; none: they
             are the same for all images.
     """

@@ -39,7 +39,7 @@ class HyperConfig:
         inner_steps: Gradient steps that `generate` takes.
         inner_pixels: Pixels per gradient step.
         normalized_steps: Whether gradient steps are along gradients of unit size, see `unit_rms`.
-        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+        lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
     """
 
     siren: SirenConfig

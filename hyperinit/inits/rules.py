@@ -79,7 +79,7 @@ class InitSpec:
             always are.
         taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
             rule's in the first of them to exp(-taper / 2) times in the last.
-        lr_factor: The learning rate that suits a fit from here, relative to `fit.default_lr`.
+        lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
     """
 
     first: WeightRule
