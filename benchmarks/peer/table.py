@@ -1,0 +1,353 @@
+"""The peers, one row each, and how a row is measured: points of a curve, or of several fits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from benchmarks.peer.others import CODECS, GridFit, SirenPytorchFit, fewest_bytes
+from benchmarks.peer.siren_fit import OUR_START, Recipe, SirenFit
+from hyperinit.base.clock import Clock
+from hyperinit.bench.catalogue import inits_for_fit
+from hyperinit.bench.sources import load_init
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.fit import fit
+from hyperinit.siren.network import SirenConfig, param_shapes
+
+LEVELS = (30.0, 35.0, 40.0, 44.0)  # PSNR in dB on [0, 1]
+STEP_MARKS = (500, 1000, 2000, 5000)  # after which the literature prints PSNRs
+LADDER = (30, 60, 125, 250, *STEP_MARKS)  # steps of fits that are told their end
+TUNE_STEPS = 500  # of the fits that a rate is chosen by, where a fit is told its end; or fewer,
+TUNE_SHARE = 0.1  # so that none takes more than this share of the limit
+LOOK_SHARE, LEAST_LOOK_SEC = 0.04, 0.02  # seconds between two looks, relative to those so far
+
+# How a point is measured, and so what its seconds are of.
+CURVE, LADDERED, CODED = "curve", "ladder", "codec"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted, and for how long at most.
+
+    Attributes:
+        image: (3, H, W) in [0, 1].
+        width, depth: Of SIRENs.
+        limit_sec: Of a fit, on its own clock.
+        most_steps: Of a fit; where all LEVELS are reached it ends there.
+        seed: Of starts and pixels.
+    """
+
+    image: Tensor
+    width: int
+    depth: int
+    limit_sec: float
+    most_steps: int = STEP_MARKS[-1]
+    seed: int = 0
+
+    @property
+    def siren_weights(self) -> int:
+        """Numbers in a SIREN of this size."""
+        shapes = param_shapes(SirenConfig(self.width, self.depth)).values()
+        return sum(math.prod(shape) for shape in shapes)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a fit stands, or one has ended.
+
+    Attributes:
+        steps: Taken.
+        epochs: Pixel visits / pixels.
+        sec: On the fit's clock; looking at it is not.
+        psnr: Of all pixels in dB on [0, 1].
+        bytes: Of a coded file.
+    """
+
+    steps: int
+    epochs: float
+    sec: float
+    psnr: float
+    bytes: int | None = None
+
+
+class Fit(Protocol):
+    """What all fits that are watched step by step have."""
+
+    steps: int
+    weights: int
+    batch_pixels: int
+    lr: float
+
+    @property
+    def epochs(self) -> float:
+        """Pixel visits / pixels."""
+
+    def take(self) -> None:
+        """One step."""
+
+    def shown(self) -> Tensor:
+        """Colours of all pixels on [0, 1]: (P, 3)."""
+
+
+# A row's points as they come, after facts about the fit; None where there is nothing yet.
+Points = Iterator["Point | dict[str, Any] | None"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row.
+
+    Attributes:
+        what: One line for the table.
+        kind: CURVE, LADDERED or CODED.
+        points: Task -> facts, and points.
+        patience: On the limit, where a lower bound is to be worth something.
+        needs: A module of the extra `peers`.
+    """
+
+    what: str
+    kind: str
+    points: Callable[[Task], Points]
+    patience: float = 1.0
+    needs: str | None = None
+
+
+def psnr_of(shown: Tensor, image: Tensor) -> float:
+    """Of colours (P, 3) on [0, 1], unclipped; 0 where they are no numbers, or worse."""
+    mse = float((shown - image.flatten(1).T).square().mean())
+    return max(-10 * math.log10(max(mse, 1e-12)), 0.0) if math.isfinite(mse) else 0.0
+
+
+def _facts(made: Fit) -> dict[str, Any]:
+    return {"weights": made.weights, "batch_pixels": made.batch_pixels, "lr": made.lr}
+
+
+def curve(makers: Sequence[Callable[[Task, int], Fit]], task: Task) -> Points:
+    """One fit watched step by step, of the maker whose fit is best after a share of the limit.
+
+    Args:
+        makers: (task, steps planned) -> a fit at its start; more than one for a choice of rates.
+    """
+    chosen, best = makers[0], -math.inf
+    for make in makers if len(makers) > 1 else ():
+        short = replace(task, limit_sec=TUNE_SHARE * task.limit_sec)
+        found = 0.0
+        for point in _watch(make, short):
+            found = point.psnr if isinstance(point, Point) else found
+            yield None
+        if found > best:
+            chosen, best = make, found
+    yield from _watch(chosen, task)
+
+
+def _watch(make: Callable[[Task, int], Fit], task: Task) -> Points:
+    make(task, STEP_MARKS[-1]).take()  # what happens once in a process is off the clock
+    clock = Clock()
+    with clock.running():
+        fitted = make(task, STEP_MARKS[-1])
+    yield _facts(fitted)
+    highest = 0.0
+    while True:
+        psnr = psnr_of(fitted.shown(), task.image)
+        highest = max(highest, psnr)
+        yield Point(fitted.steps, fitted.epochs, clock.sec, psnr)
+        done = fitted.steps >= task.most_steps
+        if (done and highest >= LEVELS[-1]) or clock.sec >= task.limit_sec or psnr == 0.0:
+            return
+        mark = min((m for m in (*STEP_MARKS, task.most_steps) if m > fitted.steps), default=2**31)
+        look_sec = max(LOOK_SHARE * clock.sec, LEAST_LOOK_SEC)
+        with clock.running():
+            end = time.perf_counter() + look_sec
+            while fitted.steps < mark:
+                fitted.take()
+                if time.perf_counter() >= end:
+                    break
+
+
+def ladder(one: Callable[[Task, int], tuple[Point, dict[str, Any]]], task: Task) -> Points:
+    """Fits that are told their end, each from the start, of more and more steps."""
+    one(task, 3)  # what happens once in a process is off the clock
+    last: Point | None = None
+    for steps in LADDER:
+        if steps > task.most_steps:
+            return
+        if last is not None and last.sec * steps / max(last.steps, 1) > task.limit_sec:
+            return
+        last, facts = one(task, steps)
+        yield facts
+        yield last
+
+
+def tuned_ladder(recipes: Sequence[Recipe], task: Task) -> Points:
+    """`ladder` of the recipe whose fit is best after TUNE_STEPS."""
+    _told(recipes[0], task, 1)
+    first, _ = _told(recipes[0], task, LADDER[0])
+    affordable = int(TUNE_SHARE * task.limit_sec * LADDER[0] / first.sec)
+    steps = min(max(affordable, LADDER[0]), TUNE_STEPS, task.most_steps)
+    found = []
+    for recipe in recipes:
+        point, _ = _told(recipe, task, steps)
+        found.append(point.psnr)
+        yield None
+    best = recipes[max(range(len(recipes)), key=found.__getitem__)]
+    yield from ladder(lambda task, steps: _told(best, task, steps), task)
+
+
+def _told(recipe: Recipe, task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
+    """A whole fit by a recipe."""
+    clock = Clock()
+    with clock.running():
+        fitted = SirenFit(task.image, recipe, task.width, task.depth, steps, task.seed)
+        for _ in range(steps):
+            fitted.take()
+    psnr = psnr_of(fitted.shown(), task.image)
+    facts = {**_facts(fitted), **({"muon_lr": recipe.muon_lr} if recipe.muon_lr else {})}
+    return Point(steps, fitted.epochs, clock.sec, psnr), facts
+
+
+def _command(init: str, task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
+    """A whole fit as `hyperinit fit` makes it, but for the network's size."""
+    maker = load_init(init, inits_for_fit(init), task.width, task.depth)
+    start = maker.start(task.image, task.seed)
+    pixels = task.image[0].numel()
+    batch_pixels = FitConfig().step_pixels(pixels)
+    budget_epochs = start.epochs + steps * batch_pixels / pixels
+    result = fit(start, task.image, budget_epochs=budget_epochs, eval_epochs=(), seed=task.seed)
+    end = result.curve[-1]
+    psnr = max(result.kept.psnr, 0.0) if math.isfinite(result.kept.psnr) else 0.0
+    facts = {"weights": task.siren_weights, "batch_pixels": batch_pixels, "lr": result.lr}
+    return Point(steps, end.epochs, end.sec, psnr), facts
+
+
+def coded(codec: str, task: Task) -> Points:
+    """The smallest file for each of LEVELS."""
+    for level in LEVELS:
+        found = fewest_bytes(task.image, codec, level)
+        if found is not None:
+            size, psnr, sec = found
+            yield Point(0, 0.0, sec, psnr, size)
+
+
+def _command_row(what: str, init: str) -> Peer:
+    return Peer(
+        what, LADDERED, lambda task: ladder(lambda task, steps: _command(init, task, steps), task)
+    )
+
+
+def _siren(recipe: Recipe) -> Callable[[Task, int], Fit]:
+    return lambda task, steps: SirenFit(
+        task.image, recipe, task.width, task.depth, steps, task.seed
+    )
+
+
+def _published(what: str, *recipes: Recipe, patience: float = 1.0) -> Peer:
+    makers = [_siren(recipe) for recipe in recipes]
+    return Peer(what, CURVE, lambda task: curve(makers, task), patience)
+
+
+def _siren_pytorch(lr: float) -> Callable[[Task, int], Fit]:
+    return lambda task, steps: SirenPytorchFit(task.image, task.width, task.depth, lr, task.seed)
+
+
+# Our fit with its pixels chosen another way, at the best of a grid of rates.
+_OURS = Recipe(
+    init=OUR_START,
+    colours="normalised",
+    chooser="credit",
+    batch=None,
+    lr=None,
+    optimizer="nadam",
+    betas=(0.8, 0.9999),
+    schedule="power",
+    our_layer_rates=True,
+)
+_RATE_FACTORS = (0.35, 0.7, 1.4)
+_MUON_LRS = (5e-4, 1e-3, 2e-3, 4e-3)
+
+
+def _chosen_in_ours(what: str, chooser: str) -> Peer:
+    recipes = [replace(_OURS, chooser=chooser, lr_factor=factor) for factor in _RATE_FACTORS]
+    return Peer(what, LADDERED, lambda task: tuned_ladder(recipes, task))
+
+
+_PAPER = Recipe()  # arXiv 2006.09661 and its train_img.py
+_SEED = Recipe(
+    init="33",
+    colours="normalised",
+    chooser="points",
+    batch=8192,
+    weight_decay=0.01,
+)
+_MUON = Recipe(omega_0=40.0, lr=1e-3, schedule="cosine", muon_lr=0.1)
+_MUON_IN_OURS = [replace(_OURS, muon_lr=lr) for lr in _MUON_LRS]
+
+PEERS: dict[str, Peer] = {
+    "ours": _command_row("`hyperinit fit`, all defaults", OUR_START),
+    "identity": _command_row("`hyperinit fit --init identity`", "identity"),
+    "33": _command_row("`hyperinit fit --init 33`", "33"),
+    "paper": _published(
+        "SIREN paper: all pixels, Adam 1e-4, colours in [-1, 1]", _PAPER, patience=4.0
+    ),
+    "paper-tuned": _published(
+        "the same at the best rate of 1e-4, 3e-4, 1e-3",
+        *(replace(_PAPER, lr=lr) for lr in (1e-4, 3e-4, 1e-3)),
+    ),
+    "siren-pytorch": Peer(
+        "siren-pytorch's wrapper, Adam at torch's default of 1e-3",
+        CURVE,
+        lambda task: curve([_siren_pytorch(1e-3)], task),
+        needs="siren_pytorch",
+    ),
+    "seed": _published("seed experiment: init 33, 8,192 random points, AdamW 1e-4", _SEED),
+    "strainer": _published(
+        "as STRAINER fits: all pixels, Adam 1e-4, colours in [0, 1], nothing learned",
+        replace(_PAPER, colours="unit"),
+    ),
+    "evos": _published(
+        "EVOS as published: half the pixels, Adam 1e-4", replace(_PAPER, chooser="evos", batch=0.5)
+    ),
+    "nint": _published(
+        "NINT as published: a fifth of the pixels, Adam 1e-4",
+        replace(_PAPER, chooser="nint", batch=0.2, colours="unit"),
+    ),
+    "soft-mining": _published(
+        "soft mining as EVOS runs it: half the pixels, Adam 1e-4",
+        replace(_PAPER, chooser="soft-mining", batch=0.5),
+    ),
+    "expansive": _published(
+        "expansive supervision as EVOS runs it: half the pixels, Adam 1e-4",
+        replace(_PAPER, chooser="expansive", batch=0.5),
+    ),
+    "muon": _published(
+        "Muon as published: 0.1 on hidden matrices, Adam 1e-3, cosine, omega_0 40", _MUON
+    ),
+    "evos-in-ours": _chosen_in_ours("our fit, pixels by EVOS, best rate", "evos"),
+    "nint-in-ours": _chosen_in_ours("our fit, pixels by NINT, best rate", "nint"),
+    "soft-mining-in-ours": _chosen_in_ours(
+        "our fit, pixels by soft mining, best rate", "soft-mining"
+    ),
+    "expansive-in-ours": _chosen_in_ours(
+        "our fit, pixels by expansive supervision, best rate", "expansive"
+    ),
+    "muon-in-ours": Peer(
+        "our fit, Muon on the hidden matrices, best rate",
+        LADDERED,
+        lambda task: tuned_ladder(_MUON_IN_OURS, task),
+    ),
+    "grid": Peer(
+        "no SIREN: a hashed grid in the manner of Instant-NGP, as many weights",
+        CURVE,
+        lambda task: curve(
+            [lambda task, steps: GridFit(task.image, task.siren_weights, seed=task.seed)], task
+        ),
+    ),
+    **{
+        name: Peer(f"no network: {name.upper()}", CODED, lambda task, name=name: coded(name, task))
+        for name in CODECS
+    },
+}
