@@ -6,6 +6,7 @@ Written from the papers' settings; none of this is the authors' code.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -223,7 +224,8 @@ class Nint(Chooser):
             return apply(Params(config, tensors), coords)
 
         tensors = {name: value.clone() for name, value in self.view.params.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about what it imports itself
             _, pull = vjp(show, tensors)
             (direction,) = pull(residuals)
             _, moved = jvp(show, (tensors,), (direction,))

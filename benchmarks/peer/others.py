@@ -21,7 +21,7 @@ class SirenPytorchFit:
     hidden layers have omega_0 1, its colours are [0, 1], its batch is the whole image.
 
     Attributes:
-        steps, epochs, weights, batch_pixels, lr: As of SirenFit.
+        steps, epochs, over, weights, batch_pixels, lr, muon_lr: As of SirenFit.
 
     Raises:
         InputError: the package is not installed.
@@ -43,6 +43,8 @@ class SirenPytorchFit:
         self._optimizer = torch.optim.Adam(net.parameters(), lr=lr)
         self.weights = sum(value.numel() for value in net.parameters())
         self.batch_pixels, self.lr, self.steps = height * wide, lr, 0
+
+    over, muon_lr = False, None
 
     @property
     def epochs(self) -> float:
@@ -75,7 +77,7 @@ class GridFit:
     SIREN has that it is compared with.
 
     Attributes:
-        steps, epochs, weights, batch_pixels, lr: As of SirenFit.
+        steps, epochs, over, weights, batch_pixels, lr, muon_lr: As of SirenFit.
     """
 
     GROWTH, FEATURES, COARSEST, HIDDEN = 1.5, 2, 16, 64
@@ -92,7 +94,7 @@ class GridFit:
         self._network = nn.Sequential(*layers[:-1])
         dense = sum(value.numel() for value in self._network.parameters())
         room = max(weights - dense, 0) // (levels * self.FEATURES)
-        self._table_size = 2 ** max(int(math.log2(max(room, 1))), 4)
+        self._table_size = max(room, 16)
         self._corners, self._shares = self._places(*image.shape[-2:], levels)
         table = torch.empty(levels * self._table_size, self.FEATURES)
         self._table = nn.Parameter(table.uniform_(-1e-4, 1e-4))
@@ -105,6 +107,8 @@ class GridFit:
         self._generator = torch.Generator().manual_seed(seed)
         self._queue = torch.empty(0, dtype=torch.long)
         self.lr, self.steps = lr, 0
+
+    over, muon_lr = False, None
 
     @property
     def epochs(self) -> float:

@@ -126,8 +126,14 @@ class SirenFit:
         self._optimizer: Optimizer | Muon = optimizer
         if recipe.muon_lr is not None:
             self._optimizer = Muon(optimizer, recipe.muon_lr / self.lr)
+        self.muon_lr = recipe.muon_lr
         self._gradients: dict[int, Gradients] = {}  # by pixels a step
         self._visits = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether its rate has come to nothing."""
+        return self.recipe.schedule != "constant" and self.steps >= self.planned_steps
 
     @property
     def epochs(self) -> float:

@@ -24,6 +24,7 @@ STEP_MARKS = (500, 1000, 2000, 5000)  # after which the literature prints PSNRs
 LADDER = (30, 60, 125, 250, *STEP_MARKS)  # steps of fits that are told their end
 TUNE_STEPS = 500  # of the fits that a rate is chosen by, where a fit is told its end; or fewer,
 TUNE_SHARE = 0.1  # so that none takes more than this share of the limit
+LOST_PSNR = -99.0  # of a fit that has blown up: JSON has no infinity
 LOOK_SHARE, LEAST_LOOK_SEC = 0.04, 0.02  # seconds between two looks, relative to those so far
 
 # How a point is measured, and so what its seconds are of.
@@ -38,7 +39,8 @@ class Task:
         image: (3, H, W) in [0, 1].
         width, depth: Of SIRENs.
         limit_sec: Of a fit, on its own clock.
-        most_steps: Of a fit; where all LEVELS are reached it ends there.
+        most_steps: Of a fit: what schedules run over. One that has all LEVELS ends there; one that
+            has not may still come to them by its limit.
         seed: Of starts and pixels.
     """
 
@@ -82,6 +84,11 @@ class Fit(Protocol):
     weights: int
     batch_pixels: int
     lr: float
+    muon_lr: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether its rate has come to nothing."""
 
     @property
     def epochs(self) -> float:
@@ -118,13 +125,14 @@ class Peer:
 
 
 def psnr_of(shown: Tensor, image: Tensor) -> float:
-    """Of colours (P, 3) on [0, 1], unclipped; 0 where they are no numbers, or worse."""
+    """Of colours (P, 3) on [0, 1], unclipped, in dB; LOST_PSNR where they are no numbers."""
     mse = float((shown - image.flatten(1).T).square().mean())
-    return max(-10 * math.log10(max(mse, 1e-12)), 0.0) if math.isfinite(mse) else 0.0
+    return -10 * math.log10(max(mse, 1e-12)) if math.isfinite(mse) else LOST_PSNR
 
 
 def _facts(made: Fit) -> dict[str, Any]:
-    return {"weights": made.weights, "batch_pixels": made.batch_pixels, "lr": made.lr}
+    rates = {"lr": made.lr, **({"muon_lr": made.muon_lr} if made.muon_lr else {})}
+    return {"weights": made.weights, "batch_pixels": made.batch_pixels, **rates}
 
 
 def curve(makers: Sequence[Callable[[Task, int], Fit]], task: Task) -> Points:
@@ -136,7 +144,7 @@ def curve(makers: Sequence[Callable[[Task, int], Fit]], task: Task) -> Points:
     chosen, best = makers[0], -math.inf
     for make in makers if len(makers) > 1 else ():
         short = replace(task, limit_sec=TUNE_SHARE * task.limit_sec)
-        found = 0.0
+        found = LOST_PSNR
         for point in _watch(make, short):
             found = point.psnr if isinstance(point, Point) else found
             yield None
@@ -146,18 +154,18 @@ def curve(makers: Sequence[Callable[[Task, int], Fit]], task: Task) -> Points:
 
 
 def _watch(make: Callable[[Task, int], Fit], task: Task) -> Points:
-    make(task, STEP_MARKS[-1]).take()  # what happens once in a process is off the clock
+    make(task, task.most_steps).take()  # what happens once in a process is off the clock
     clock = Clock()
     with clock.running():
-        fitted = make(task, STEP_MARKS[-1])
+        fitted = make(task, task.most_steps)
     yield _facts(fitted)
-    highest = 0.0
+    highest = LOST_PSNR
     while True:
         psnr = psnr_of(fitted.shown(), task.image)
         highest = max(highest, psnr)
         yield Point(fitted.steps, fitted.epochs, clock.sec, psnr)
-        done = fitted.steps >= task.most_steps
-        if (done and highest >= LEVELS[-1]) or clock.sec >= task.limit_sec or psnr == 0.0:
+        done = fitted.steps >= task.most_steps and highest >= LEVELS[-1]
+        if done or fitted.over or clock.sec >= task.limit_sec or psnr == LOST_PSNR:
             return
         mark = min((m for m in (*STEP_MARKS, task.most_steps) if m > fitted.steps), default=2**31)
         look_sec = max(LOOK_SHARE * clock.sec, LEAST_LOOK_SEC)
@@ -206,8 +214,7 @@ def _told(recipe: Recipe, task: Task, steps: int) -> tuple[Point, dict[str, Any]
         for _ in range(steps):
             fitted.take()
     psnr = psnr_of(fitted.shown(), task.image)
-    facts = {**_facts(fitted), **({"muon_lr": recipe.muon_lr} if recipe.muon_lr else {})}
-    return Point(steps, fitted.epochs, clock.sec, psnr), facts
+    return Point(steps, fitted.epochs, clock.sec, psnr), _facts(fitted)
 
 
 def _command(init: str, task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
@@ -219,7 +226,7 @@ def _command(init: str, task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
     budget_epochs = start.epochs + steps * batch_pixels / pixels
     result = fit(start, task.image, budget_epochs=budget_epochs, eval_epochs=(), seed=task.seed)
     end = result.curve[-1]
-    psnr = max(result.kept.psnr, 0.0) if math.isfinite(result.kept.psnr) else 0.0
+    psnr = result.kept.psnr if math.isfinite(result.kept.psnr) else LOST_PSNR
     facts = {"weights": task.siren_weights, "batch_pixels": batch_pixels, "lr": result.lr}
     return Point(steps, end.epochs, end.sec, psnr), facts
 
@@ -325,6 +332,10 @@ PEERS: dict[str, Peer] = {
     ),
     "muon": _published(
         "Muon as published: 0.1 on hidden matrices, Adam 1e-3, cosine, omega_0 40", _MUON
+    ),
+    "muon-tuned": _published(
+        "the same at the best rate of 0.1, 0.03, 0.01, 0.003",
+        *(replace(_MUON, muon_lr=lr) for lr in (0.1, 0.03, 0.01, 0.003)),
     ),
     "evos-in-ours": _chosen_in_ours("our fit, pixels by EVOS, best rate", "evos"),
     "nint-in-ours": _chosen_in_ours("our fit, pixels by NINT, best rate", "nint"),
