@@ -52,6 +52,16 @@ def test_every_peer_lowers_its_error(name: str) -> None:
     assert [p.epochs for p in points] == sorted(p.epochs for p in points)
 
 
+def test_short_fits_are_timed_three_times_and_too_long_ones_are_not_begun() -> None:
+    seconds = iter([0.0, 0.5, 0.1, 0.2, 1.5])  # the first is off the clock
+
+    def one(task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
+        return Point(steps, 0.0, next(seconds), 30.0), {}
+
+    found = [item for item in table.ladder(one, task(5000)) if isinstance(item, Point)]
+    assert [(point.steps, point.sec) for point in found] == [(30, 0.2), (60, 1.5)]
+
+
 @pytest.mark.parametrize("chooser", ["evos", "nint", "soft-mining", "expansive", "credit"])
 def test_a_chooser_gives_as_many_pixels_as_asked_at_every_step(chooser: str) -> None:
     image = smooth_image(16)

@@ -194,6 +194,8 @@ class Nint(Chooser):
     RANDOM = 0.7
     KERNEL, KERNEL_STEPS, KERNEL_DECAY, LEAST_KERNEL = 0.3, 10, 0.2, 1e-3
 
+    _kernel: Tensor  # pixels with the largest scores, at the last look
+
     def indices(self, step: int) -> Tensor:
         residuals = self.view.residuals()
         self.forward_visits += len(residuals)
@@ -226,9 +228,9 @@ class Nint(Chooser):
         tensors = {name: value.clone() for name, value in self.view.params.items()}
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about what it imports itself
-            _, pull = vjp(show, tensors)
+            _, pull = vjp(show, tensors)  # type: ignore[misc]
             (direction,) = pull(residuals)
-            _, moved = jvp(show, (tensors,), (direction,))
+            _, moved = jvp(show, (tensors,), (direction,))  # type: ignore[misc]
         return moved.detach().square().sum(-1)
 
 

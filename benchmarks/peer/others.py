@@ -44,7 +44,8 @@ class SirenPytorchFit:
         self.weights = sum(value.numel() for value in net.parameters())
         self.batch_pixels, self.lr, self.steps = height * wide, lr, 0
 
-    over, muon_lr = False, None
+    over = False
+    muon_lr: float | None = None
 
     @property
     def epochs(self) -> float:
@@ -95,7 +96,7 @@ class GridFit:
         dense = sum(value.numel() for value in self._network.parameters())
         room = max(weights - dense, 0) // (levels * self.FEATURES)
         self._table_size = max(room, 16)
-        self._corners, self._shares = self._places(*image.shape[-2:], levels)
+        self._corners, self._shares = self._places(image.shape[-2], image.shape[-1], levels)
         table = torch.empty(levels * self._table_size, self.FEATURES)
         self._table = nn.Parameter(table.uniform_(-1e-4, 1e-4))
         self._target = image.flatten(1).T.contiguous()
@@ -108,7 +109,8 @@ class GridFit:
         self._queue = torch.empty(0, dtype=torch.long)
         self.lr, self.steps = lr, 0
 
-    over, muon_lr = False, None
+    over = False
+    muon_lr: float | None = None
 
     @property
     def epochs(self) -> float:

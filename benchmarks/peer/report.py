@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peer.run import Record
@@ -248,7 +249,9 @@ def block(name: str, records: Sequence[Record]) -> str:
     found = groups(records)[: 1 if name == "short" else None]
     if not found:
         return NOTHING
-    return "\n".join(f"{group.title}\n\n{TABLES[name](group)}" for group in found)
+    text = "\n".join(f"{group.title}\n\n{TABLES[name](group)}" for group in found)
+    picture = f"\n![PSNR against seconds]({Path(CHART).name})\n"
+    return text + picture if name == "seconds" else text
 
 
 def update_document(text: str, records: Sequence[Record], source: str) -> str:
@@ -286,8 +289,9 @@ def chart_png(records: Sequence[Record]) -> bytes:
                 logs = [math.log(one.value) for one in costs]
                 places.append((math.exp(statistics.fmean(logs)), level))
         if places:
-            style = {"color": colormaps["tab20"](i % 20), "linewidth": 3 if name == OURS else 1.3}
-            axes.plot(*zip(*places, strict=True), label=name, **style)
+            width = 3.0 if name == OURS else 1.3
+            x, y = zip(*places, strict=True)
+            axes.plot(x, y, label=name, color=colormaps["tab20"](i % 20), linewidth=width)
     for level in LEVELS:
         axes.axhline(level, color="grey", linewidth=0.8, linestyle=":", zorder=0)
     title = group.title.partition(";")[0]
