@@ -69,8 +69,8 @@ def _parser() -> Parser:
     add(
         "--seconds-limit",
         type=float,
-        default=25.0,
-        help="of one fit of a peer, on its own clock (25); the SIREN paper's has 4 times that",
+        default=20.0,
+        help="of one fit of a peer, on its own clock (20); the SIREN paper's has 4 times that",
     )
     add("--peers", nargs="+", default=list(PEERS), metavar="NAME", help="all: " + ", ".join(PEERS))
     add("--slice-sec", type=float, default=1.0, help="of one turn (1)")
