@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 import torch
 from torch import Tensor
 
+from benchmarks.peer.measure import Task
 from benchmarks.peer.report import CHART, DOCUMENTS, chart_png, update_document
 from benchmarks.peer.run import (
     Job,
@@ -37,7 +38,7 @@ from benchmarks.peer.run import (
     record_of,
     take_turns,
 )
-from benchmarks.peer.table import PEERS, Task
+from benchmarks.peer.table import PEERS
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser

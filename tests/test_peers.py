@@ -13,11 +13,12 @@ import torch
 from conftest import smooth_image
 
 from benchmarks import peers
-from benchmarks.peer import report, run, table
+from benchmarks.peer import measure, report, run, table
 from benchmarks.peer.choose import CHOOSERS, View
+from benchmarks.peer.measure import Point, Task
 from benchmarks.peer.others import CODECS, fewest_bytes
 from benchmarks.peer.siren_fit import Recipe, SirenFit
-from benchmarks.peer.table import PEERS, Point, Task
+from benchmarks.peer.table import PEERS
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.images.save import save_image
@@ -58,7 +59,7 @@ def test_short_fits_are_timed_three_times_and_too_long_ones_are_not_begun() -> N
     def one(task: Task, steps: int) -> tuple[Point, dict[str, Any]]:
         return Point(steps, 0.0, next(seconds), 30.0), {}
 
-    found = [item for item in table.ladder(one, task(5000)) if isinstance(item, Point)]
+    found = [item for item in measure.ladder(one, task(5000)) if isinstance(item, Point)]
     assert [(point.steps, point.sec) for point in found] == [(30, 0.2), (60, 1.5)]
 
 

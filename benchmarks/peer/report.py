@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peer.measure import LEVELS, STEP_MARKS
 from benchmarks.peer.run import Record
-from benchmarks.peer.table import CODED, CURVE, LEVELS, PEERS, STEP_MARKS
+from benchmarks.peer.table import CODED, CURVE, PEERS
 from hyperinit.base.errors import InputError
 from hyperinit.report.charts import png
 

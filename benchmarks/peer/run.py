@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peer.table import PEERS, Peer, Point, Task
+from benchmarks.peer.measure import Point, Task
+from benchmarks.peer.table import PEERS, Peer
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 
