@@ -13,6 +13,7 @@ from hyperinit.moved import install
 
 if TYPE_CHECKING:
     from hyperinit.base.errors import InputError as InputError
+    from hyperinit.exchange.read import read_siren as read_siren
     from hyperinit.fitting.config import FitConfig as FitConfig
     from hyperinit.fitting.descent import FitResult as FitResult
     from hyperinit.fitting.directory import fit_directory as fit_directory
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 _HOMES = {
     "InputError": "hyperinit.base.errors",
+    "read_siren": "hyperinit.exchange.read",
     "FitConfig": "hyperinit.fitting.config",
     "fit_directory": "hyperinit.fitting.directory",
     "FitResult": "hyperinit.fitting.descent",
@@ -105,6 +107,7 @@ __all__ = [
     "load_pretrained",
     "named_init",
     "param_shapes",
+    "read_siren",
     "render",
     "sample_params",
     "save_image",
