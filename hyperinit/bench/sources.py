@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from math import inf
 from numbers import Real
@@ -103,21 +103,23 @@ def load_init(
         return pretrained_init(source, width, depth)
     if ":" in source:
         return callable_init(source)
-    if known in CHECKOUT_RULES:
-        raise InputError(
+    raise _unknown(source, named)
+
+
+def _unknown(source: str, named: Iterable[str]) -> InputError:
+    """The error for a name that is no init of the package."""
+    if source.partition("@")[0] in CHECKOUT_RULES:
+        return InputError(
             f"init {source!r} is a rival of the repository's baselines/, which the package does not"
             " have: use scripts/benchmark.py in a checkout"
         )
     if source in CHECKOUT_TRAINED:
-        raise InputError(
+        return InputError(
             f"init {source!r} is a rival that has to be trained: run scripts/train_baseline.py"
             f" {source} in a checkout, and give its run directory"
         )
-    raise unknown_name(
-        "init",
-        source,
-        [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"],
-    )
+    known = [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"]
+    return unknown_name("init", source, known)
 
 
 def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init:

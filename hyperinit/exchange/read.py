@@ -23,7 +23,7 @@ from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size
 from hyperinit.exchange.layouts import ABOUT, check_image, find
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import PARAMS_KIND, file_kind, load_siren
+from hyperinit.siren.store import file_kind, load_siren
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 MAX_BYTES = 2**31  # of all arrays of an .npz file together, whatever its zip archive says
@@ -126,15 +126,12 @@ def own_kind(path: str | os.PathLike[str]) -> str:
     """The kind of a file of hyperinit; "" for a file of another program.
 
     Raises:
-        InputError: no such file, or one of hyperinit that holds no SIREN.
+        InputError: no such file, or no readable one.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in (".pt", ".pth", ".npz"):
         return ""
-    kind = file_kind(path)
-    if kind and kind not in (PARAMS_KIND, INT8_KIND):
-        raise InputError(f"{shown_path(path)}: is {kind[:80]!r}, not a SIREN")
-    return kind
+    return file_kind(path)
 
 
 def read_foreign(
