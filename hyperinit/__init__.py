@@ -14,6 +14,7 @@ from hyperinit.moved import install
 if TYPE_CHECKING:
     from hyperinit.base.errors import InputError as InputError
     from hyperinit.exchange.read import read_siren as read_siren
+    from hyperinit.exchange.write import write_siren as write_siren
     from hyperinit.fitting.config import FitConfig as FitConfig
     from hyperinit.fitting.descent import FitResult as FitResult
     from hyperinit.fitting.directory import fit_directory as fit_directory
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "InputError": "hyperinit.base.errors",
     "read_siren": "hyperinit.exchange.read",
+    "write_siren": "hyperinit.exchange.write",
     "FitConfig": "hyperinit.fitting.config",
     "fit_directory": "hyperinit.fitting.directory",
     "FitResult": "hyperinit.fitting.descent",
@@ -114,6 +116,7 @@ __all__ = [
     "save_params",
     "to_image",
     "to_vector",
+    "write_siren",
 ]
 
 install()
