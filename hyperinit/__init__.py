@@ -13,6 +13,8 @@ from hyperinit.moved import install
 
 if TYPE_CHECKING:
     from hyperinit.base.errors import InputError as InputError
+    from hyperinit.exchange.read import read_siren as read_siren
+    from hyperinit.exchange.write import write_siren as write_siren
     from hyperinit.fitting.config import FitConfig as FitConfig
     from hyperinit.fitting.descent import FitResult as FitResult
     from hyperinit.fitting.directory import fit_directory as fit_directory
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 _HOMES = {
     "InputError": "hyperinit.base.errors",
+    "read_siren": "hyperinit.exchange.read",
+    "write_siren": "hyperinit.exchange.write",
     "FitConfig": "hyperinit.fitting.config",
     "fit_directory": "hyperinit.fitting.directory",
     "FitResult": "hyperinit.fitting.descent",
@@ -105,12 +109,14 @@ __all__ = [
     "load_pretrained",
     "named_init",
     "param_shapes",
+    "read_siren",
     "render",
     "sample_params",
     "save_image",
     "save_params",
     "to_image",
     "to_vector",
+    "write_siren",
 ]
 
 install()

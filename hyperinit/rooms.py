@@ -45,6 +45,10 @@ ROOMS: dict[str, Room] = {
         "the hypernetwork and other trained inits, pretrained ones included",
         ("base", "images", "siren", "inits"),
     ),
+    "exchange": Room(
+        "SIRENs of other programs: read, written, initialised in place",
+        ("base", "images", "siren", "inits", "hypernet"),
+    ),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
         ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
@@ -53,7 +57,7 @@ ROOMS: dict[str, Room] = {
         "inits x images x budgets -> records",
         (
             *("base", "record", "score", "images", "photos"),
-            *("siren", "inits", "stepping", "fitting", "hypernet"),
+            *("siren", "inits", "stepping", "fitting", "hypernet", "exchange"),
         ),
     ),
     "demo": Room(
@@ -77,7 +81,7 @@ ROOMS: dict[str, Room] = {
         "the commands",
         (
             *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "learn", "bench", "demo"),
+            *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
         ),
     ),
 }

@@ -10,7 +10,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size
+from hyperinit.base.arguments import add_device, add_size, add_theirs, theirs_of
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
@@ -65,8 +65,9 @@ def _add_init(parser: Parser) -> None:
         default=DEFAULT_INIT,
         help="paper | 1 to 38 | identity | identity-sized | 33-sized | untrained (`hyperinit inits`"
         " says what they are) | hyper (the pretrained hypernetwork of this width and depth) | "
-        "photo-224 | photo-96 | CHECKPOINT or run directory of a trained init | FILE.safetensors "
-        "with a SIREN | directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
+        "photo-224 | photo-96 | CHECKPOINT or run directory of a trained init | FILE "
+        "with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
+        "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
         f"--omega-0) (default: {DEFAULT_INIT})",
     )
@@ -74,6 +75,7 @@ def _add_init(parser: Parser) -> None:
     add("--depth", type=int, default=5, help="of a hand-designed init (5)")
     add("--omega-0", type=float, metavar="X", help="of a hand-designed init (its own, mostly 30)")
     add("--index", type=int, help="which SIREN of a FILE with several")
+    add_theirs(parser)
 
 
 def _add_fit(parser: Parser) -> None:
@@ -119,7 +121,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     image = None if arguments.image.is_dir() else load_sized(arguments.image, arguments.size)
     arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
-    init = load_init(arguments.init, named, *sizes, index=arguments.index)
+    theirs = theirs_of(arguments.theirs)
+    init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     device = choose_device(arguments.device)
     if image is None:
         return fit_images(arguments, init, config, device)

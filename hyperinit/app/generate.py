@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, height_width
+from hyperinit.base.arguments import add_device, add_size, add_theirs, height_width, theirs_of
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
@@ -15,6 +15,7 @@ from hyperinit.base.settings import Parser
 
 if TYPE_CHECKING:
     from hyperinit.hypernet.network import HyperNetwork
+    from hyperinit.siren.network import Params
 
 
 def generate_parser(prog: str) -> Parser:
@@ -100,13 +101,33 @@ def _hypernetwork(source: str) -> HyperNetwork:
 def render_parser(prog: str) -> Parser:
     """The command line of `hyperinit render`."""
     parser = Parser(prog=prog, description="Draws a SIREN at any size.")
-    parser.add_argument("file", type=Path, metavar="FILE", help="a SIREN: FILE.safetensors")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a SIREN: FILE.safetensors, or another program's .pt, .pth, .npz",
+    )
     parser.add_argument("--size", type=height_width, metavar="HxW", help="in pixels (as stored)")
     parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
+    add_theirs(parser)
     parser.add_argument(
         *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"
     )
     return parser
+
+
+def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
+    """The SIREN to draw; another program's is drawn as that program would at this size."""
+    from hyperinit.exchange.read import own_kind, read_any
+
+    theirs = {"size": arguments.size, **theirs_of(arguments.theirs)}
+    if own_kind(arguments.file):
+        del theirs["size"]
+    params, info = read_any(arguments.file, index=arguments.index, **theirs)
+    if "size" in theirs and arguments.size is None and theirs["size"]:
+        height, width = theirs["size"]
+        info = {**info, "images": [{"height": height, "width": width}]}
+    return params, info
 
 
 def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
@@ -114,14 +135,13 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     arguments = render_parser(prog).parse_args(argv)
     from hyperinit.images.save import SAVE_OPTIONS, save_image
     from hyperinit.siren.network import render
-    from hyperinit.siren.store import load_siren
 
-    params, info = load_siren(arguments.file, arguments.index)
+    params, info = _siren(arguments)
     check_output(arguments.out, list(SAVE_OPTIONS), IMAGE, inputs=[arguments.file])
     size = arguments.size
     if size is None:
         images = info.get("images") or []
-        if not images:
+        if not isinstance(images, list) or not images:
             raise InputError(f"{shown_path(arguments.file)} does not say a size: give --size HxW")
         shown = images[arguments.index or 0]
         size = shown["height"], shown["width"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from typing import Any
 
+from hyperinit.base.errors import InputError
 from hyperinit.base.settings import Parser
 
 Size = tuple[int, int]  # height and width in pixels
@@ -32,6 +35,38 @@ def add_size(parser: Parser) -> None:
         help="crop to the centre and resize: N is a square of N pixels a side, HxW height x width "
         "(default: as it is)",
     )
+
+
+def add_theirs(parser: Parser) -> None:
+    """`--theirs`, for SIRENs of other programs."""
+    parser.add_argument(
+        "--theirs",
+        nargs="+",
+        default=[],
+        metavar="K=V",
+        help="of another program's SIREN: layout=NAME, first_omega=X, hidden_omega=X, order=xy|yx, "
+        "grid=corners|centres|..., colours=unit|signed|imagenet, size=HxW (what its layout has)",
+    )
+
+
+def theirs_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """What `--theirs` says, as keyword arguments of `read_siren`.
+
+    Raises:
+        InputError: no K=V, or a value that is no number or size where one is wanted.
+    """
+    told: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--theirs takes K=V, such as grid=centres, not {pair!r}")
+        try:
+            told[name] = float(text) if name.endswith("omega") else text
+            if name == "size":
+                told[name] = side_or_size(text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise InputError(f"--theirs {pair}: {error}") from error
+    return told
 
 
 def side_or_size(text: str) -> Size:

@@ -7,8 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.exchange.quantized import INT8_KIND
+from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, load_learned
 from hyperinit.hypernet.pretrained import PRETRAINED, pretrained_for, pretrained_path
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
-from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind, load_siren
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
@@ -61,28 +64,30 @@ def load_init(
     depth: int,
     *,
     index: int | None = None,
+    theirs: Mapping[str, Any] | None = None,
 ) -> Init:
     """Finds an init.
 
     Args:
         source: A name in `named`; "hyper" for the pretrained hypernetwork of this width and
-            depth, or a name in `PRETRAINED`; a .safetensors file with the parameters of a SIREN;
-            the checkpoint or run directory of a hypernetwork or a learned init; a directory of
-            fitted SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
-            `callable_init`). "NAME=" before it is what tables call it.
-            "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it
-            is a factor on the first layer's weights.
+            depth, or a name in `PRETRAINED`; a file with a SIREN that `read_siren` knows; the
+            checkpoint or run directory of a hypernetwork or a learned init; a directory of fitted
+            SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
+            `callable_init`). "NAME=" before it is what tables call it. "@NUMBER" behind a name in
+            `named` sets the one number of a rule; of an InitSpec, it is a factor on the first
+            layer's weights.
         named: Hand-designed inits by name.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
         index: Which SIREN of a file with several.
+        theirs: Layout and conventions of another program's SIREN, as in `read_siren`.
 
     Raises:
         InputError: none of these, or it cannot be loaded; unknown names list the known ones.
     """
     name, equals, rest = source.partition("=")
     if equals and name and not os.path.exists(source):
-        return replace(load_init(rest, named, width, depth, index=index), name=name)
+        return replace(load_init(rest, named, width, depth, index=index, theirs=theirs), name=name)
     known, at, text = source.partition("@")
     if known in named:
         number = factor_of(text, source) if at else None
@@ -93,40 +98,58 @@ def load_init(
         return spec_init(source, spec, width, depth)
     path = Path(source)
     if os.path.exists(source):  # False for what can be no path
-        return _file_init(path, index)
+        return _file_init(path, index, theirs or {})
     if source == "hyper" or source in PRETRAINED:
         return pretrained_init(source, width, depth)
     if ":" in source:
         return callable_init(source)
-    if known in CHECKOUT_RULES:
-        raise InputError(
+    raise _unknown(source, named)
+
+
+def _unknown(source: str, named: Iterable[str]) -> InputError:
+    """The error for a name that is no init of the package."""
+    if source.partition("@")[0] in CHECKOUT_RULES:
+        return InputError(
             f"init {source!r} is a rival of the repository's baselines/, which the package does not"
             " have: use scripts/benchmark.py in a checkout"
         )
     if source in CHECKOUT_TRAINED:
-        raise InputError(
+        return InputError(
             f"init {source!r} is a rival that has to be trained: run scripts/train_baseline.py"
             f" {source} in a checkout, and give its run directory"
         )
-    raise unknown_name(
-        "init",
-        source,
-        [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"],
-    )
+    known = [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"]
+    return unknown_name("init", source, known)
 
 
-def _file_init(path: Path, index: int | None) -> Init:
+def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init:
     if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
         return neighbour_init(path.resolve().name, path)
-    kind = file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
-    if path.is_file() and kind == PARAMS_KIND:
-        params, info = load_siren(path, index)
+    foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
+    kind = "" if foreign else file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
+    if path.is_file() and not kind:
+        return _foreign_init(path, theirs)
+    if path.is_file() and kind in (PARAMS_KIND, INT8_KIND):
+        params, info = read_any(path, index=index, **theirs)
         init = params_init(path.stem, params)
     else:
         load = load_learned if kind == LEARNED_KIND else load_hypernetwork
         model, info = load(path)
         init = model_init(path.name if path.is_dir() else path.resolve().parent.name, model)
     return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
+
+
+def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
+    """Another program's SIREN, whose pixels are taken to lie as those of the image to be fitted."""
+    foreign = read_foreign(path, **theirs)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = {"conventions": asdict(foreign.conventions), "sha256": sha256}
+
+    def make(image: Tensor, seed: int) -> Params:
+        height, width = image.shape[-2:]
+        return foreign.params((height, width))
+
+    return Init(path.stem, make, facts=facts)
 
 
 def pretrained_init(name: str, width: int, depth: int) -> Init:
@@ -136,7 +159,7 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
         InputError: there is none for them.
     """
     pretrained = pretrained_for(width, depth) if name == "hyper" else name
-    return replace(_file_init(pretrained_path(pretrained), None), name=name)
+    return replace(_file_init(pretrained_path(pretrained), None, {}), name=name)
 
 
 def callable_init(source: str) -> Init:

@@ -37,8 +37,8 @@ _PYTORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 FOREIGN = (
-    "a SIREN of another program must be carried over to the conventions of docs/siren-files.md"
-    " first: x before y, pixel centres, ImageNet-normalised colours, one omega_0,"
+    "hyperinit.read_siren reads SIRENs of other programs and carries them over to the conventions"
+    " of docs/siren-files.md: x before y, pixel centres, ImageNet-normalised colours, one omega_0,"
     " tensors layers.<i>.weight and .bias"
 )
 
@@ -138,7 +138,7 @@ def read_info(path: str | Path, kind: str) -> dict[str, Any]:
     with _readable(path) as file:
         info = _facts(path, file.metadata(), kind)
     if kind == PARAMS_KIND:
-        _check_siren_facts(path, info)
+        check_siren_facts(path, info)
     return info
 
 
@@ -212,7 +212,7 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
     name = shown_path(path)
     with _readable(path) as file:
         info = _facts(path, file.metadata(), PARAMS_KIND)
-        config = _check_siren_facts(path, info)
+        config = check_siren_facts(path, info)
         # Before anything is read or made whose size a hostile file decides.
         count = config.depth + 1 + (config.depth + 1 if config.bias else 1)
         if len(file.keys()) != count:
@@ -253,7 +253,7 @@ def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict
     return params.map(lambda value: value[index or 0].clone()), info
 
 
-def _check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
+def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
     """The network that a file says it is for, once all facts that are used have their types.
 
     Raises:

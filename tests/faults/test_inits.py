@@ -96,4 +96,4 @@ def test_the_command_refuses_a_foreign_siren_in_one_line(tmp_path, capsys, name)
             main(command)
         assert caught.value.code == 2
         last = capsys.readouterr().err.splitlines()[-1]
-        assert name in last and "docs/siren-files.md" in last and "pixel centres" in last
+        assert name in last and "docs/siren-files.md" in last and "net.0.weight" in last

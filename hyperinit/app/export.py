@@ -1,0 +1,122 @@
+"""`hyperinit export`: a SIREN, ours or another program's, -> a file for another program."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperinit.base.arguments import Size, add_theirs, side_or_size, theirs_of
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.files import shown_path
+from hyperinit.base.outputs import SIREN, check_output
+from hyperinit.base.settings import Parser
+
+if TYPE_CHECKING:
+    from hyperinit.siren.network import Params
+
+LOSSY = ("fp16", "int8")
+FOREIGN_KIND = "a file of another program"  # as base/outputs.py calls a safetensors file
+PSNR_SIDE = 256  # pixels at which the cost of fewer bits is measured, where no size is known
+
+
+def build(prog: str) -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog=prog, description="Writes a SIREN, ours or another program's, for another program."
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="a SIREN, of any program that `render` takes")
+    add(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="siren-pytorch | siren | notebook | coin | sequential | npz | jax | onnx | "
+        "torch-export | glsl | fp16 | int8 | hyperinit",
+    )
+    add(
+        *("-o", "--out"),
+        type=Path,
+        help="the file to write (FILE-FORMAT with the format's suffix, beside FILE)",
+    )
+    add(
+        "--size",
+        type=side_or_size,
+        metavar="N|HxW",
+        help="of the image in pixels, on which most programs' coordinates depend (as stored)",
+    )
+    add("--index", type=int, help="which SIREN of a FILE with several")
+    add_theirs(parser)
+    add(
+        "--conventions",
+        nargs="+",
+        default=[],
+        metavar="K=V",
+        help="what the file to write has otherwise than its format usually has: as --theirs",
+    )
+    add("--image", type=Path, help="the photograph, to print what fewer bits cost against it")
+    return parser
+
+
+def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
+    """Runs `hyperinit export`."""
+    arguments = build(prog).parse_args(argv)
+    from hyperinit.exchange.quantized import INT8_KIND
+    from hyperinit.exchange.read import own_kind, read_any
+    from hyperinit.exchange.write import FORMATS, write_siren
+
+    if arguments.to not in FORMATS:
+        raise unknown_name("format", arguments.to, FORMATS)
+    form = FORMATS[arguments.to]
+    out: Path = arguments.out or _beside(arguments.file, arguments.to, form.suffixes[0])
+    theirs = theirs_of(arguments.theirs)
+    if not own_kind(arguments.file):
+        theirs.setdefault("size", arguments.size)
+    params, info = read_any(arguments.file, index=arguments.index, **theirs)
+    size = arguments.size or theirs.get("size") or _stored_size(info, arguments.index)
+    conventions = theirs_of(arguments.conventions)
+    if {"layout", "size"} & set(conventions):
+        raise InputError("--conventions takes no layout and no size: those are --to and --size")
+    if arguments.image and arguments.to not in LOSSY:
+        raise InputError(f"--image is for --to {' and '.join(LOSSY)}: other formats lose nothing")
+    kind = SIREN if form.own else FOREIGN_KIND if out.suffix == ".safetensors" else "another file"
+    kind = INT8_KIND if arguments.to == "int8" else kind
+    check_output(out, form.suffixes, kind, inputs=[arguments.file])
+    write_siren(out, params, arguments.to, size=size, info=info, **conventions)
+    print(f"{shown_path(out)}: {arguments.to}, {out.stat().st_size} bytes")
+    if arguments.to in LOSSY:
+        print(_cost(arguments, params, out, size))
+    return 0
+
+
+def _beside(path: Path, name: str, suffix: str) -> Path:
+    return path.with_name(f"{path.stem}-{name}{suffix}")
+
+
+def _stored_size(info: dict[str, Any], index: int | None) -> Size | None:
+    images = info.get("images") or []
+    shown = images[index or 0] if (index or 0) < len(images) else {}
+    return (shown["height"], shown["width"]) if {"height", "width"} <= set(shown) else None
+
+
+def _cost(arguments: argparse.Namespace, params: Params, out: Path, size: Size | None) -> str:
+    """The line about what was lost in what was written, where that can be read again."""
+    from hyperinit.exchange.read import read_any
+    from hyperinit.images.decode import load_sized
+    from hyperinit.siren.network import render
+
+    image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
+    height, width = size or (PSNR_SIDE, PSNR_SIDE)
+    if image is not None:
+        height, width = image.shape[-2:]
+    full, written = (render(p, height, width) for p in (params, read_any(out)[0]))
+    line = f"{height}x{width}: PSNR to the full one {_psnr(written, full):.1f} dB"
+    if image is not None:
+        line += f", to the image {_psnr(full, image):.2f} -> {_psnr(written, image):.2f} dB"
+    return line
+
+
+def _psnr(a: Any, b: Any) -> float:
+    """PSNR in dB of two images in [0, 1]; 120 where they are equal."""
+    return float(-10 * (a - b).square().mean().clamp_min(1e-12).log10())

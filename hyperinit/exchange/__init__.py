@@ -1,0 +1,1 @@
+"""SIRENs of other programs: read, written, initialised in place."""

@@ -1,0 +1,238 @@
+"""What other programs take for granted, folded into weights and out of them again.
+
+Which frequency a sine has, where pixels lie and what colours mean are all affine, so one network
+can be turned into the other exactly: the first layer takes up a change of coordinates, every sine
+layer one of omega_0, the last layer one of colours. Sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.images.coords import COORD_STD, RGB_MEAN, RGB_STD
+from hyperinit.siren.network import Params, SirenConfig, param_shapes
+
+Size = tuple[int, int]  # height and width in pixels
+Layers = Sequence[
+    tuple[Tensor, Tensor | None]
+]  # weight (out, in) and bias (out,), input side first
+Axis = tuple[float, float]  # theirs = first * ours + second, along one axis
+
+MAX_OMEGA = 1e6
+
+
+def _corners(height: int, width: int) -> tuple[Axis, Axis]:
+    return (width / (width - 1), 0.0), (height / (height - 1), 0.0)
+
+
+def _coin(height: int, width: int) -> tuple[Axis, Axis]:
+    # Both axes are divided by height - 1, so that only a square image ends at 1.
+    rows = height - 1
+    return (width / rows, (width - 1) / rows - 1), (height / rows, 0.0)
+
+
+def _half(axes: tuple[Axis, Axis]) -> tuple[Axis, Axis]:
+    (a, b), (c, d) = axes
+    return (a / 2, (b + 1) / 2), (c / 2, (d + 1) / 2)
+
+
+# Name -> (height, width) -> how theirs follow from our x and y. Ours are the centres of pixels, in
+# the interval [-1, 1] from border to border.
+GRIDS: dict[str, Callable[[int, int], tuple[Axis, Axis]]] = {
+    "centres": lambda height, width: ((1.0, 0.0), (1.0, 0.0)),
+    "corners": _corners,
+    "centres01": lambda height, width: _half(((1.0, 0.0), (1.0, 0.0))),
+    "corners01": lambda height, width: _half(_corners(height, width)),
+    "coin": _coin,
+}
+SIZELESS = ("centres", "centres01")  # grids that are the same for every image
+
+# Name -> (std, mean) for R, G, B: a colour in [0, 1] is theirs * std + mean.
+COLOURS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "unit": ((1.0,) * 3, (0.0,) * 3),
+    "signed": ((0.5,) * 3, (0.5,) * 3),
+    "imagenet": (RGB_STD, RGB_MEAN),
+}
+ORDERS = ("xy", "yx")
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a program's numbers mean.
+
+    Attributes:
+        first_omega: omega_0 of the first sine layer, sin(omega_0 (W x + b)).
+        hidden_omega: omega_0 of the other sine layers.
+        order: Which coordinate comes first: "xy" (x to the right) or "yx" (y down).
+        grid: Where pixels lie, a name in `GRIDS`: "corners" is linspace(-1, 1, W), "centres" has
+            the image's borders at -1 and 1; "corners01" and "centres01" are these in [0, 1];
+            "coin" divides both axes by H - 1.
+        colours: What the network's outputs are, a name in `COLOURS`: "unit" is [0, 1], "signed"
+            [-1, 1], "imagenet" normalised by the ImageNet statistics.
+
+    Raises:
+        InputError: an unknown name, or an omega_0 that is no positive number.
+    """
+
+    first_omega: float = 30.0
+    hidden_omega: float = 30.0
+    order: str = "yx"
+    grid: str = "corners"
+    colours: str = "unit"
+
+    def __post_init__(self) -> None:
+        for field in ("first_omega", "hidden_omega"):
+            value = getattr(self, field)
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not 0 < value <= MAX_OMEGA:
+                raise InputError(f"{field} must be a positive number, not {value!r}")
+        tables: dict[str, Any] = {"order": ORDERS, "grid": GRIDS, "colours": COLOURS}
+        for field, known in tables.items():
+            if getattr(self, field) not in known:
+                raise unknown_name(field, str(getattr(self, field)), known)
+
+    def but(self, **changes: Any) -> Conventions:
+        """These, but for what is given and not None.
+
+        Raises:
+            InputError: an unknown field; or as the constructor.
+        """
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise unknown_name("convention", name, known)
+        return replace(self, **{name: v for name, v in changes.items() if v is not None})
+
+    def axes(self, size: Size | None) -> tuple[Axis, Axis]:
+        """How their x and y follow from ours, for images of this height and width in pixels.
+
+        Raises:
+            InputError: the grid depends on a size that is not given, or that is too small for it.
+        """
+        if size is None and self.grid not in SIZELESS:
+            raise InputError(
+                f"the grid {self.grid!r} depends on the image: give its height and width as size,"
+                " or grid='centres'"
+            )
+        height, width = size or (2, 2)
+        if self.grid not in SIZELESS and min(height, width) < 2:
+            raise InputError(f"the grid {self.grid!r} takes 2 x 2 pixels or more, not {size}")
+        return GRIDS[self.grid](height, width)
+
+
+USUAL = Conventions()
+OURS = Conventions(order="xy", grid="centres", colours="imagenet")
+
+
+def to_params(layers: Layers, theirs: Conventions, size: Size | None = None) -> Params:
+    """Linear layers of another program -> the SIREN that shows what they show.
+
+    Args:
+        layers: From coordinates (2) over sine layers of one width to 3 colours, or 1, a grey that
+            becomes all three; the last layer is linear. Shapes are the caller's to check.
+        theirs: What their numbers mean.
+        size: Height and width of the image, for grids that depend on it.
+
+    Returns:
+        Float32 on the CPU; omega_0 is that of their first layer.
+    """
+    weights = [weight.detach().cpu().double() for weight, _ in layers]
+    biases = [None if bias is None else bias.detach().cpu().double() for _, bias in layers]
+    (ax, bx), (ay, by) = theirs.axes(size)
+    columns = [0, 1] if theirs.order == "xy" else [1, 0]
+    first = weights[0][:, columns]  # of x, then of y
+    shift = first @ torch.tensor([bx, by], dtype=torch.float64)
+    weights[0] = first * torch.tensor([ax, ay], dtype=torch.float64)
+    if biases[0] is not None or bool(shift.any()):
+        biases[0] = shift + (0.0 if biases[0] is None else biases[0])
+    ratio = theirs.hidden_omega / theirs.first_omega
+    for i in range(1, len(layers) - 1):
+        weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
+    weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], theirs.colours, "imagenet")
+    return _as_params(weights, biases, theirs.first_omega)
+
+
+def from_params(params: Params, theirs: Conventions, size: Size | None = None) -> Layers:
+    """The inverse of `to_params`: one SIREN -> linear layers of another program.
+
+    Returns:
+        Weights and biases in float32 on the CPU; the last layer has 3 colours.
+    """
+    config = params.config
+    layers = [params.layer(i) for i in range(config.depth + 1)]
+    weights = [weight.detach().cpu().double() for weight, _ in layers]
+    biases = [None if bias is None else bias.detach().cpu().double() for _, bias in layers]
+    (ax, bx), (ay, by) = theirs.axes(size)
+    scale = COORD_STD if config.unit_std_coords else 1.0
+    first = weights[0] / scale / torch.tensor([ax, ay], dtype=torch.float64)
+    shift = first @ torch.tensor([bx, by], dtype=torch.float64)
+    weights[0] = first if theirs.order == "xy" else first[:, [1, 0]]
+    if biases[0] is not None or bool(shift.any()):
+        biases[0] = (0.0 if biases[0] is None else biases[0]) - shift
+    for i in range(config.depth):
+        ratio = config.omega_0 / (theirs.first_omega if i == 0 else theirs.hidden_omega)
+        weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
+    weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
+    return [
+        (weight.float(), None if bias is None else bias.float())
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+
+
+def _scaled(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:
+    return weight * factor, None if bias is None else bias * factor
+
+
+def _last_layer(weight: Tensor, bias: Tensor | None, have: str, want: str) -> tuple[Tensor, Tensor]:
+    """The last layer with colours of another kind: (3, in) and (3,)."""
+    if len(weight) == 1:
+        weight, bias = weight.repeat(3, 1), None if bias is None else bias.repeat(3)
+    bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias
+    if have == want:
+        return weight, bias
+    (std, mean), (new_std, new_mean) = (
+        torch.tensor(COLOURS[name], dtype=torch.float64) for name in (have, want)
+    )
+    factor = std / new_std
+    return weight * factor[:, None], bias * factor + (mean - new_mean) / new_std
+
+
+def _as_params(weights: list[Tensor], biases: list[Tensor | None], omega_0: float) -> Params:
+    """Float64 layers -> float32 `Params`; where one sine layer has a bias, all have."""
+    depth = len(weights) - 1
+    has_bias = any(bias is not None for bias in biases[:-1])
+    config = SirenConfig(len(weights[0]), depth, float(omega_0), bias=has_bias)
+    tensors = {}
+    for name in param_shapes(config):
+        _, index, field = name.split(".")
+        value = weights[int(index)] if field == "weight" else biases[int(index)]
+        tensors[name] = torch.zeros(config.width) if value is None else value.float()
+    for name, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{name} has values that are not finite, or too large for float32")
+    return Params(config, tensors)
+
+
+def check_size(size: Any) -> Size | None:
+    """A height and a width in pixels, or None.
+
+    Raises:
+        InputError: something else.
+    """
+    if size is None:
+        return None
+    if (
+        not isinstance(size, (tuple, list))
+        or len(size) != 2
+        or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < inf for n in size)
+    ):
+        raise InputError(f"size must be (height, width) in pixels, not {size!r}")
+    return size[0], size[1]

@@ -1,0 +1,81 @@
+"""A SIREN in fewer bytes: int8 weights of the hidden layers, or all in half precision."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import check_siren_facts, load_tensors, save_params, save_tensors
+
+INT8_KIND = "hyperinit-params-int8-1"
+_LEVELS = 127
+
+
+def half(params: Params) -> Params:
+    """All tensors in float16.
+
+    Raises:
+        InputError: a value is beyond what float16 has, 65,504.
+    """
+    made = params.map(Tensor.half)
+    for name, value in made.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{name} has values beyond what fp16 has (65504): use int8 or float32")
+    return made
+
+
+def save_half(path: str | Path, params: Params, **info: Any) -> None:
+    """Writes one SIREN in float16; `load_params` reads it as any other."""
+    save_params(path, half(params), **info)
+
+
+def save_int8(path: str | Path, params: Params, **info: Any) -> None:
+    """Writes one SIREN with 8-bit weights of the hidden layers, each row with a scale of its own.
+
+    The first layer, whose errors shift waves by whole pixels, the last one and all biases are few
+    numbers and stay in float16.
+    """
+    config, tensors = params.config, {}
+    small = half(params)
+    for name, value in params.items():
+        hidden = name.endswith("weight") and 0 < int(name.split(".")[1]) < config.depth
+        if not hidden:
+            tensors[name] = small[name]
+            continue
+        scale = value.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / _LEVELS
+        tensors[name] = (value / scale).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+        tensors[f"{name}_scale"] = scale.float()
+    save_tensors(path, tensors, INT8_KIND, {"siren": asdict(config), **info})
+
+
+def load_int8(path: str | Path) -> tuple[Params, dict[str, Any]]:
+    """Reads what `save_int8` wrote: (params in float32, info).
+
+    Raises:
+        InputError: damaged, or the tensors do not fit.
+    """
+    tensors, info = load_tensors(path, INT8_KIND)
+    try:
+        config = check_siren_facts(Path(path), info)
+        del info["siren"]
+        plain = {}
+        for name, value in tensors.items():
+            if name.endswith("_scale"):
+                continue
+            scale = tensors.get(f"{name}_scale")
+            plain[name] = value.float() if scale is None else value.float() * scale
+        params = Params(config, plain)
+    except (InputError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{shown_path(path)}: damaged ({reason})") from error
+    for name, value in params.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{shown_path(path)}: {name} is not finite")
+    return params, info

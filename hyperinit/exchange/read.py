@@ -1,0 +1,245 @@
+"""A file of weights, ours or another program's -> the SIREN in it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, to_params
+from hyperinit.exchange.layouts import ABOUT, check_image, find
+from hyperinit.exchange.quantized import INT8_KIND, load_int8
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import file_kind, load_siren
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
+MAX_BYTES = 2**31  # of all arrays of an .npz file together, whatever its zip archive says
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# What torch, numpy and zipfile raise for files that are not what they seem.
+_DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, NotImplementedError)
+
+# Where training scripts put the state dict in what they save.
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "siren", "params")
+
+
+@dataclass(frozen=True)
+class ForeignSiren:
+    """The layers of another program's SIREN, and what its numbers mean.
+
+    Attributes:
+        layers: Weights (out, in) and biases, input side first.
+        conventions: Those of its layout, with what the user changed.
+        size: Height and width of its image, where the file says them or the user does.
+    """
+
+    layers: Layers
+    conventions: Conventions
+    size: Size | None = None
+
+    def params(self, size: Size | None = None) -> Params:
+        """It in our conventions.
+
+        Args:
+            size: Of the image, for grids that depend on it; what the file says comes first.
+
+        Raises:
+            InputError: the grid depends on a size, and there is none.
+        """
+        return to_params(self.layers, self.conventions, self.size or size)
+
+
+def read_siren(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    size: Size | None = None,
+    index: int | None = None,
+    **conventions: Any,
+) -> Params:
+    """Reads a SIREN of this or another program, as one of this.
+
+    What differs in omega_0, coordinates and colours is folded into the weights, which is exact, so
+    that the result can be rendered, fitted and saved as any other.
+
+    Args:
+        path: A file of hyperinit, or a state dict: .pt, .pth, .safetensors or .npz.
+        layout: A name in the table of `docs/siren-files.md`: siren-pytorch, siren, notebook, coin,
+            sequential, npz or jax; "auto" finds the one that fits.
+        size: (height, width) in pixels of the image it shows. Most programs place pixels so that
+            the outer ones lie on the border, and then it must be known.
+        index: Which SIREN of a file of hyperinit with several.
+        **conventions: What differs from what the layout's program takes for granted: first_omega,
+            hidden_omega, order ("xy", "yx"), grid ("corners", "centres", "corners01", "centres01",
+            "coin") and colours ("unit" for [0, 1], "signed" for [-1, 1], "imagenet").
+
+    Returns:
+        One SIREN in float32 on the CPU. A grey one has three equal colours.
+
+    Raises:
+        InputError: no such file, or unreadable, or with code in it; a key or a shape that does not
+            fit, by name; an unknown layout or convention; the size is needed and not given.
+    """
+    return read_any(path, layout, size=size, index=index, **conventions)[0]
+
+
+def read_any(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    size: Size | None = None,
+    index: int | None = None,
+    **conventions: Any,
+) -> tuple[Params, dict[str, Any]]:
+    """As `read_siren`, with the facts that a file of hyperinit has; {} for another program's."""
+    path = Path(path)
+    kind = own_kind(path)
+    if kind and (layout != "auto" or any(v is not None for v in conventions.values())):
+        raise InputError(f"{shown_path(path)}: written by hyperinit: takes no layout or convention")
+    if kind == INT8_KIND:
+        return load_int8(path)
+    if kind:
+        return load_siren(path, index)
+    foreign = read_foreign(path, layout, size=size, **conventions)
+    if index is not None:
+        raise InputError(f"{shown_path(path)} holds one SIREN: it takes no index")
+    try:
+        return foreign.params(), {}
+    except InputError as error:
+        raise InputError(f"{shown_path(path)}: {error}") from error
+
+
+def own_kind(path: str | os.PathLike[str]) -> str:
+    """The kind of a file of hyperinit; "" for a file of another program.
+
+    Raises:
+        InputError: no such file, or no readable one.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() in (".pt", ".pth", ".npz"):
+        return ""
+    return file_kind(path)
+
+
+def read_foreign(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    size: Size | None = None,
+    **conventions: Any,
+) -> ForeignSiren:
+    """Reads the layers of another program's SIREN; arguments and errors as `read_siren`."""
+    path = Path(path)
+    try:
+        tensors = read_tensors(path)
+        found = find(tensors, layout)
+        layers = found.layers(tensors)
+        check_image(found, layers)
+        for keys, pair in zip(found.keys, layers, strict=True):
+            for key, value in zip(keys, pair, strict=True):
+                _check_values(key, value)
+        theirs = found.layout.conventions
+        if found.layout.needs == "omega_0":
+            omega = float(tensors["omega_0"].reshape(-1)[0]) if tensors["omega_0"].numel() else 0.0
+            theirs = theirs.but(first_omega=omega, hidden_omega=omega)
+        size = check_size(size) or _size_of_grid(tensors)
+        return ForeignSiren(layers, theirs.but(**conventions), size)
+    except InputError as error:
+        name, text = shown_path(path), " ".join(str(error).split())
+        raise InputError(text if text.startswith(name) else f"{name}: {text}") from error
+
+
+def _check_values(key: str, value: Tensor | None) -> None:
+    if value is None:
+        return
+    if value.dtype not in _FLOATS:
+        raise InputError(f"{key} is {value.dtype}, expected floating-point numbers")
+    if not bool(value.isfinite().all()):
+        raise InputError(f"{key} has values that are not finite")
+
+
+def _size_of_grid(tensors: Mapping[str, Tensor]) -> Size | None:
+    """Height and width from siren-pytorch's buffer of coordinates (H * W, 2), y before x."""
+    for key, grid in tensors.items():
+        if key.split(".")[-1] == "grid" and grid.ndim == 2 and grid.shape[1] == 2 and len(grid):
+            width = int((grid[:, 0] == grid[0, 0]).sum())
+            if len(grid) % width == 0:
+                return len(grid) // width, width
+    return None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a state dict in any of the formats; no code of the file is run.
+
+    Raises:
+        InputError: missing, of an unknown format, damaged, or not a state dict.
+    """
+    name, suffix = shown_path(path), path.suffix.lower()
+    if not path.is_file():
+        raise InputError(f"{name}: {'is a directory' if path.is_dir() else 'no such file'}")
+    if suffix not in SUFFIXES:
+        raise InputError(f"{name}: cannot be read: expected {', '.join(SUFFIXES)}")
+    try:
+        content = path.read_bytes()
+        if suffix == ".npz":
+            return _read_npz(content)
+        if suffix == ".safetensors" and not content.startswith((b"PK\x03\x04", b"\x80")):
+            return load_safetensors(content)
+        return _state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            "holds more than tensors, such as a whole module, which would run code when it is"
+            f" read: save net.state_dict() instead; see {ABOUT}"
+        ) from error
+    except (SafetensorError, zipfile.BadZipFile, zlib.error, *_DAMAGED) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"not a readable {suffix} file ({reason}); see {ABOUT}") from error
+
+
+def _state_dict(loaded: Any) -> dict[str, Tensor]:
+    """The state dict in what torch.load gave: itself, or an entry of a checkpoint."""
+    for _ in range(3):
+        if not isinstance(loaded, Mapping):
+            break
+        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+        if tensors:
+            for key, value in tensors.items():
+                # A view may claim to be larger than what is stored, and would become so.
+                if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                    raise InputError(f"{key} is larger than what the file holds")
+            return tensors
+        inner = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
+        loaded = inner[0] if inner else None
+    raise InputError(f"holds no state dict: save net.state_dict(); see {ABOUT}")
+
+
+def _read_npz(content: bytes) -> dict[str, Tensor]:
+    import numpy as np
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+            raise InputError(f"its arrays take more than {MAX_BYTES} bytes")
+    tensors = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for key in arrays.files:
+            array = arrays[key]
+            if array.dtype.kind == "f":
+                tensors[key] = torch.from_numpy(
+                    np.array(array, dtype=array.dtype.newbyteorder("="))
+                )
+    return tensors

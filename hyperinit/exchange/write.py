@@ -1,0 +1,227 @@
+"""One SIREN -> a file for another program: one table of formats."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
+from hyperinit.exchange.glsl import page, shader
+from hyperinit.exchange.layouts import LAYOUTS
+from hyperinit.exchange.onnx_graph import onnx_bytes
+from hyperinit.exchange.quantized import save_half, save_int8
+from hyperinit.siren.network import Params
+from hyperinit.siren.store import save_params
+
+# What programs without conventions of their own are given: sin(W x + b) all through, x before y at
+# the centres of pixels, colours in [0, 1].
+PLAIN = Conventions(1.0, 1.0, "xy", "centres", "unit")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written.
+
+    Attributes:
+        path: The file.
+        params: One SIREN.
+        size: Height and width of its image in pixels, where they are known.
+        conventions: What the user wants otherwise than the format has it.
+        info: Facts for our own formats.
+    """
+
+    path: Path
+    params: Params
+    size: Size | None = None
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def layers(self, usual: Conventions) -> Layers:
+        """Its layers under the format's conventions, with what the user changed."""
+        return from_params(self.params, usual.but(**self.conventions), self.size)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file that a SIREN can be written as.
+
+    Attributes:
+        about: What it is; one line.
+        suffixes: What its files' names end in; the first is the usual one.
+        write: Writes a job.
+        own: A format of ours, which takes no conventions.
+    """
+
+    about: str
+    suffixes: tuple[str, ...]
+    write: Callable[[Job], None]
+    own: bool = False
+
+
+def _write_own(save: Callable[..., None], job: Job) -> None:
+    save(job.path, job.params, **job.info)
+
+
+def _write_state_dict(name: str, job: Job) -> None:
+    layout = LAYOUTS[name]
+    usual, omega = layout.conventions, job.params.config.omega_0
+    if layout.needs == "omega_0":
+        usual = usual.but(first_omega=omega, hidden_omega=omega)
+    told = usual.but(**job.conventions)
+    tensors = layout.tensors(job.layers(usual))
+    if layout.needs == "omega_0":
+        if told.first_omega != told.hidden_omega:
+            raise InputError(f"{name} has one omega_0: hidden_omega must be first_omega")
+        tensors["omega_0"] = torch.tensor([told.first_omega])
+    write_atomically(job.path, _encoded(job.path.suffix.lower(), tensors))
+
+
+def _encoded(suffix: str, tensors: dict[str, Tensor]) -> bytes:
+    """A state dict as the content of a file."""
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    if suffix == ".safetensors":
+        return save_safetensors(tensors)
+    out = io.BytesIO()
+    if suffix == ".npz":
+        import numpy as np
+
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in tensors.items()}
+        np.savez(out, **arrays)
+    else:
+        torch.save(tensors, out)
+    return out.getvalue()
+
+
+class _Exported(nn.Module):
+    """Coordinates (N, 2) -> colours (N, 3): what torch.export is given."""
+
+    def __init__(self, layers: Layers) -> None:
+        super().__init__()
+        self.net = nn.ModuleList()
+        for weight, bias in layers:
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+            linear.load_state_dict(
+                {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+            )
+            self.net.append(linear)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        hidden = coords
+        for linear in self.net[:-1]:
+            hidden = torch.sin(linear(hidden))
+        rgb: Tensor = self.net[-1](hidden)
+        return rgb
+
+
+def _plain_layers(job: Job) -> Layers:
+    if {"first_omega", "hidden_omega"} & set(job.conventions):
+        raise InputError("this format has sin(W x + b) all through: omega_0 is in the weights")
+    return job.layers(PLAIN)
+
+
+def _write_torch_export(job: Job) -> None:
+    module = _Exported(_plain_layers(job)).eval()
+    points = torch.export.Dim("points", min=1)
+    exported = torch.export.export(
+        module, (torch.zeros(2, 2),), dynamic_shapes={"coords": {0: points}}
+    )
+    out = io.BytesIO()
+    torch.export.save(exported, out)
+    write_atomically(job.path, out.getvalue())
+
+
+def _write_onnx(job: Job) -> None:
+    write_atomically(job.path, onnx_bytes(_plain_layers(job)))
+
+
+def _write_glsl(job: Job) -> None:
+    if job.conventions:
+        raise InputError("glsl takes no conventions: its shader draws pixels itself")
+    layers = from_params(job.params, PLAIN)
+    text = page(layers, job.size) if job.path.suffix.lower() == ".html" else shader(layers)
+    write_atomically(job.path, text.encode())
+
+
+_STATE_DICTS = (".pt", ".pth", ".safetensors", ".npz")
+
+FORMATS: dict[str, Format] = {
+    "hyperinit": Format("our own", (".safetensors",), partial(_write_own, save_params), own=True),
+    "fp16": Format(
+        "our own in half precision", (".safetensors",), partial(_write_own, save_half), own=True
+    ),
+    "int8": Format(
+        "our own, weights of hidden layers in 8 bits",
+        (".safetensors",),
+        partial(_write_own, save_int8),
+        own=True,
+    ),
+    **{
+        name: Format(
+            layout.about,
+            _STATE_DICTS if name not in ("npz", "jax") else (".npz",),
+            partial(_write_state_dict, name),
+        )
+        for name, layout in LAYOUTS.items()
+    },
+    "onnx": Format("ONNX, for any number of coordinates", (".onnx",), _write_onnx),
+    "torch-export": Format("a program of torch.export", (".pt2",), _write_torch_export),
+    "glsl": Format(
+        "a GLSL ES 3.00 fragment shader, alone or in a WebGL page",
+        (".frag", ".glsl", ".html"),
+        _write_glsl,
+    ),
+}
+
+
+def write_siren(
+    path: str | os.PathLike[str],
+    params: Params,
+    to: str,
+    *,
+    size: Size | None = None,
+    info: Mapping[str, Any] | None = None,
+    **conventions: Any,
+) -> None:
+    """Writes one SIREN in the format of another program.
+
+    omega_0, coordinates and colours are folded to what the format takes for granted, see
+    docs/siren-files.md; ONNX, torch.export, GLSL and Flax are given sin(W x + b) all through, x
+    before y at pixel centres in [-1, 1], and colours in [0, 1] that are not clipped.
+
+    Args:
+        path: The file; its suffix must be one of the format's. It appears complete or not at all.
+        params: One SIREN.
+        to: A name in `FORMATS`: siren-pytorch, siren, notebook, coin, sequential, npz, jax, onnx,
+            torch-export, glsl, fp16, int8 or hyperinit.
+        size: (height, width) in pixels of its image, for grids that depend on it, and for the page
+            of `glsl`.
+        info: JSON-able facts for our own formats.
+        **conventions: As in `read_siren`, where the format's should be others.
+
+    Raises:
+        InputError: unknown format, suffix or convention; several SIRENs; the size is needed and not
+            given; numbers that the format cannot hold; a package that is not installed.
+    """
+    path = Path(path)
+    if to not in FORMATS:
+        raise unknown_name("format", to, FORMATS)
+    form = FORMATS[to]
+    if path.suffix.lower() not in form.suffixes:
+        raise InputError(f"{shown_path(path)}: {to} files end in {' or '.join(form.suffixes)}")
+    if params.batch_shape:
+        raise InputError(f"write_siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
+    told = {name: value for name, value in conventions.items() if value is not None}
+    if form.own and told:
+        raise InputError(f"{to} takes no conventions: it has our own")
+    form.write(Job(path, params, check_size(size), told, info or {}))
