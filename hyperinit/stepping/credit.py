@@ -190,7 +190,9 @@ class CreditSampler:
                 self._queue[i, self._ends[i] : self._ends[i] + len(pixels)] = pixels
         else:
             begins = [self._ends[i] for i in images]
-            self._append(rows, torch.tensor(begins).to(turns.device, non_blocking=True), turns, taken)
+            self._append(
+                rows, torch.tensor(begins).to(turns.device, non_blocking=True), turns, taken
+            )
         for i, count in zip(images, counts, strict=True):
             self._ends[i] += count
             self._passes[i] += 1
@@ -221,7 +223,7 @@ class CreditSampler:
         return order
 
     def _turn_codes(self, flips: Tensor) -> Tensor:
-        """The turns with each cell's codes XORed with its entry of `flips` (B, cells): (B, turns)."""
+        """Turns (B, turns) with each cell's codes XORed with its entry of `flips` (B, cells)."""
         codes = torch.arange(len(self._turns), device=flips.device)
         turns = self._turns.expand(len(flips), *self._turns.shape)
         return turns.gather(1, codes[:, None] ^ flips[:, None]).flatten(1)

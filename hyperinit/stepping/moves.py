@@ -1,4 +1,4 @@
-"""Gradients and moments -> the update of the parameters, element by element: on a CPU, and on others.
+"""Gradients and moments -> the update of the parameters, element by element.
 
 On a CPU by torch's fused kernel of Adam, in stretches that fit its caches. Elsewhere by plain
 operations on everything at once, with the numbers of a step in the device's memory, so that a
