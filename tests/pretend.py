@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -47,12 +49,14 @@ class Gpu:
         waits: How often the host has waited for the device.
         graphs: How many functions have been captured.
         replays: How often one was replayed.
+        bytes: Of its memory.
         here: Whether what is made from nothing is made there.
         copies_there: Whether copies go there; None: to where the original is.
     """
 
     def __init__(self) -> None:
         self.waits = self.graphs = self.replays = 0
+        self.bytes = 2**33
         self.here = False
         self.copies_there: bool | None = None
         self._there: dict[int, StorageWeakRef] = {}  # none of these addresses is used again
@@ -218,8 +222,17 @@ def pretended_gpu() -> Iterator[Gpu]:
     def synchronize(device: Any = None) -> None:
         gpu.waits += 1
 
+    def grouped(tensors: Any, *options: Any) -> Any:  # asks the tensors from C++
+        groups = _group_tensors_by_device_and_dtype(tensors, *options)
+        there = gpu.holds(tensors[0][0])
+        return {(CUDA if there else d, dtype): found for (d, dtype), found in groups.items()}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "synchronize", synchronize)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu.bytes, gpu.bytes))
+        for name in ("memory_reserved", "memory_allocated"):
+            patch.setattr(torch.cuda, name, lambda device: 0)
+        patch.setattr(clip_grad, "_group_tensors_by_device_and_dtype", grouped)
         patch.setattr(
             "hyperinit.siren.replay.capture", lambda function, device: recorded(gpu, function)
         )

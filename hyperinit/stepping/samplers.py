@@ -120,7 +120,7 @@ class PointBatches(Batches):
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         drawn = torch.rand(self.batch_pixels, 2, generator=self.generator)
-        coords = drawn.to(self.image.device) * 2 - 1
+        coords = drawn.to(self.image.device, non_blocking=True) * 2 - 1
         # align_corners=False puts pixel centres where pixel_coords does
         colours = torch.nn.functional.grid_sample(
             self.image.flatten(end_dim=-3)[None],  # B images are one with 3 B channels
