@@ -47,6 +47,7 @@ class Gpu:
 
     Attributes:
         waits: How often the host has waited for the device.
+        made: How many tensors were made there.
         graphs: How many functions have been captured.
         replays: How often one was replayed.
         bytes: Of its memory.
@@ -55,7 +56,7 @@ class Gpu:
     """
 
     def __init__(self) -> None:
-        self.waits = self.graphs = self.replays = 0
+        self.waits = self.made = self.graphs = self.replays = 0
         self.bytes = 2**33
         self.here = False
         self.copies_there: bool | None = None
@@ -66,6 +67,7 @@ class Gpu:
 
     def take(self, made: Any) -> None:
         for tensor in tensors_of(made):
+            self.made += 1
             storage = tensor.untyped_storage()
             self._there.setdefault(storage._cdata, StorageWeakRef(storage))
         if len(self._there) > 20_000:
