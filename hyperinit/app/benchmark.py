@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperinit.base.arguments import add_device
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, is_same_file
@@ -118,8 +119,7 @@ def _add_how(parser: Parser) -> None:
     add("--threads", type=int, default=1, metavar="N", help="CPU threads of a fit (default: 1)")
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
     add("--workers", type=int, metavar="N", help=workers)
-    device = "where fits are computed (default: cpu, as seconds are compared)"
-    add("--device", default="cpu", metavar="auto|cpu|cuda|mps", help=device)
+    add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")

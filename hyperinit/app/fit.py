@@ -10,7 +10,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, add_theirs, theirs_of
+from hyperinit.base.arguments import add_device, add_size, add_theirs, add_threads, theirs_of
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
@@ -46,8 +46,14 @@ def build(prog: str) -> Parser:
     _add_fit(parser)
     add_size(parser)
     add("--seed", type=int, default=0, help="of the init and the order of pixels")
-    add("--batch-images", type=int, default=16, help="of a directory, fitted together (16)")
+    add(
+        "--batch-images",
+        type=int,
+        metavar="N",
+        help="of a directory, fitted together (16; on a CUDA device as many as its memory holds)",
+    )
     add_device(parser)
+    add_threads(parser)
     add(
         *("-o", "--out"),
         type=Path,
@@ -308,7 +314,7 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
     if arguments.target_mse is not None:
         raise InputError("--target-mse is for one image: directories take --budget-epochs")
     check_directory(arguments.out, may_be_made=True)
-    from hyperinit.fitting.directory import fit_directory
+    from hyperinit.fitting.directory import BATCH_IMAGES, fit_directory
     from hyperinit.images.files import image_files
     from hyperinit.siren.device import choose_threads, on_threads
 
@@ -316,14 +322,16 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
     told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
-    with on_threads(choose_threads(arguments.threads, work * arguments.batch_images)):
+    work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
+    with on_threads(choose_threads(arguments.threads, work)):
         report = fit_directory(
             arguments.image,
             arguments.out,
-            _on_device(init, device),
+            init,
             config,
             size=arguments.size,
             batch_images=arguments.batch_images,
+            device=device,
             eval_epochs=(),  # start and end alone
             on_fitted=told.fitted,
             on_failed=told.failed,
@@ -357,14 +365,3 @@ class Told:
     def finished(self, name: str) -> None:
         """A file was there."""
         self.count.passed()
-
-
-def _on_device(init: Init, device: Any) -> Init:
-    """The init, whose starts are on a device wherever the image is."""
-    from hyperinit.inits.start import Init
-
-    class OnDevice(Init):
-        def start(self, image: Tensor, seed: int) -> Start:
-            return super().start(image.to(device), seed)
-
-    return OnDevice(**{name: getattr(init, name) for name in Init.__dataclass_fields__})

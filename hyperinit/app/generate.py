@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, add_theirs, height_width, theirs_of
+from hyperinit.base.arguments import (
+    add_device,
+    add_size,
+    add_theirs,
+    add_threads,
+    height_width,
+    theirs_of,
+)
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
@@ -40,6 +47,7 @@ def generate_parser(prog: str) -> Parser:
     add_size(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the pixels the inner steps see")
     add_device(parser)
+    add_threads(parser)
     return parser
 
 

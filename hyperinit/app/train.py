@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
+from hyperinit.base.arguments import add_device
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory
@@ -78,12 +79,7 @@ def build(program: Program[Any]) -> Parser:
     )
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda|mps",
-        help="where to train; auto is the GPU where there is one (default: auto)",
-    )
+    add_device(parser, what="where to train")
     parser.add_argument(
         *("--time-limit",),
         dest="time_limit_min",

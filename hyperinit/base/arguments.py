@@ -13,14 +13,20 @@ from hyperinit.base.settings import Parser
 Size = tuple[int, int]  # height and width in pixels
 
 
-def add_device(parser: Parser, default: str = "auto") -> None:
-    """`--device` and `--threads`."""
+def add_device(
+    parser: Parser, default: str = "auto", what: str = "where to compute", why: str = ""
+) -> None:
+    """`--device`: what `choose_device` takes."""
     parser.add_argument(
         "--device",
         default=default,
         metavar="auto|cpu|cuda|mps",
-        help=f"where to compute; auto is the GPU where there is one (default: {default})",
+        help=f"{what}; auto is the GPU where there is one (default: {default}{why})",
     )
+
+
+def add_threads(parser: Parser) -> None:
+    """`--threads`: what `choose_threads` takes."""
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (as many as the work is worth)"
     )

@@ -20,10 +20,14 @@ class Clock:
         self.sec = 0.0
 
     def _now(self) -> float:
-        if str(self._device).startswith("cuda"):
+        kind = str(self._device).partition(":")[0]
+        if kind in ("cuda", "mps"):
             import torch
 
-            torch.cuda.synchronize(self._device)
+            if kind == "cuda":
+                torch.cuda.synchronize(self._device)
+            else:
+                torch.mps.synchronize()
         return time.perf_counter()
 
     @contextlib.contextmanager

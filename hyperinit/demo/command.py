@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_device
+from hyperinit.base.arguments import add_device, add_threads
 from hyperinit.base.settings import Parser
 
 
@@ -27,6 +27,7 @@ def build(prog: str) -> Parser:
     add("--port", type=int, help="(the first free one from 7860)")
     add("--no-browser", action="store_true", help="print the address alone")
     add_device(parser)
+    add_threads(parser)
     return parser
 
 

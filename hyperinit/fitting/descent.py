@@ -198,7 +198,9 @@ class _Descent:
 
     def advance(self, until: int) -> None:
         """Steps on the clock: until a step, the next plan, or a collapse."""
-        taken = min(until - self.step, REPLAN_STEPS)
+        taken = until - self.step
+        if self.replan is not None:
+            taken = min(taken, REPLAN_STEPS)
         with self.clock.running():
             for _ in range(taken):
                 self._take_step()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import defaultdict
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyperinit.base.clock import Clock
@@ -23,11 +25,12 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.fitting.config import FitConfig, with_options
 from hyperinit.fitting.descent import FitResult
-from hyperinit.fitting.many import fit_many
+from hyperinit.fitting.many import fit_many, most_together
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files
 from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init
+from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
 LOCK_NAME = ".lock"
@@ -36,6 +39,9 @@ LOCK_NAME = ".lock"
 # size to fill, is bounded whatever the sizes are.
 MAX_BATCH_PIXELS = 2**22
 MAX_WAITING_PIXELS = 2**24
+GPU_PIXELS_FACTOR = 4  # on both, where a GPU takes more images at a time
+
+BATCH_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     config: FitConfig | None = None,
     *,
     size: int | tuple[int, int] | None = None,
-    batch_images: int = 16,
+    batch_images: int | None = BATCH_IMAGES,
+    device: torch.device | str = "cpu",
     on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
     on_finished: Callable[[str], None] = lambda name: None,
@@ -89,7 +96,9 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
         size: Crop to the centre square and resize to so many pixels a side, or to the shape of
             (height, width) and resize to that; None leaves images as they are. Images of different
             sizes are fitted in separate batches.
-        batch_images: Fitted together.
+        batch_images: Fitted together, at most. None: BATCH_IMAGES, or on a CUDA device as many as
+            its memory holds.
+        device: Where images are fitted.
         on_fitted: Called with (name, result) after a file has been written.
         on_failed: Called with (name, reason) where an image has no result, as it happens.
         on_finished: Called with the name of an image that was finished before.
@@ -104,7 +113,8 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     if isinstance(size, tuple) and size[0] == size[1]:
         size = size[0]
     sides = size if isinstance(size, tuple) else (1 if size is None else size,)
-    for what, value in (("batch_images", batch_images), *(("size", side) for side in sides)):
+    together = 1 if batch_images is None else batch_images
+    for what, value in (("batch_images", together), *(("size", side) for side in sides)):
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
     top, target = Path(directory), Path(out)
@@ -115,6 +125,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
     how = json.loads(json.dumps(how))  # as it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
+    run.device, run.batch_images = torch.device(device), batch_images
     waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
@@ -125,10 +136,12 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             if job is None:
                 continue
             waiting[job.shape].append(job)
-            if len(waiting[job.shape]) >= _batch_size(job.shape, batch_images):
+            if len(waiting[job.shape]) >= run.together(job):
                 run.fit(waiting.pop(job.shape))
             # Many sizes, none of which has filled a batch: the one with most pixels goes first.
-            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > MAX_WAITING_PIXELS:
+            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > run.pixels(
+                MAX_WAITING_PIXELS
+            ):
                 run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
         for jobs in waiting.values():
             run.fit(jobs)
@@ -154,11 +167,6 @@ def _file_sha256(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _batch_size(shape: tuple[int, int], batch_images: int) -> int:
-    """Images of this size fitted together: fewer where they are large."""
-    return min(batch_images, max(1, MAX_BATCH_PIXELS // (shape[0] * shape[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +200,25 @@ class _Run:
     failed: list[tuple[str, str]] = field(default_factory=list)
     fitted: int = 0
     finished: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  never changes
+    batch_images: int | None = BATCH_IMAGES
+    siren: SirenConfig | None = None
+
+    def pixels(self, on_cpu: int) -> int:
+        """A bound on pixels in memory, on the device at hand."""
+        return on_cpu * (GPU_PIXELS_FACTOR if self.device.type == "cuda" else 1)
+
+    def together(self, job: _Job) -> int:
+        """Images of a job's size that are fitted together: fewer where they are large."""
+        pixels = math.prod(job.shape)
+        most = BATCH_IMAGES if self.batch_images is None else self.batch_images
+        if self.batch_images is None and self.device.type == "cuda":
+            if self.siren is None:  # one start more than is needed, to see what it starts
+                start = self.init.start(job.image.to(self.device), self.config.seed)
+                self.siren = start.params.config
+            batch_pixels = self.config.step_pixels(pixels)
+            most = most_together(self.siren, pixels, batch_pixels, self.device)
+        return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
 
     def fail(self, name: str, reason: str) -> None:
         """Notes that an image has no result, and says so."""
@@ -243,8 +270,8 @@ class _Run:
 
     def fit(self, jobs: list[_Job]) -> None:
         """Fits images of one size and writes their files."""
-        starts = [self.init.start(job.image, self.config.seed) for job in jobs]
-        images = [job.image for job in jobs]
+        images = [job.image.to(self.device) for job in jobs]
+        starts = [self.init.start(image, self.config.seed) for image in images]
         results = fit_many(starts, images, self.config, planned_images=self.images)
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:

@@ -20,13 +20,23 @@ from hyperinit.fitting.fit import as_start, plain, restart_failed
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import with_own_settings
-from hyperinit.siren.network import Params
+from hyperinit.siren.device import free_bytes
+from hyperinit.siren.network import Params, SirenConfig, param_shapes
 from hyperinit.siren.vectors import stack_params
 
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
 # and fits together become slower than one after the other.
 MAX_ACTIVATIONS = 2**19
 MIN_TOGETHER = 4  # two or three that large are not worth stacking either
+
+# A GPU gains from company as long as its memory holds it; half of it is left for what is not
+# counted. Beyond so many fits, what the host does for each takes as long as one after the other.
+MEMORY_SHARE = 0.5
+MAX_TOGETHER = 1024
+# Bytes of a fit: numbers of 4 bytes that there are for each weight (values, gradient, moments,
+# bases, copies) and for each activation (gradients included), and what belongs to a pixel of the
+# image (its colours, its place in the queue, its turns when a pass is planned).
+WEIGHT_BYTES, PIXEL_BYTES = 4 * 16, 256
 
 
 @with_own_settings
@@ -41,8 +51,8 @@ def fit_many(
     """Fits B SIRENs to B images of one size together; as `fit` does one by one, but for rounding.
 
     Where a step of all B would work on more than MAX_ACTIVATIONS numbers a layer, fewer are taken
-    together at a time: fits that large gain nothing from company. Nor can starts of different cost
-    be taken together, as less of the budget is left to some.
+    together at a time: fits that large gain nothing from company. On a GPU its memory decides. Nor
+    can starts of different cost be taken together, as less of the budget is left to some.
 
     Args:
         starts: B SIRENs of one kind, or their starts (or B stacked SIRENs); left as they are.
@@ -72,25 +82,60 @@ def fit_many(
     stack_params([start.params for start in begun])  # refuses different networks, before any work
     results: dict[int, FitResult] = {}
     for group in _groups(begun, loaded[0], config):
-        planned = math.ceil(max(planned_images, len(loaded)) / len(group))
-        chosen = [begun[i] for i in group]
-        stacked = torch.stack([loaded[i] for i in group]).to(chosen[0].params.device)
-        found = _fit_group(chosen, stacked, config, planned)
-        results.update(zip(group, found, strict=True))
+        chosen, stacked = [begun[i] for i in group], [loaded[i] for i in group]
+        planned = max(planned_images, len(loaded))
+        results.update(zip(group, _fit_or_halve(chosen, stacked, config, planned), strict=True))
     return [results[i] for i in range(len(loaded))]
 
 
 def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterator[list[int]]:
     """Indices of starts that are fitted together: of one cost, and not too many."""
-    batch_pixels = config.step_pixels(image.shape[-2] * image.shape[-1])
-    together = MAX_ACTIVATIONS // (batch_pixels * starts[0].params.config.width)
-    together = together if together >= MIN_TOGETHER else 1
+    params, pixels = starts[0].params, image.shape[-2] * image.shape[-1]
+    together = most_together(params.config, pixels, config.step_pixels(pixels), params.device)
     alike: dict[tuple[float, float], list[int]] = {}
     for i, start in enumerate(starts):
         alike.setdefault((start.epochs, start.lr_factor), []).append(i)
     for indices in alike.values():
         for i in range(0, len(indices), together):
             yield indices[i : i + together]
+
+
+def most_together(siren: SirenConfig, pixels: int, batch_pixels: int, device: torch.device) -> int:
+    """How many fits of a kind are best taken together on a device.
+
+    Args:
+        siren: The network.
+        pixels: Pixels of each image.
+        batch_pixels: Pixels a step of each.
+        device: Its free memory decides where it is a GPU.
+    """
+    free = free_bytes(device)
+    if free is None:
+        together = MAX_ACTIVATIONS // (batch_pixels * siren.width)
+        return together if together >= MIN_TOGETHER else 1
+    weights = sum(math.prod(shape) for shape in param_shapes(siren).values())
+    activations = 4 * batch_pixels * siren.width * 4 * (siren.depth + 1)
+    each = WEIGHT_BYTES * weights + activations + PIXEL_BYTES * pixels
+    return max(1, min(int(MEMORY_SHARE * free / each), MAX_TOGETHER))
+
+
+def _fit_or_halve(
+    starts: Sequence[Start], images: Sequence[Tensor], config: FitConfig, planned_images: int
+) -> list[FitResult]:
+    """Fits starts of one cost together; in two halves where a GPU's memory is too small for all."""
+    planned = math.ceil(planned_images / len(starts))
+    try:
+        stacked = torch.stack(tuple(images)).to(starts[0].params.device)
+        return _fit_group(starts, stacked, config, planned)
+    except torch.cuda.OutOfMemoryError:
+        if len(starts) == 1:
+            raise
+    # Not above: there, what the failed fit had in memory is still held.
+    torch.cuda.empty_cache()
+    half, found = len(starts) // 2, []
+    for part in (slice(half), slice(half, None)):
+        found += _fit_or_halve(starts[part], images[part], config, planned_images)
+    return found
 
 
 def _fit_group(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import CREDIT, FitConfig
+from hyperinit.fitting.config import AUTO, CREDIT, FitConfig
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, layer_of
+from hyperinit.siren.replay import Replayed
 from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of
 from hyperinit.stepping.flat import FlatParams
@@ -51,7 +53,11 @@ class CreditBatches(Batches):
         self.coords, self.rgb = image_coords(image), image_to_rgb(image)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        self.drawn = self.sampler.next_batch()  # (N,) or (B, N)
+        return self.look(self.sampler.next_batch())
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Coords (..., N, 2) and rgb (..., N, 3) of pixels (N,) or (B, N), which are then drawn."""
+        self.drawn = pixels
         coords = self.coords.index_select(0, self.drawn.reshape(-1))
         coords = coords.view(*self.drawn.shape, 2)
         if self.drawn.ndim == 1:
@@ -107,10 +113,15 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
         InputError: options that do not fit the network.
     """
     factors = rate_factors(config, start.config.depth)
+    if image.device.type == "cuda" and config.engine == AUTO:
+        config = replace(config, engine="eager")  # a captured step gains more and costs less
     batches = batches_of(image, config, config.step_pixels(image.shape[-2] * image.shape[-1]))
     errors = loss_of(config.engine, config.hidden_dtype, work=work, device=image.device)
     if config.optimizer == "adamw":
         return AutogradSteps(start, batches, config, factors, errors)
+    captured = image.device.type == "cuda" and config.engine == "eager"
+    if captured and isinstance(batches, CreditBatches):
+        return StaticSteps(start, batches, config, factors, errors)
     return FlatSteps(start, batches, config, factors, errors)
 
 
@@ -182,6 +193,9 @@ class FlatSteps:
     """NAdam or SOAP on parameters in one piece of memory, with gradients made by hand.
 
     Where the fit is to be compiled, or in bfloat16, autograd makes the gradients.
+
+    Args:
+        plain: See Optimizer.
     """
 
     def __init__(
@@ -191,6 +205,8 @@ class FlatSteps:
         config: FitConfig,
         factors: Sequence[float],
         errors: SquaredErrors,
+        *,
+        plain: bool | None = None,
     ) -> None:
         self._flat = FlatParams(start)
         self.params = self._flat.params
@@ -200,6 +216,7 @@ class FlatSteps:
             factors,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
+            plain=plain,
         )
         self._unit_std_coords = start.config.unit_std_coords
         moved = [layer for layer, factor in enumerate(factors) if factor]
@@ -212,7 +229,12 @@ class FlatSteps:
     @torch.no_grad()
     def take(self, lr: float, decay: float) -> Tensor:
         """See Steps."""
-        coords, rgb = self._batches()
+        losses = self._descend(*self._batches())
+        self._optimizer.step(lr * decay)
+        return losses
+
+    def _descend(self, coords: Tensor, rgb: Tensor) -> Tensor:
+        """Fills the gradient and tells the sampler of the residuals; mean squared errors."""
         if self._gradients is not None:
             coords = scaled_coords(coords, self._unit_std_coords)
             means = self._gradients(coords.expand(*rgb.shape[:-1], 2), rgb)
@@ -220,7 +242,6 @@ class FlatSteps:
         else:
             errors, losses = self._by_autograd(coords, rgb)
         self._batches.observe(errors)
-        self._optimizer.step(lr * decay)
         return losses
 
     def state(self) -> dict[str, Any]:
@@ -241,3 +262,68 @@ class FlatSteps:
         for name, gradient in zip(leaves, gradients, strict=True):
             self._optimizer.gradient.params[name].copy_(gradient)
         return errors.detach(), losses.detach()
+
+
+class StaticSteps(FlatSteps):
+    """FlatSteps as a function over tensors that stay where they are: a GPU replays it.
+
+    What differs from step to step, the pixels and the numbers of the update, is written into such
+    tensors before; what is taken back to an earlier state is so in place.
+
+    Args:
+        batches: By credit sampling.
+        config: Its engine is "eager".
+    """
+
+    def __init__(
+        self,
+        start: Params,
+        batches: CreditBatches,
+        config: FitConfig,
+        factors: Sequence[float],
+        errors: SquaredErrors,
+    ) -> None:
+        super().__init__(start, batches, config, factors, errors, plain=True)
+        self._credit = batches
+        like = self._flat.vector
+        shape = (*start.batch_shape, batches.batch_pixels)
+        self._pixels = torch.zeros(shape, dtype=torch.long, device=like.device)
+        self._losses = like.new_zeros(start.batch_shape)
+        # In one where nothing has to be done by the host in between.
+        optimizer, device = self._optimizer, like.device
+        parts = [[self._look, optimizer.observe, optimizer.move]]
+        if optimizer.refreshes:
+            parts = [[self._look, optimizer.observe], [optimizer.move]]
+        self._parts = [Replayed(_one_after_the_other(part), device) for part in parts]
+
+    @torch.no_grad()
+    def take(self, lr: float, decay: float) -> Tensor:
+        """See Steps."""
+        self._pixels.copy_(self._credit.sampler.next_batch())
+        if not self._optimizer.refreshes:
+            self._optimizer.advance(lr * decay)
+            self._parts[0]()
+            return self._losses.clone()
+        self._parts[0]()
+        self._optimizer.refresh()
+        self._optimizer.advance(lr * decay)
+        self._parts[1]()
+        return self._losses.clone()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See Steps."""
+        super().load_state(state)
+        if not self._optimizer.steps:  # the first one is not as the others
+            for part in self._parts:
+                part.restart()
+
+    def _look(self) -> None:
+        self._losses.copy_(self._descend(*self._credit.look(self._pixels)))
+
+
+def _one_after_the_other(functions: Sequence[Callable[[], None]]) -> Callable[[], None]:
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call

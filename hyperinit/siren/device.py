@@ -45,6 +45,14 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a CUDA device that is free or held in reserve; None for other devices."""
+    if device.type != "cuda":
+        return None
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + reserve
+
+
 def choose_threads(asked: int | None, work: float) -> int:
     """Threads for products of so many multiply-adds each.
 

@@ -86,7 +86,7 @@ class CreditSampler:
         first = local_std(image).reshape(images, self.pixels) + FIRST_PASS_STD
         self._residuals = first.contiguous()
         # Row i holds the visits of image i from column _at to column _ends[i].
-        columns = 3 * self.pixels + self.batch_pixels
+        columns = 3 * self.pixels + self.batch_pixels + 1  # the last one is never read
         self._queue = torch.empty(images, columns, dtype=torch.long, device=image.device)
         self._at = 0
         self._ends = [0] * images
@@ -163,7 +163,7 @@ class CreditSampler:
         while short := [
             i for i, end in enumerate(self._ends) if end - self._at < self.batch_pixels
         ]:
-            if max(self._ends) + self.pixels > self._queue.shape[1]:
+            if max(self._ends) + self.pixels >= self._queue.shape[1]:
                 kept = self._queue[:, self._at : max(self._ends)].clone()
                 self._queue[:, : kept.shape[1]] = kept
                 self._ends = [end - self._at for end in self._ends]
@@ -174,7 +174,7 @@ class CreditSampler:
         """Appends one pass to the queues of some images."""
         rows: Tensor | slice = slice(None)
         if len(images) < len(self._ends):
-            rows = torch.tensor(images, device=self._queue.device)
+            rows = torch.tensor(images).to(self._queue.device, non_blocking=True)
         residuals = self._residuals[rows].nan_to_num(0, 0, 0)
         largest = residuals.amax(-1, keepdim=True).clamp_min(torch.finfo(residuals.dtype).tiny)
         weights = (residuals / largest).clamp_(FLOOR, 1)
@@ -185,11 +185,27 @@ class CreditSampler:
         # Where a cell has no pixel of some code, the turn is that of a pixel never visited.
         taken = torch.nn.functional.pad(visited, (0, 1)).gather(-1, turns)
         counts = taken.sum(-1).tolist()
-        for i, pixels in zip(images, turns[taken].split(counts), strict=True):
-            end = self._ends[i] + len(pixels)
-            self._queue[i, self._ends[i] : end] = pixels
-            self._ends[i] = end
+        if self._queue.device.type == "cpu":
+            for i, pixels in zip(images, turns[taken].split(counts), strict=True):
+                self._queue[i, self._ends[i] : self._ends[i] + len(pixels)] = pixels
+        else:
+            begins = [self._ends[i] for i in images]
+            self._append(
+                rows, torch.tensor(begins).to(turns.device, non_blocking=True), turns, taken
+            )
+        for i, count in zip(images, counts, strict=True):
+            self._ends[i] += count
             self._passes[i] += 1
+
+    def _append(self, rows: Tensor | slice, begins: Tensor, turns: Tensor, taken: Tensor) -> None:
+        """Writes the turns that are taken into some queues, and waits for nothing."""
+        # What is not taken goes to the last column, which holds no visits.
+        last = self._queue.shape[1] - 1
+        places = torch.where(taken, begins[:, None] + taken.cumsum(-1) - 1, last)
+        if isinstance(rows, slice):
+            self._queue.scatter_(-1, places, turns)
+        else:
+            self._queue[rows[:, None], places] = turns
 
     def _order(self, images: list[int]) -> Tensor:
         """The turns of the next pass of some images: (images, codes * cells) pixels.
@@ -200,16 +216,17 @@ class CreditSampler:
         numbers = [self._passes[i] + 1 for i in images]
         for number in set(numbers) - self._flips.keys():
             flips = torch.randint(codes, (cells,), generator=self._generator(number))
-            self._flips[number] = flips.to(self._turns.device)
-        order = torch.stack([self._turn_codes(self._flips[number]) for number in numbers])
+            self._flips[number] = flips.to(self._turns.device, non_blocking=True)
+        order = self._turn_codes(torch.stack([self._flips[number] for number in numbers]))
         for number in [number for number in self._flips if number <= min(self._passes)]:
             del self._flips[number]
         return order
 
     def _turn_codes(self, flips: Tensor) -> Tensor:
-        """The turns with each cell's codes XORed with its entry of `flips` (cells,): (turns,)."""
+        """Turns (B, turns) with each cell's codes XORed with its entry of `flips` (B, cells)."""
         codes = torch.arange(len(self._turns), device=flips.device)
-        return self._turns.gather(0, codes[:, None] ^ flips).reshape(-1)
+        turns = self._turns.expand(len(flips), *self._turns.shape)
+        return turns.gather(1, codes[:, None] ^ flips[:, None]).flatten(1)
 
 
 def cell_grid(height: int, width: int, cell: int) -> tuple[int, int]:

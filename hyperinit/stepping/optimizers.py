@@ -6,8 +6,7 @@ update itself (docs/research-log.md 41), and NAdam and SOAP have no fused kernel
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,27 +14,16 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.stepping.flat import FlatParams
+from hyperinit.stepping.moves import FusedMoves, Moves, Piece, PlainMoves, Rule, pieces_of
 
 # What a fit uses, from the third round of measurements.
 BETAS = (0.8, 0.9999)
 EPS = 1e-8
 
-# Numbers that are updated at a time on a CPU: the two passes of NAdam find what they share in its
-# caches.
-CHUNK = 2**16
-
-# A second moment that stays as it is, in float32, though the kernel means to decay it; with 1
-# itself the kernel's bias correction would be a division by zero.
-_KEEP = 1 - 2.0**-40
-
 # SOAP: decay of the running covariances of the gradients, as in its paper's code, and the steps
 # between two looks at the gradient and between two refreshes of the basis.
 COVARIANCE_BETA = 0.95
 REFRESH_STEPS = {"one-sided": 50, "both": 10}
-
-# Of some parameters: values, gradients, first and second moments, each a contiguous vector.
-_Part = tuple[Tensor, ...]
-_Layer = list[_Part]
 
 
 class Optimizer:
@@ -47,6 +35,7 @@ class Optimizer:
 
     Attributes:
         gradient: To be filled before each step; its content is not kept.
+        steps: Taken so far.
 
     Args:
         flat: The parameters; updated in place.
@@ -55,9 +44,11 @@ class Optimizer:
         betas: Decay of the first and of the second moment a step.
         eps: Added to the root of the second moment.
         weight_decay: See above.
+        plain: Whether to use `PlainMoves`; None: everywhere but on a CPU.
     """
 
     nesterov = False
+    refreshes = False  # whether `refresh` does anything
 
     def __init__(
         self,
@@ -67,6 +58,7 @@ class Optimizer:
         betas: tuple[float, float] = BETAS,
         eps: float = EPS,
         weight_decay: float = 0.0,
+        plain: bool | None = None,
     ) -> None:
         if len(layer_factors) != len(flat.layers):
             raise InputError(
@@ -79,11 +71,12 @@ class Optimizer:
         self.layer_factors = tuple(layer_factors)
         self.steps = 0
         self._first, self._second = flat.zeros_like(), flat.zeros_like()
-        self._images: list[list[_Layer]] = []  # made when rates first differ
-        moved = (self.flat, self.gradient, self._first, self._second)
-        self._all = [_parts([part.layers[i]] for part in moved) for i in range(len(flat.layers))]
-        # What the kernel takes its bias corrections from: see `_fused`.
-        self._count, self._kept_count = torch.zeros(()), torch.zeros(())
+        rule = Rule(betas, eps, weight_decay, self.nesterov)
+        self._plain = flat.vector.device.type != "cpu" if plain is None else plain
+        self._moves: Moves = PlainMoves(rule, flat.vector) if self._plain else FusedMoves(rule)
+        self._all = self._pieces()
+        self._images: list[list[Piece]] = []  # made when rates first differ
+        self._lr: float | Sequence[float] = 0.0
 
     @torch.no_grad()
     def step(self, lr: float | Sequence[float]) -> None:
@@ -92,19 +85,60 @@ class Optimizer:
         Args:
             lr: Of all SIRENs, or one for each of B.
         """
+        self.observe()
+        self.refresh()
+        self.advance(lr)
+        self.move()
+
+    # The parts of a step. Of these `observe` and `move` can be captured, and then replayed between
+    # the others, where there is one rate for all.
+
+    def observe(self) -> None:
+        """Looks at the gradient."""
+
+    def refresh(self) -> None:
+        """Renews what depends on the gradients so far, where it is time."""
+
+    def advance(self, lr: float | Sequence[float]) -> None:
+        """Counts the step, and sets its numbers."""
         self.steps += 1
-        self._count.fill_(self.steps)
-        self._kept_count.fill_(self.steps * math.log(self.betas[1]) / math.log(_KEEP))
+        self._lr = lr
         if isinstance(lr, float):
-            self._update(self._all, lr)
+            self._moves.advance(self.steps, lr)
+
+    def move(self) -> None:
+        """Moves the parameters of all layers, and the moments."""
+        lr = self._lr
+        if isinstance(lr, float):
+            for piece in self._all:
+                self._moves(piece)
             return
         if not self._images:
-            moved = (self.flat, self.gradient, self._first, self._second)
             for image in range(len(lr)):
-                of_layers = zip(*(part.image(image) for part in moved), strict=True)
-                self._images.append([_parts(tensors) for tensors in of_layers])
-        for layers, image_lr in zip(self._images, lr, strict=True):
-            self._update(layers, image_lr)
+                of_layers = zip(*(part.image(image) for part in self._moved), strict=True)
+                layers = [list(zip(*tensors, strict=True)) for tensors in of_layers]
+                self._images.append(pieces_of(layers, self.layer_factors))
+        for pieces, image_lr in zip(self._images, lr, strict=True):
+            self._moves.advance(self.steps, image_lr)
+            for piece in pieces:
+                self._moves(piece)
+
+    @property
+    def _moved(self) -> tuple[FlatParams, FlatParams, FlatParams, FlatParams]:
+        return self.flat, self.gradient, self._first, self._second
+
+    def _pieces(self) -> list[Piece]:
+        """All parameters: layer by layer for the fused kernel, else in one piece."""
+        value, gradient, first, second = self._moved
+        if not self._plain:
+            layers = [[tensors] for tensors in zip(*(f.layers for f in self._moved), strict=True)]
+            return pieces_of(layers, self.layer_factors)
+        spans, end = [], 0
+        for layer, factor in zip(value.layers, self.layer_factors, strict=True):
+            begin, end = end, end + len(layer)
+            spans += [(slice(begin, end), factor)] if factor else []
+        whole = value.vector, gradient.vector, first.vector, second.vector
+        return [Piece(whole, tuple(spans))]
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, apart from the parameters and the arguments."""
@@ -136,100 +170,6 @@ class Optimizer:
                 for value, new in zip(layer, values, strict=True):
                     value.copy_(new)
 
-    def _update(self, layers: list[_Layer], lr: float) -> None:
-        """Moves the parameters of all layers."""
-        beta1 = self.betas[0]
-        on_momentum, on_gradient = 1 / (1 - beta1**self.steps), 0.0
-        if self.nesterov:
-            on_momentum = beta1 / (1 - beta1 ** (self.steps + 1))
-            on_gradient = (1 - beta1) / (1 - beta1**self.steps)
-        move = self._fused if self.gradient.vector.device.type == "cpu" else self._plain
-        for parts, factor in zip(layers, self.layer_factors, strict=True):
-            if factor:
-                for part in parts:
-                    move(part, lr * factor, on_momentum, on_gradient)
-
-    def _plain(self, part: _Part, lr: float, on_momentum: float, on_gradient: float) -> None:
-        """value -= lr (on_momentum m + on_gradient g) / (sqrt(v / bias correction) + eps)."""
-        value, gradient, first, second = part
-        beta1, beta2 = self.betas
-        first.lerp_(gradient, 1 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        root = second.div(1 - beta2**self.steps).sqrt_().add_(self.eps)
-        if self.weight_decay:
-            value.mul_(1 - lr * self.weight_decay)
-        direction = first.mul(on_momentum).add_(gradient, alpha=on_gradient)
-        value.addcdiv_(direction, root, value=-lr)
-
-    def _fused(self, part: _Part, lr: float, on_momentum: float, on_gradient: float) -> None:
-        """As `_plain`, by torch's kernel of Adam.
-
-        NAdam is Adam's step with a smaller share of the momentum, followed by a step along the
-        gradient over the same root. No single call can do both: the kernel takes both moments
-        of one gradient. In the second call the first moment decays at once, and so is the
-        gradient (and can be stored where that is), and the second moment does not at all.
-        """
-        value, gradient, first, second = part
-        beta1, beta2 = self.betas
-        on_adam = on_momentum * (1 - beta1**self.steps)  # the kernel divides by this
-        decayed = self.weight_decay / on_adam if on_adam else 0.0
-        moments = [first], [second]
-        _adam(
-            ([value], [gradient], *moments),
-            self._count,
-            lr * on_adam,
-            (beta1, beta2),
-            self.eps,
-            decayed,
-        )
-        if on_gradient:
-            moments = [gradient], [second]
-            _adam(
-                ([value], [gradient], *moments),
-                self._kept_count,
-                lr * on_gradient,
-                (0.0, _KEEP),
-                self.eps,
-                0.0,
-            )
-
-
-def _parts(tensors: Iterable[list[Tensor]]) -> _Layer:
-    """Parameters with their gradients, first and second moments -> CHUNK numbers of each at most.
-
-    On other devices than a CPU each as a whole.
-    """
-    parts: _Layer = []
-    for values in zip(*tensors, strict=True):
-        if values[0].device.type == "cpu":
-            parts += zip(*(value.view(-1).split(CHUNK) for value in values), strict=True)
-        else:
-            parts.append(values)
-    return parts
-
-
-def _adam(
-    tensors: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]],
-    count: Tensor,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """torch's fused kernel; `count` is what its bias corrections are taken from."""
-    torch._fused_adamw_(
-        *tensors,
-        [],
-        [count],
-        lr=lr,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=weight_decay,
-        eps=eps,
-        amsgrad=False,
-        maximize=False,
-    )
-
 
 class AdamW(Optimizer):
     """AdamW (Loshchilov & Hutter 2019), as torch.optim.AdamW."""
@@ -259,6 +199,8 @@ class Soap(NAdam):
         refresh_steps: Steps between two refreshes; by default REFRESH_STEPS.
     """
 
+    refreshes = True
+
     def __init__(
         self,
         flat: FlatParams,
@@ -278,6 +220,7 @@ class Soap(NAdam):
             if layer_factors[layer]
         ]
         self._sides = ("right", "left") if sides == "both" else ("right",)
+        self._rates = flat.vector.new_zeros(flat.params.batch_shape)
         self._covariances: dict[str, Tensor] = {}
         self._bases: dict[str, Tensor] = {}
         for name in self._rotated:
@@ -285,27 +228,40 @@ class Soap(NAdam):
                 self._covariances[f"{name} {side}"] = torch.zeros_like(flat.params[name])
                 self._bases[f"{name} {side}"] = torch.zeros_like(flat.params[name])
 
-    @torch.no_grad()
-    def step(self, lr: float | Sequence[float]) -> None:
-        turned = []
+    def observe(self) -> None:
         for name in self._rotated:
-            gradient = self.gradient.params[name]
-            self._observe(name, gradient)
-            if self.steps % self.refresh_steps == 0:
+            self._observe(name, self.gradient.params[name])
+
+    def refresh(self) -> None:
+        if self.steps % self.refresh_steps == 0:
+            for name in self._rotated:
                 self._refresh(name)
+
+    def advance(self, lr: float | Sequence[float]) -> None:
+        super().advance(lr)
+        if self.weight_decay:
+            if isinstance(lr, float):
+                self._rates.fill_(lr)
+            else:
+                self._rates.copy_(torch.as_tensor(lr))
+
+    def move(self) -> None:
+        before = []
+        for name in self._rotated:
+            gradient, value = self.gradient.params[name], self.flat.params[name]
             gradient.copy_(self._rotate(name, gradient))
             # The update is made from zero, and turned back before it is added.
-            turned.append(self.flat.params[name].clone())
-            self.flat.params[name].zero_()
-        super().step(lr)
-        rates = torch.tensor(lr, dtype=turned[0].dtype, device=turned[0].device) if turned else None
-        for name, before in zip(self._rotated, turned, strict=True):
+            before.append(value.clone())
+            value.zero_()
+        super().move()
+        for name, old in zip(self._rotated, before, strict=True):
             value = self.flat.params[name]
             value.copy_(self._rotate_back(name, value))
-            if self.weight_decay and rates is not None:
-                rate = rates * self.layer_factors[int(name.split(".")[1])] * self.weight_decay
-                before.mul_((1 - rate)[..., None, None])
-            value.add_(before)
+            if self.weight_decay:
+                layer_factor = self.layer_factors[int(name.split(".")[1])]
+                rate = self._rates * layer_factor * self.weight_decay
+                old.mul_((1 - rate)[..., None, None])
+            value.add_(old)
 
     def state(self) -> dict[str, Any]:
         copies = {name: value.clone() for name, value in self._covariances.items()}

@@ -49,14 +49,14 @@ class PixelBatches(Batches):
     def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
         super().__init__(image, batch_pixels, generator)
         self.coords, self.rgb = image_coords(image), image_to_rgb(image)
-        self.queue = torch.empty(0, dtype=torch.long)
+        self.queue = torch.empty(0, dtype=torch.long, device=image.device)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         if len(self.queue) < self.batch_pixels:
             shuffled = torch.randperm(len(self.coords), generator=self.generator)
-            self.queue = torch.cat((self.queue, shuffled))
-        indices, self.queue = self.queue[: self.batch_pixels], self.queue[self.batch_pixels :]
-        self.drawn = indices.to(self.image.device)  # (N,), or (..., N) where images differ
+            self.queue = torch.cat((self.queue, shuffled.to(self.queue.device)))
+        # (N,), or (..., N) where images differ
+        self.drawn, self.queue = self.queue.tensor_split([self.batch_pixels])
         return self.coords[self.drawn], self.rgb[..., self.drawn, :]
 
 
@@ -101,16 +101,18 @@ class ResidualBatches(PixelBatches):
 
     def _draw(self, count: int) -> Tensor:
         # A fit that has blown up may have left residuals that are no numbers.
-        weights = self.residuals.double().nan_to_num(0, 0, 0)
+        exact = torch.float32 if self.residuals.device.type == "mps" else torch.float64
+        weights = self.residuals.to(exact).nan_to_num(0, 0, 0)
         # The last term is for an image that is fitted exactly.
         ends = (weights + RESIDUAL_FLOOR * weights.mean(-1, keepdim=True) + 1e-12).cumsum(-1)
         # Evenly spaced points, so that a pixel comes as often as it should to within one time;
         # independent draws leave the fit noticeably worse.
         offset = torch.rand(1, generator=self.generator, dtype=torch.float64)
-        points = ((torch.arange(count) + offset) / count).to(ends) * ends[..., -1:]
+        points = ((torch.arange(count) + offset) / count).to(ends, non_blocking=True)
+        points = points * ends[..., -1:]
         drawn = torch.searchsorted(ends, points).clamp_max(len(self.coords) - 1)
         order = torch.randperm(count, generator=self.generator)
-        return drawn[..., order.to(drawn.device)]
+        return drawn[..., order.to(drawn.device, non_blocking=True)]
 
 
 class PointBatches(Batches):
@@ -118,7 +120,7 @@ class PointBatches(Batches):
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         drawn = torch.rand(self.batch_pixels, 2, generator=self.generator)
-        coords = drawn.to(self.image.device) * 2 - 1
+        coords = drawn.to(self.image.device, non_blocking=True) * 2 - 1
         # align_corners=False puts pixel centres where pixel_coords does
         colours = torch.nn.functional.grid_sample(
             self.image.flatten(end_dim=-3)[None],  # B images are one with 3 B channels

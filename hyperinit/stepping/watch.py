@@ -23,9 +23,13 @@ from torch import Tensor
 GAP_EPOCHS = 1 / 4
 MIN_GAP_STEPS = 16
 
-# Time constant of the loss that is judged, and looks at it a gap; each look waits for the device.
+# Time constant of the loss that is judged, and looks at it a gap.
 SMOOTHING_GAPS = 1 / 2
 LOOKS_A_GAP = 16
+
+# Looks whose losses are read together where reading means waiting for the device: a collapse is
+# noticed at most half a gap later for it.
+READ_LOOKS = LOOKS_A_GAP // 2
 
 # Risen: above so many times its lowest, all of so many gaps. The smoothing takes another seventh
 # of a gap to show a rise by a factor of five, so that both end within one.
@@ -65,23 +69,31 @@ class CollapseWatch:
         self._keep = math.exp(-self.look_steps / (SMOOTHING_GAPS * gap))
         self._sum = torch.zeros(len(variances), device=device)
         self._steps = 0
+        reads = 1 if self._sum.device.type == "cpu" else READ_LOOKS
+        self._means = torch.zeros(reads, len(variances), device=device)
+        self._unread = 0  # looks in the first rows of it
         self._traces = [_Trace(variance) for variance in variances]
 
     def feed(self, losses: Tensor) -> bool:
         """Adds the mean losses of one step, () or (B,), detached.
 
         Returns:
-            Whether it has looked: `collapsed` and `good` are new. Only then was the device
-            waited for.
+            Whether `collapsed` and `good` are new. Only then was the device waited for.
         """
         self._sum += losses
         self._steps += 1
         if self._steps < self.look_steps:
             return False
-        for trace, mean in zip(self._traces, (self._sum / self._steps).tolist(), strict=True):
-            trace.look(mean, self._keep, self._gap_looks)
+        torch.div(self._sum, self._steps, out=self._means[self._unread])
         self._sum.zero_()
         self._steps = 0
+        self._unread += 1
+        if self._unread < len(self._means):
+            return False
+        for means in self._means.tolist():
+            for trace, mean in zip(self._traces, means, strict=True):
+                trace.look(mean, self._keep, self._gap_looks)
+        self._unread = 0
         return True
 
     @property
@@ -101,12 +113,15 @@ class CollapseWatch:
     def state(self) -> dict[str, Any]:
         """All that the next looks depend on."""
         traces = [trace.state() for trace in self._traces]
-        return {"sum": self._sum.clone(), "steps": self._steps, "traces": traces}
+        unread = self._means[: self._unread].clone()
+        return {"sum": self._sum.clone(), "steps": self._steps, "traces": traces, "unread": unread}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state()` gave."""
         self._sum.copy_(state["sum"])
         self._steps = state["steps"]
+        self._unread = len(state["unread"])
+        self._means[: self._unread] = state["unread"]
         for trace, saved in zip(self._traces, state["traces"], strict=True):
             trace.load_state(saved)
 

@@ -1,0 +1,304 @@
+"""One image and many, on a GPU and on the CPU -> seconds to each quality, images a second.
+
+    python benchmarks/gpu.py --out gpu.json     under five minutes on a GPU
+    python benchmarks/gpu.py --rehearse         at reduced size on a CPU, within a minute
+
+Images are made on the spot. The GPU's fits are checked against the CPU's: where they end must agree
+to within TOLERANCE_DB, or the exit code is 1. Time on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import Parser
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import fit
+from hyperinit.fitting.many import fit_many, most_together
+from hyperinit.images.pixels import resize
+from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import SIZED_POWER, Start, sized_init
+from hyperinit.photos.synthetic import synthetic_image
+from hyperinit.siren.device import choose_device, choose_threads
+from hyperinit.siren.replay import without_capture
+
+LEVELS_DB = (30, 35, 40, 44)
+TOLERANCE_DB = 0.5  # fits round differently on another device, and go their own ways
+WARM_EPOCHS = 0.25
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is fitted.
+
+    Attributes:
+        side: Of the images, in pixels.
+        width, depth: Of the SIRENs.
+        epochs: Budget of one image's fit.
+        many: Images that are fitted together on the GPU.
+        cpu_many: As many of them on the CPU, whose images a second are those of any number.
+        many_epochs: Budget of each of these.
+    """
+
+    side: int = 224
+    width: int = 256
+    depth: int = 5
+    epochs: float = 24.0
+    many: int = 256
+    cpu_many: int = 2
+    many_epochs: float = 8.0
+
+
+REHEARSAL = Sizes(side=32, width=32, depth=3, epochs=8.0, many=8, cpu_many=4, many_epochs=2.0)
+
+
+def image_of(seed: int, side: int) -> Tensor:
+    """Blobs and gratings under fine texture, so that no quality comes for nothing."""
+    coarse = synthetic_image(seed, side)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(3, max(side // 4, 1), max(side // 4, 1), generator=generator)
+    return (coarse + 0.2 * (resize(noise, side, side) - 0.5)).clamp(0, 1)
+
+
+def starts_of(images: Sequence[Tensor], sizes: Sizes) -> list[Start]:
+    """The command's default init, a draw of its own for each image."""
+    spec = named_init("identity")
+    init = sized_init("identity-sized", spec, sizes.width, sizes.depth, SIZED_POWER)
+    return [init.start(image, seed) for seed, image in enumerate(images)]
+
+
+def _level_sec(result: FitResult, level: float) -> float | None:
+    """Seconds at the first evaluation of at least so many dB; None where there is none."""
+    return next((point.sec for point in result.curve if point.psnr >= level), None)
+
+
+def _curve_epochs(epochs: float) -> tuple[float, ...]:
+    return tuple(epochs * i / 64 for i in range(1, 64))
+
+
+def measure_one(device: torch.device, sizes: Sizes, **options: Any) -> dict[str, Any]:
+    """One image: its seconds to each level, what a step costs, where it ends."""
+    image = image_of(0, sizes.side).to(device)
+    (start,) = starts_of([image], sizes)
+    fit(start, image, budget_epochs=WARM_EPOCHS, eval_epochs=(), **options)  # libraries, kernels
+    looks = _curve_epochs(sizes.epochs)
+    result = fit(start, image, budget_epochs=sizes.epochs, eval_epochs=looks, **options)
+    end = result.curve[-1]
+    # Of the second half: what happens once in a fit, as capturing, is not a step's.
+    half = result.curve[len(result.curve) // 2]
+    step_ms = 1000 * (end.sec - half.sec) / max(end.steps - half.steps, 1)
+    return {
+        "psnr": result.kept.psnr,
+        "sec": end.sec,
+        "steps": end.steps,
+        "step_ms": step_ms,
+        "level_sec": {str(level): _level_sec(result, level) for level in LEVELS_DB},
+        "collapses": len(result.collapses),
+        "restarts": result.restarts,
+    }
+
+
+def measure_many(
+    device: torch.device, sizes: Sizes, count: int, together: int | None = None
+) -> dict[str, Any]:
+    """Many images: how many a second, as decided by the device or so many at a time."""
+    images = [image_of(seed, sizes.side).to(device) for seed in range(count)]
+    begin = _now(device)
+    starts = starts_of(images, sizes)
+    start_sec = _now(device) - begin
+    fit_many(starts[:2], images[:2], budget_epochs=WARM_EPOCHS, eval_epochs=())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    begin, results = _now(device), []
+    step = together or count
+    for i in range(0, count, step):
+        part = slice(i, i + step)
+        results += fit_many(
+            starts[part], images[part], budget_epochs=sizes.many_epochs, eval_epochs=()
+        )
+    sec = _now(device) - begin
+    pixels = sizes.side**2
+    most = most_together(starts[0].params.config, pixels, FitConfig().step_pixels(pixels), device)
+    found = {
+        "images": count,
+        "sec": sec,
+        "start_sec": start_sec,
+        "images_per_sec": count / (sec + start_sec),
+        "together": min(most, count),
+        "psnr": [result.kept.psnr for result in results],
+    }
+    if device.type == "cuda":
+        found["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Products in TF32: ten bits of mantissa."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, Any]:
+    """All rows. What matters least comes last, and is left out when the time is up."""
+    begin = time.perf_counter()
+    one: dict[str, Any] = {}
+    many: dict[str, Any] = {}
+    rows: list[tuple[dict[str, Any], str, Any, Any]] = [
+        (one, "device", nullcontext, lambda: measure_one(device, sizes)),
+        (many, "device", nullcontext, lambda: measure_many(device, sizes, sizes.many)),
+        (one, "cpu", nullcontext, lambda: measure_one(torch.device("cpu"), sizes)),
+        (
+            many,
+            "cpu",
+            nullcontext,
+            lambda: measure_many(torch.device("cpu"), sizes, sizes.cpu_many),
+        ),
+        (one, "device, no graph", without_capture, lambda: measure_one(device, sizes)),
+        (one, "device, soap", nullcontext, lambda: measure_one(device, sizes, optimizer="soap")),
+        (one, "device, tf32", _tf32, lambda: measure_one(device, sizes)),
+        (
+            one,
+            "device, bfloat16",
+            nullcontext,
+            lambda: measure_one(device, sizes, hidden_dtype="bfloat16"),
+        ),
+        (many, "device, tf32", _tf32, lambda: measure_many(device, sizes, sizes.many)),
+    ]
+    for group, name, around, run in rows:
+        kind = "one" if group is one else "many"
+        if time.perf_counter() - begin > budget_sec and len(one) > 1 and len(many) > 1:
+            group[name] = None
+            continue
+        row_begin = time.perf_counter()
+        with around():
+            group[name] = run()
+        print(f"{kind}, {name}: {time.perf_counter() - row_begin:.1f} s in all", file=sys.stderr)
+    return {"one": one, "many": many, "sec": time.perf_counter() - begin}
+
+
+def disagreements(found: dict[str, Any]) -> list[str]:
+    """Where the device's fits end elsewhere than the CPU's: a line for each."""
+    one, many = found["one"], found["many"]
+    pairs = [("one image", one["device"]["psnr"], one["cpu"]["psnr"])]
+    both = zip(many["device"]["psnr"], many["cpu"]["psnr"], strict=False)
+    pairs += [(f"image {i} of many", a, b) for i, (a, b) in enumerate(both)]
+    if one.get("device, no graph"):
+        pairs.append(
+            ("with a graph or without", one["device"]["psnr"], one["device, no graph"]["psnr"])
+        )
+    return [
+        f"{what}: {a:.2f} and {b:.2f} dB" for what, a, b in pairs if not abs(a - b) <= TOLERANCE_DB
+    ]
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Measurements -> Markdown."""
+    levels = " | ".join(f"s to {level} dB" for level in LEVELS_DB)
+    lines = [
+        f"| one image | ms a step | {levels} | s | PSNR, dB |",
+        f"| --- | {'--- | ' * (len(LEVELS_DB) + 3)}",
+    ]
+    for name, row in found["one"].items():
+        if row is None:
+            lines.append(f"| {name} | not measured, for lack of time |")
+            continue
+        reached = (row["level_sec"][str(level)] for level in LEVELS_DB)
+        cells = " | ".join("-" if sec is None else f"{sec:.2f}" for sec in reached)
+        lines.append(
+            f"| {name} | {row['step_ms']:.3f} | {cells} | {row['sec']:.2f} | {row['psnr']:.2f} |"
+        )
+    lines += [
+        "",
+        "| many images | images | images a second | together | PSNR, dB | peak GiB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in found["many"].items():
+        if row is None:
+            lines.append(f"| {name} | not measured, for lack of time |")
+            continue
+        psnr = sum(row["psnr"]) / len(row["psnr"])
+        peak = f"{row['peak_gib']:.1f}" if "peak_gib" in row else "-"
+        lines.append(
+            f"| {name} | {row['images']} | {row['images_per_sec']:.2f} | {row['together']} "
+            f"| {psnr:.2f} | {peak} |"
+        )
+    return "\n".join(lines)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the numbers depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="gpu.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--device", default="cuda", metavar="auto|cpu|cuda|mps", help="beside the CPU (cuda)")
+    add("--rehearse", action="store_true", help="on the CPU, at reduced size, within a minute")
+    add("--out", type=Path, help="write a record: OUT.json")
+    add("--threads", type=int, help="of the CPU's rows (as many as the work is worth)")
+    add("--many", type=int, default=Sizes.many, help=f"images together ({Sizes.many})")
+    add("--budget-sec", type=float, default=200.0, help="when no further row is begun (200)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0; 1 where results disagree; 2 for bad input."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    sizes = REHEARSAL if arguments.rehearse else Sizes(many=arguments.many)
+    work = FitConfig().step_pixels(sizes.side**2) * sizes.width**2
+    try:
+        torch.set_num_threads(choose_threads(arguments.threads, work))
+        device = choose_device("cpu" if arguments.rehearse else arguments.device)
+    except InputError as error:
+        parser.error(str(error))
+    found = measure(device, sizes, arguments.budget_sec)
+    found |= {"sizes": vars(sizes), "environment": environment(device)}
+    found["disagreements"] = disagreements(found)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found["environment"]), "", tables(found), "", sep="\n")
+    for line in found["disagreements"]:
+        print(f"more than {TOLERANCE_DB} dB apart: {line}")
+    return 1 if found["disagreements"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
