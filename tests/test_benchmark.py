@@ -28,9 +28,10 @@ from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.photos.workload import NamedImage
-from hyperinit.record.protocol import Protocol
+from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.records import Record, append_record, read_records
-from hyperinit.score.score import score
+from hyperinit.report.tables import markdown
+from hyperinit.score.score import score, score_groups
 from hyperinit.siren.store import save_params
 from scripts import benchmark as script
 from scripts import frozen_layers
@@ -45,7 +46,10 @@ PROTOCOL = Protocol(
     lr_images=2,
     lr_budget_epochs=2,
     batch_pixels=64,
+    batch_factors=(),
+    level_rates=False,
 )
+CHOOSING = replace(PROTOCOL, batch_factors=(4,), level_rates=True)
 
 
 def picture(seed: int, size: int = 16) -> NamedImage:
@@ -134,6 +138,75 @@ def test_no_rate_above_one_that_diverged_is_tried(tmp_path, monkeypatch):
     records = measured(make_plan(inits=(named("33"),)), tmp_path / "r.jsonl")
     assert {one.lr for one in records if one.is_tuning} == {1e-3, 3e-3}
     assert {one.lr for one in records if not one.is_tuning} == {1e-3}
+
+
+def beside(one: Record) -> tuple[int, bool]:
+    return one.settings["batch_pixels"], one.settings.get("rising_rates", False)
+
+
+def test_batch_and_profile_of_the_rates_are_chosen_for_every_init_as_its_rate_is(
+    tmp_path, monkeypatch
+):
+    real = Trial.run
+
+    def liking(self: Trial, on_eval: Any = lambda point: None) -> Any:
+        """33 likes large batches and one rate, the others what the protocol has."""
+        record, result = real(self, on_eval)
+        settings = self.settings
+        likes = (settings["batch_pixels"] > 64) + (not settings.get("rising_rates"))
+        worse = 4.0 ** ((2 - likes) if self.init.name == "33" else likes)
+        worse *= 1 + abs(torch.tensor(self.lr / 3e-3).log().item()) / 10  # and rates near 3e-3
+        end = replace(record.curve[-1], mse=worse)
+        return replace(record, curve=(*record.curve[:-1], end)), result
+
+    monkeypatch.setattr(Trial, "run", liking)
+    plan = make_plan(images=(picture(0),), protocol=CHOOSING)
+    path = tmp_path / "r.jsonl"
+    records = measured(plan, path)
+    tests = [one for one in records if not one.is_tuning]
+    assert {beside(one) for one in tests if one.init == "33"} == {(256, False)}
+    assert {beside(one) for one in tests if one.init == "paper"} == {(64, True)}
+    assert len({one.label for one in tests}) == 2  # names stay
+    # Every alternative was tried for both on every tuned rung, at a rate that suits its batch.
+    for name in ("33", "paper"):
+        for budget in (1, 2):
+            tried = [one for one in records if one.is_tuning and one.init == name]
+            own = {beside(one) for one in tried if one.budget_epochs == budget}
+            assert {batch for batch, _ in own} == {64, 256}
+            assert {rising for _, rising in own} == {True, False}
+    large = {one.lr for one in records if one.is_tuning and beside(one)[0] == 256}
+    assert large <= {float(f"{lr * 4**0.45:.3g}") for lr in PROTOCOL.lrs}
+    assert sum(one.budget_epochs for one in records) <= plan.total_epochs
+    # Scoring chooses the same, tables say so, and nothing is run twice.
+    for found in score(records):
+        for rung in found.rungs.values():
+            own = dict(rung.choice.others)
+            likes_large = found.init == "33"
+            assert own == {
+                "batch_pixels": 256 if likes_large else 64,
+                "rising_rates": not likes_large,
+            }
+    table = markdown(score_groups(records))
+    assert "batch_pixels 256, rising_rates False" in table and "rising_rates True" not in table
+    assert "and what stands beside it" in table
+    assert len(measured(plan, path)) == len(records) == len(read_records(path))
+    with open_records(path) as file:
+        assert len(list(verify(plan, file, len(records)))) == len(records)
+
+
+def test_an_entry_that_changes_its_batch_keeps_it(tmp_path):
+    entry = with_changes(Entry(named("33")), {"batch_pixels": 32})
+    plan = make_plan("open", entries=(entry,), images=(picture(0),), protocol=CHOOSING)
+    records = measured(plan, tmp_path / "r.jsonl")
+    assert {batch for batch, _ in map(beside, records)} == {32}
+    assert {one.lr for one in records} <= set(PROTOCOL.lrs)
+
+
+def test_version_1_and_quick_have_no_alternatives():
+    assert Protocol(**PROTOCOLS["standard-1"]).alternatives == {}
+    assert all(len(v) == 1 for v in Protocol(**PROTOCOLS["quick"]).alternatives.values())
+    whole = replace(CHOOSING, batch_pixels=400, batch_factors=(4, 0.5))
+    assert whole.alternatives["batch_pixels"] == (400, 200)  # no more than the image has
 
 
 def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from conftest import smooth_image
 
+from hyperinit.fitting import descent
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
@@ -18,6 +20,7 @@ from hyperinit.fitting.target import fit_to_target
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, SirenConfig
+from hyperinit.stepping import watch
 
 WIDTH, DEPTH = 32, 3
 
@@ -26,6 +29,13 @@ def start(seed: int = 0, name: str = "identity") -> Params:
     spec = named_init(name)
     config = spec.siren_config(WIDTH, DEPTH)
     return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
+
+
+def narrow() -> Params:
+    """Of too few weights for 24 x 32 pixels."""
+    spec = named_init("identity")
+    config = spec.siren_config(16, DEPTH)
+    return sample_params(spec, config, generator=torch.Generator().manual_seed(0))
 
 
 def picture(height: int = 24, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -103,6 +113,38 @@ def test_a_rate_that_is_far_too_high_ends_near_a_good_one(lr: float) -> None:
     assert found.restarts
     assert found.psnr > good.psnr - 1.5
     assert found.curve[-1].epochs < 4 + 3 * 1.5  # noticed soon
+
+
+def test_a_fit_that_stalls_is_restarted_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Start(start(), lr_factor=0.5)
+    usual = fit(begin, picture(), budget_epochs=16)
+    assert not usual.restarts
+    monkeypatch.setattr(descent, "detail", lambda images: torch.zeros(images.shape[:-3]))
+    monkeypatch.setattr(watch, "STALL_FALL", math.inf)  # now every fit looks stalled
+    found = fit(begin, picture(), budget_epochs=16, max_restarts=1, eval_epochs=())
+    assert found.restarts == 1 and found.stalled and found.lr == pytest.approx(usual.lr / 2)
+    for other in (replace(begin, lr_factor=1.0), Start(narrow(), lr_factor=0.5)):
+        (unwatched,) = descent.descend(other, picture(), FitConfig(budget_epochs=16))
+        assert not unwatched.stalled
+
+
+def test_a_fit_that_looks_dead_at_every_rate_is_made_to_its_end() -> None:
+    begin = Start(narrow(), lr_factor=0.5)
+    unwatched = fit(begin, picture(), budget_epochs=16, max_restarts=0)
+    found = fit(begin, picture(), budget_epochs=16)
+    assert found.restarts == 3 and not found.diverged and found.mse == unwatched.mse
+
+
+def test_a_rate_a_little_too_high_is_taken_back_to_the_one_that_suits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin, image = Start(start(name="33")), picture()
+    usual = fit(begin, image, budget_epochs=4)
+    monkeypatch.setattr(descent, "EARLY_SHARE", 1.0)
+    monkeypatch.setattr(watch, "DEAD_VARIANCE", 0.0)
+    monkeypatch.setattr(watch, "DEAD_FALL", math.inf)  # now every fit looks dead
+    found = fit(begin, image, budget_epochs=4, lr=usual.lr * 2, max_restarts=1)
+    assert found.restarts == 1 and found.lr == pytest.approx(usual.lr)
 
 
 def test_a_benchmark_sees_a_collapse_as_it_is() -> None:

@@ -82,6 +82,7 @@ HOSTILE = {
     "settings that are a list": changed(settings=[]),
     "an environment of null": changed(environment=None),
     "an image of 1e9 pixels a side": changed(settings={**SETTINGS, "image_size": 10**9}),
+    "rates that rise in part": changed(settings={**SETTINGS, "rising_rates": [True]}),
     "no pixels in a batch": changed(settings={**SETTINGS, "batch_pixels": 0}),
     "frozen layers that are text": changed(settings={**SETTINGS, "frozen_layers": "0"}),
     "changes that are a list": changed(changes=[]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import inf, nan, sqrt
 from typing import Any
 
@@ -372,7 +373,7 @@ def test_versions_of_the_protocol_never_mix():
 
 def test_version_2_chooses_the_batch_too_and_compares_across_batches():
     def at(image: str, batch: int, mse: float, **more: Any) -> Record:
-        settings = {**SETTINGS, "batch_pixels": batch}
+        settings = {**SETTINGS, "batch_pixels": batch, "rising_rates": True}
         return record("33", image, mse=mse, settings=settings, version=2, **more)
 
     records = [
@@ -385,6 +386,18 @@ def test_version_2_chooses_the_batch_too_and_compares_across_batches():
     assert rungs["33"].mse == pytest.approx(0.02)  # as was best on the tuning image
     assert str(rungs["33"].choice) == "0.0005, batch_pixels 256"
     assert set(rungs) == {"22", "33"}
+
+
+def test_a_record_of_version_2_that_says_nothing_of_its_rates_has_one_for_all_layers():
+    tuned = [
+        record("33", "t", mse=mse, track="tuned-lr", settings={**SETTINGS, **more}, version=2)
+        for mse, more in ((0.2, {"rising_rates": True}), (0.1, {}))
+    ]
+    tests = [replace(one, track="tuned", is_tuning=False, image_hash="cat") for one in tuned]
+    (found,) = score_groups([*tuned, *tests])
+    (one,) = found.inits
+    assert one.rungs[1.0].mse == pytest.approx(0.1)
+    assert str(one.rungs[1.0].choice).endswith("rising_rates False")
 
 
 def test_sections_are_by_track_size_and_version():

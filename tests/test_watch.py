@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hyperinit.stepping.watch import CollapseWatch
+from hyperinit.stepping.watch import CollapseWatch, detail
 
 EPOCHS = [64, 500, 3000]  # in steps
 
@@ -58,6 +58,34 @@ def test_a_jump_from_which_the_loss_returns_at_once_is_none(epoch_steps):
     begin = 2 * epoch_steps
     losses[begin : begin + epoch_steps // 50] = [0.4] * (epoch_steps // 50)
     assert noticed(CollapseWatch(epoch_steps, [1.0]), losses) is None
+
+
+@pytest.mark.parametrize("epoch_steps", [4, *EPOCHS])
+def test_a_stall_is_noticed_once_after_an_epoch_where_details_are_known(epoch_steps):
+    stalls = [0.5 + 0.5 * 0.1 ** (10 * step / max(epoch_steps, 64)) for step in range(9000)]
+
+    def noticed_at(losses, details):
+        watch = CollapseWatch(epoch_steps, [1.0], details=details)
+        fed = ((step, watch.feed(torch.tensor(loss))) for step, loss in enumerate(losses))
+        return [step for step, looked in fed if looked and watch.stalled[0]]
+
+    (step,) = noticed_at(stalls, [0.4])
+    assert max(epoch_steps, 64) * 0.9 < step <= max(epoch_steps, 64)
+    assert noticed_at(stalls, []) == []
+    assert noticed_at(stalls, [0.6]) == []  # it shows what a blur does not
+    assert noticed_at(losses_of(epoch_steps, 8), [0.01]) == []  # or is on its way
+
+
+def test_detail_is_what_a_blur_takes_away():
+    flat = torch.full((3, 40, 50), 0.3)
+    edge = flat.clone()
+    edge[:, 20:] = 0.8
+    stripes = flat.clone()
+    stripes[:, ::2] = 0.8
+    found = detail(torch.stack([flat, edge, stripes]))
+    assert found.shape == (3,) and found[0] == pytest.approx(0, abs=1e-10)
+    assert 0 < found[1] < found[2] == pytest.approx(0.25**2, rel=0.2)
+    assert detail(torch.rand(3, 2, 5)).shape == ()
 
 
 def test_after_a_return_it_watches_afresh():

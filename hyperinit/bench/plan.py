@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 from hyperinit.base.errors import InputError
@@ -111,9 +112,17 @@ class Plan:
         if self.row.along_curve:
             return len(self.entries) * tests
         first, *rest = self.protocol.tuned_budgets
-        rates = len(self.protocol.lrs)
-        tuning = len(self.tuning_images) * (rates * first + min(rates, 3) * sum(rest))
-        return len(self.entries) * (tests + tuning)
+        tuning = sum(
+            most_fits(self.protocol, self.alternatives(entry), is_first=True) * first
+            + most_fits(self.protocol, self.alternatives(entry), is_first=False) * sum(rest)
+            for entry in self.entries
+        )
+        return len(self.entries) * tests + len(self.tuning_images) * tuning
+
+    def alternatives(self, entry: Entry) -> dict[str, tuple[Any, ...]]:
+        """Field of FitConfig -> what is tried for an entry, the protocol's own value first."""
+        given = self.protocol.alternatives.items()
+        return {name: values for name, values in given if name not in entry.changes}
 
     def trial(
         self,
@@ -123,10 +132,13 @@ class Plan:
         lr: float | None,
         seed: int,
         *,
+        chosen: Mapping[str, Any] = MappingProxyType({}),
         is_tuning: bool = False,
     ) -> Trial:
-        """One of the plan's trials."""
-        fit = {**entry.source_fit, **entry.changes}
+        """One of the plan's trials; `chosen` is what was on tuning images, beside the rate."""
+        tried = self.alternatives(entry)
+        own = {name: value for name, value in chosen.items() if name in tried}
+        fit = {**entry.source_fit, **own, **entry.changes}
         if self.row.along_curve:
             fit |= self._curve_fit()
         return Trial(
@@ -150,6 +162,15 @@ class Plan:
         count = int(max(self.protocol.budgets_epochs) / every)
         evals = tuple(every * (k + 1) for k in range(count))
         return {"eval_epochs": evals, "stop_mse": self.stop_mse}
+
+
+def most_fits(
+    protocol: Protocol, alternatives: Mapping[str, Sequence[Any]], *, is_first: bool
+) -> int:
+    """How often a rung fits each tuning image at most, see `tuning.tune`."""
+    rates = len(protocol.lrs) if is_first else min(len(protocol.lrs), 3)
+    others = sum(len(values) - 1 for values in alternatives.values())
+    return rates + others + (2 if others else 0)
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:

@@ -152,10 +152,16 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
     hours = plan.total_epochs * epoch_sec(plan, workers) / 3600
     cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
     budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
+    tried = [
+        f"{name} {', '.join(map(str, values[1:]))}"
+        for name, values in plan.protocol.alternatives.items()
+        if plan.tuning_images and len(values) > 1
+    ]
+    others = f"tried there beside rates: {'; '.join(tried)}\n" if tried else ""
     return (
         f"{plan.track} track: inits {', '.join(entry.label for entry in plan.entries)}\n"
         f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
         f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
-        f"budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
+        f"{others}budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
         f" records in {out}"
     )

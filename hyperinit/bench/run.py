@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -22,6 +22,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.trial import Trial
+from hyperinit.bench.tuning import tune
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.lr_range import lr_range_test
@@ -30,7 +31,7 @@ from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import CurvePoint, Record, append_record, read_records
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.record.tracks import track_of
-from hyperinit.score.groups import choice_at, select_choices
+from hyperinit.score.groups import Choice, choice_at, select_choices
 from hyperinit.siren.network import preview
 
 TUNING_SEED = 1_000_000  # no test seed
@@ -164,12 +165,19 @@ def _run_ladder(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
             chosen = select_choices(tuning)
             for entry in plan.entries:
                 before = choice_at(chosen, entry.label, budget)
-                for record in _tune(plan, file, on_eval, entry, budget, before and before.lr):
+                for record in _tune(plan, file, on_eval, entry, budget, before):
                     tuning.append(record)
                     yield record
         chosen = select_choices(tuning)
         trials = [
-            plan.trial(entry, image, budget, choice and choice.lr, seed)
+            plan.trial(
+                entry,
+                image,
+                budget,
+                choice and choice.lr,
+                seed,
+                chosen=dict(choice.others if choice else ()),
+            )
             for entry, image, seed in itertools.product(
                 plan.entries, plan.images, range(plan.seeds)
             )
@@ -188,26 +196,16 @@ def _tune(
     on_eval: OnEval,
     entry: Entry,
     budget: float,
-    before: float | None,
+    before: Choice | None,
 ) -> Iterator[Record]:
-    """Fits of the tuning images at the rates that may be best on this rung.
-
-    The best rate changes little from one budget to the next, so only the one that was best on the
-    rung before and its neighbours in the grid are tried; and none above one that diverged.
-    """
-    lrs = sorted(plan.protocol.lrs)
-    if before is not None:
-        at = lrs.index(before)
-        lrs = lrs[max(at - 1, 0) : at + 2]
-    for lr in lrs:
+    def fits(lr: float, settings: Mapping[str, Any]) -> list[Record]:
         trials = [
-            plan.trial(entry, image, budget, lr, TUNING_SEED, is_tuning=True)
+            plan.trial(entry, image, budget, lr, TUNING_SEED, chosen=settings, is_tuning=True)
             for image in plan.tuning_images
         ]
-        records = list(file.run(trials, on_eval))
-        yield from records
-        if any(record.diverged for record in records):
-            return
+        return list(file.run(trials, on_eval))
+
+    yield from tune(plan, entry, before, fits)
 
 
 def _run_curves(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Record]:
@@ -270,7 +268,10 @@ def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
         if entry is None or image is None:
             continue
         budget, lr, seed = record.budget_epochs, record.lr, record.seed
-        trial = plan.trial(entry, image, budget, lr, seed, is_tuning=record.is_tuning)
+        chosen = dict(Choice.of(record).others)
+        trial = plan.trial(
+            entry, image, budget, lr, seed, chosen=chosen, is_tuning=record.is_tuning
+        )
         if trial.key == record.trial:
             known.append((record, trial))
     if not known:

@@ -20,7 +20,7 @@ from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, SirenConfig, default_lr, predict
 from hyperinit.stepping.schedule import DECAY_POWERS, decay
-from hyperinit.stepping.watch import LOOKS_A_GAP, CollapseWatch
+from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
@@ -32,8 +32,12 @@ DIVERGED_MSE = 1e3
 
 # A collapse in this part of the budget has begun at the start: what it left is of no use, and the
 # fit is given up (and restarted, see `fit`). One that comes later is taken back to a state from
-# before it and continues at COLLAPSE_LR_FACTOR times its rate.
+# before it and continues at COLLAPSE_LR_FACTOR times its rate. A stall has always begun at the
+# start, but is of no account where little of the budget is left, nor from inits that take a higher
+# rate: on small images most of their first layer is too fine, and a good fit begins as slowly.
 EARLY_SHARE = 0.25
+STALL_SHARE = 0.5
+STALL_LR_FACTOR = 0.5
 COLLAPSE_LR_FACTOR = 1 / 3
 
 NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
@@ -72,6 +76,7 @@ class FitResult:
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
+        stalled: Whether it is diverged for no more than a stall: the rate is not far too high.
     """
 
     params: Params
@@ -81,6 +86,7 @@ class FitResult:
     diverged: bool = False
     restarts: int = 0
     collapses: tuple[float, ...] = ()
+    stalled: bool = False
 
     @property
     def mse(self) -> float:
@@ -189,9 +195,17 @@ class _Descent:
         # Protocol 1 restarts what diverged, and watches nothing on the way.
         self.watch: CollapseWatch | None = None
         if config.max_restarts and config.optimizer != "adamw":
-            variances = self.rgb.var(dim=-2, correction=0).mean(-1).reshape(-1).tolist()
-            self.watch = CollapseWatch(self.pixels / self.batch_pixels, variances, image.device)
+            self.watch = self._watch(image, start)
         self.snapshots: deque[tuple[int, Any]] = deque(maxlen=2)
+
+    def _watch(self, image: Tensor, start: Start) -> CollapseWatch:
+        variances = self.rgb.var(dim=-2, correction=0).mean(-1).reshape(-1).tolist()
+        details: list[float] = []
+        weights = sum(value.numel() for value in start.params.values()) / len(self.fits)
+        enough = weights >= STALL_WEIGHTS_RATIO * 3 * self.pixels
+        if enough and start.lr_factor <= STALL_LR_FACTOR:
+            details = detail(self.rgb.mT.reshape(image.shape)).reshape(-1).tolist()
+        return CollapseWatch(self.pixels / self.batch_pixels, variances, image.device, details)
 
     def _steps_after(self, epochs: float) -> int:
         return round(max(epochs - self.spent_epochs, 0) * self.pixels / self.batch_pixels)
@@ -229,12 +243,15 @@ class _Descent:
         assert self.watch is not None
         epochs = self.before.epochs + (self.step + 1) * self.batch_pixels / self.pixels
         alone = len(self.fits) == 1
-        for progress, collapsed in zip(self.fits, self.watch.collapsed, strict=True):
-            if not collapsed or progress.gave_up:
+        early = self.step < EARLY_SHARE * self.steps
+        watched = zip(self.fits, self.watch.collapsed, self.watch.stalled, strict=True)
+        for progress, collapsed, stalled in watched:
+            stalled &= self.step < STALL_SHARE * self.steps
+            if not (collapsed or stalled) or progress.gave_up:
                 continue
             self.collapses.append(epochs)
-            early = self.step < EARLY_SHARE * self.steps
-            if alone and not early and self.snapshots and self.replan is None:
+            progress.stalled = not collapsed
+            if collapsed and alone and not early and self.snapshots and self.replan is None:
                 _, state = self.snapshots[0]
                 self.taker.load_state(state)
                 self.watch.restored()
@@ -284,6 +301,7 @@ class _Descent:
             self.lr,
             progress.diverged or progress.gave_up,
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
+            stalled=progress.stalled and progress.gave_up,
         )
 
 
@@ -294,7 +312,7 @@ class _Progress:
         self.curve: list[CurvePoint] = []
         self.kept: CurvePoint
         self.over = self.diverged = False
-        self.gave_up = False  # it collapsed early
+        self.gave_up = self.stalled = False  # it collapsed early; it only stalled
 
     def add(self, point: CurvePoint, config: FitConfig) -> bool:
         """Adds an evaluation; returns whether it is now the one to keep."""

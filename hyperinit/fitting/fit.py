@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from hyperinit.siren.network import Params, Siren
 # What a fit that collapsed early, diverged, or ended worse than it began is started again with: a
 # fit that dies has at least three times the rate that suits it, docs/research-log.md 39.
 RESTART_LR_FACTOR = 1 / 3
+STALLED_LR_FACTOR = 1 / 2  # after one that only stalled
+USUAL_LR_FACTOR = 3 / 4  # where the rate that suits is lower than so many times it, that one
 
 
 @with_own_settings
@@ -81,23 +84,36 @@ def restart_failed(
         result: Of the first attempt.
         start, image, config, on_eval: What it was made with, see `descend`.
     """
+    suits = rate_of(replace(config, lr=None), start, image.shape[-2] * image.shape[-1])
+    looked_dead = True
     for restarts in range(1, config.max_restarts + 1):
         begin, end = result.curve[0], result.curve[-1]
         # A start that is no number, or was not fitted at all, would only fail again.
         if begin.steps == end.steps or (end.mse <= begin.mse and not result.diverged):
             break
-        lr = result.lr * RESTART_LR_FACTOR
-        if config.lr:  # a rate given by hand may be far above what suits the fit
-            lr = min(
-                lr, rate_of(replace(config, lr=None), start, image.shape[-2] * image.shape[-1])
-            )
-        lower = replace(config, lr=lr)
-        (attempt,) = descend(start, image, lower, failed=end, on_eval=on_eval)
+        looked_dead &= result.diverged and isfinite(end.mse)
+        if looked_dead and restarts == config.max_restarts > 1:
+            # At every rate: small networks and rough starts show little for long. To the end, then.
+            again = replace(config, lr=suits, max_restarts=0)
+        else:
+            again = replace(config, lr=_lower_rate(result, suits))
+        (attempt,) = descend(start, image, again, failed=end, on_eval=on_eval)
         if result.kept.mse < attempt.kept.mse:
             attempt = replace(attempt, params=result.params, kept=result.kept)
         collapses = (*result.collapses, *attempt.collapses)
         result = replace(attempt, restarts=restarts, collapses=collapses)
     return result
+
+
+def _lower_rate(failed: FitResult, suits: float) -> float:
+    """The rate to start a failed fit again with; `suits` is what its image and network take.
+
+    A rate given by hand may be far above that, or a little: a third would then be too low, and a
+    slow start looks as dead as one at too high a rate.
+    """
+    if suits < USUAL_LR_FACTOR * failed.lr:
+        return suits
+    return failed.lr * (STALLED_LR_FACTOR if failed.stalled else RESTART_LR_FACTOR)
 
 
 def plain(tensor: Tensor) -> Tensor:

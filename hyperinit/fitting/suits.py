@@ -19,7 +19,8 @@ MIN_BATCH_PIXELS, MAX_BATCH_PIXELS = 64, 1024
 
 # NAdam's best rate from `identity-sized` on 96 x 96 pixels, SIREN 4 x 128, 8 epochs, 144 pixels,
 # less 5 %, as too high a rate costs more than too low a one.
-_LR = 3.5e-4
+_LR, _LR_BATCH = 3.5e-4, 144
+_BATCH_POWER = 0.45
 # An init's `lr_factor` was found for AdamW, where init 33 takes twice the rate of `identity`. Here
 # it takes 1.5 times that, and less on images of fewer than 105 pixels a side, for which most of
 # its first layer is too fine.
@@ -55,9 +56,14 @@ def suitable_lr(
         lr_factor: See `Start`.
     """
     budget = max(budget_epochs, 0.25)
-    size = (batch_pixels / 144) ** 0.45 * (pixels / 9216) ** -0.25
+    size = batch_lr_factor(batch_pixels, _LR_BATCH) * (pixels / 9216) ** -0.25
     network = (siren.width / 128) ** -0.75 * (siren.depth / 4) ** -1.5
     return float(_LR * size * network * (budget / 8) ** -0.1 * _init_factor(pixels, lr_factor))
+
+
+def batch_lr_factor(batch_pixels: int, than: int) -> float:
+    """The rate that suits batches of so many pixels, relative to that of others."""
+    return float((batch_pixels / than) ** _BATCH_POWER)
 
 
 def _init_factor(pixels: int, lr_factor: float) -> float:

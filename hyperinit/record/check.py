@@ -151,6 +151,8 @@ def _settings(name: str, value: Any) -> None:
         if field in value:
             most = MAX_SIDE**2 if field == "batch_pixels" else MAX_SIDE
             _whole(1, most)(f"{name}.{field}", value[field])
+    if "rising_rates" in value:
+        _flag(f"{name}.rising_rates", value["rising_rates"])
     _frozen(value)
 
 

@@ -60,6 +60,14 @@ class Protocol:
     )
     output_lr_factor: float = option(5.0, "the output layer's rate relative to the others'")
     weight_decay: float = option(0.0, "AdamW's")
+    batch_factors: tuple[float, ...] = option(
+        (4.0,),
+        "tried for each init on tuning images: batches of so many times batch_pixels",
+        above=0,
+    )
+    level_rates: bool = option(
+        True, "tried there too: one rate for all sine layers, not rates that rise with depth"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -73,6 +81,22 @@ class Protocol:
         """The rungs on which rates are chosen, ascending; always the smallest."""
         budgets = sorted(self.budgets_epochs)
         return tuple(b for b in budgets if b <= self.lr_budget_epochs) or (budgets[0],)
+
+    @property
+    def alternatives(self) -> dict[str, tuple[Any, ...]]:
+        """What is chosen for each init and rung beside its rate.
+
+        Field of FitConfig -> what is tried on tuning images, first what this protocol has.
+        """
+        pixels, own = self.image_size**2, self.batch_pixels
+        batches = [min(max(round(own * factor), 1), pixels) for factor in self.batch_factors]
+        others = [batch for batch in batches if batch != min(own, pixels)]
+        tried = {
+            "batch_pixels": tuple(dict.fromkeys((own, *others))),
+            "rising_rates": (True, False) if self.level_rates else (True,),
+        }
+        chosen = CHOSEN_SETTINGS[self.version]
+        return {name: values for name, values in tried.items() if name in chosen}
 
 
 _SMALL: dict[str, Any] = {
@@ -94,8 +118,12 @@ _USUAL: dict[int, dict[str, Any]] = {
     },
 }
 
-# Version -> settings that are chosen for each init and budget, as its learning rate is.
-CHOSEN_SETTINGS: dict[int, tuple[str, ...]] = {1: (), 2: ("batch_pixels",)}
+# Version -> settings that are chosen for each init and budget, as its learning rate is, and what a
+# record has that does not say.
+CHOSEN_SETTINGS: dict[int, dict[str, Any]] = {
+    1: {},
+    2: {"batch_pixels": None, "rising_rates": False},
+}
 
 
 def usual_settings(version: int) -> dict[str, Any]:
@@ -109,7 +137,11 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # One rung down the ladder of scales.
     "small": _SMALL,
     # As small, and over in two minutes: to see that everything works.
-    "quick": {**_SMALL, "budgets_epochs": (1, 2, 4, 8), "lr_images": 3},
+    "quick": {
+        **_SMALL,
+        **{"budgets_epochs": (1, 2, 4, 8), "lr_images": 3},
+        **{"batch_factors": (), "level_rates": False},
+    },
     # Version 1, which records made before version 2 are of.
     "standard-1": {
         **_FIT_1,

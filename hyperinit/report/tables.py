@@ -16,7 +16,7 @@ from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.report.names import csv_cell, markdown_cell
 from hyperinit.score.costs import Cost, Pair, Ratio, number
-from hyperinit.score.groups import Ladder, select_choices
+from hyperinit.score.groups import Choice, Ladder, select_choices
 from hyperinit.score.score import (
     GroupScore,
     InitScore,
@@ -31,7 +31,7 @@ LEGEND = """\
 Costs are medians over all pairs of an image and a seed, unsolved ones included (`>`: so is the
 median pair; `<=`: the smallest budget was enough). A ratio is a geometric mean over the pairs that
 both inits solve, with its 95 % interval over images; below 1 is cheaper. Errors are geometric means
-over pairs. Every init has the learning rate that was best for it on {tuned_on}.
+over pairs. Every init has the learning rate{others} that was best for it on {tuned_on}.
 """
 
 
@@ -61,7 +61,9 @@ def markdown(scores: Iterable[GroupScore]) -> str:
             continue
         parts += [_cost_table(found.inits), _ratio_table(found), _error_table(found.inits)]
         tuned_on = "these very images" if found.tune_on_test else "tuning images"
-        parts.append(LEGEND.format(tuned_on=tuned_on))
+        choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
+        others = ", and what stands beside it," if len(choices) > 1 else ""
+        parts.append(LEGEND.format(tuned_on=tuned_on, others=others))
     if not parts:
         raise InputError("no records")
     return "\n".join(parts)
@@ -161,7 +163,7 @@ def at_best_lr(records: Iterable[Record]) -> list[Record]:
     """The records at each init's best rate for each budget: the lowest mean error over pairs."""
     records = list(records)
     chosen = select_choices(records, average=fmean)
-    return [r for r in records if r.lr == chosen[r.label, r.budget_epochs].lr]
+    return [r for r in records if Choice.of(r) == chosen[r.label, r.budget_epochs]]
 
 
 def errors_table(groups: Iterable[GroupScore]) -> str:

@@ -179,11 +179,16 @@ class Choice(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Choice:
         """What a record declared."""
-        names = CHOSEN_SETTINGS[record.version]
-        return cls(record.lr, tuple((name, record.settings.get(name)) for name in names))
+        unsaid = CHOSEN_SETTINGS[record.version]
+        return cls(
+            record.lr,
+            tuple((name, record.settings.get(name, value)) for name, value in unsaid.items()),
+        )
 
     def __str__(self) -> str:
-        return ", ".join([f"{self.lr:g}", *(f"{name} {value}" for name, value in self.others)])
+        # A switch that is on is as usual.
+        others = (f"{name} {value}" for name, value in self.others if value is not True)
+        return ", ".join([f"{self.lr:g}", *others])
 
 
 Choices = Mapping[tuple[str, float], Choice]  # (name, budget) -> what is chosen

@@ -1,7 +1,8 @@
 """Losses of a fit, step by step -> whether it has collapsed.
 
 A fit whose rate is too high seldom ends in numbers that are none. Its loss leaves its path by a
-factor and stays there, or it never finds one: the network shows the image's mean colour for good.
+factor and stays there, or it never finds one: the network shows the image's mean colour for good,
+or stalls at what a blurred picture would be until its rate has decayed, and ends 6 to 20 dB worse.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-# All numbers are from the traces of 314 fits, 32 to 160 pixels a side, rates up to 30 times the
-# best: with them all that were dead are found and no healthy one is stopped. The numbers that
-# decide most are RISE_FACTOR (1.5 stops healthy fits) and MIN_GAP_STEPS (8 stops small ones).
+# Numbers, but for those of stalls, are from the traces of 314 fits, 32 to 160 pixels a side, rates
+# up to 30 times the best: with them all that were dead are found and no healthy one is stopped.
+# RISE_FACTOR (1.5 stops healthy fits) and MIN_GAP_STEPS (8 stops small ones) decide most.
 
 # The gap: the unit of time of all that follows. No shorter than a few steps, however few an epoch
 # has, as single batches say little.
@@ -42,10 +44,27 @@ DEAD_GAPS = 2
 DEAD_VARIANCE = 0.9
 DEAD_FALL = 0.1
 
+# Stalled: after so many gaps still above what a box blur of the image leaves, and hardly falling.
+# A network with fewer weights than this for each number of the image, 3 x pixels, may be no better.
+# docs/research-log.md 46: so 39 of 47 fits that end 6 dB worse are found, and no healthy one of 36.
+STALL_GAPS = 4
+STALL_FALL = 0.12
+STALL_WEIGHTS_RATIO = 0.8
+BLUR_SIDE = 17
+
 # A state is one to come back to where the loss is no more than so many times its lowest, and well
 # below the variance: what was good before an early collapse is already damaged by the rate.
 GOOD_FACTOR = 1.3
 GOOD_VARIANCE = 0.5
+
+
+def detail(image: Tensor) -> Tensor:
+    """Mean squared difference between images (..., 3, H, W) and their box blurs, (...)."""
+    stacked = image.reshape(-1, *image.shape[-3:])
+    blurred = avg_pool2d(
+        stacked, BLUR_SIDE, stride=1, padding=BLUR_SIDE // 2, count_include_pad=False
+    )
+    return (stacked - blurred).square().mean((-1, -2, -3)).reshape(image.shape[:-3])
 
 
 class CollapseWatch:
@@ -55,6 +74,7 @@ class CollapseWatch:
         epoch_steps: Steps an epoch; need not be whole.
         variances: Of each image, mean over the channels, in the units of the loss.
         device: Of the losses.
+        details: Of each image, see `detail`, in the same units; none: no fit counts as stalled.
     """
 
     def __init__(
@@ -62,6 +82,7 @@ class CollapseWatch:
         epoch_steps: float,
         variances: Sequence[float],
         device: torch.device | str = "cpu",
+        details: Sequence[float] = (),
     ) -> None:
         gap = max(GAP_EPOCHS * epoch_steps, MIN_GAP_STEPS)
         self.look_steps = max(1, int(gap / LOOKS_A_GAP))
@@ -72,13 +93,19 @@ class CollapseWatch:
         reads = 1 if self._sum.device.type == "cpu" else READ_LOOKS
         self._means = torch.zeros(reads, len(variances), device=device)
         self._unread = 0  # looks in the first rows of it
-        self._traces = [_Trace(variance) for variance in variances]
+        self._traces = [
+            _Trace(variance, detail)
+            for variance, detail in zip(
+                variances, details or [math.inf] * len(variances), strict=True
+            )
+        ]
 
     def feed(self, losses: Tensor) -> bool:
         """Adds the mean losses of one step, () or (B,), detached.
 
         Returns:
-            Whether `collapsed` and `good` are new. Only then was the device waited for.
+            Whether it has looked: `collapsed`, `stalled` and `good` are new. Only then was the
+            device waited for.
         """
         self._sum += losses
         self._steps += 1
@@ -102,13 +129,19 @@ class CollapseWatch:
         return [trace.collapsed(self._gap_looks) for trace in self._traces]
 
     @property
+    def stalled(self) -> list[bool]:
+        """For each fit, whether it has stalled; judged at one look, so true only there."""
+        return [trace.stalled(self._gap_looks) for trace in self._traces]
+
+    @property
     def good(self) -> list[bool]:
         """For each fit, whether a snapshot of now is worth keeping."""
         return [trace.good for trace in self._traces]
 
     def restored(self, image: int = 0) -> None:
         """Is told that a fit was taken back to a snapshot, or its start: watched afresh."""
-        self._traces[image] = _Trace(self._traces[image].variance)
+        before = self._traces[image]
+        self._traces[image] = _Trace(before.variance, before.detail)
 
     def state(self) -> dict[str, Any]:
         """All that the next looks depend on."""
@@ -129,8 +162,8 @@ class CollapseWatch:
 class _Trace:
     """The smoothed loss of one fit, at each look."""
 
-    def __init__(self, variance: float) -> None:
-        self.variance = variance
+    def __init__(self, variance: float, detail: float) -> None:
+        self.variance, self.detail = variance, detail
         self.finite = True
         self.lowest = math.inf
         self.looks = self.looks_above = 0
@@ -153,11 +186,18 @@ class _Trace:
             return True
         if not self.recent:
             return False
-        now, before = self.recent[-1], self.recent[0]
         risen = self.looks_above > RISE_GAPS * gap_looks
         late = self.looks >= DEAD_GAPS * gap_looks
-        falls = now < (1 - DEAD_FALL) * before
-        return risen or (late and now > DEAD_VARIANCE * self.variance and not falls)
+        return risen or (late and self._stays(DEAD_VARIANCE * self.variance, DEAD_FALL))
+
+    def stalled(self, gap_looks: int) -> bool:
+        at_last = self.finite and self.looks == STALL_GAPS * gap_looks
+        return at_last and self._stays(self.detail, STALL_FALL)
+
+    def _stays(self, level: float, fall: float) -> bool:
+        """Whether it is above a level, and has fallen by less than a share in the last gap."""
+        now, before = self.recent[-1], self.recent[0]
+        return now > level and now >= (1 - fall) * before
 
     @property
     def good(self) -> bool:
