@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
-from hyperinit.exchange.conventions import Conventions, Size, check_size, from_params
+from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.layouts import Found, find, size_of_grid
 from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, pretrained_for
 from hyperinit.images.decode import ImageSource, to_image
@@ -77,8 +77,20 @@ def init_(
     params = _params_for(found, state, init, picture, seed)
     if "colours" not in conventions and not found.keys[-1][1]:
         theirs = theirs.but(colours="imagenet")  # without a bias there is no mean to shift to
+    values = _placed(found, from_params(params, theirs, grid), state)
+    with torch.no_grad():
+        for key, value in values.items():
+            state[key].copy_(value)  # a state dict shares the module's memory
+    return net
+
+
+def _placed(found: Found, layers: Layers, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Layers under the names of the network.
+
+    Raises:
+        InputError: a layer without biases would need one.
+    """
     values: dict[str, Tensor] = {}
-    layers = from_params(params, theirs, grid)
     for keys, pair in zip(found.keys, layers, strict=True):
         turned = pair[0].T if found.layout.weight == "kernel" else pair[0]
         for key, value in zip(keys, (turned, pair[1]), strict=True):
@@ -88,10 +100,7 @@ def init_(
                 values[key] = value  # type: ignore[assignment]
             elif value is not None and keys != found.keys[-1] and bool(value.any()):
                 raise InputError(f"{keys[0]} has no bias, and these conventions need one")
-    with torch.no_grad():
-        for key, value in values.items():
-            state[key].copy_(value)  # a state dict shares the module's memory
-    return net
+    return values
 
 
 def _params_for(
