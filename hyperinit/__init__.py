@@ -13,7 +13,9 @@ from hyperinit.moved import install
 
 if TYPE_CHECKING:
     from hyperinit.base.errors import InputError as InputError
+    from hyperinit.exchange.in_place import init_ as init_
     from hyperinit.exchange.read import read_siren as read_siren
+    from hyperinit.exchange.siren_net import SirenNet as SirenNet
     from hyperinit.exchange.write import write_siren as write_siren
     from hyperinit.fitting.config import FitConfig as FitConfig
     from hyperinit.fitting.descent import FitResult as FitResult
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 # Public name -> the module it lives in.
 _HOMES = {
     "InputError": "hyperinit.base.errors",
+    "SirenNet": "hyperinit.exchange.siren_net",
+    "init_": "hyperinit.exchange.in_place",
     "read_siren": "hyperinit.exchange.read",
     "write_siren": "hyperinit.exchange.write",
     "FitConfig": "hyperinit.fitting.config",
@@ -95,6 +99,7 @@ __all__ = [
     "Params",
     "Siren",
     "SirenConfig",
+    "SirenNet",
     "Start",
     "TargetResult",
     "apply",
@@ -103,6 +108,7 @@ __all__ = [
     "fit_many",
     "fit_to_target",
     "from_vector",
+    "init_",
     "load",
     "load_image",
     "load_params",

@@ -14,6 +14,7 @@ from conftest import smooth_image
 from hyperinit.app import benchmark, cli, fit, generate, meta_train, report, tables, train
 from hyperinit.base.settings import Parser
 from hyperinit.demo import command as demo
+from hyperinit.exchange import command as exchange
 from hyperinit.hypernet.pretrained import pretrained_path
 from hyperinit.images.save import save_image
 from hyperinit.siren.store import CHECKPOINT_NAME
@@ -26,6 +27,7 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "hyperinit generate": lambda: generate.generate_parser(""),
     "hyperinit fit": lambda: fit.build(""),
     "hyperinit render": lambda: generate.render_parser(""),
+    "hyperinit export": lambda: exchange.build(""),
     "hyperinit demo": lambda: demo.build(""),
     "hyperinit inits": lambda: tables.inits_parser(""),
     "hyperinit score": lambda: tables.score_parser(""),

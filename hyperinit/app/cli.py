@@ -40,7 +40,7 @@ COMMANDS = {
     "render": Command("draw a SIREN at any size", "hyperinit.app.generate:render_main"),
     "export": Command(
         "write a SIREN for another program: PyTorch, ONNX, GLSL, JAX, fewer bits",
-        "hyperinit.app.export:main",
+        "hyperinit.exchange.command:main",
     ),
     "demo": Command(
         "a local page: drop an image, see its fits race (needs 'hyperinit[demo]')",

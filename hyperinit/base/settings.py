@@ -224,8 +224,12 @@ def as_recorded(
         later: Fields that came after the first records. They are left out where they have their
             usual value, so that those records keep saying what they said.
         usual: Has these values; by default the defaults of the fields.
+
+    A field that has `facts` of its own is recorded by them.
     """
     values = dataclasses.asdict(config)
+    for name in values:
+        values[name] = getattr(getattr(config, name), "facts", values[name])
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     if usual is not None:
         defaults = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}

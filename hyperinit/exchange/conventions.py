@@ -164,23 +164,27 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
     """The inverse of `to_params`: one SIREN -> linear layers of another program.
 
     Returns:
-        Weights and biases in float32 on the CPU; the last layer has 3 colours.
+        Weights and biases in float32 on the CPU. Coordinates other than 2 and outputs other than
+        3 are none of an image, and are left as they are.
     """
     config = params.config
     layers = [params.layer(i) for i in range(config.depth + 1)]
     weights = [weight.detach().cpu().double() for weight, _ in layers]
     biases = [None if bias is None else bias.detach().cpu().double() for _, bias in layers]
-    (ax, bx), (ay, by) = theirs.axes(size)
-    scale = COORD_STD if config.unit_std_coords else 1.0
-    first = weights[0] / scale / torch.tensor([ax, ay], dtype=torch.float64)
-    shift = first @ torch.tensor([bx, by], dtype=torch.float64)
-    weights[0] = first if theirs.order == "xy" else first[:, [1, 0]]
+    first, shift = weights[0] / (COORD_STD if config.unit_std_coords else 1.0), torch.zeros(())
+    if config.in_features == 2:  # other coordinates than those of pixels stay as they are
+        (ax, bx), (ay, by) = theirs.axes(size)
+        first = first / torch.tensor([ax, ay], dtype=torch.float64)
+        shift = first @ torch.tensor([bx, by], dtype=torch.float64)
+        first = first if theirs.order == "xy" else first[:, [1, 0]]
+    weights[0] = first
     if biases[0] is not None or bool(shift.any()):
         biases[0] = (0.0 if biases[0] is None else biases[0]) - shift
     for i in range(config.depth):
         ratio = config.omega_0 / (theirs.first_omega if i == 0 else theirs.hidden_omega)
         weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
-    weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
+    if config.out_features == 3:
+        weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
     return [
         (weight.float(), None if bias is None else bias.float())
         for weight, bias in zip(weights, biases, strict=True)

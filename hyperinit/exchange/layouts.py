@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.exchange.conventions import OURS, USUAL, Conventions, Layers
+from hyperinit.exchange.conventions import OURS, USUAL, Conventions, Layers, Size
 from hyperinit.siren.network import MAX_DEPTH, MAX_WIDTH
 
 ABOUT = "docs/siren-files.md"  # the page where layouts and conventions are
@@ -288,3 +288,13 @@ def check_image(found: Found, layers: Layers) -> None:
     if last.shape[0] not in (1, 3):
         key, shape = found.keys[-1][0], tuple(last.shape)
         raise InputError(f"{key} has shape {shape}: expected 3 outputs, R, G, B, or 1, a grey")
+
+
+def size_of_grid(tensors: Mapping[str, Tensor]) -> Size | None:
+    """Height and width from siren-pytorch's buffer of coordinates (H * W, 2), y before x."""
+    for key, grid in tensors.items():
+        if key.split(".")[-1] == "grid" and grid.ndim == 2 and grid.shape[1] == 2 and len(grid):
+            width = int((grid[:, 0] == grid[0, 0]).sum())
+            if len(grid) % width == 0:
+                return len(grid) // width, width
+    return None

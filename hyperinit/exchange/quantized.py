@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def save_int8(path: str | Path, params: Params, **info: Any) -> None:
         scale = value.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / _LEVELS
         tensors[name] = (value / scale).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
         tensors[f"{name}_scale"] = scale.float()
-    save_tensors(path, tensors, INT8_KIND, {"siren": asdict(config), **info})
+    save_tensors(path, tensors, INT8_KIND, {"siren": config.facts, **info})
 
 
 def load_int8(path: str | Path) -> tuple[Params, dict[str, Any]]:

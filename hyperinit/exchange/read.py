@@ -20,7 +20,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, to_params
-from hyperinit.exchange.layouts import ABOUT, check_image, find
+from hyperinit.exchange.layouts import ABOUT, check_image, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import file_kind, load_siren
@@ -155,7 +155,7 @@ def read_foreign(
         if found.layout.needs == "omega_0":
             omega = float(tensors["omega_0"].reshape(-1)[0]) if tensors["omega_0"].numel() else 0.0
             theirs = theirs.but(first_omega=omega, hidden_omega=omega)
-        size = check_size(size) or _size_of_grid(tensors)
+        size = check_size(size) or size_of_grid(tensors)
         return ForeignSiren(layers, theirs.but(**conventions), size)
     except InputError as error:
         name, text = shown_path(path), " ".join(str(error).split())
@@ -169,16 +169,6 @@ def _check_values(key: str, value: Tensor | None) -> None:
         raise InputError(f"{key} is {value.dtype}, expected floating-point numbers")
     if not bool(value.isfinite().all()):
         raise InputError(f"{key} has values that are not finite")
-
-
-def _size_of_grid(tensors: Mapping[str, Tensor]) -> Size | None:
-    """Height and width from siren-pytorch's buffer of coordinates (H * W, 2), y before x."""
-    for key, grid in tensors.items():
-        if key.split(".")[-1] == "grid" and grid.ndim == 2 and grid.shape[1] == 2 and len(grid):
-            width = int((grid[:, 0] == grid[0, 0]).sum())
-            if len(grid) % width == 0:
-                return len(grid) // width, width
-    return None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

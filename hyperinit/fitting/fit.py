@@ -64,8 +64,13 @@ def fit(
 
 
 def as_start(start: Params | Start) -> Start:
-    """Parameters that cost nothing, or a start as it is; detached from any graph."""
+    """Parameters that cost nothing, or a start as it is; detached from any graph.
+
+    Raises:
+        InputError: no SIREN of an image.
+    """
     start = start if isinstance(start, Start) else Start(start)
+    start.params.config.check_image()
     # A copy where it was made in inference mode, which a fit could not differentiate.
     return replace(start, params=start.params.map(plain))
 

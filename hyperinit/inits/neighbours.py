@@ -6,7 +6,6 @@ A cheap control for every learned init: what is a start worth that merely rememb
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -61,7 +60,7 @@ def neighbour_init(name: str, directory: str | Path) -> Init:
         return load_siren(dataset.paths[int(distances.argmin())])[0]
 
     facts = {
-        "siren": asdict(dataset.config),
+        "siren": dataset.config.facts,
         "neighbours": len(known),
         "sha256": digest.hexdigest(),
     }

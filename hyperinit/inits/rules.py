@@ -102,9 +102,13 @@ class InitSpec:
         del rules["lr_factor"]
         return rules
 
-    def siren_config(self, width: int = 256, depth: int = 5) -> SirenConfig:
-        """The network this init is for, at a given size."""
-        return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, self.bias is not None)
+    def siren_config(
+        self, width: int = 256, depth: int = 5, in_features: int = 2, out_features: int = 3
+    ) -> SirenConfig:
+        """The network this init is for, at a given size, see `SirenConfig`."""
+        bias = self.bias is not None
+        sides = in_features, out_features
+        return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, bias, *sides)
 
     def with_first_scaled(self, factor: float) -> InitSpec:
         """These rules with the first layer's weights, and so its frequencies, times a factor."""
@@ -197,7 +201,7 @@ def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Gener
     """
     tensors: dict[str, Tensor] = {}
     hidden_layers = config.depth - 1
-    fan_in = 2
+    fan_in = config.in_features
     for name, shape in param_shapes(config).items():
         layer = layer_of(name)
         output = layer == config.depth

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import inf, sqrt
 from typing import Any, Protocol
 
@@ -159,5 +159,5 @@ def model_init(name: str, model: InitModel) -> Init:
 
 def params_init(name: str, params: Params) -> Init:
     """Fixed parameters, the same for every image and seed (a learned init, a stored SIREN)."""
-    facts = {"siren": asdict(params.config), "sha256": tensors_hash(params.tensors)}
+    facts = {"siren": params.config.facts, "sha256": tensors_hash(params.tensors)}
     return Init(name, lambda image, seed: params, facts=facts)

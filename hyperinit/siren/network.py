@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
 
 # Far beyond what anyone fits: a file or a typing error that asks for more is refused, before the
 # sizes of layers are even listed.
-MAX_WIDTH, MAX_DEPTH = 2**16, 1000
+MAX_WIDTH, MAX_DEPTH, MAX_INPUTS = 2**16, 1000, 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class SirenConfig:
         omega_0: Frequency of every sine layer.
         unit_std_coords: Divide coordinates by their std `COORD_STD` first (seed rows 14 to 38).
         bias: Whether sine layers have a bias (seed row 20 has none); the linear layer always has.
+        in_features: Coordinates: 2 for images, 1 for sound, 3 for volumes.
+        out_features: Numbers at each of them: 3 for colours. Fits, `render` and hypernetworks are
+            for images: 2 and 3.
     """
 
     width: int = 256
@@ -42,9 +46,12 @@ class SirenConfig:
     omega_0: float = 30.0
     unit_std_coords: bool = False
     bias: bool = True
+    in_features: int = 2
+    out_features: int = 3
 
     def __post_init__(self) -> None:
-        for field, most in (("width", MAX_WIDTH), ("depth", MAX_DEPTH)):
+        limits = {"width": MAX_WIDTH, "depth": MAX_DEPTH, "in_features": MAX_INPUTS}
+        for field, most in {**limits, "out_features": MAX_WIDTH}.items():
             value: Any = getattr(self, field)
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
@@ -57,6 +64,23 @@ class SirenConfig:
             or not 0 < float(omega) < math.inf
         ):
             raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What files and records say of it, JSON-able: as before there were other than images."""
+        return as_recorded(self, ["in_features", "out_features"])
+
+    def check_image(self) -> None:
+        """Refuses what shows no picture.
+
+        Raises:
+            InputError: not two coordinates in and three colours out.
+        """
+        if (self.in_features, self.out_features) != (2, 3):
+            raise InputError(
+                f"an image takes a SIREN from 2 coordinates to 3 colours, not from"
+                f" {self.in_features} to {self.out_features}"
+            )
 
 
 def default_lr(config: SirenConfig) -> float:
@@ -71,7 +95,7 @@ def layer_of(name: str) -> int:
 
 def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, input side first: `layers.<i>.weight` is (out, in)."""
-    sizes = [2, *[config.width] * config.depth, 3]
+    sizes = [config.in_features, *[config.width] * config.depth, config.out_features]
     shapes: dict[str, tuple[int, ...]] = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes[f"layers.{i}.weight"] = (fan_out, fan_in)
@@ -286,8 +310,9 @@ def render(params: Params, height: int, width: int) -> Tensor:
     Pixels are drawn in turn: beside the image itself, memory does not grow with its size.
 
     Raises:
-        InputError: a side below 1, or more than `MAX_PIXELS`.
+        InputError: a side below 1, more than `MAX_PIXELS`, or no SIREN of an image.
     """
+    params.config.check_image()
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         most = f"at least 1 x 1 and at most {MAX_PIXELS / 1e6:g} million pixels"
         raise InputError(f"an image to draw must have {most}, not {height} x {width}")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ def save_params(path: str | Path, params: Params, **info: Any) -> None:
     for name, value in params.items():
         if not bool(value.isfinite().all()):
             raise InputError(f"{path}: {name} has values that are not finite: nothing is written")
-    facts = {"siren": asdict(params.config), **info}
+    facts = {"siren": params.config.facts, **info}
     save_tensors(path, params.tensors, PARAMS_KIND, facts)
 
 
