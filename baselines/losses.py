@@ -79,7 +79,9 @@ def reptile_loss(
     )
     first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
     return StepResult(
-        displacement_loss(model.base.params, [result.params for result in results]),
+        displacement_loss(
+            [model.base.params] * len(results), [result.params for result in results]
+        ),
         *(sum(point.mse for point in points) / len(points) for points in (first, last)),
         *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
     )

@@ -21,12 +21,13 @@ from hyperinit.hypernet.generate import start_of
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
 from hyperinit.hypernet.modulation import ModulationConfig, Modulator
 from hyperinit.hypernet.restore import base_from, config_from, restored
+from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
-from hyperinit.siren.vectors import from_vector
+from hyperinit.siren.vectors import from_vector, to_vector
 
 LEARNED_KIND = "hyperinit-learned-init-1"
 
@@ -47,6 +48,8 @@ class LearnedConfig:
         learned_step_sizes: One for every parameter and step (Meta-SGD).
         adapts: Whether the inner steps are part of the init, or were only there to train it.
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
+        read_numbers: How many numbers of an image, its lowest cosines, the parameters depend on,
+            linearly: a linear hypernetwork. 0: they are the same for all images.
         modulation: The transformer that makes an image's weights of the learned ones; none: they
             are the same for all images.
     """
@@ -62,11 +65,16 @@ class LearnedConfig:
     adapts: bool = False
     modulation: ModulationConfig | None = None
     lr_factor: float = 1.0
+    read_numbers: int = 0
 
     def __post_init__(self) -> None:
         check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
         if self.inner_steps > MAX_INNER_STEPS:
             raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
+        if not 0 <= self.read_numbers <= MOST_COSINES:
+            raise InputError(f"read_numbers must be 0 to {MOST_COSINES}, not {self.read_numbers}")
+        if self.read_numbers and (self.heads or self.modulation is not None):
+            raise InputError("read_numbers cannot be combined with heads or with a modulation")
         if not 0 < self.lr_factor < inf:
             raise InputError(f"lr_factor must be positive, not {self.lr_factor}")
         if self.modulation is not None:
@@ -95,10 +103,12 @@ class LearnedInit(nn.Module):
         drawn = [self._draw_output(generator) for _ in range(config.heads)]
         self.head_weight = nn.Parameter(torch.stack([w for w, _ in drawn])) if drawn else None
         self.head_bias = nn.Parameter(torch.stack([b for _, b in drawn])) if drawn else None
-        rates = torch.full(
-            (config.inner_steps, sum(value.numel() for value in base.values())), config.inner_lr
-        )
+        numbers = sum(value.numel() for value in base.values())
+        rates = torch.full((config.inner_steps, numbers), config.inner_lr)
         self.rates = nn.Parameter(rates) if config.learned_step_sizes else None
+        self.reader: nn.Parameter | None = None
+        if config.read_numbers:
+            self.reader = nn.Parameter(torch.zeros(config.read_numbers, numbers))
         self.modulator: Modulator | None = None
         if config.modulation is not None:
             with torch.random.fork_rng(devices=[]):
@@ -110,7 +120,12 @@ class LearnedInit(nn.Module):
     @property
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
-        new = ["modulation", "lr_factor", "inner_hidden_factor"]  # since the first checkpoints
+        new = [
+            "modulation",
+            "lr_factor",
+            "inner_hidden_factor",
+            "read_numbers",
+        ]  # since the first checkpoints
         return {"learned": as_recorded(self.config, new)}
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -125,7 +140,16 @@ class LearnedInit(nn.Module):
         if self.modulator is not None:
             modulated: Params = self.modulator(images, self.base.params)
             return modulated
+        if self.reader is not None:
+            moved = to_vector(self.base.params) + self.read(images) @ self.reader
+            return from_vector(moved, self.config.siren)
         return self.base.params.map(lambda value: value.expand(len(images), *value.shape))
+
+    def read(self, images: Tensor) -> Tensor:
+        """What parameters depend on: (B, 3, H, W) -> (B, read_numbers), of about length 1."""
+        count = self.config.read_numbers
+        numbers: Tensor = lowest_cosines(images, count) / max(count, 1) ** 0.5
+        return numbers
 
     def show_heads(self, coords: Tensor) -> Tensor:
         """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""
@@ -167,8 +191,8 @@ class LearnedInit(nn.Module):
         """The initial weights for one image.
 
         Args:
-            image: Anything that `to_image` takes; it is only looked at by a transformer and by
-                inner steps.
+            image: Anything that `to_image` takes; it is only looked at by a transformer, by a
+                linear reader and by inner steps.
             seed: Of a drawn output layer, and of the pixels that inner steps see.
         """
         params = self.unadapted(image, seed=seed)
@@ -176,7 +200,7 @@ class LearnedInit(nn.Module):
 
     def unadapted(self, image: ImageSource, *, seed: int) -> Params:
         """The initial weights for one image before any inner step; arguments as `generate`."""
-        if self.modulator is None:
+        if self.modulator is None and self.reader is None:
             return self.draw(seed)
         picture = to_image(image).to(self.base.params.device)
         with torch.no_grad():

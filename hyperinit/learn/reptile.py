@@ -1,7 +1,12 @@
-"""Real fits of many images -> the start they have in common: Reptile (arXiv 1803.02999).
+"""Real fits of many images -> the start of the next: Reptile (arXiv 1803.02999), and a reader.
 
 theta_0 += eps (fitted - theta_0), where `fitted` is where the fit that users run, over a declared
 budget, leads from theta_0. Nothing is differentiated but the fit itself.
+
+With `read_numbers` the start depends on the image: theta(x) = theta_0 + z(x) A, z being the image's
+lowest cosines, and the displacement of each fit is what A and theta_0 are corrected by, as least
+mean squares does: + eps (fitted - theta(x)) [z, 1] / (1 + |z|^2). A linear hypernetwork, taught by
+nothing but the fits that follow it.
 """
 
 from __future__ import annotations
@@ -45,6 +50,9 @@ class ReptileConfig(LoopConfig):
     eval_steps: int = option(50, "outer steps between fits of the held-out images")
     eps: float = option(0.15, "part of the way from theta_0 to where a fit ends that a step goes")
     horizon_epochs: float = option(4.0, "declared budget of each fit; that of the fits to come")
+    read_numbers: int = option(
+        0, "numbers of an image, its lowest cosines, on which the start depends; 0: none"
+    )
     fit_lr: float | None = option(None, "learning rate of the fits; none: what suits the base init")
 
     def __post_init__(self) -> None:
@@ -68,26 +76,34 @@ class ReptileConfig(LoopConfig):
         return FitConfig(budget_epochs=self.horizon_epochs, lr=self.fit_lr, eval_epochs=())
 
 
-def displacement_loss(base: Params, fitted: Sequence[Params]) -> Tensor:
-    """Half the mean squared distance of one SIREN to others, (), to be differentiated.
+def displacement_loss(
+    starts: Sequence[Params], fitted: Sequence[Params], leverages: Sequence[float] = ()
+) -> Tensor:
+    """Half the mean squared distance of starts to where fits from them ended, ().
 
     Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
     eps is Reptile's outer step.
 
     Args:
-        base: Live parameters.
-        fitted: Where fits from them ended.
+        starts: Live parameters, one for each image; all may be the same.
+        fitted: Where the fits ended.
+        leverages: What each distance is divided by; 1 by default.
     """
     distances = [
-        torch.stack([(value - end[name]).square().sum() for name, value in base.items()]).sum()
-        for end in fitted
+        torch.stack([(value - end[name]).square().sum() for name, value in start.items()]).sum()
+        / leverage
+        for start, end, leverage in zip(
+            starts, fitted, leverages or [1.0] * len(fitted), strict=True
+        )
     ]
     return 0.5 * torch.stack(distances).mean()
 
 
 def _build(config: ReptileConfig) -> LearnedInit:
     start = config.base.start(torch.zeros(3, config.size, config.size), config.seed)
-    learned = LearnedConfig(siren=start.params.config, lr_factor=start.lr_factor)
+    learned = LearnedConfig(
+        siren=start.params.config, lr_factor=start.lr_factor, read_numbers=config.read_numbers
+    )
     return LearnedInit(learned, start.params)
 
 
@@ -96,9 +112,15 @@ def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimiz
 
 
 def _fits(model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int) -> list[FitResult]:
-    """The fit of each image from theta_0, each with pixels of its own."""
-    start = Start(model.draw(seed), lr_factor=model.config.lr_factor)
-    return [fit(start, image, config.fit, seed=seed + i) for i, image in enumerate(images)]
+    """The fit of each image from where the model starts it, each with pixels of its own."""
+    starts = [
+        Start(model.unadapted(image, seed=seed), lr_factor=model.config.lr_factor)
+        for image in images
+    ]
+    return [
+        fit(start, image, config.fit, seed=seed + i)
+        for i, (start, image) in enumerate(zip(starts, images, strict=True))
+    ]
 
 
 def _loss(
@@ -106,8 +128,13 @@ def _loss(
 ) -> StepResult:
     results = _fits(model, config, images, int(torch.randint(2**31, (1,), generator=generator)))
     before, after = [r.curve[0] for r in results], [r.kept for r in results]
+    starts = [model.base.params] * len(images)
+    leverages: list[float] = []
+    if config.read_numbers:
+        starts = model(images).unbatch()
+        leverages = (1 + model.read(images).square().sum(-1)).tolist()
     return StepResult(
-        displacement_loss(model.base.params, [result.params for result in results]),
+        displacement_loss(starts, [result.params for result in results], leverages),
         *(fmean(point.mse for point in points) for points in (before, after)),
         *(fmean(point.psnr for point in points) for points in (before, after)),
     )
@@ -116,11 +143,11 @@ def _loss(
 def _starts(
     model: LearnedInit, config: ReptileConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, Any]]:
-    """theta_0, and where the fits lead whose error it is trained to lower."""
-    theta = model.draw(0)
+    """Where the fits of held-out images start, and where they lead: what is to become better."""
+    before = [model.unadapted(image, seed=0) for image in held_out]
     after = [result.params for result in _fits(model, config, held_out, 0)]
-    metrics = {f"weights/{name}_std": float(value.std()) for name, value in theta.items()}
-    return {"before": [theta] * len(held_out), "after": after}, metrics
+    metrics = {f"weights/{name}_std": float(value.std()) for name, value in before[0].items()}
+    return {"before": before, "after": after}, metrics
 
 
 REPTILE: Task[ReptileConfig, LearnedInit] = Task(
@@ -146,6 +173,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "horizon_epochs": 2.0,
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
+    # A linear hypernetwork for 96x96, SIREN 4x128.
+    "linear": {"read_numbers": 128, "eps": 0.6, "horizon_epochs": 1.0, "max_steps": 8000},
     # Seconds: to see that everything works.
     "tiny": {
         "size": 16,

@@ -1,0 +1,65 @@
+"""Image -> its lowest cosine coefficients, of about unit size: what a linear reader sees of it.
+
+In photographs the coefficients' size falls as one over their frequency, whatever the subject, and
+colour differences vary less than half as much as brightness. So a fixed table orders and scales
+them, and nothing has to be learned or stored (docs/research-log.md 47).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hyperinit.images.coords import image_to_rgb
+from hyperinit.images.pixels import resize
+
+READ_SIDE = 32  # images are reduced to so many pixels a side, whatever their shape
+MOST_COSINES = 3 * READ_SIDE**2
+
+# Brightness, red against blue, green against both: orthonormal, and how much each varies.
+_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+_AXIS_STD = (1.0, 0.45, 0.25)
+# Standard deviation of a brightness coefficient: this / sqrt(u^2 + v^2 + 0.5).
+_STD = 16.0
+
+
+def lowest_cosines(images: Tensor, count: int) -> Tensor:
+    """The `count` coefficients that vary most in photographs, each scaled to about unit variance.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        count: At most MOST_COSINES.
+
+    Returns:
+        (B, count), on the device of the images.
+    """
+    small = torch.stack([resize(image, READ_SIDE, READ_SIDE) for image in images])
+    rgb = image_to_rgb(small).transpose(-1, -2).reshape(small.shape)
+    waves = _waves().to(rgb)
+    axes = rgb.new_tensor(_AXES)
+    coefficients = torch.einsum("ac,bcyx,uy,vx->bauv", axes, rgb, waves, waves)
+    order, std = (value[:count].to(rgb.device) for value in _order())
+    read: Tensor = coefficients.flatten(1)[:, order] / std
+    return read
+
+
+@lru_cache(maxsize=1)
+def _waves() -> Tensor:
+    """The orthonormal cosines (READ_SIDE, READ_SIDE), row by frequency."""
+    at = torch.arange(READ_SIDE, dtype=torch.float64)
+    waves = torch.cos(math.pi / READ_SIDE * (at + 0.5) * at[:, None]) * (2 / READ_SIDE) ** 0.5
+    waves[0] /= 2**0.5
+    return waves.float()
+
+
+@lru_cache(maxsize=1)
+def _order() -> tuple[Tensor, Tensor]:
+    """Coefficients from the largest standard deviation to the smallest, and these."""
+    at = torch.arange(READ_SIDE, dtype=torch.float64)
+    size = _STD / (at[:, None] ** 2 + at**2 + 0.5).sqrt()
+    std = (torch.tensor(_AXIS_STD, dtype=torch.float64)[:, None, None] * size).flatten()
+    order = torch.argsort(std, descending=True, stable=True)
+    return order, std[order].float()
