@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, SirenConfig, default_lr, predict
+from hyperinit.stepping.engine import settled
 from hyperinit.stepping.schedule import DECAY_POWERS, decay
 from hyperinit.stepping.watch import LOOKS_A_GAP, CollapseWatch
 
@@ -71,6 +72,8 @@ class FitResult:
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
+        became: What the fit used where its config left it open: batch_pixels, engine and
+            hidden_dtype.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
     """
 
@@ -81,6 +84,7 @@ class FitResult:
     diverged: bool = False
     restarts: int = 0
     collapses: tuple[float, ...] = ()
+    became: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mse(self) -> float:
@@ -172,8 +176,8 @@ class _Descent:
         self.steps = self._steps_after(config.budget_epochs)
         self.eval_steps = sorted({0, *map(self._steps_after, config.eval_epochs)})
         weights = sum(value.numel() for value in start.params.values())  # of all SIRENs
-        work = float(weights * self.steps * self.batch_pixels * planned_fits)
-        self.taker = make_steps(start.params, image, config, work=work)
+        self.work = float(weights * self.steps * self.batch_pixels * planned_fits)
+        self.taker = make_steps(start.params, image, config, work=self.work)
         self.trains = any(rate_factors(config, start.params.config.depth))
         self.lr = rate_of(config, start, self.pixels)
         self.power = DECAY_POWERS[config.schedule]
@@ -282,6 +286,15 @@ class _Descent:
             self.lr,
             progress.diverged or progress.gave_up,
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
+            became={
+                "batch_pixels": self.batch_pixels,
+                **settled(
+                    self.config.engine,
+                    self.config.hidden_dtype,
+                    work=self.work,
+                    device=self.rgb.device,
+                ),
+            },
         )
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, with_options
 from hyperinit.fitting.descent import FitResult, descend
-from hyperinit.fitting.fit import as_start, plain, restart_failed
+from hyperinit.fitting.fit import as_start, restart_failed
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
-from hyperinit.siren.ambient import with_own_settings
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.vectors import stack_params
 

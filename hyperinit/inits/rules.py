@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import as_recorded
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
 
 
@@ -187,6 +188,7 @@ def _draw_bias(rule: BiasRule, size: int, fan_in: int, generator: torch.Generato
     return (torch.rand(size, generator=generator, device=generator.device) * 2 - 1) * bound
 
 
+@with_own_settings
 def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Generator) -> Params:
     """Draws one SIREN from a hand-designed init, on the generator's device in float32.
 

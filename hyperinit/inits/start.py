@@ -18,6 +18,7 @@ from torch import Tensor
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.inits.rules import InitSpec, sample_params
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import tensors_hash
 
@@ -74,6 +75,7 @@ class Init:
     train_hashes: frozenset[str] = frozenset()
     lr_factor: float = 1.0
 
+    @with_own_settings
     def start(self, image: Tensor, seed: int) -> Start:
         """The start for an image (3, H, W) in [0, 1], on the image's device.
 
@@ -84,7 +86,7 @@ class Init:
         with _starting, clock.running():
             params = self.make(image, seed)
             if isinstance(params, Params):
-                params = params.map(lambda value: value.detach().to(image.device))
+                params = params.map(lambda value: plain(value).to(image.device))
         if not isinstance(params, Params) or params.batch_shape:
             found = type(params).__name__
             raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
