@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from hyperinit.base.arguments import add_device
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
-from hyperinit.base.outputs import check_directory, is_same_file
+from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.settings import Parser, build_parser
 from hyperinit.base.terminal import forgiving_output, say
 from hyperinit.record.protocol import PROTOCOLS, Protocol
@@ -181,6 +181,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
+        check_outside(out, [*arguments.images, *arguments.tuning_images])
         check_directory(out.parent, may_be_made=arguments.out is None)
     workers = set_threads(arguments.threads, arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import add_device, add_size, add_theirs, add_threads, theirs_of
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import Countdown, EpochBar
@@ -183,6 +183,7 @@ def fit_image(
     Raises:
         InputError: bad input, or the fit is no better than its start; nothing is written.
     """
+    from hyperinit.fitting.descent import suited
     from hyperinit.images.pixels import image_facts
     from hyperinit.images.save import SAVE_OPTIONS
     from hyperinit.siren.device import choose_threads, on_threads
@@ -197,6 +198,7 @@ def fit_image(
     start = init.start(image, arguments.seed)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = replace(config, batch_pixels=config.step_pixels(image[0].numel()))
+    config = suited(config, start)
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts["images"] = [image_facts(arguments.image.name, image)]
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
@@ -213,7 +215,7 @@ def _fit_budget(
     facts: dict[str, Any],
 ) -> str:
     """Fits over the declared budget, writes the result, and returns the line about it."""
-    from hyperinit.fitting.fit import fit
+    from hyperinit.fitting.fit import failure, fit
 
     with EpochBar(config.budget_epochs) as bar:
         watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
@@ -225,7 +227,8 @@ def _fit_budget(
             f"{name}: the start from {facts['init']} is no usable SIREN: its error is {first.mse}"
         )
     if result.diverged:
-        raise InputError(f"{name}: the fit diverged: try --lr below {result.lr:g}")
+        reason = failure(result).replace("try lr", "try --lr").replace("max_r", "--fit max_r")
+        raise InputError(f"{name}: {reason}")
     if first.steps == last.steps:
         raise InputError(
             f"{name}: --budget-epochs {config.budget_epochs:g} leaves nothing to fit with, as"
@@ -237,7 +240,7 @@ def _fit_budget(
             f" {first.mse:.3g}): try --lr below {result.lr:g}"
         )
     facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
-    facts |= {"collapses": list(result.collapses)}
+    facts |= {"collapses": list(result.collapses), "became": dict(result.became)}
     _write(arguments, result.params, image, facts)
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     if result.collapses and not result.restarts:
@@ -288,9 +291,13 @@ def _write(
     from hyperinit.siren.store import save_params
 
     if arguments.out:
-        save_params(arguments.out, params, **facts)
+        write_or_spare(arguments.out, lambda path: save_params(path, params, **facts), "the SIREN")
     if arguments.render:
-        save_image(preview(params, image), arguments.render)
+        try:
+            save_image(preview(params, image), arguments.render)
+        except InputError as error:
+            kept = f"; the SIREN is in {shown_path(arguments.out)}" if arguments.out else ""
+            raise InputError(f"{error}{kept}") from error
 
 
 def looks(config: FitConfig) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from hyperinit.app.compare import comparison_size, free_name, run_comparison, wr
 from hyperinit.base.arguments import add_device
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, write_atomically
-from hyperinit.base.outputs import check_directory
+from hyperinit.base.outputs import check_directory, check_outside
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.fitting.suits import suitable_batch
@@ -37,7 +37,7 @@ from hyperinit.learn.rundir import (
 )
 from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
-from hyperinit.photos.load import load
+from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
@@ -126,6 +126,8 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
         run_dir, state, info = arguments.out or Path("runs") / name, None, {}
         check_vacant(run_dir)
         check_directory(run_dir, may_be_made=True)
+        if config.data not in NAMES:
+            check_outside(run_dir, [config.data])
     config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return run(program, config, run_dir, state, info.get("train_hashes"), device)

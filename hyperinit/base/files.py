@@ -8,8 +8,9 @@ import functools
 import hashlib
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -125,6 +126,32 @@ def _lock(file: IO[bytes]) -> bool | None:
     except OSError as error:
         return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
+
+
+def write_or_spare(path: str | Path, write: Callable[[Path], None], what: str) -> None:
+    """Writes what took long to make; elsewhere if its place fails, such as a disk that is full.
+
+    Args:
+        path: Where it should go.
+        write: Writes it to a path, or raises InputError.
+        what: Its name in the message: "the SIREN".
+
+    Raises:
+        InputError: it could not be written there; the line says where it is instead, if anywhere.
+    """
+    try:
+        write(Path(path))
+    except InputError as error:
+        try:
+            spare = Path(tempfile.mkdtemp(prefix="hyperinit-")) / Path(path).name
+        except OSError:
+            raise error from None
+        try:
+            write(spare)
+        except InputError:
+            spare.parent.rmdir()
+            raise error from None
+        raise InputError(f"{error}; {what} is in {shown_path(spare)}") from error
 
 
 def make_directory(path: str | Path) -> None:

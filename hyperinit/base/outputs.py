@@ -84,6 +84,23 @@ def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) 
         raise InputError(f"cannot write to {shown_path(place)}: {reason}") from error
 
 
+def check_outside(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuses a place for pictures inside a directory of images: they would be read as input the
+    next time.
+
+    Raises:
+        InputError: it is in one of these directories, at any depth.
+    """
+    place = os.path.realpath(path)
+    for source in inputs:
+        top = os.path.realpath(source)
+        if os.path.isdir(top) and os.path.commonpath([top, place]) == top:
+            raise InputError(
+                f"{shown_path(path)}: is in {shown_path(source)}, where images are read, and"
+                " pictures are written beside it: choose a place outside"
+            )
+
+
 def is_same_file(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
     """Whether two paths lead to one file, through links and other spellings too."""
     try:

@@ -74,22 +74,34 @@ def forgiving_output() -> Iterator[None]:
     of a pipe has gone (`| head -1`) or the disk behind stdout is full, what is still printed is
     lost and the work continues. The streams of before are put back at the end.
     """
+    _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
     errors = [getattr(stream, "errors", None) for stream in before]
     for stream in before:
         _show_unknown(stream, "backslashreplace")
-    sys.stdout, sys.stderr = (
-        stream if stream is None else ForgivingStream(stream) for stream in before
-    )
+    nothing = open(os.devnull, "w")  # noqa: SIM115  for a stream that was closed (`>&-`)
+    sys.stdout, sys.stderr = (ForgivingStream(stream or nothing) for stream in before)
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+            stream.flush()
+        nothing.close()
         sys.stdout, sys.stderr = before
         for stream, how in zip(before, errors, strict=True):
             _show_unknown(stream, how)
+
+
+def _fill_closed_descriptors() -> None:
+    """Opens descriptors 0 to 2 on nothing where the process was started without them (`>&-`).
+
+    Else the next file that is opened takes the number of stderr, and what libraries print there
+    would be written into it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
 
 
 def _show_unknown(stream: Any, errors: str | None) -> None:

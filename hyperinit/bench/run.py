@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
@@ -35,6 +36,8 @@ from hyperinit.score.groups import Choice, choice_at, select_choices
 from hyperinit.siren.network import preview
 
 TUNING_SEED = 1_000_000  # no test seed
+
+_logger = logging.getLogger("hyperinit")
 
 OnEval = Callable[[Trial, CurvePoint], None]
 
@@ -98,11 +101,21 @@ class RecordFile:
                     image = trial.image.image
                     start = preview(trial.start().params, image)
                     end = preview(result.params, image)
-                    self.thumbnails.add(record, webp(image), webp(start), webp(end))
+                    self._keep_pictures(record, webp(image), webp(start), webp(end))
                 if record is made:
                     append_record(self.path, record)
                     self._records[record.trial] = record
                 yield record
+
+    def _keep_pictures(self, record: Record, *pictures: bytes) -> None:
+        """Without its pictures a record is whole: where they cannot be written, a line says so,
+        once, and no more are kept."""
+        assert self.thumbnails is not None
+        try:
+            self.thumbnails.add(record, *pictures)
+        except InputError as error:
+            _logger.warning("no more pictures are kept: %s", error)
+            self.thumbnails = None
 
     def _lacks_picture(self, trial: Trial, record: Record) -> bool:
         pictures = self.thumbnails

@@ -31,7 +31,10 @@ LATER_FIT_OPTIONS = (
 )
 
 # Version of the protocol -> what its fits have that no field of `Protocol` says.
-FITS: dict[int, dict[str, Any]] = {1: PROTOCOL_1, 2: {"max_restarts": 0}}
+FITS: dict[int, dict[str, Any]] = {
+    1: PROTOCOL_1,
+    2: {"max_restarts": 0, "optimizer": "nadam", "rising_rates": True},
+}
 
 
 @functools.cache

@@ -54,10 +54,11 @@ class FitConfig:
             that collapses later is taken back to its last good state. With 0 the result is what
             the fit ended with; otherwise it is the best of all evaluations.
         optimizer: "nadam", "soap" (NAdam in the eigenbasis of the input side of each hidden
-            layer's gradients), or "adamw".
+            layer's gradients), or "adamw". "auto": what suits the init, see `Preference`.
         beta1: Decay of the momentum.
         rising_rates: Whether the sine layers' rates rise geometrically from 0.5 times the rate in
-            the first to 1.5 times in the last; otherwise they are all alike.
+            the first to 1.5 times in the last; otherwise they are all alike. None: what suits the
+            init: they rise, or from init 33 fall.
     """
 
     budget_epochs: float = option(8.0, at_least=0)
@@ -76,9 +77,9 @@ class FitConfig:
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     engine: Literal["eager", "compiled", "auto"] = "eager"
     max_restarts: int = option(3, at_least=0)
-    optimizer: Literal["nadam", "soap", "adamw"] = "nadam"
+    optimizer: Literal["auto", "nadam", "soap", "adamw"] = "auto"
     beta1: float = option(0.8, at_least=0, below=1)
-    rising_rates: bool = True
+    rising_rates: bool | None = None
 
     def __post_init__(self) -> None:
         check(self)

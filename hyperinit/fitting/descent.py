@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from hyperinit.base.clock import Clock
-from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.config import AUTO, FitConfig
 from hyperinit.fitting.steps import make_steps, rate_factors
 from hyperinit.fitting.suits import suitable_lr
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, SirenConfig, default_lr, predict
-from hyperinit.stepping.schedule import DECAY_POWERS, decay
+from hyperinit.stepping.engine import settled
+from hyperinit.stepping.schedule import (
+    DECAY_POWERS,
+    FIRST_FACTOR,
+    LAST_FACTOR,
+    decay,
+    layer_factors,
+)
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
@@ -75,6 +82,8 @@ class FitResult:
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
+        became: What the fit used where its config left it open: batch_pixels, engine and
+            hidden_dtype.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
         stalled: Whether it is diverged for no more than a stall: the rate is not far too high.
     """
@@ -87,6 +96,7 @@ class FitResult:
     restarts: int = 0
     collapses: tuple[float, ...] = ()
     stalled: bool = False
+    became: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mse(self) -> float:
@@ -99,6 +109,21 @@ class FitResult:
         return self.curve[-1].psnr
 
 
+def suited(config: FitConfig, start: Start) -> FitConfig:
+    """A config with what suits the start, where it leaves that open."""
+    if config.optimizer == AUTO:
+        config = replace(config, optimizer=start.prefers.optimizer)
+    if config.rising_rates is not None:
+        return config
+    if not start.prefers.falling_rates:
+        return replace(config, rising_rates=True)
+    falling = layer_factors(start.params.config.depth, LAST_FACTOR, FIRST_FACTOR, output=1.0)
+    own = config.layer_lr_factors
+    if own and len(own) == len(falling):  # others are refused where they are used
+        falling = tuple(a * b for a, b in zip(own, falling, strict=True))
+    return replace(config, rising_rates=False, layer_lr_factors=falling)
+
+
 def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
     """The learning rate of a fit: the config's, or what suits image, network, budget and init."""
     if config.lr:
@@ -107,7 +132,8 @@ def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
     if config.optimizer == "adamw":
         return default_lr(siren) * start.lr_factor
     batch_pixels = config.step_pixels(pixels)
-    return suitable_lr(siren, pixels, batch_pixels, config.budget_epochs, start.lr_factor)
+    lr = suitable_lr(siren, pixels, batch_pixels, config.budget_epochs, start.lr_factor)
+    return lr if config.rising_rates else lr * start.prefers.lr_factor
 
 
 def descend(start: Start, image: Tensor, config: FitConfig, **options: Any) -> list[FitResult]:
@@ -169,6 +195,7 @@ class _Descent:
         replan: Replan | None,
         on_eval: Callable[[CurvePoint], None],
     ) -> None:
+        config = suited(config, start)
         self.config, self.replan, self.on_eval = config, replan, on_eval
         self.batch = start.params.batch_shape
         self.coords, self.rgb = image_coords(image), image_to_rgb(image)
@@ -178,8 +205,8 @@ class _Descent:
         self.steps = self._steps_after(config.budget_epochs)
         self.eval_steps = sorted({0, *map(self._steps_after, config.eval_epochs)})
         weights = sum(value.numel() for value in start.params.values())  # of all SIRENs
-        work = float(weights * self.steps * self.batch_pixels * planned_fits)
-        self.taker = make_steps(start.params, image, config, work=work)
+        self.work = float(weights * self.steps * self.batch_pixels * planned_fits)
+        self.taker = make_steps(start.params, image, config, work=self.work)
         self.trains = any(rate_factors(config, start.params.config.depth))
         self.lr = rate_of(config, start, self.pixels)
         self.power = DECAY_POWERS[config.schedule]
@@ -302,6 +329,15 @@ class _Descent:
             progress.diverged or progress.gave_up,
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
             stalled=progress.stalled and progress.gave_up,
+            became={
+                "batch_pixels": self.batch_pixels,
+                **settled(
+                    self.config.engine,
+                    self.config.hidden_dtype,
+                    work=self.work,
+                    device=self.rgb.device,
+                ),
+            },
         )
 
 

@@ -12,8 +12,8 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from torch import Tensor
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
-from hyperinit.fitting.config import FitConfig, with_options
+from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import failure
 from hyperinit.fitting.many import fit_many, most_together
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files
@@ -34,6 +35,8 @@ from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
 LOCK_NAME = ".lock"
+
+AUTOMATIC = ("engine", "hidden_dtype")  # options that a timing or the work may decide
 
 # Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
 # size to fill, is bounded whatever the sizes are.
@@ -91,13 +94,16 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             are followed, each directory once.
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
             metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
-            cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts.
+            cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts,
+            became (what "auto" was: the first result decides for the whole directory).
         init: Where each fit starts, with the seed of the config.
         size: Crop to the centre square and resize to so many pixels a side, or to the shape of
             (height, width) and resize to that; None leaves images as they are. Images of different
             sizes are fitted in separate batches.
         batch_images: Fitted together, at most. None: BATCH_IMAGES, or on a CUDA device as many as
             its memory holds.
+            An image's result depends on its neighbours by rounding alone, and so by a tenth of a
+            dB or so: docs/reliability.md.
         device: Where images are fitted.
         on_fitted: Called with (name, result) after a file has been written.
         on_failed: Called with (name, reason) where an image has no result, as it happens.
@@ -202,7 +208,7 @@ class _Run:
     finished: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009  never changes
     batch_images: int | None = BATCH_IMAGES
-    siren: SirenConfig | None = None
+    siren: SirenConfig | None = None  # of the init, once it is known
 
     def pixels(self, on_cpu: int) -> int:
         """A bound on pixels in memory, on the device at hand."""
@@ -236,6 +242,9 @@ class _Run:
                 self.on_finished(name)
                 return None
             image = load_image(source)
+            if content != _file_sha256(source):  # what is stored must be of what was fitted
+                self.fail(name, "was changed while it was read: run the command again")
+                return None
         except OSError as error:
             self.fail(name, error.strerror or "cannot be read")
             return None
@@ -255,27 +264,52 @@ class _Run:
             return False
         try:
             kind = file_kind(path)
-            if kind == PARAMS_KIND:
-                _, info = load_params(path)
+            params, info = load_params(path) if kind == PARAMS_KIND else (None, {})
         except InputError as error:
             if path.is_file():
                 return False  # truncated or damaged: made again
             raise _UnusableResult(str(error)) from error
-        if kind != PARAMS_KIND or any(info.get(key) != self.how[key] for key in self.how):
+        ours = all(info.get(key) == self.how[key] for key in self.how)
+        if params is None or not ours or not self._is_alike(params.config, info.get("became")):
             raise _UnusableResult(
                 f"{shown_path(path)}: made by another init, with other options or by another"
                 " program; use another output directory"
             )
         return bool(info.get("source_sha256") == source_sha256)  # or the image has changed since
 
+    def _is_alike(self, siren: SirenConfig, became: Any) -> bool:
+        """Whether a result is of a network as this run's, and with what "auto" is in this run.
+
+        The first result that is found decides what "auto" is, where it says so.
+        """
+        if self.siren is None:  # hand-designed inits are of any size, which their facts do not say
+            self.siren = self.init.start(torch.full((3, 8, 8), 0.5), self.config.seed).params.config
+        if isinstance(became, dict):
+            self._settle(became)
+            named = {key: became.get(key) for key in AUTOMATIC}
+            return siren == self.siren and named == {k: getattr(self.config, k) for k in AUTOMATIC}
+        return siren == self.siren
+
+    def _settle(self, became: Mapping[str, Any]) -> None:
+        """What "auto" became once, it is for the whole directory."""
+        chosen = {
+            key: became[key]
+            for key in AUTOMATIC
+            if getattr(self.config, key) == AUTO
+            if isinstance(became.get(key), str)
+        }
+        if chosen:
+            self.config = replace(self.config, **chosen)
+
     def fit(self, jobs: list[_Job]) -> None:
         """Fits images of one size and writes their files."""
         images = [job.image.to(self.device) for job in jobs]
         starts = [self.init.start(image, self.config.seed) for image in images]
         results = fit_many(starts, images, self.config, planned_images=self.images)
+        self._settle(results[0].became)
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:
-                self.fail(job.name, f"the fit diverged at learning rate {result.lr:g}")
+                self.fail(job.name, failure(result))
                 continue
             if not result.kept.mse < result.curve[0].mse:
                 self.fail(job.name, f"no better than its start: try lr below {result.lr:g}")
@@ -293,6 +327,7 @@ class _Run:
                 psnr=result.kept.psnr,
                 lr=result.lr,
                 restarts=result.restarts,
+                became=dict(result.became),
             )
             self.fitted += 1
             self.on_fitted(job.name, result)

@@ -16,7 +16,7 @@ from hyperinit.fitting.descent import FitResult, descend, rate_of
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
-from hyperinit.siren.ambient import with_own_settings
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren
 
 # What a fit that collapsed early, diverged, or ended worse than it began is started again with: a
@@ -121,6 +121,13 @@ def _lower_rate(failed: FitResult, suits: float) -> float:
     return failed.lr * (STALLED_LR_FACTOR if failed.stalled else RESTART_LR_FACTOR)
 
 
-def plain(tensor: Tensor) -> Tensor:
-    """A tensor that takes part in gradients, whatever it was made in; detached."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def failure(result: FitResult) -> str:
+    """Why a fit that `diverged` is none, and what may help, in a line."""
+    # Its error hardly fell at any rate.
+    if result.restarts and isfinite(result.mse):
+        first, kept = result.curve[0].mse, result.kept.mse
+        return (
+            f"the fit was given up after {result.restarts} restarts, its error hardly falls (MSE"
+            f" {first:.3g} -> {kept:.3g}): max_restarts=0 fits without giving up"
+        )
+    return f"the fit diverged: try lr below {result.lr:g}"

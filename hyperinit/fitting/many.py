@@ -16,10 +16,10 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, with_options
 from hyperinit.fitting.descent import FitResult, descend
-from hyperinit.fitting.fit import as_start, plain, restart_failed
+from hyperinit.fitting.fit import as_start, restart_failed
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
-from hyperinit.siren.ambient import with_own_settings
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.device import free_bytes
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 from hyperinit.siren.vectors import stack_params
@@ -92,9 +92,9 @@ def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterat
     """Indices of starts that are fitted together: of one cost, and not too many."""
     params, pixels = starts[0].params, image.shape[-2] * image.shape[-1]
     together = most_together(params.config, pixels, config.step_pixels(pixels), params.device)
-    alike: dict[tuple[float, float], list[int]] = {}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for i, start in enumerate(starts):
-        alike.setdefault((start.epochs, start.lr_factor), []).append(i)
+        alike.setdefault((start.epochs, start.lr_factor, start.prefers), []).append(i)
     for indices in alike.values():
         for i in range(0, len(indices), together):
             yield indices[i : i + together]

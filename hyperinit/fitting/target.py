@@ -16,10 +16,10 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend, rate_of
-from hyperinit.fitting.fit import as_start, plain
+from hyperinit.fitting.fit import as_start
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
-from hyperinit.siren.ambient import with_own_settings
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 
 # Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is

@@ -8,11 +8,13 @@ from typing import Any
 from hyperinit.base.errors import InputError
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.hypernet.restore import base_from, config_from, restored
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
 
 CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 
 
+@with_own_settings
 def load_hypernetwork(path: str | Path) -> tuple[HyperNetwork, dict[str, Any]]:
     """Loads a trained hypernetwork and the facts about it.
 

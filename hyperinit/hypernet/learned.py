@@ -25,6 +25,7 @@ from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
 from hyperinit.siren.vectors import from_vector, to_vector
@@ -187,6 +188,7 @@ class LearnedInit(nn.Module):
         steps = self.config.inner_steps if self.config.adapts else 0
         return steps * min(self.config.inner_pixels, pixels) / pixels
 
+    @with_own_settings
     def generate(self, image: ImageSource, *, seed: int = 0) -> Params:
         """The initial weights for one image.
 
@@ -202,7 +204,7 @@ class LearnedInit(nn.Module):
         """The initial weights for one image before any inner step; arguments as `generate`."""
         if self.modulator is None and self.reader is None:
             return self.draw(seed)
-        picture = to_image(image).to(self.base.params.device)
+        picture = plain(to_image(image)).to(self.base.params.device)
         with torch.no_grad():
             params: Params = self(picture[None]).unbatch()[0]
         # The layers that are shared are views of the module's own parameters.
@@ -223,7 +225,7 @@ class LearnedInit(nn.Module):
         """One SIREN after the inner steps on an image, whether or not they are part of the init."""
         if not self.config.inner_steps:
             return params
-        picture = to_image(image).to(params.device)
+        picture = plain(to_image(image)).to(params.device)
         return adapt(
             params,
             picture,
@@ -234,6 +236,7 @@ class LearnedInit(nn.Module):
         )
 
 
+@with_own_settings
 def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
     """Loads a learned init and the facts about it.
 

@@ -23,6 +23,7 @@ from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import Start
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
 
 
@@ -188,6 +189,7 @@ class HyperNetwork(nn.Module):
         return {"hypernetwork": as_recorded(self.config, ["lr_factor", "normalized_steps"])}
 
     @classmethod
+    @with_own_settings
     def from_named_init(cls, config: HyperConfig, name: str, seed: int = 0) -> HyperNetwork:
         """A fresh hypernetwork whose base is one draw of a named hand-designed init."""
         generator = torch.Generator().manual_seed(seed)
@@ -226,6 +228,7 @@ class HyperNetwork(nn.Module):
         pixels = image.shape[-2] * image.shape[-1]
         return self._steps(inner_steps) * min(self.config.inner_pixels, pixels) / pixels
 
+    @with_own_settings
     def generate(
         self, image: ImageSource, *, inner_steps: int | None = None, seed: int = 0
     ) -> Params:
@@ -240,7 +243,7 @@ class HyperNetwork(nn.Module):
             InputError: the image is unusable, or more inner steps are wanted than were learned.
         """
         steps = self._steps(inner_steps)
-        image = to_image(image).to(self.log_step_sizes.device)
+        image = plain(to_image(image)).to(self.log_step_sizes.device)
         with torch.no_grad():
             params: Params = self(image[None]).unbatch()[0]
         if steps:

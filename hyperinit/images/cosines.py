@@ -40,10 +40,10 @@ def lowest_cosines(images: Tensor, count: int) -> Tensor:
     rgb = image_to_rgb(small).transpose(-1, -2).reshape(small.shape)
     waves = _waves().to(rgb)
     axes = rgb.new_tensor(_AXES)
-    coefficients = torch.einsum("ac,bcyx,uy,vx->bauv", axes, rgb, waves, waves)
-    order, std = (value[:count].to(rgb.device) for value in _order())
-    read: Tensor = coefficients.flatten(1)[:, order] / std
-    return read
+    coefficients: Tensor = torch.einsum("ac,bcyx,uy,vx->bauv", axes, rgb, waves, waves)
+    order, std = _order()
+    read = coefficients.flatten(1).index_select(1, order[:count].to(rgb.device))
+    return read / std[:count].to(rgb.device)
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import as_recorded
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
 
 
@@ -64,6 +65,27 @@ class BiasRule:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """What suits a fit from an init, where the fit's config leaves it open.
+
+    Measured: docs/research-log.md 46.
+
+    Attributes:
+        optimizer: See FitConfig.
+        falling_rates: Whether the rates of the sine layers are to fall with depth, from 1.5 times
+            the fit's in the first to 0.5 times in the last; otherwise they rise.
+        lr_factor: On the rate where they do not rise.
+    """
+
+    optimizer: Literal["nadam", "soap"] = "nadam"
+    falling_rates: bool = False
+    lr_factor: float = 1.0
+
+
+USUAL = Preference()
+
+
+@dataclass(frozen=True)
 class InitSpec:
     """A hand-designed init and the two properties of the network it was designed for.
 
@@ -80,6 +102,7 @@ class InitSpec:
         taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
             rule's in the first of them to exp(-taper / 2) times in the last.
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
+        prefers: See Preference.
     """
 
     first: WeightRule
@@ -91,15 +114,16 @@ class InitSpec:
     output: WeightRule = WeightRule("uniform", 1.0)  # in a linear layer: with omega_0 = 1
     taper: float = 0.0
     lr_factor: float = 1.0
+    prefers: Preference = USUAL
 
     @property
     def facts(self) -> dict[str, Any]:
         """The rules as JSON-able data, without those that came later and are not used.
 
-        `lr_factor` is none of them: it is about the fit.
+        `lr_factor` and `prefers` are none of them: they are about the fit.
         """
         rules = as_recorded(self, ["output", "taper"])
-        del rules["lr_factor"]
+        del rules["lr_factor"], rules["prefers"]
         return rules
 
     def siren_config(
@@ -129,7 +153,11 @@ _UNIT = replace(PAPER_INIT, first=WeightRule("normal", 1.0), unit_std_coords=Tru
 NAMED_INITS: dict[str, InitSpec] = {
     "paper": PAPER_INIT,
     "22": replace(_UNIT, bias=BiasRule("uniform", pi / 30)),
-    "33": replace(_UNIT, bias=BiasRule("torch", 15)),
+    "33": replace(
+        _UNIT,
+        bias=BiasRule("torch", 15),
+        prefers=Preference("soap", falling_rates=True, lr_factor=1.55),
+    ),
     # Ours: every unit starts as a single wave, which the hidden layers pass on, and the output
     # layer is smaller; all mixing is left to the fit. The numbers were found by an evolution
     # strategy on training photographs, docs/research-log.md 17.
@@ -191,6 +219,7 @@ def _draw_bias(rule: BiasRule, size: int, fan_in: int, generator: torch.Generato
     return (torch.rand(size, generator=generator, device=generator.device) * 2 - 1) * bound
 
 
+@with_own_settings
 def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Generator) -> Params:
     """Draws one SIREN from a hand-designed init, on the generator's device in float32.
 

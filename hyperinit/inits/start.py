@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.inits.rules import InitSpec, sample_params
+from hyperinit.inits.rules import USUAL, InitSpec, Preference, sample_params
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import tensors_hash
 
@@ -37,6 +38,7 @@ class Start:
         epochs: Pixel visits that making it cost, per pixel of the image; part of a fit's budget.
         sec: Seconds that making it took; the clock of a fit starts there.
         lr_factor: The learning rate that suits a fit from here, relative to the fit's own default.
+        prefers: What else suits it.
 
     Raises:
         InputError: a cost is negative, infinite or not a number.
@@ -46,6 +48,7 @@ class Start:
     epochs: float = 0.0
     sec: float = 0.0
     lr_factor: float = 1.0
+    prefers: Preference = USUAL
 
     def __post_init__(self) -> None:
         for name in ("epochs", "sec"):
@@ -65,6 +68,7 @@ class Init:
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
         lr_factor: See Start. Benchmarks search for a rate of their own.
+        prefers: See Start.
     """
 
     name: str
@@ -73,7 +77,9 @@ class Init:
     facts: dict[str, Any] = field(default_factory=dict)
     train_hashes: frozenset[str] = frozenset()
     lr_factor: float = 1.0
+    prefers: Preference = USUAL
 
+    @with_own_settings
     def start(self, image: Tensor, seed: int) -> Start:
         """The start for an image (3, H, W) in [0, 1], on the image's device.
 
@@ -84,12 +90,12 @@ class Init:
         with _starting, clock.running():
             params = self.make(image, seed)
             if isinstance(params, Params):
-                params = params.map(lambda value: value.detach().to(image.device))
+                params = params.map(lambda value: plain(value).to(image.device))
         if not isinstance(params, Params) or params.batch_shape:
             found = type(params).__name__
             raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
         try:
-            return Start(params, float(self.epochs(image)), clock.sec, self.lr_factor)
+            return Start(params, float(self.epochs(image)), clock.sec, self.lr_factor, self.prefers)
         except (InputError, TypeError, ValueError) as error:
             raise InputError(f"init {self.name}: {error}") from error
 
@@ -101,7 +107,7 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
     def make(image: Tensor, seed: int) -> Params:
         return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
 
-    return Init(name, make, facts=spec.facts, lr_factor=spec.lr_factor)
+    return Init(name, make, facts=spec.facts, lr_factor=spec.lr_factor, prefers=spec.prefers)
 
 
 def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) -> Init:

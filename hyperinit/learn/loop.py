@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
 import signal
 import time
@@ -19,12 +20,15 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.files import write_or_spare
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import Batches, TrainState, save_state
 from hyperinit.learn.tracking import Tracker
 from hyperinit.siren.network import Params, predict, preview
 from hyperinit.siren.store import CHECKPOINT_NAME
+
+_logger = logging.getLogger("hyperinit")
 
 MAX_SKIPPED = 20
 
@@ -122,9 +126,12 @@ def train(
             _evaluate(state, config, held_out, tracker)
         due = time.monotonic() - saved_at > config.checkpoint_sec
         if due and state.skipped_in_a_row == 0:
-            save_state(path, state, config, **info)
+            try:
+                save_state(path, state, config, **info)
+            except InputError as error:  # there may be room again before the end
+                _logger.warning("%s; training continues, the last checkpoint stands", error)
             saved_at = time.monotonic()
-    save_state(path, state, config, **info)
+    write_or_spare(path, lambda to: save_state(to, state, config, **info), f"step {state.step}")
 
 
 def train_step(state: TrainState, config: LoopConfig, images: Tensor) -> dict[str, float]:

@@ -5,6 +5,7 @@ Whoever wrote a file, it is read or refused in one line that names the file and 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -36,12 +37,24 @@ def to_line(record: Record) -> str:
 
 
 def append_record(path: str | Path, record: Record) -> None:
-    """Appends one complete line; a line that a killed run left unfinished is cut off first."""
-    repair_jsonl(path)
-    with open(path, "ab") as file:
-        file.write(to_line(record).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Appends one complete line; a line that a killed run left unfinished is cut off first.
+
+    Raises:
+        InputError: it cannot be written, such as on a full disk; the file is as it was.
+    """
+    try:
+        repair_jsonl(path)
+        with open(path, "ab", buffering=0) as file:
+            length, line = file.tell(), to_line(record).encode() + b"\n"
+            try:
+                if file.write(line) < len(line):  # as much as there was room for
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(length)
+                raise
+    except OSError as error:
+        raise InputError(f"cannot write {shown_path(path)}: {error.strerror or error}") from error
 
 
 def repair_jsonl(path: str | Path) -> None:

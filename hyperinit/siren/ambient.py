@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,3 +41,8 @@ def with_own_settings(function: Function) -> Function:
             return function(*arguments, **options)
 
     return cast(Function, wrapped)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor that takes part in gradients, whatever it was made in; detached."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

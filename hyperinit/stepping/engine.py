@@ -85,6 +85,23 @@ def bfloat16_pays(device: torch.device) -> bool:
     return sec(torch.float32) > BFLOAT16_GAIN * sec(torch.bfloat16)
 
 
+def settled(engine: str, hidden_dtype: str, *, work: float, device: torch.device) -> dict[str, str]:
+    """What a fit's "auto" became, for records: {"engine": ..., "hidden_dtype": ...}.
+
+    Args:
+        engine, hidden_dtype, work, device: As `loss_of` was given them, before the fit; asked
+            after it, since only then it is known whether compiling was possible.
+    """
+    low = hidden_dtype == AUTO and bfloat16_pays(device)
+    compiled = work >= COMPILE_WORK and not _cannot_compile
+    return {
+        "engine": ("compiled" if compiled else "eager") if engine == AUTO else engine,
+        "hidden_dtype": ("bfloat16" if low else "float32")
+        if hidden_dtype == AUTO
+        else hidden_dtype,
+    }
+
+
 def loss_of(engine: str, hidden_dtype: str, *, work: float, device: torch.device) -> SquaredErrors:
     """The function that computes the squared errors of a step.
 
