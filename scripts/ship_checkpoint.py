@@ -1,4 +1,4 @@
-"""Makes a hypernetwork that comes with the package of a run.
+"""Makes a hypernetwork that comes with the package of a run, a linear one of a run of Reptile.
 
     python scripts/ship_checkpoint.py runs/NAME photo-224
 
@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
@@ -20,15 +21,16 @@ from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import Parser, from_dict, to_toml
 from hyperinit.bench.trial import environment
-from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
+from hyperinit.hypernet.learned import LEARNED_KIND
 from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED
-from hyperinit.learn.task import TrainConfig
-from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
+from hyperinit.learn.reptile import REPTILE
+from hyperinit.learn.task import HYPERNETWORK
+from hyperinit.siren.store import CHECKPOINT_NAME, file_kind, load_tensors, save_tensors
 
 CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 
 # What is kept of a checkpoint's facts: a machine's paths and loggers are nobody's business.
-_KEPT = ("hypernetwork", "train_hashes", "step", "train_sec", "torch")
+_KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch")
 
 
 def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path:
@@ -39,15 +41,20 @@ def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path
     """
     if name not in PRETRAINED:
         raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
-    tensors, info = load_tensors(run / CHECKPOINT_NAME, CHECKPOINT_KIND)
-    config = from_dict(TrainConfig, {**info["train"], "data": "DIR", "wandb": "auto"}, source=name)
+    task = REPTILE if file_kind(run / CHECKPOINT_NAME) == LEARNED_KIND else HYPERNETWORK
+    tensors, info = load_tensors(run / CHECKPOINT_NAME, task.kind)
+    config: Any = from_dict(
+        task.config, {**info["train"], "data": "DIR", "wandb": "auto"}, source=name
+    )
     if (config.depth, config.width, config.size) != PRETRAINED[name]:
         depth, width, size = PRETRAINED[name]
         raise InputError(f"{run}: {name} is for {size} pixels a side and a SIREN {depth} x {width}")
-    own = {key: value for key, value in tensors.items() if key.startswith("hyper/")}
-    facts = {key: info[key] for key in _KEPT} | {"commit": environment()["commit"]}
+    own = {key: value for key, value in tensors.items() if key.startswith(f"{task.prefix}/")}
+    if "model/reader" in own:  # by far the largest; half precision moves a start by nothing
+        own["model/reader"] = own["model/reader"].half()
+    facts = {key: info[key] for key in _KEPT if key in info} | {"commit": environment()["commit"]}
     path = checkpoints_dir / f"{name}.safetensors"
-    save_tensors(path, own, CHECKPOINT_KIND, facts)
+    save_tensors(path, own, task.kind, facts)
     write_atomically(configs_dir / f"{name}.toml", to_toml(config).encode())
     return path
 

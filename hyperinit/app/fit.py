@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params
 
 TARGET_BUDGET_EPOCHS = 200.0
-DEFAULT_INIT = "identity-sized"  # the best hand-designed one; docs/results/leaderboard.md
+
+# From most photographs the best that needs no training, unless its gradient steps take a large part
+# of a short budget; then the draw that it begins as. docs/research-log.md 46.
+DEFAULT_INIT, SHORT_DEFAULT_INIT = "untrained", "identity-sized"
+DEFAULT_INIT_SHARE = 1 / 3
 
 # Fields of FitConfig that have a flag of their own, or that a command line has no use for.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")
@@ -68,14 +72,13 @@ def _add_init(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "--init",
-        default=DEFAULT_INIT,
         help="paper | 1 to 38 | identity | identity-sized | 33-sized | untrained (`hyperinit inits`"
         " says what they are) | hyper (the pretrained hypernetwork of this width and depth) | "
         "photo-224 | photo-96 | CHECKPOINT or run directory of a trained init | FILE "
         "with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
-        f"--omega-0) (default: {DEFAULT_INIT})",
+        f"--omega-0) (default: {DEFAULT_INIT}; {SHORT_DEFAULT_INIT} for a short budget)",
     )
     add("--width", type=int, help="of a hand-designed init (256; more for large images)")
     add("--depth", type=int, default=5, help="of a hand-designed init (5)")
@@ -122,9 +125,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     from hyperinit.images.decode import load_sized
     from hyperinit.siren.device import choose_device
 
-    named = inits_for_fit(arguments.init, arguments.omega_0)
-    # Read once, though both the width and the fit need it.
+    # Read once, though the init, the width and the fit all need it.
     image = None if arguments.image.is_dir() else load_sized(arguments.image, arguments.size)
+    arguments.init = arguments.init or _default_init(arguments, config, image)
+    named = inits_for_fit(arguments.init, arguments.omega_0)
     arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
     theirs = theirs_of(arguments.theirs)
@@ -133,6 +137,15 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     if image is None:
         return fit_images(arguments, init, config, device)
     return fit_image(arguments, init, config, image, device)
+
+
+def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
+    """The init where none is named."""
+    from hyperinit.hypernet.untrained import MOST_EPOCHS, cost_epochs
+
+    cost = MOST_EPOCHS if image is None else cost_epochs(image)
+    short = cost > DEFAULT_INIT_SHARE * config.budget_epochs
+    return SHORT_DEFAULT_INIT if short or arguments.omega_0 is not None else DEFAULT_INIT
 
 
 def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:

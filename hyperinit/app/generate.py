@@ -21,6 +21,7 @@ from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.settings import Parser
 
 if TYPE_CHECKING:
+    from hyperinit.hypernet.learned import LearnedInit
     from hyperinit.hypernet.network import HyperNetwork
     from hyperinit.siren.network import Params
 
@@ -99,11 +100,10 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def _hypernetwork(source: str) -> HyperNetwork:
-    from hyperinit.hypernet.checkpoint import load
-    from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained
+def _hypernetwork(source: str) -> HyperNetwork | LearnedInit:
+    from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, load_trained
 
-    return load_pretrained(source) if source in PRETRAINED else load(source)
+    return load_pretrained(source) if source in PRETRAINED else load_trained(source)[0]
 
 
 def render_parser(prog: str) -> Parser:

@@ -1,4 +1,4 @@
-"""The hypernetworks that come with the package: name -> `HyperNetwork`.
+"""The hypernetworks that come with the package: name -> `HyperNetwork`, or a linear one.
 
 Their files and model cards are in `hyperinit/checkpoints/`; `scripts/ship_checkpoint.py` makes them
 from a run.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.hypernet.checkpoint import load
+from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
+from hyperinit.siren.store import CHECKPOINT_NAME, file_kind
 
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
 # Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels.
 PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-224": (5, 256, 224),
+    "linear-96": (4, 128, 96),
     "photo-96": (4, 128, 96),
 }
 DEFAULT_PRETRAINED = "photo-224"
@@ -34,17 +38,34 @@ def pretrained_path(name: str) -> Path:
     return CHECKPOINTS_DIR / f"{name}.safetensors"
 
 
-def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork:
+def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork | LearnedInit:
     """A hypernetwork that comes with the package.
 
     Args:
-        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256) or "photo-96" (96 x 96,
-            4 x 128). Its `generate` takes images of any size; it was trained on these.
+        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256), or "linear-96" or
+            "photo-96" (96 x 96, 4 x 128). Its `generate` takes images of any size; it was trained
+            on these.
 
     Raises:
         InputError: no such name, or the installed file is damaged.
     """
-    return load(pretrained_path(name))
+    return load_trained(pretrained_path(name))[0]
+
+
+def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str, Any]]:
+    """A trained module of either kind, and the facts about it.
+
+    Args:
+        path: A run directory, or a checkpoint file.
+
+    Raises:
+        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+    """
+    path = Path(path)
+    file = path / CHECKPOINT_NAME if path.is_dir() else path
+    if file.is_file() and file_kind(file) == LEARNED_KIND:
+        return load_learned(path)
+    return load_hypernetwork(path)
 
 
 def pretrained_for(width: int, depth: int) -> str:
@@ -53,6 +74,7 @@ def pretrained_for(width: int, depth: int) -> str:
     Raises:
         InputError: there is none; the sizes that there are are named.
     """
+    # The first one is the best for its size.
     for name, (its_depth, its_width, _) in PRETRAINED.items():
         if (its_width, its_depth) == (width, depth):
             return name

@@ -15,6 +15,7 @@ from hyperinit.siren.network import Params
 STEPS = 16
 MAX_STEP_PIXELS = 256
 STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
+MOST_EPOCHS = STEPS * STEP_EPOCHS
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
 FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
@@ -35,6 +36,11 @@ def step_pixels(image: Tensor) -> int:
     return min(MAX_STEP_PIXELS, ceil(pixels * STEP_EPOCHS))
 
 
+def cost_epochs(image: Tensor) -> float:
+    """What all steps cost in pixel visits / pixels of the image (3, H, W): 0.44 at most."""
+    return STEPS * step_pixels(image) / (image.shape[-2] * image.shape[-1])
+
+
 def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
     """`identity-sized` after STEPS gradient steps on `step_pixels` pixels of the image each.
 
@@ -51,12 +57,9 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
         params = drawn.make(image, seed).map(lambda value: value.to(image.device))
         return adapt(params, image, step_sizes(params, scale), step_pixels(image), seed=seed)
 
-    def epochs(image: Tensor) -> float:
-        return STEPS * step_pixels(image) / (image.shape[-2] * image.shape[-1])
-
     # No rule of a draw in its facts: scores do not count it as hand-designed.
     steps = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": scale}
     steps |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
     sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
-    return Init(name, make, epochs, {"untrained": steps | sizes}, lr_factor=drawn.lr_factor)
+    return Init(name, make, cost_epochs, {"untrained": steps | sizes}, lr_factor=drawn.lr_factor)

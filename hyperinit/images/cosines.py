@@ -43,14 +43,15 @@ def lowest_cosines(images: Tensor, count: int) -> Tensor:
     coefficients: Tensor = torch.einsum("ac,bcyx,uy,vx->bauv", axes, rgb, waves, waves)
     order, std = _order()
     read = coefficients.flatten(1).index_select(1, order[:count].to(rgb.device))
-    return read / std[:count].to(rgb.device)
+    scaled: Tensor = read / std[:count].to(rgb.device)
+    return scaled
 
 
 @lru_cache(maxsize=1)
 def _waves() -> Tensor:
     """The orthonormal cosines (READ_SIDE, READ_SIDE), row by frequency."""
     at = torch.arange(READ_SIDE, dtype=torch.float64)
-    waves = torch.cos(math.pi / READ_SIDE * (at + 0.5) * at[:, None]) * (2 / READ_SIDE) ** 0.5
+    waves = torch.cos(math.pi / READ_SIDE * (at + 0.5) * at[:, None]) * math.sqrt(2 / READ_SIDE)
     waves[0] /= 2**0.5
     return waves.float()
 

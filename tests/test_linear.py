@@ -1,0 +1,90 @@
+"""Linear hypernetworks: what they read of an image, and how a fit's displacement teaches them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from skimage import data
+
+from hyperinit import InputError, Params, to_image
+from hyperinit.bench.sources import BY_NAME, load_init
+from hyperinit.hypernet.learned import LearnedConfig, LearnedInit, load_learned
+from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
+from hyperinit.images.pixels import square_crop
+from hyperinit.learn.reptile import PRESETS, REPTILE, ReptileConfig, displacement_loss
+from hyperinit.learn.state import new_state, save_state
+from hyperinit.siren.vectors import from_vector, to_vector
+
+PHOTO = square_crop(to_image(data.astronaut()), 48)
+TINY = ReptileConfig(**{**PRESETS["tiny"], "read_numbers": 6})
+
+
+def base() -> Params:
+    params: Params = new_state(REPTILE, TINY).model.base.params
+    return params.map(lambda value: value.detach())
+
+
+def test_a_plain_colour_has_no_waves():
+    plain = torch.tensor([0.2, 0.5, 0.9])[:, None, None].expand(3, 40, 24)
+    numbers = lowest_cosines(plain[None], 60)[0]
+    assert int((numbers.abs() > 1e-4).sum()) == 3  # brightness and two colour differences
+
+
+def test_coefficients_are_of_about_unit_size_and_the_first_are_of_low_frequency():
+    numbers = lowest_cosines(PHOTO[None], 300)[0]
+    assert 0.3 < float(numbers.square().mean().sqrt()) < 2
+    blurred = torch.nn.functional.avg_pool2d(PHOTO[None], 3, 1, 1, count_include_pad=False)
+    moved = (lowest_cosines(blurred, 300)[0] - numbers).abs()
+    assert moved[:16].mean() < 0.5 * moved[100:].mean()
+
+
+def test_size_and_shape_of_the_image_hardly_matter():
+    large = torch.nn.functional.interpolate(PHOTO[None], size=(96, 144), mode="bilinear")
+    one, other = lowest_cosines(PHOTO[None], 64), lowest_cosines(large.clamp(0, 1), 64)
+    assert float((one - other).norm()) < 0.1 * float(one.norm())
+
+
+def test_each_image_gets_a_start_of_its_own_and_files_keep_it(tmp_path):
+    state = new_state(REPTILE, TINY)
+    with torch.no_grad():
+        state.model.reader.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.01)
+    save_state(tmp_path / "checkpoint.safetensors", state, TINY, train_hashes=["abc"])
+    loaded, info = load_learned(tmp_path)
+    assert info["train_hashes"] == ["abc"]
+    one, other = loaded.generate(PHOTO), loaded.generate(PHOTO.flip(-1))
+    assert not torch.equal(to_vector(one), to_vector(other))
+    assert torch.equal(to_vector(one), to_vector(state.model.generate(PHOTO)))
+    start = load_init(str(tmp_path), BY_NAME, 16, 2).start(PHOTO, 0)
+    assert torch.equal(to_vector(start.params), to_vector(one))
+    assert start.epochs == 0
+
+
+def test_an_outer_step_moves_the_start_of_its_image_by_eps_times_the_displacement():
+    state = new_state(REPTILE, TINY)
+    model, images = state.model, PHOTO[None]
+    before = to_vector(model.generate(PHOTO))
+    ended = from_vector(before + torch.linspace(-1, 1, len(before)), model.config.siren)
+    leverage = float(1 + model.read(images).square().sum())
+    displacement_loss(model(images).unbatch(), [ended], [leverage]).backward()
+    state.optimizer.step()
+    moved = to_vector(model.generate(PHOTO)) - before
+    assert torch.allclose(moved, TINY.eps * (to_vector(ended) - before), atol=1e-5)
+
+
+def test_one_that_reads_nothing_is_as_before():
+    learned = LearnedInit(LearnedConfig(siren=base().config), base())
+    assert torch.equal(to_vector(learned.generate(PHOTO)), to_vector(base()))
+    assert "read_numbers" not in learned.facts["learned"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"read_numbers": -1}, f"0 to {MOST_COSINES}"),
+        ({"read_numbers": MOST_COSINES + 1}, f"0 to {MOST_COSINES}"),
+        ({"read_numbers": 4, "heads": 2}, "heads"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        LearnedConfig(siren=base().config, **options)
