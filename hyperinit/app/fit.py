@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 
 # From most photographs the best that needs no training, unless its gradient steps take a large part
-# of a short budget; then the draw that it begins as. docs/research-log.md 46.
+# of a short budget; then the draw that it begins as. docs/research-log.md 47.
 DEFAULT_INIT, SHORT_DEFAULT_INIT = "untrained", "identity-sized"
 DEFAULT_INIT_SHARE = 1 / 3
 

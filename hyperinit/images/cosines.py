@@ -2,7 +2,7 @@
 
 In photographs the coefficients' size falls as one over their frequency, whatever the subject, and
 colour differences vary less than half as much as brightness. So a fixed table orders and scales
-them, and nothing has to be learned or stored (docs/research-log.md 47).
+them, and nothing has to be learned or stored (docs/research-log.md 49).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class BiasRule:
 class Preference:
     """What suits a fit from an init, where the fit's config leaves it open.
 
-    Measured: docs/research-log.md 46.
+    Measured: docs/research-log.md 47.
 
     Attributes:
         optimizer: See FitConfig.
