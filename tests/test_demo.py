@@ -26,7 +26,8 @@ from hyperinit.demo.board import board, verdict
 from hyperinit.demo.page import live
 from hyperinit.demo.race import Lane, race, race_config
 from hyperinit.fitting.config import FitConfig
-from hyperinit.images.pixels import image_hash
+from hyperinit.fitting.descent import rate_of
+from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.state import TrainState, save_state
@@ -111,7 +112,7 @@ def test_the_budget_of_a_race_is_checked():
 
 
 def ring() -> Arena:
-    return Arena(inits(), size=16, lr=1e-3)
+    return Arena(inits(), size=16)
 
 
 def dropped(path: Path | None, budget: float = 2.0) -> list[tuple[str, list[str]]]:
@@ -130,6 +131,10 @@ def test_the_board_has_every_picture_curve_and_target_and_needs_no_colour(tmp_pa
     assert targets == ["0.08", "0.02", "0.0008"]
     dashes = re.findall(r'<path class="line" stroke-dasharray="([^"]*)"', html)
     assert len(set(dashes)) == 5  # an init has one, wherever its line is drawn
+    image = square_crop(load_image(tmp_path / "a.png"), 16)
+    for init in inits():  # the rate that each fit chose is in the table
+        chosen = rate_of(race_config(None, 2.0), init.start(image, 0), 16 * 16)
+        assert f"<td>{chosen:.2g}</td>" in html
     assert [Path(file).name for file in files] == [f"{i.name}-siren.safetensors" for i in inits()]
 
 
@@ -225,7 +230,7 @@ def test_the_verdict_names_the_first_or_says_that_there_is_none(image):
 def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(tmp_path):
     without = arena()
     assert [init.name for init in without.inits] == ["paper", "22", "33", "identity", "hyper"]
-    assert without.size == 96 and without.lr == 1e-3 and without.inits[-1].train_hashes
+    assert without.size == 96 and without.inits[-1].train_hashes
     state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])
     found = arena(tmp_path)

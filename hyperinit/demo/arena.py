@@ -18,7 +18,6 @@ from hyperinit.images.decode import load_image
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.record.protocol import PROTOCOLS
-from hyperinit.siren.network import default_lr
 
 MIN_SIDE = 8  # pixels of an image that is worth a race
 
@@ -36,13 +35,11 @@ class Arena:
     Attributes:
         inits: For SIRENs of one size.
         size: Side of the images in pixels.
-        lr: The learning rate that suits these SIRENs.
         device: Where fits are computed.
     """
 
     inits: Sequence[Init]
     size: int
-    lr: float
     device: Any = "cpu"
 
 
@@ -62,8 +59,7 @@ def arena(
     width, depth = hyper.config.siren.width, hyper.config.siren.depth
     trained_size = info.get("train", {}).get("size", PROTOCOLS["small"]["image_size"])
     named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
-    lr = default_lr(NAMED_INITS["33"].siren_config(width, depth))
-    return Arena([*named, learned], size or trained_size, lr, device)
+    return Arena([*named, learned], size or trained_size, device)
 
 
 def examples() -> list[Path]:

@@ -110,6 +110,7 @@ def _shown(lane: Lane, style: int) -> dict[str, Any]:
         "now": _url(lane.picture),
         "now_text": f"epoch {now.epochs:.3g}: {lane.result.kept.psnr:.1f} dB",
         "hits": [_hit(lane.hit(target)) for target in TARGETS],
+        "lr": f"{lane.result.lr:.2g}",
         "state": state,
     }
 

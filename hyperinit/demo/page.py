@@ -25,7 +25,8 @@ from hyperinit.siren.store import save_params
 INTRODUCTION = f"""\
 # hyperinit: which initial weights fit a SIREN to your image first?
 All fits take turns, an epoch at a time, to MSE {min(TARGETS):g} (normalised; 43.9 dB) or to the end
-of the budget. A demo, not the benchmark's protocol: one image, one seed, one learning rate for all.
+of the budget. A demo, not the benchmark's protocol: one image, one seed, and for each init the
+learning rate that suits it, if none is given for all.
 """
 UPDATE_SEC = 0.3  # between two pictures of a race
 
@@ -115,7 +116,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
                     buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
                 with gr.Row():
-                    lr = gr.Number(arena.lr, label="learning rate", min_width=100)
+                    lr = gr.Number(None, label="learning rate (empty: what suits)", min_width=100)
                     budget = gr.Number(budget_epochs, label="budget in epochs", min_width=100)
                 with gr.Row():
                     again = gr.Button("Race again", variant="primary", min_width=100)

@@ -36,7 +36,7 @@ def serve(
     """
     if port is not None and not 1 <= port <= 65535:
         raise InputError(f"--port must be 1 to 65535, not {port}")
-    race_config(arena.lr, budget_epochs)
+    race_config(None, budget_epochs)
     with tempfile.TemporaryDirectory(
         prefix="hyperinit-demo-", ignore_cleanup_errors=True
     ) as folder:
