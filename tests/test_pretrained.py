@@ -18,7 +18,6 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import spec_init
-from hyperinit.learn.reptile import ReptileConfig
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.network import predict
@@ -49,9 +48,10 @@ def test_each_has_its_card_its_config_and_the_hashes_of_what_it_was_trained_on(n
     assert len(info["train_hashes"]) > 1000
     assert "/" not in json.dumps({k: v for k, v in info.items() if k != "train_hashes"})
     assert (CHECKPOINTS_DIR / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
+    if name.startswith("linear"):  # made by another procedure than meta-training: see its card
+        return
     path = CONFIGS_DIR / f"{name}.toml"
-    kind = ReptileConfig if name.startswith("linear") else TrainConfig
-    config = from_dict(kind, read_config_file(path), source=str(path))
+    config = from_dict(TrainConfig, read_config_file(path), source=str(path))
     assert (config.depth, config.width, config.size) == PRETRAINED[name]
 
 

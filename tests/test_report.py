@@ -252,6 +252,8 @@ def test_committed_documents_agree_with_the_committed_records_and_the_protocol()
         *sorted((ROOT / "docs").rglob("*.md")),
         *cards,
     ]
-    generated = [d for d in documents if d.name != "peers.md" and "<!-- /" in d.read_text(encoding="utf-8")]
+    # The page of the peers has blocks of its own: benchmarks/peers.py --report.
+    documents = [document for document in documents if document.name != "peers.md"]
+    generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
     assert generated, "docs/reference/protocol.md has the protocol in it"
     assert main(["--check", *map(str, generated)]) == 0

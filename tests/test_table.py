@@ -15,7 +15,14 @@ from baselines import ROWS, Row, row
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.fit import fit
 from hyperinit.images.coords import COORD_STD
-from hyperinit.inits.rules import USUAL, NAMED_INITS, PAPER_INIT, BiasRule, WeightRule, sample_params
+from hyperinit.inits.rules import (
+    NAMED_INITS,
+    PAPER_INIT,
+    USUAL,
+    BiasRule,
+    WeightRule,
+    sample_params,
+)
 from hyperinit.siren.network import Params, apply, param_shapes
 
 INITS_PAGE = Path(__file__).parent.parent / "docs" / "reference" / "inits.md"

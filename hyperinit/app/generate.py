@@ -36,7 +36,7 @@ def generate_parser(prog: str) -> Parser:
         "--checkpoint",
         default="photo-224",
         metavar="RUN",
-        help="photo-224 or photo-96, which come with the package, or a run directory or "
+        help="photo-224, linear-96 or photo-96, which come with the package, or a run directory or "
         "checkpoint (default: photo-224)",
     )
     parser.add_argument(

@@ -31,6 +31,9 @@ from hyperinit.siren.network import Params
 
 _SIZED = "-sized"
 
+# On the rate of starts that depend on the image.
+READ_LR_FACTOR = 0.6
+
 
 @dataclass(frozen=True)
 class ReptileConfig(LoopConfig):
@@ -101,8 +104,10 @@ def displacement_loss(
 
 def _build(config: ReptileConfig) -> LearnedInit:
     start = config.base.start(torch.zeros(3, config.size, config.size), config.seed)
+    # A start that is near its image already takes a lower rate: docs/research-log.md 49.
+    factor = start.lr_factor * (READ_LR_FACTOR if config.read_numbers else 1)
     learned = LearnedConfig(
-        siren=start.params.config, lr_factor=start.lr_factor, read_numbers=config.read_numbers
+        siren=start.params.config, lr_factor=factor, read_numbers=config.read_numbers
     )
     return LearnedInit(learned, start.params)
 
