@@ -38,7 +38,7 @@ def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
     assert (hyper.config.siren.depth, hyper.config.siren.width) == (depth, width)
     image = square_crop(to_image(data.astronaut()), size)
     blind = spec_init("33", NAMED_INITS["33"], width, depth).start(image, 0).params
-    assert start_mse(hyper.generate(image), image) < 0.4 * start_mse(blind, image)
+    assert start_mse(hyper.generate(image), image) < 0.5 * start_mse(blind, image)
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -67,7 +67,7 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_one_for_the_network(tmp_p
     params, _ = load_params(tmp_path / "o.safetensors")
     assert (params.config.depth, params.config.width) == PRETRAINED["photo-224"][:2]
     init = load_init("hyper", BY_NAME, 128, 4)
-    assert init.facts == load_init("photo-96", BY_NAME, 256, 5).facts and init.train_hashes
+    assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
     with pytest.raises(InputError, match=r"SIREN of 3 x 64: there are 5 x 256 \(photo-224\)"):
         load_init("hyper", BY_NAME, 64, 3)
     with pytest.raises(InputError, match="photo-224"):
