@@ -159,6 +159,8 @@ def started(run: Path, *prefix: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # As from a terminal, even where these tests were started under nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     log = run / "metrics.jsonl"
     deadline = time.monotonic() + 120
