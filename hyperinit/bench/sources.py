@@ -21,9 +21,12 @@ from torch import Tensor
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.exchange.quantized import INT8_KIND
 from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
-from hyperinit.hypernet.checkpoint import load_hypernetwork
-from hyperinit.hypernet.learned import LEARNED_KIND, load_learned
-from hyperinit.hypernet.pretrained import PRETRAINED, pretrained_for, pretrained_path
+from hyperinit.hypernet.pretrained import (
+    PRETRAINED,
+    load_trained,
+    pretrained_for,
+    pretrained_path,
+)
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
@@ -133,8 +136,7 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init
         params, info = read_any(path, index=index, **theirs)
         init = params_init(path.stem, params)
     else:
-        load = load_learned if kind == LEARNED_KIND else load_hypernetwork
-        model, info = load(path)
+        model, info = load_trained(path)
         init = model_init(path.name if path.is_dir() else path.resolve().parent.name, model)
     return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
 
