@@ -45,6 +45,10 @@ ROOMS: dict[str, Room] = {
         "the hypernetwork and other trained inits, pretrained ones included",
         ("base", "images", "siren", "inits"),
     ),
+    "sets": Room(
+        "a set of images -> a fitted SIREN each, from starts that get better on the way",
+        ("base", "images", "siren", "inits", "fitting", "hypernet"),
+    ),
     "exchange": Room(
         "SIRENs of other programs: read, written, initialised in place",
         ("base", "images", "siren", "inits", "hypernet"),
@@ -81,7 +85,7 @@ ROOMS: dict[str, Room] = {
         "the commands",
         (
             *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
+            *("fitting", "hypernet", "sets", "exchange", "learn", "bench", "demo"),
         ),
     ),
 }

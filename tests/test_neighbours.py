@@ -10,7 +10,7 @@ from hyperinit import fit_directory, load_image, load_params, save_image
 from hyperinit.base.errors import InputError
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import load_init
-from hyperinit.fitting.directory import result_name
+from hyperinit.sets.directory import result_name
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.neighbours import thumbnail, thumbnail_of
 from hyperinit.inits.rules import NAMED_INITS, named_init

@@ -10,7 +10,7 @@ from conftest import assert_same, smooth_image
 
 import hyperinit
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.directory import fit_directory
+from hyperinit.sets.directory import fit_directory
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import spec_init
 from hyperinit.siren.network import Params

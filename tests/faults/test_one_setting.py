@@ -9,9 +9,9 @@ import torch
 from conftest import smooth_image
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting import directory as directory_module
+from hyperinit.sets import directory as directory_module
 from hyperinit.fitting.descent import FitResult
-from hyperinit.fitting.directory import fit_directory
+from hyperinit.sets.directory import fit_directory
 from hyperinit.fitting.fit import failure
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, sample_params

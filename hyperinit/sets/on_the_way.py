@@ -1,0 +1,99 @@
+"""The fits of a set, one after the other -> better starts for those to come: no training run.
+
+Every fit that somebody wanted anyway says where the parameters for its image are. A linear map from
+what is read of an image to these (`inits.linear`) is as good as a trained one after some hundred
+images, as they are of the very set that is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hyperinit.images.cosines import lowest_cosines
+from hyperinit.inits.linear import gains, with_one
+from hyperinit.inits.start import Init, Start
+from hyperinit.siren.network import Params
+from hyperinit.siren.vectors import from_vector, to_vector
+
+READ_NUMBERS = 128
+MEMORY_IMAGES = 800
+# A start that is near its image takes a lower rate; it becomes so with the images learned from.
+LR_FACTOR, LR_IMAGES = 0.6, 30
+
+
+class OnTheWay:
+    """A start for each image of a set, learned from the fits before it.
+
+    Attributes:
+        base: The init whose draw the learned part is added to.
+        first: The init of the images before `first_images` are learned from.
+        images: How many have been learned from.
+    """
+
+    def __init__(
+        self,
+        base: Init,
+        first: Init | None = None,
+        first_images: int = 0,
+        read_numbers: int = READ_NUMBERS,
+    ) -> None:
+        self.base, self.first, self.first_images = base, first or base, first_images
+        self.read_numbers = read_numbers
+        self.images = 0
+        self._moments = torch.zeros(read_numbers + 1, read_numbers + 1, dtype=torch.float64)
+        self._weights: Tensor | None = None  # (read_numbers + 1, parameters)
+
+    @property
+    def init(self) -> Init:
+        """What gives the starts; those to come change with `learn`."""
+        facts = {"base": self.base.facts, "first": self.first.facts}
+        rule = {"read_numbers": self.read_numbers, "first_images": self.first_images}
+        return Init(
+            f"{self.base.name}+way",
+            self._make,
+            facts={"on_the_way": {**facts, **rule}},
+            learn=self.learn,
+        )
+
+    def read(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, H, W), of any sizes -> (B, read_numbers + 1)."""
+        numbers = [lowest_cosines(image[None].cpu(), self.read_numbers) for image in images]
+        return with_one(torch.cat(numbers) / self.read_numbers**0.5)
+
+    def _make(self, image: Tensor, seed: int) -> Start:
+        if self._weights is None or self.images < self.first_images:
+            return self.first.start(image, seed)
+        start = self.base.start(image, seed)
+        params = to_vector(start.params) + (self.read([image]) @ self._weights)[0].to(image.device)
+        falls = LR_IMAGES / (LR_IMAGES + self.images)
+        lr_factor = start.lr_factor * (LR_FACTOR + (1 - LR_FACTOR) * falls)
+        return replace(start, params=from_vector(params, start.params.config), lr_factor=lr_factor)
+
+    def learn(self, images: Sequence[Tensor], fitted: Sequence[Params], seed: int) -> None:
+        """Takes in where fits ended; a pure function of what was taken in before and of these.
+
+        Args:
+            images: (3, H, W) each, of any sizes.
+            fitted: The SIREN of each.
+            seed: That their fits had.
+        """
+        if not images:
+            return
+        read = self.read(images)
+        draws = [self.base.start(image, seed).params for image in images]
+        ends = torch.stack(
+            [
+                to_vector(end).cpu() - to_vector(draw).cpu()
+                for end, draw in zip(fitted, draws, strict=True)
+            ]
+        )
+        if self._weights is None:
+            self._weights = ends.new_zeros(self.read_numbers + 1, ends.shape[1])
+        self.images += len(images)
+        self._moments += read.double().T @ read.double()
+        gained = gains(self._moments, self.images, read, MEMORY_IMAGES)
+        self._weights += gained.T @ (ends - read @ self._weights)
