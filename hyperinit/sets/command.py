@@ -52,12 +52,7 @@ def fit_images(
     if out is not None:
         check_directory(out, may_be_made=True)
     names, unread = image_files(arguments.image, follow_links=True)
-    learns = arguments.learn
-    if learns is None:  # a named init is what it says
-        learns = base is not None and len(names) >= LEARN_IMAGES
-    if learns:
-        first_images = 0 if base is None else FIRST_IMAGES
-        init = OnTheWay(base or init, init, first_images).init
+    init = _with_learning(init, base, arguments.learn, len(names))
     told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
@@ -95,6 +90,15 @@ def fit_images(
         raise InputError(f"{source}: no image could be fitted; the reasons are above")
     print(f"{shown_path(out)}: {counts}; {report.images_per_hour:.0f} images per hour")
     return 1 if report.failed or report.missed else 0
+
+
+def _with_learning(init: Init, base: Init | None, learn: bool | None, images: int) -> Init:
+    """What fits of a set start from: an init that learns on the way, if so wanted, or if it pays."""
+    if learn is None:  # an init that was named is what it says
+        learn = base is not None and images >= LEARN_IMAGES
+    if not learn:
+        return init
+    return OnTheWay(base or init, init, 0 if base is None else FIRST_IMAGES).init
 
 
 def estimate(

@@ -139,7 +139,12 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     if not names:
         raise InputError(f"{shown_path(top)}: no image files in this directory")
     make_directory(target)
-    how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
+    how: dict[str, Any] = {
+        "init": init.name,
+        "init_facts": init.facts,
+        "fit": asdict(config),
+        "size": size,
+    }
     how |= {} if target_mse is None else {"target_mse": target_mse}
     how = json.loads(json.dumps(how))  # as it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
@@ -163,8 +168,8 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
                 run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
         for jobs in waiting.values():
             run.fit(jobs)
-    failed, missed = tuple(run.failed), tuple(run.missed)
-    return DirectoryReport(run.fitted, run.finished, failed, clock.sec, missed)
+    none, short = tuple(run.failed), tuple(run.missed)
+    return DirectoryReport(run.fitted, run.finished, none, clock.sec, short)
 
 
 def result_name(name: str) -> str:
