@@ -15,16 +15,16 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
-from hyperinit.sets import directory as directory_module
 from hyperinit.fitting.config import PROTOCOL_1
 from hyperinit.fitting.descent import FitResult
-from hyperinit.sets.directory import DirectoryReport, fit_directory, result_name
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
 from hyperinit.images.decode import load_image
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import spec_init
+from hyperinit.sets import directory as directory_module
+from hyperinit.sets.directory import DirectoryReport, fit_directory, result_name
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params, save_params, save_tensors
 from hyperinit.siren.vectors import stack_params

@@ -93,7 +93,7 @@ def fit_images(
 
 
 def _with_learning(init: Init, base: Init | None, learn: bool | None, images: int) -> Init:
-    """What fits of a set start from: an init that learns on the way, if so wanted, or if it pays."""
+    """What fits of a set start from: an init that learns on the way, if wanted or if it pays."""
     if learn is None:  # an init that was named is what it says
         learn = base is not None and images >= LEARN_IMAGES
     if not learn:
