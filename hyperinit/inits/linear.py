@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the mean second moment of what is read: more holds back what can be learned, less lets the
-# first images decide too much. docs/research-log.md 49: 0.3 and 3 are worse.
-RIDGE = 0.03
+# Of the mean second moment of what is read: more holds back what can be learned, less lets noise
+# in (docs/research-log.md 49). While there are few images for the numbers that are read, more:
+# FEW_RIDGE * numbers / images (52).
+RIDGE, FEW_RIDGE = 0.03, 0.45
 
 
 def with_one(read: Tensor) -> Tensor:
@@ -34,7 +35,9 @@ def gains(moments: Tensor, images: int, read: Tensor, memory_images: int) -> Ten
         (B, n + 1): [A, theta_0] += gains.T @ displacements (B, parameters).
     """
     mean = moments.double() / images
-    ridge = RIDGE * mean.diagonal()[:-1].mean() if len(mean) > 1 else 0.0
-    eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-    solved: Tensor = torch.linalg.solve(mean + ridge * eye, read.double().T).T
+    numbers = len(mean) - 1
+    ridge = torch.full_like(mean.diagonal(), max(RIDGE, FEW_RIDGE * numbers / images))
+    ridge *= mean.diagonal()[:-1].mean() if numbers else 0
+    ridge[-1] = 0  # theta_0 itself needs no holding back
+    solved: Tensor = torch.linalg.solve(mean + ridge.diag(), read.double().T).T
     return (solved / min(images, memory_images)).to(read)
