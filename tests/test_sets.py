@@ -65,9 +65,25 @@ def test_start_of_an_image_nears_it_as_images_of_its_kind_are_learned_from() -> 
         errors = [error(way.init.start(image, 0).params, image) for image in new]
         return math.exp(sum(map(math.log, errors)) / len(errors))
 
-    before, few, many = (mean_error(learned_from(count)) for count in (0, 8, 48))
+    before, few, many = (mean_error(learned_from(count)) for count in (0, 16, 48))
     assert few < 0.8 * before
     assert many < 0.85 * few
+
+
+def test_what_does_not_come_true_is_not_trusted() -> None:
+    way = OnTheWay(BASE, read_numbers=12)
+    g = torch.Generator().manual_seed(0)
+    for first in range(0, 80, 8):  # ends that have nothing to do with the image
+        images = [picture(i) for i in range(first, first + 8)]
+        ends = [
+            BASE.start(image, 0).params.map(lambda v: v + torch.randn(v.shape, generator=g))
+            for image in images
+        ]
+        way.learn(images, ends, 0)
+    new = picture(100)
+    assert way.trust < 0.1
+    assert error(way.init.start(new, 0).params, new) < 1.2 * error(BASE.start(new, 0).params, new)
+    assert learned_from(48).trust > 0.5
 
 
 def test_first_images_start_from_another_init_and_at_its_cost() -> None:

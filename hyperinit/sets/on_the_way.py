@@ -19,7 +19,8 @@ from hyperinit.inits.start import Init, Start
 from hyperinit.siren.network import Params
 from hyperinit.siren.vectors import from_vector, to_vector
 
-READ_NUMBERS = 128
+READ_NUMBERS = 64
+FORGET = 0.8  # of how predictions did, with every batch of fits
 MEMORY_IMAGES = 800
 # A start that is near its image takes a lower rate; it becomes so with the images learned from.
 LR_FACTOR, LR_IMAGES = 0.6, 30
@@ -45,7 +46,13 @@ class OnTheWay:
         self.read_numbers = read_numbers
         self.images = 0
         self._moments = torch.zeros(read_numbers + 1, read_numbers + 1, dtype=torch.float64)
+        self._came_true = self._predicted = 0.0
         self._weights: Tensor | None = None  # (read_numbers + 1, parameters)
+
+    @property
+    def trust(self) -> float:
+        """How much of what was predicted of images has come true in their fits: 0 to 1."""
+        return min(max(self._came_true / self._predicted, 0.0), 1.0) if self._predicted else 0.0
 
     @property
     def init(self) -> Init:
@@ -68,7 +75,8 @@ class OnTheWay:
         if self._weights is None or self.images < self.first_images:
             return self.first.start(image, seed)
         start = self.base.start(image, seed)
-        params = to_vector(start.params) + (self.read([image]) @ self._weights)[0].to(image.device)
+        predicted = self.trust * (self.read([image]) @ self._weights)[0]
+        params = to_vector(start.params) + predicted.to(image.device)
         falls = LR_IMAGES / (LR_IMAGES + self.images)
         lr_factor = start.lr_factor * (LR_FACTOR + (1 - LR_FACTOR) * falls)
         return replace(start, params=from_vector(params, start.params.config), lr_factor=lr_factor)
@@ -93,7 +101,10 @@ class OnTheWay:
         )
         if self._weights is None:
             self._weights = ends.new_zeros(self.read_numbers + 1, ends.shape[1])
+        predicted = read @ self._weights
+        self._came_true = FORGET * self._came_true + float((ends * predicted).sum())
+        self._predicted = FORGET * self._predicted + float(predicted.square().sum())
         self.images += len(images)
         self._moments += read.double().T @ read.double()
         gained = gains(self._moments, self.images, read, MEMORY_IMAGES)
-        self._weights += gained.T @ (ends - read @ self._weights)
+        self._weights += gained.T @ (ends - predicted)
