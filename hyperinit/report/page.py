@@ -22,9 +22,9 @@ from hyperinit.report.headline import MEANINGS, shown_workload
 from hyperinit.report.names import shown, templates
 from hyperinit.report.sections import Pictures, View, section
 from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
+from hyperinit.score.beside import places
 from hyperinit.score.score import GroupScore
 
-_SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "torch")
 FACTS_CHARS = 600  # of what identifies an init
 LISTED = 20  # values of a setting
 
@@ -76,7 +76,7 @@ def page(
         dark=DARK,
         charts=STYLE,
         styles=STYLES,
-        sections=[section(group, styles, pictures) for group in found],
+        sections=[section(group, styles, pictures, found) for group in found],
         targets=[f"{target:g}: {MEANINGS[target]}" for target in TARGETS],
         settings=[_settings(group) for group in found],
         provenance=_provenance([r for group in scores for r in group.group.records], sources),
@@ -120,10 +120,9 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> dict[str,
     inits = dict.fromkeys(
         (record.init, json.dumps(record.init_facts, sort_keys=True)) for record in records
     )
-    # Not by `values`: a record without workers differs from one with some.
-    kinds = {tuple(str(r.environment.get(n)) for n in _SECONDS_DEPEND_ON) for r in records}
     return {
-        "mixed": len(kinds) > 1,
+        # Not by `values`: a record without workers differs from one with some.
+        "mixed": len(places(records)) > 1,
         "environment": [(shown(name), _listed(own)) for name, own in sorted(values.items())],
         "inits": [(shown(init), facts[:FACTS_CHARS]) for init, facts in inits],
         "files": [
