@@ -60,6 +60,10 @@ ROOMS: dict[str, Room] = {
             *("siren", "inits", "stepping", "fitting", "hypernet", "exchange"),
         ),
     ),
+    "publish": Room(
+        "records -> what others can use: a submission, the leaderboard and its rules, LaTeX",
+        ("base", "record", "score", "report", "bench"),
+    ),
     "demo": Room(
         "the page where fits race",
         (
@@ -81,7 +85,7 @@ ROOMS: dict[str, Room] = {
         "the commands",
         (
             *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
+            *("fitting", "hypernet", "exchange", "learn", "bench", "publish", "demo"),
         ),
     ),
 }

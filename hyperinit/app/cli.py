@@ -56,6 +56,12 @@ COMMANDS = {
     ),
     "score": Command("print the tables of record files", "hyperinit.app.tables:score"),
     "report": Command("a page, tables and charts from record files", "hyperinit.app.report:main"),
+    "submit": Command(
+        "check records and pack them for a pull request", "hyperinit.publish.command:submit"
+    ),
+    "leaderboard": Command(
+        "one page of many people's records, with the rules", "hyperinit.publish.command:leaderboard"
+    ),
 }
 
 

@@ -10,8 +10,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hyperinit.base.errors import InputError
@@ -27,6 +28,7 @@ from hyperinit.score.score import GroupScore
 
 FACTS_CHARS = 600  # of what identifies an init
 LISTED = 20  # values of a setting
+ENTRANTS_HEADER = ("file", "by", "inits", "measured on", "test images", "test fits")
 
 
 def with_tests(scores: Iterable[GroupScore]) -> list[GroupScore]:
@@ -46,6 +48,8 @@ def page(
     *,
     thumbnails: Thumbnails | None = None,
     sources: Sequence[Path] = (),
+    rules: Mapping[str, str] = MappingProxyType({}),
+    entrants: Sequence[Sequence[str]] = (),
 ) -> str:
     """The page, as text for a file index.html.
 
@@ -53,6 +57,8 @@ def page(
         scores: Of all groups.
         thumbnails: Pictures of the fits; what is not there is left out.
         sources: The record files, for the page to name with their digests.
+        rules: Title -> text, of a leaderboard.
+        entrants: Rows under ENTRANTS_HEADER: who takes part in it.
 
     Raises:
         InputError: there are no test runs.
@@ -79,6 +85,9 @@ def page(
         sections=[section(group, styles, pictures, found) for group in found],
         targets=[f"{target:g}: {MEANINGS[target]}" for target in TARGETS],
         settings=[_settings(group) for group in found],
+        rules=rules,
+        entrants_header=ENTRANTS_HEADER,
+        entrants=[list(map(shown, row)) for row in entrants],
         provenance=_provenance([r for group in scores for r in group.group.records], sources),
     )
     return html.encode(errors="replace").decode()

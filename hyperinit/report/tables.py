@@ -36,7 +36,9 @@ over pairs. Every init has the learning rate{others} that was best for it on {tu
 """
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True
+) -> str:
     """Cells are Markdown."""
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -105,7 +107,7 @@ def _cost_table(found: GroupScore) -> str:
     for s in found.inits:
         row = [markdown_cell(s.init), *(str(s.targets[t].epochs) for t in TARGETS)]
         rows.append(row + ([str(s.targets[hardest].seconds)] if found.has_seconds else []))
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def psnr_columns(
@@ -130,7 +132,7 @@ def _psnr_table(found: GroupScore, scores: Iterable[GroupScore]) -> list[str]:
     """The table of these, if there is one."""
     header, cells = psnr_columns(found, scores)
     rows = [[markdown_cell(init), *row] for init, row in cells.items()]
-    return [_table(["init", *header], rows)] if rows else []
+    return [markdown_table(["init", *header], rows)] if rows else []
 
 
 def _ratio_table(found: GroupScore) -> str:
@@ -151,7 +153,7 @@ def _ratio_table(found: GroupScore) -> str:
         ]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _error_table(scores: Sequence[InitScore]) -> str:
@@ -166,7 +168,7 @@ def _error_table(scores: Sequence[InitScore]) -> str:
         [markdown_cell(s.init), f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _curve_table(scores: Sequence[InitScore]) -> str:
@@ -182,7 +184,7 @@ def _curve_table(scores: Sequence[InitScore]) -> str:
         ]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def at_best_lr(records: Iterable[Record]) -> list[Record]:
@@ -226,7 +228,7 @@ def comparison_table(records: Iterable[Record]) -> str:
             shown = number(cost.median) if isfinite(cost.median) else "-"
             row.append(f"{shown} ({cost.hits}/{cost.n})")
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def rivals_table(
@@ -263,7 +265,7 @@ def rivals_table(
         row += [str(other.targets[t].epochs) if other else "-" for t in shown]
         row += [str(other.targets[t].seconds) if other else "-" for t in shown]
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def read_training(path: Path) -> dict[str, dict[str, str]]:
@@ -330,8 +332,8 @@ def _measures(group: GroupScore, found: TargetScore) -> list[tuple[str, Cost, di
         if ratio is not None:
             ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
             ratios |= {f"{to}_low": ratio.low, f"{to}_high": ratio.high}
-    seconds = [("seconds", found.seconds, {})] if found.seconds is not None else []
-    return [("epochs", found.epochs, ratios), *seconds]
+    measures = [("epochs", found.epochs, ratios)]
+    return measures if found.seconds is None else [*measures, ("seconds", found.seconds, {})]
 
 
 def protocol_markdown() -> str:
@@ -343,6 +345,6 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + _table(
+    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + markdown_table(
         header, rows, False
     )
