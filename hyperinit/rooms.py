@@ -49,9 +49,13 @@ ROOMS: dict[str, Room] = {
         "SIRENs of other programs: read, written, initialised in place",
         ("base", "images", "siren", "inits", "hypernet"),
     ),
+    "loggers": Room("TensorBoard and MLflow by name, beside a run's own log", ("base",)),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
-        ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
+        (
+            *("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting"),
+            *("hypernet", "loggers"),
+        ),
     ),
     "bench": Room(
         "inits x images x budgets -> records",
@@ -85,7 +89,7 @@ ROOMS: dict[str, Room] = {
         "the commands",
         (
             *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "exchange", "learn", "bench", "publish", "demo"),
+            *("fitting", "hypernet", "exchange", "loggers", "learn", "bench", "publish", "demo"),
         ),
     ),
 }

@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """What `hyperinit --help` prints."""
-    lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<13}{command.help}" for name, command in COMMANDS.items()]
     about = (__doc__ or "").partition("\n")[0]
     return (
         f"usage: hyperinit COMMAND ...\n\n{about}\n\ncommands:\n" + "\n".join(lines) + "\n\n"

@@ -25,6 +25,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import forgiving_output
+from hyperinit.base.wandb_key import unsent_runs
 from hyperinit.publish.latex import latex
 from hyperinit.publish.rules import rules_markdown
 from hyperinit.record.records import read_records
@@ -126,6 +127,15 @@ def write_report(
     write_atomically(out / "report.md", text.encode(errors="replace"))
     done = f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it"
     print(done, file=sys.stderr)
+    offline = [
+        run for folder in dict.fromkeys(p.parent for p in paths) for run in unsent_runs(folder)
+    ]
+    if offline:
+        print(
+            f"W&B wrote {len(offline)} of these runs offline; to send it: wandb login, then wandb"
+            f" sync {shlex.join(offline)}",
+            file=sys.stderr,
+        )
     return story
 
 
@@ -137,8 +147,9 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
         print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
         return
     print(
-        f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
-        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
+        f"{out}/index.html is the same page without an account, in one file; {out}/report_spec.json"
+        " is the W&B report: publish it, after `wandb login`, with the same command and --publish:"
+        f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
         file=sys.stderr,
     )
 

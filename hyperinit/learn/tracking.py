@@ -1,7 +1,8 @@
-"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and W&B on top.
+"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and a logger on top.
 
-Nothing that happens to W&B stops a run: its first failure is one warning, after which only the
-JSONL file is written. That file has one JSON object per line, each with a "kind" and a "step":
+That is W&B or one of `loggers/table.py`. Nothing that happens to it stops a run: its first failure
+is one warning, after which only the JSONL file is written. That file has one JSON object per line,
+each with a "kind" and a "step":
 
     {"kind": "start", "step": 0, "config": {...}}
     {"kind": "metrics", "step": 20, "values": {"train/loss": 0.31}}
@@ -24,12 +25,11 @@ import logging
 import os
 import re
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,12 +37,13 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
 from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
+from hyperinit.loggers.bounded import bounded
+from hyperinit.loggers.table import LOGGERS, WANDB, LoggedRun, Logger, check_logger
 
 LOG_NAME = "metrics.jsonl"
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 
@@ -50,6 +51,7 @@ _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 # costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
 _INIT_SEC = 8
 _START_SEC = 13.0
+_OTHER_START_SEC = 60.0  # MLflow makes a database, and takes half a minute on a busy machine
 _CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
 _ABANDON_SEC = 5.0
 _FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
@@ -61,11 +63,13 @@ class Tracker:
     Attributes:
         path: The JSONL file.
         wandb_run: The W&B run, or None if there is none (any more).
+        other: Another logger and what messages call it, or None likewise.
     """
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
         self.wandb_run: Any = None
+        self.other: tuple[str, Logger] | None = None
         self._file = file
         self._step = 0
         self._lost_images = False
@@ -75,6 +79,7 @@ class Tracker:
         self._write("metrics", step, values=metrics)
         numbers = {_safe_name(name): _unwrap(value) for name, value in metrics.items()}
         self._send(lambda run: run.log(numbers, step=step))
+        self._tell(lambda logger: logger.numbers(numbers, step))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
         """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black.
@@ -99,19 +104,21 @@ class Tracker:
             run.log({_safe_name(name): wandb.Image(str(path))}, step=step)
 
         self._send(send)
+        self._tell(lambda logger: logger.picture(_safe_name(name), path, step))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table of texts, numbers and None."""
         self._write("table", self._step, name=name, columns=columns, rows=rows)
+        header, data = _plain(columns), _plain(rows)
 
         def send(run: Any) -> None:
             import wandb
 
-            plain = {"columns": _plain(columns), "data": _plain(rows)}
-            table = wandb.Table(**plain, allow_mixed_types=True)
+            table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
             run.log({_safe_name(name): table}, step=self._step)
 
         self._send(send)
+        self._tell(lambda logger: logger.table(_safe_name(name), header, data, self._step))
 
     def log_artifact(self, name: str, path: str | Path) -> None:
         """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
@@ -125,19 +132,23 @@ class Tracker:
             run.log_artifact(artifact)
 
         self._send(send)
+        self._tell(lambda logger: logger.file(Path(path)))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The run's headline numbers; a later value of the same name wins."""
         self._write("summary", self._step, values=values)
         plain = {_safe_name(name): _plain(value) for name, value in values.items()}
         self._send(lambda run: run.summary.update(plain))
+        self._tell(lambda logger: logger.summary(plain, self._step))
 
     def finish(self, exit_code: int = 0) -> None:
-        """Closes the log; W&B marks the run as failed unless the exit code is 0."""
+        """Closes the log; loggers mark the run as failed unless the exit code is 0."""
         self._file.close()
         missing = f"send what is missing with: wandb sync {self.path.parent / 'wandb'}"
         self._send(lambda run: run.finish(exit_code), missing, _FINISH_SEC + 10)
         self.wandb_run = None
+        self._tell(lambda logger: logger.finish(exit_code != 0))
+        self.other = None
 
     def _relative(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
@@ -164,11 +175,22 @@ class Tracker:
         if run is None:
             return
         try:
-            _bounded(lambda: action(run), limit_sec or _CALL_SEC)
+            bounded(lambda: action(run), limit_sec or _CALL_SEC)
         except Exception as error:
             self.wandb_run = None
-            _warn("failed", error, consequence)
+            _warn("W&B failed", error, consequence)
             _abandon(run)
+
+    def _tell(self, action: Callable[[Logger], object]) -> None:
+        """As `_send`, for the other logger."""
+        if self.other is None:
+            return
+        title, logger = self.other
+        try:
+            bounded(lambda: action(logger), _CALL_SEC)
+        except Exception as error:
+            self.other = None
+            _warn(f"{title} failed", error, _ONLY_JSONL)
 
 
 def open_tracker(
@@ -178,6 +200,7 @@ def open_tracker(
     project: str = "hyperinit",
     name: str | None = None,
     resume_step: int | None = None,
+    log: str = WANDB,
 ) -> Tracker:
     """Starts or continues the log of a run. Takes at most 15 s, whatever W&B does.
 
@@ -190,10 +213,13 @@ def open_tracker(
         name: W&B display name; by default the directory's name.
         resume_step: Step of the checkpoint that is resumed: what was logged after it is dropped
             (it will be logged again), and the W&B run is continued under its id.
+        log: The logger on top: "wandb", a name in `LOGGERS` (given a minute to start), or "none".
 
     Raises:
-        InputError: the directory cannot be written, or holds a log and `resume_step` is None.
+        InputError: the directory cannot be written, or holds a log and `resume_step` is None, or
+            the logger's package is not installed.
     """
+    check_logger(log)
     run_dir = Path(run_dir).absolute()
     path = run_dir / LOG_NAME
     try:
@@ -211,18 +237,25 @@ def open_tracker(
     except InputError:
         file.close()
         raise
-    if wandb_mode != "disabled":
-        label = " ".join(_text(name or run_dir.name).split())[:120]
+    label = " ".join(_text(name or run_dir.name).split())[:120]
+    if log in LOGGERS:
+        kind = LOGGERS[log]
+        logged = LoggedRun(run_dir, project, label, _plain(config), resume_step)
+        try:
+            tracker.other = kind.title, bounded(lambda: kind.start(logged), _OTHER_START_SEC)
+        except Exception as error:
+            _warn(f"{kind.title} did not start", error, _ONLY_JSONL)
+    if log == WANDB and wandb_mode != "disabled":
         settings = {"config": _plain(config), "project": project, "name": label}
         resumed = resume_step is not None
         try:
-            tracker.wandb_run, problem = _bounded(
+            tracker.wandb_run, problem = bounded(
                 lambda: _start_wandb(run_dir, wandb_mode, resumed, settings), _START_SEC
             )
             if problem:
-                _warn("did not start online", problem, "logging offline")
+                _warn("W&B did not start online", problem, "logging offline")
         except Exception as error:
-            _warn("did not start", error, _ONLY_JSONL)
+            _warn("W&B did not start", error, _ONLY_JSONL)
     return tracker
 
 
@@ -285,28 +318,7 @@ def _safe_name(name: str) -> str:
 
 def _warn(what: str, error: Exception, consequence: str) -> None:
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    _logger.warning("W&B %s (%s); %s", what, reason.removesuffix(": "), consequence)
-
-
-def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
-    """Runs `work` in a thread that is left behind, with a TimeoutError, after `limit_sec`."""
-    results: list[_Result] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="hyperinit-wandb", daemon=True)
-    thread.start()
-    thread.join(limit_sec)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {limit_sec:g} s")
-    return results[0]
+    _logger.warning("%s (%s); %s", what, reason.removesuffix(": "), consequence)
 
 
 def _abandon(run: Any) -> None:
@@ -315,12 +327,12 @@ def _abandon(run: Any) -> None:
     Otherwise W&B's exit hook would wait for it, or fail with a traceback.
     """
     with contextlib.suppress(Exception):
-        _bounded(lambda: run.finish(1), _ABANDON_SEC)
+        bounded(lambda: run.finish(1), _ABANDON_SEC)
     with contextlib.suppress(Exception):
         import wandb
 
         if wandb.run is None:  # nobody else's run is open
-            _bounded(wandb.teardown, _ABANDON_SEC)
+            bounded(wandb.teardown, _ABANDON_SEC)
 
 
 def _start_wandb(
