@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -27,7 +26,6 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +36,7 @@ from hyperinit.base.files import write_atomically
 from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
 from hyperinit.loggers.bounded import bounded
+from hyperinit.loggers.plain import plain, safe_name, safe_part, text, unwrap
 from hyperinit.loggers.table import LOGGERS, WANDB, LoggedRun, Logger, check_logger
 
 LOG_NAME = "metrics.jsonl"
@@ -77,7 +76,7 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers of one step, by name; "/" in a name groups charts."""
         self._write("metrics", step, values=metrics)
-        numbers = {_safe_name(name): _unwrap(value) for name, value in metrics.items()}
+        numbers = {safe_name(name): unwrap(value) for name, value in metrics.items()}
         self._send(lambda run: run.log(numbers, step=step))
         self._tell(lambda logger: logger.numbers(numbers, step))
 
@@ -86,7 +85,7 @@ class Tracker:
 
         The first one that cannot be written is a warning.
         """
-        path = self.path.parent / "images" / f"{_safe_part(name)}-{step:06d}.png"
+        path = self.path.parent / "images" / f"{safe_part(name)}-{step:06d}.png"
         with contextlib.suppress(OSError):  # save_image says it better
             path.parent.mkdir(exist_ok=True)
         try:
@@ -101,24 +100,24 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            run.log({_safe_name(name): wandb.Image(str(path))}, step=step)
+            run.log({safe_name(name): wandb.Image(str(path))}, step=step)
 
         self._send(send)
-        self._tell(lambda logger: logger.picture(_safe_name(name), path, step))
+        self._tell(lambda logger: logger.picture(safe_name(name), path, step))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table of texts, numbers and None."""
         self._write("table", self._step, name=name, columns=columns, rows=rows)
-        header, data = _plain(columns), _plain(rows)
+        header, data = plain(columns), plain(rows)
 
         def send(run: Any) -> None:
             import wandb
 
             table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
-            run.log({_safe_name(name): table}, step=self._step)
+            run.log({safe_name(name): table}, step=self._step)
 
         self._send(send)
-        self._tell(lambda logger: logger.table(_safe_name(name), header, data, self._step))
+        self._tell(lambda logger: logger.table(safe_name(name), header, data, self._step))
 
     def log_artifact(self, name: str, path: str | Path) -> None:
         """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
@@ -127,8 +126,8 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            artifact = wandb.Artifact(_safe_part(name), type="file")
-            artifact.add_file(str(path), name=_safe_part(Path(path).name), skip_cache=True)
+            artifact = wandb.Artifact(safe_part(name), type="file")
+            artifact.add_file(str(path), name=safe_part(Path(path).name), skip_cache=True)
             run.log_artifact(artifact)
 
         self._send(send)
@@ -137,9 +136,9 @@ class Tracker:
     def summary(self, values: Mapping[str, Any]) -> None:
         """The run's headline numbers; a later value of the same name wins."""
         self._write("summary", self._step, values=values)
-        plain = {_safe_name(name): _plain(value) for name, value in values.items()}
-        self._send(lambda run: run.summary.update(plain))
-        self._tell(lambda logger: logger.summary(plain, self._step))
+        named = {safe_name(name): plain(value) for name, value in values.items()}
+        self._send(lambda run: run.summary.update(named))
+        self._tell(lambda logger: logger.summary(named, self._step))
 
     def finish(self, exit_code: int = 0) -> None:
         """Closes the log; loggers mark the run as failed unless the exit code is 0."""
@@ -156,7 +155,7 @@ class Tracker:
     def _write(self, kind: str, step: int, **content: Any) -> None:
         """One line, in one write: a killed process leaves at most a half-written last line."""
         self._step = int(step)
-        row = {"kind": kind, "step": self._step, **_plain(content)}
+        row = {"kind": kind, "step": self._step, **plain(content)}
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
@@ -237,26 +236,34 @@ def open_tracker(
     except InputError:
         file.close()
         raise
-    label = " ".join(_text(name or run_dir.name).split())[:120]
+    label = " ".join(text(name or run_dir.name).split())[:120]
+    run = LoggedRun(run_dir, project, label, plain(config), resume_step)
     if log in LOGGERS:
-        kind = LOGGERS[log]
-        logged = LoggedRun(run_dir, project, label, _plain(config), resume_step)
-        try:
-            tracker.other = kind.title, bounded(lambda: kind.start(logged), _OTHER_START_SEC)
-        except Exception as error:
-            _warn(f"{kind.title} did not start", error, _ONLY_JSONL)
-    if log == WANDB and wandb_mode != "disabled":
-        settings = {"config": _plain(config), "project": project, "name": label}
-        resumed = resume_step is not None
-        try:
-            tracker.wandb_run, problem = bounded(
-                lambda: _start_wandb(run_dir, wandb_mode, resumed, settings), _START_SEC
-            )
-            if problem:
-                _warn("W&B did not start online", problem, "logging offline")
-        except Exception as error:
-            _warn("W&B did not start", error, _ONLY_JSONL)
+        _start_other(tracker, log, run)
+    elif log == WANDB and wandb_mode != "disabled":
+        _start_wandb_in_time(tracker, wandb_mode, run)
     return tracker
+
+
+def _start_other(tracker: Tracker, log: str, run: LoggedRun) -> None:
+    kind = LOGGERS[log]
+    try:
+        tracker.other = kind.title, bounded(lambda: kind.start(run), _OTHER_START_SEC)
+    except Exception as error:
+        _warn(f"{kind.title} did not start", error, _ONLY_JSONL)
+
+
+def _start_wandb_in_time(tracker: Tracker, mode: WandbMode, run: LoggedRun) -> None:
+    settings = {"config": run.config, "project": run.project, "name": run.name}
+    resumed = run.resume_step is not None
+    try:
+        tracker.wandb_run, problem = bounded(
+            lambda: _start_wandb(run.directory, mode, resumed, settings), _START_SEC
+        )
+        if problem:
+            _warn("W&B did not start online", problem, "logging offline")
+    except Exception as error:
+        _warn("W&B did not start", error, _ONLY_JSONL)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -279,41 +286,6 @@ def _drop_after(path: Path, step: int) -> None:
     rows = ((line, _parse_row(line)) for line in lines)
     kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= step]
     write_atomically(path, b"".join(kept))
-
-
-def _plain(value: Any) -> Any:
-    """Any value as JSON can hold it; a number that is not finite becomes None."""
-    if isinstance(value, Mapping):
-        return {_text(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    value = _unwrap(value)
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int)) else _text(value)
-
-
-def _text(value: object) -> str:
-    """As text that UTF-8 can hold: file names may have bytes that it cannot."""
-    return str(value).encode(errors="replace").decode()
-
-
-def _unwrap(value: Any) -> Any:
-    """A one-element tensor or a NumPy scalar as a Python number; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _safe_part(name: str) -> str:
-    """A name as one part of a path: itself if harmless, else cleaned and with a digest."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        return name
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[:40].strip('_') or 'x'}-{digest}"
-
-
-def _safe_name(name: str) -> str:
-    """A name for W&B, which makes file names of the names of images and tables."""
-    return "/".join(_safe_part(part) for part in name.split("/")[:8])
 
 
 def _warn(what: str, error: Exception, consequence: str) -> None:
