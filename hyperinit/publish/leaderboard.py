@@ -76,7 +76,7 @@ def merged_scores(entrants: Iterable[Entrant], reference: str = "33") -> list[Gr
 def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entrant]) -> str:
     """The document."""
     rows = [list(map(markdown_cell, one.row)) for one in entrants]
-    submissions = markdown_table(ENTRANTS_HEADER, rows)
+    submissions = markdown_table(ENTRANTS_HEADER, rows, numbers=False)
     rules = rules_markdown()
     return (
         f"# Leaderboard\n\n{markdown(scores)}\n## Rules\n\n{rules}\n## Submissions\n\n{submissions}"
