@@ -8,7 +8,8 @@
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
 <!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code where
-it says <!-- protocol --> or <!-- inits -->; each goes up to its <!-- /records --> or the like.
+it says <!-- protocol -->, <!-- rules --> or <!-- inits -->; each goes up to its <!-- /records -->
+or the like.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import forgiving_output
+from hyperinit.base.wandb_key import unsent_runs
+from hyperinit.publish.latex import latex
+from hyperinit.publish.rules import rules_markdown
 from hyperinit.record.records import read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
@@ -106,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 def write_report(
     paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
 ) -> Story:
-    """Writes index.html, report.md, report.csv and charts of record files into a directory."""
+    """Writes index.html, report.md, .csv and .tex, and charts of record files into a directory."""
     records = read_records(paths)
     scores = score_groups(records, reference, tune_on_test=tune_on_test, strict=False)
     thumbnails = Thumbnails([folder_of(path) for path in paths])
@@ -119,9 +123,19 @@ def write_report(
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
+    write_atomically(out / "report.tex", latex(scores).encode())
     write_atomically(out / "report.md", text.encode(errors="replace"))
-    done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
+    done = f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it"
     print(done, file=sys.stderr)
+    offline = [
+        run for folder in dict.fromkeys(p.parent for p in paths) for run in unsent_runs(folder)
+    ]
+    if offline:
+        print(
+            f"W&B wrote {len(offline)} of these runs offline; to send it: wandb login, then wandb"
+            f" sync {shlex.join(offline)}",
+            file=sys.stderr,
+        )
     return story
 
 
@@ -133,8 +147,9 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
         print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
         return
     print(
-        f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
-        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
+        f"{out}/index.html is the same page without an account, in one file; {out}/report_spec.json"
+        " is the W&B report: publish it, after `wandb login`, with the same command and --publish:"
+        f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
         file=sys.stderr,
     )
 
@@ -143,7 +158,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     """Rewrites the blocks of documents, or only says which ones are outdated."""
     from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
 
-    constant = {"inits": inits_markdown, "rooms": rooms_markdown}
+    constant = {"inits": inits_markdown, "rooms": rooms_markdown, "rules": rules_markdown}
 
     outdated = []
     for path in documents:

@@ -1,9 +1,10 @@
-"""Whether a W&B key is configured, found out without importing W&B."""
+"""What of W&B is found out without importing it: whether it has a key, what is not sent yet."""
 
 from __future__ import annotations
 
 import netrc
 import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -16,3 +17,9 @@ def has_key(base_url: str) -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return file.authenticators(urlsplit(base_url).netloc) is not None
+
+
+def unsent_runs(directory: str | Path) -> list[str]:
+    """The runs below a directory's `wandb/` that were written offline and not synced since."""
+    found = sorted(Path(directory).glob("wandb/offline-run-*"))
+    return [str(run) for run in found if not any(run.glob("*.wandb.synced"))]
