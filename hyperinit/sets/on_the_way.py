@@ -23,7 +23,7 @@ READ_NUMBERS = 64
 FORGET = 0.8  # of how predictions did, with every batch of fits
 MEMORY_IMAGES = 800
 # A start that is near its image takes a lower rate; it becomes so with the images learned from.
-LR_FACTOR, LR_IMAGES = 0.6, 30
+LR_FACTOR, LR_IMAGES = 1.0, 30
 
 
 class OnTheWay:
