@@ -22,8 +22,7 @@ from hyperinit.siren.vectors import from_vector, to_vector
 READ_NUMBERS = 64
 FORGET = 0.8  # of how predictions did, with every batch of fits
 MEMORY_IMAGES = 800
-# A start that is near its image takes a lower rate; it becomes so with the images learned from.
-LR_FACTOR, LR_IMAGES = 1.0, 30
+MAX_WEIGHTS = 2**26  # 256 MiB: of a large network fewer numbers are read
 
 
 class OnTheWay:
@@ -32,6 +31,7 @@ class OnTheWay:
     Attributes:
         base: The init whose draw the learned part is added to.
         first: The init of the images before `first_images` are learned from.
+        read_numbers: Cosines of an image that its start depends on.
         images: How many have been learned from.
     """
 
@@ -43,7 +43,9 @@ class OnTheWay:
         read_numbers: int = READ_NUMBERS,
     ) -> None:
         self.base, self.first, self.first_images = base, first or base, first_images
-        self.read_numbers = read_numbers
+        # As many as there is room for, whatever the network.
+        like = to_vector(base.start(torch.full((3, 8, 8), 0.5), 0).params)
+        self.read_numbers = read_numbers = min(read_numbers, MAX_WEIGHTS // len(like))
         self.images = 0
         self._moments = torch.zeros(read_numbers + 1, read_numbers + 1, dtype=torch.float64)
         self._came_true = self._predicted = 0.0
@@ -77,9 +79,7 @@ class OnTheWay:
         start = self.base.start(image, seed)
         predicted = self.trust * (self.read([image]) @ self._weights)[0]
         params = to_vector(start.params) + predicted.to(image.device)
-        falls = LR_IMAGES / (LR_IMAGES + self.images)
-        lr_factor = start.lr_factor * (LR_FACTOR + (1 - LR_FACTOR) * falls)
-        return replace(start, params=from_vector(params, start.params.config), lr_factor=lr_factor)
+        return replace(start, params=from_vector(params, start.params.config))
 
     def learn(self, images: Sequence[Tensor], fitted: Sequence[Params], seed: int) -> None:
         """Takes in where fits ended; a pure function of what was taken in before and of these.
