@@ -28,11 +28,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device
-from hyperinit.base.errors import InputError
+from hyperinit.base.arguments import COUNT, MAX_RATE, RATE, THREADS, add_device, number, whole
+from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.settings import Parser, build_parser
+from hyperinit.base.stopping import advising, stoppable
 from hyperinit.base.terminal import forgiving_output, say
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
@@ -54,6 +55,7 @@ OTHER_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".safetensors", ".toml", ".md", ".html", ".csv", ".py"),
 )
+MAX_SEEDS = 10_000  # of an image: all trials of a rung are listed before they are run
 SAME = 1e-6  # largest relative difference of a rerun's error
 
 
@@ -69,9 +71,9 @@ def build(
         add("--track", choices=TRACK_NAMES, default="tuned", help="see above (default: tuned)")
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
-        add("--stop-mse", type=float, metavar="X", help=stop)
+        add("--stop-mse", type=number(most=MAX_RATE), metavar="X", help=stop)
         rate = "seed track: this learning rate instead of the range test's; names say so"
-        add("--lr", type=float, metavar="X", help=rate)
+        add("--lr", type=RATE, metavar="X", help=rate)
     else:
         parser.set_defaults(track=track, fit=None, stop_mse=None, lr=None)
     _add_what(parser, inits or DEFAULT_INITS.get(track or "", USUAL_INITS), given=inits)
@@ -107,8 +109,9 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
         help="files, directories or data sets to choose learning rates on, lr_images of them"
         " (default: builtin)",
     )
-    add("--limit", type=int, metavar="N", help="test on at most N images")
-    add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
+    add("--limit", type=COUNT, metavar="N", help="test on at most N images")
+    seeds = whole(1, MAX_SEEDS)
+    add("--seeds", type=seeds, default=2, metavar="N", help="seeds per image (default: 2)")
 
 
 def _add_how(parser: Parser) -> None:
@@ -116,14 +119,16 @@ def _add_how(parser: Parser) -> None:
     add = parser.add_argument
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a fit (default: 1)")
+    threads = "CPU threads of a fit (default: 1)"
+    add("--threads", type=THREADS, default=1, metavar="N", help=threads)
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
-    add("--workers", type=int, metavar="N", help=workers)
+    add("--workers", type=THREADS, metavar="N", help=workers)
     add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
-    add("--verify", type=int, metavar="N", help="run N stored trials again and compare, and exit")
+    verify = "run N stored trials again and compare, and exit"
+    add("--verify", type=COUNT, metavar="N", help=verify)
 
 
 def main(
@@ -146,7 +151,8 @@ def main(
         track: The only track of this command; None: `--track` says which.
 
     Returns:
-        The exit code: 0, 1 if a check failed, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 if a check failed, 2 for bad input, 130, 143 or 129 after a
+        signal.
     """
     parser = build(prog, description or __doc__ or "", inits=inits, track=track)
     arguments = parser.parse_args(argv)
@@ -154,10 +160,10 @@ def main(
         try:
             from hyperinit.bench.catalogue import PACKAGE
 
-            return _run(arguments, catalogue or PACKAGE)
-        except KeyboardInterrupt:
-            say("stopped; the same command continues where it was")
-            return 130
+            with memory_errors():
+                return stoppable(
+                    lambda: _run(arguments, catalogue or PACKAGE), owns_process=argv is None
+                )
         except InputError as error:
             parser.error(str(error))
 
@@ -175,8 +181,6 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         return 0
     if arguments.inits is None:
         arguments.inits = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
-    if arguments.verify is not None and arguments.verify < 1:
-        raise InputError("--verify must be at least 1")
     suffix = "-quick" if arguments.quick else ""
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
@@ -191,7 +195,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-    with open_records(out, thumbnails, workers) as file:
+    again = advising("the same command continues where it was")
+    with open_records(out, thumbnails, workers) as file, again:
         if arguments.verify is not None:
             return check(plan, file, arguments.verify)
         records = measure(plan, file)

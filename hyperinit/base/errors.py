@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -11,6 +12,25 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2; anything else that is raised is a bug.
     """
+
+
+# What torch says in a RuntimeError where there is no memory, on a CPU and on a GPU.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns what Python and torch raise where memory does not suffice into an InputError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not any(said in text for said in _NO_MEMORY):
+            raise
+        raise InputError(
+            "there is not enough memory for this: take smaller images or networks, or fewer at a"
+            f" time ({text[:200] or 'MemoryError'})"
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
