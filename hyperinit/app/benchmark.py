@@ -34,7 +34,7 @@ from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.settings import Parser, build_parser
 from hyperinit.base.stopping import advising, stoppable
-from hyperinit.base.terminal import forgiving_output, say
+from hyperinit.base.terminal import forgiving_output, say, visible
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -278,10 +278,9 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
         old, new = found.record, found.again
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
-        print(
-            f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
-            f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
-        )
+        line = f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
+        line += f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
+        print(visible(line))
     same = sum(difference <= SAME for difference in differences)
     print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
     return 0 if same == len(differences) else 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.stopping import stoppable
-from hyperinit.base.terminal import forgiving_output
+from hyperinit.base.terminal import forgiving_output, visible
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def _unknown(name: str) -> str:
 
 
 def _refuse(reason: str) -> int:
-    print(f"hyperinit: error: {' '.join(reason.splitlines())}", file=sys.stderr)
+    line = visible(" ".join(reason.splitlines()))
+    print(f"hyperinit: error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -16,7 +16,7 @@ from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.settings import Parser
 from hyperinit.base.stopping import advising
-from hyperinit.base.terminal import Countdown, EpochBar
+from hyperinit.base.terminal import Countdown, EpochBar, visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,7 +220,7 @@ def fit_image(
     facts["images"] = [image_facts(arguments.image.name, image)]
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
-        print(do(arguments, start, image, config, facts))
+        print(visible(do(arguments, start, image, config, facts)))
     return 0
 
 

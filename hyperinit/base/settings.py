@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hyperinit.base.errors import InputError, did_you_mean, unknown_name
+from hyperinit.base.terminal import visible
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -317,7 +318,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())
         line = re.sub(r"^argument (?:-\w/)?(--[\w-]+): must ", r"\1 must ", line)
-        self.exit(2, f"{self.prog}: error: {line}\n")
+        self.exit(2, f"{self.prog}: error: {visible(line)}\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but nothing is left over: what is not known is refused here."""

@@ -124,4 +124,6 @@ class _Handler:
             yield
         finally:
             for number, found in before.items():
-                signal.signal(number, found)
+                # Not where training has ignored a terminal that closes, to the end of the process.
+                if signal.getsignal(number) is self:
+                    signal.signal(number, found)

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
+from hyperinit.base.terminal import defused
 from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
 
@@ -107,7 +108,8 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            plain = {"columns": _plain(columns), "data": _plain(rows)}
+            cells = [[_cell(value) for value in row] for row in rows]
+            plain = {"columns": [_cell(name) for name in columns], "data": cells}
             table = wandb.Table(**plain, allow_mixed_types=True)
             run.log({_safe_name(name): table}, step=self._step)
 
@@ -258,6 +260,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int)) else _text(value)
+
+
+def _cell(value: Any) -> Any:
+    """A value for a table on a page of others, which may also be exported for a spreadsheet: no
+    text in it is a link, a formula or a line of its own."""
+    value = _plain(value)
+    if not isinstance(value, str):
+        return value
+    text = defused(value)
+    return f"'{text}" if re.match(r"[=+@]|-[^\d. ]", text) else text
 
 
 def _text(value: object) -> str:
