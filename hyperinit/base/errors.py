@@ -6,12 +6,19 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from hyperinit.base.terminal import visible
+
 
 class InputError(ValueError):
     """Bad input, said in one line that names the file or field and what would be right.
 
     The command line prints the line and exits with code 2; anything else that is raised is a bug.
+    What a message quotes may come from anywhere: line breaks become spaces, and control characters
+    are shown as escapes.
     """
+
+    def __init__(self, line: str = "") -> None:
+        super().__init__(visible(" ".join(line.splitlines())))
 
 
 # What torch says in a RuntimeError where there is no memory, on a CPU and on a GPU.
