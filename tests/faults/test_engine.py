@@ -1,4 +1,4 @@
-"""What "auto" is: where compiling fails for any reason the fit is eager, and files say what it was."""
+"""What "auto" is: eager where compiling fails, for any reason; and files say what it was."""
 
 from __future__ import annotations
 
