@@ -23,8 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("tests/faults", "tests/test_hostile_records.py", "tests/test_config.py")
-# What hypothesis says of a test: "- during generate phase (...): ... 60 passing examples, ..."
-_EXAMPLES = re.compile(r"(\d+) passing examples, (\d+) failing examples, (\d+) invalid examples")
+KINDS = ("passing", "failing", "invalid")
+# What hypothesis says of a phase of a test: "60 passing, 0 failing, and 3 invalid test cases".
+_EXAMPLES = re.compile(r"(\d+) passing(?: examples)?, (\d+) failing\D+?(\d+) invalid")
 
 
 def run_round(seed: int, examples: int, chosen: str) -> tuple[bool, Counter[str]]:
@@ -40,9 +41,7 @@ def run_round(seed: int, examples: int, chosen: str) -> tuple[bool, Counter[str]
     )
     counts: Counter[str] = Counter()
     for numbers in _EXAMPLES.findall(done.stdout):
-        counts += Counter(
-            dict(zip(("passing", "failing", "invalid"), map(int, numbers), strict=True))
-        )
+        counts.update(dict(zip(KINDS, map(int, numbers), strict=True)))
     if done.returncode:
         print(done.stdout.partition("Hypothesis Statistics")[0][-20_000:], done.stderr[-2000:])
     return done.returncode == 0, counts
@@ -63,7 +62,7 @@ def main() -> int:
         seed = secrets.randbits(32) if arguments.seed is None or rounds else arguments.seed
         good, counts = run_round(seed, examples, arguments.k)
         rounds, failed, total = rounds + 1, failed + (not good), total + counts
-        shown = ", ".join(f"{total[what]} {what}" for what in ("passing", "failing", "invalid"))
+        shown = ", ".join(f"{total[what]} {what}" for what in KINDS)
         minutes = (time.monotonic() - began) / 60
         print(
             f"round {rounds}, seed {seed}: {'ok' if good else 'FAILED'}; after {minutes:.1f}"
