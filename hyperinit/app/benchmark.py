@@ -217,6 +217,8 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
             f"--out {shown_path(out)}: records are no {out.suffix} file: choose a name that ends in"
             " .jsonl (their chart is written beside them)"
         )
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {shown_path(out)}: is no file: choose another one for the records")
     for path in (out, chart_of(out)):
         for source in inputs:
             if is_same_file(path, source):

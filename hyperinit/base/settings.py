@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hyperinit.base.errors import InputError, did_you_mean, unknown_name
+from hyperinit.base.files import read_small
 from hyperinit.base.terminal import visible
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _FITS: dict[str, Callable[[Any, float], bool]] = {
     "below": operator.lt,
     "at most": operator.le,
 }
+MAX_FILE_BYTES = 2**20  # of a config file: ours have 2 kB
 _MOST_DIGITS = 18  # of a whole number: torch takes 64 bits
 
 # Type -> (what it is called in errors, what it is called in --help).
@@ -297,11 +299,11 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     if path.suffix not in (".toml", ".json"):
         raise InputError(f"{path}: a config file must end in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_small(path, MAX_FILE_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
         toml = path.suffix == ".toml"
         values = tomllib.loads(text) if toml else json.loads(text, object_pairs_hook=_unique)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # both decoders' errors, and bad UTF-8
         raise InputError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(values, dict):

@@ -197,7 +197,7 @@ class Countdown:
         """One more is over."""
         self.done += 1
         left = self.total - self.done
-        sec = (self.clock() - self.began) / max(self.timed, 1) * left
+        sec = max(self.clock() - self.began, 0.0) / max(self.timed, 1) * left
         ahead = f", {shown_sec(sec)} left" if left > 0 and self.timed else ""
         return f"{self.done} of {self.total}{ahead}"
 

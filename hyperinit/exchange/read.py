@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import read_small, shown_path
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, to_params
 from hyperinit.exchange.layouts import ABOUT, check_image, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
@@ -24,7 +24,7 @@ from hyperinit.siren.network import Params
 from hyperinit.siren.store import file_kind, load_siren
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
-MAX_BYTES = 2**31  # of all arrays of an .npz file together, whatever its zip archive says
+MAX_BYTES = 2**31  # of a file, and of all arrays of an .npz file, whatever its zip archive says
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # Where training scripts put the state dict in what they save.
@@ -178,7 +178,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if suffix not in SUFFIXES:
         raise InputError(f"{name}: cannot be read: expected {', '.join(SUFFIXES)}")
     try:
-        content = path.read_bytes()
+        content = read_small(path, MAX_BYTES)
         if suffix == ".npz":
             return _read_npz(content)
         if suffix == ".safetensors" and not content.startswith((b"PK\x03\x04", b"\x80")):

@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import exclusive, make_directory, shown_path
+from hyperinit.base.files import exclusive, make_directory, shown_path, write_or_spare
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import failure
 from hyperinit.fitting.many import fit_many, most_together
 from hyperinit.images.decode import load_image
-from hyperinit.images.files import image_files
+from hyperinit.images.files import MAX_FILE_BYTES, image_files
 from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init
-from hyperinit.siren.network import SirenConfig
+from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
 LOCK_NAME = ".lock"
@@ -235,8 +236,9 @@ class _Run:
         """Decodes an image, unless its result is there or it cannot be read."""
         source, path = top / name, self.target / result_name(name)
         try:
-            # What is no file (a pipe may never end) is left to `load_image`, which says so.
-            content = _file_sha256(source) if source.is_file() else ""
+            # What is no file (a pipe may never end) or huge is left to `load_image`, which says so.
+            usual = source.is_file() and source.stat().st_size <= MAX_FILE_BYTES
+            content = _file_sha256(source) if usual else ""
             if self._is_finished(path, content):
                 self.finished += 1
                 self.on_finished(name)
@@ -302,11 +304,16 @@ class _Run:
             self.config = replace(self.config, **chosen)
 
     def fit(self, jobs: list[_Job]) -> None:
-        """Fits images of one size and writes their files."""
+        """Fits images of one size and writes their files.
+
+        Raises:
+            InputError: a file could not be written; the line says where its SIREN is instead.
+        """
         images = [job.image.to(self.device) for job in jobs]
         starts = [self.init.start(image, self.config.seed) for image in images]
         results = fit_many(starts, images, self.config, planned_images=self.images)
         self._settle(results[0].became)
+        lost: list[InputError] = []
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:
                 self.fail(job.name, failure(result))
@@ -317,20 +324,31 @@ class _Run:
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}
             photo = {"photo_sha256": job.photo_sha256}
-            save_params(
-                job.path,
-                result.params,
+            facts = {
                 **self.how,
-                images=[{**shown, "sha256": image_hash(job.image), **photo}],
-                source_sha256=job.source_sha256,
-                mse=result.kept.mse,
-                psnr=result.kept.psnr,
-                lr=result.lr,
-                restarts=result.restarts,
-                became=dict(result.became),
-            )
+                "images": [{**shown, "sha256": image_hash(job.image), **photo}],
+                "source_sha256": job.source_sha256,
+                "mse": result.kept.mse,
+                "psnr": result.kept.psnr,
+                "lr": result.lr,
+                "restarts": result.restarts,
+                "became": dict(result.became),
+            }
+            write = partial(_save, params=result.params, facts=facts)
+            try:
+                write_or_spare(job.path, write, f"the SIREN of {shown_path(job.name)}")
+            except InputError as error:  # the others of this batch are paid for as well
+                lost.append(error)
+                continue
             self.fitted += 1
             self.on_fitted(job.name, result)
+        if lost:
+            more = f"; {len(lost) - 1} more, in directories beside it" if len(lost) > 1 else ""
+            raise InputError(f"{lost[0]}{more}")
+
+
+def _save(path: Path, params: Params, facts: Mapping[str, Any]) -> None:
+    save_params(path, params, **facts)
 
 
 class _UnusableResult(InputError):

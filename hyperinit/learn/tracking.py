@@ -200,6 +200,8 @@ def open_tracker(
     path = run_dir / LOG_NAME
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():
+            raise InputError(f"{path} is a pipe: choose another folder")
         if path.exists() and path.stat().st_size:
             if resume_step is None:
                 raise InputError(f"{path} already holds a run; resume it or choose another folder")
