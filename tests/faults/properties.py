@@ -29,6 +29,7 @@ SETTINGS = settings(
     print_blob=True,  # how to run a failure again
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+HEAVY = settings(SETTINGS, max_examples=max(SETTINGS.max_examples // 4, 1))  # of slow readers
 MAX_BYTES = 2**32  # of data of the process: what a hostile file must not get it to take
 MAX_SEC = 60  # of one example, on a busy machine
 

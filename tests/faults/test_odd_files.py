@@ -9,13 +9,13 @@ import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import smooth_image
 from properties import bounded
 
-from hyperinit.app import fit as app_fit
 from hyperinit.app.cli import main
 from hyperinit.base import clock as clock_module
 from hyperinit.base.clock import Clock
@@ -26,6 +26,7 @@ from hyperinit.fitting import fit as fit_module
 from hyperinit.images.decode import load_image
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.learn import loop
 from hyperinit.record.records import read_records
 from hyperinit.siren.store import load_params
 
@@ -94,7 +95,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 
 # In the gate: one of each reason to be refused. The others are marked as slow.
-GATE = ("a pipe", "an endless device", "a picture of 2.5e9 pixels", "an empty file")
+GATE = ("a pipe", "a picture of 2.5e9 pixels")
 PICTURES = [name for name in ODD if name.startswith(("a picture", "a bomb"))]
 
 
@@ -307,7 +308,8 @@ class Backwards:
 def test_a_clock_that_goes_backwards_gives_no_negative_seconds(place, monkeypatch, capsys):
     countdown = Countdown(3, clock=Backwards())
     assert countdown.worked() == "1 of 3, 0 s left"
-    monkeypatch.setattr(clock_module.time, "perf_counter", Backwards())
+    # Not in the module `time` itself: threads would wait by it.
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=Backwards()))
     clock = Clock()
     with clock.running():
         pass
@@ -316,7 +318,7 @@ def test_a_clock_that_goes_backwards_gives_no_negative_seconds(place, monkeypatc
     params = sample_params(spec, spec.siren_config(8, 1), generator=torch.Generator())
     result = fit_module.fit(params, smooth_image(8), budget_epochs=2)
     assert all(point.sec >= 0 for point in result.curve)
-    monkeypatch.setattr(clock_module.time, "monotonic", Backwards())
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=Backwards()))
     (place / "photos").mkdir()
     save_image(smooth_image(16), place / "photos" / "a.png")
     assert main(["fit", "photos", *SMALL, "-o", "out"]) == 0
@@ -324,4 +326,3 @@ def test_a_clock_that_goes_backwards_gives_no_negative_seconds(place, monkeypatc
     assert main([*MEASURE, "--images", "photos", "--out", "b.jsonl"]) == 0
     assert all(point.sec >= 0 for one in read_records("b.jsonl") for point in one.curve)
     assert "-" not in capsys.readouterr().out.partition("images per hour")[0].rpartition(";")[2]
-    assert app_fit.Told(Countdown(1, clock=Backwards())) is not None

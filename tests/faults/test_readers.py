@@ -15,7 +15,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from properties import CUTS, FLIPS, JSON, SETTINGS, SPLICES, bounded, mutated, put, read_or_refuse
+from properties import (
+    CUTS,
+    FLIPS,
+    HEAVY,
+    JSON,
+    SETTINGS,
+    SPLICES,
+    bounded,
+    mutated,
+    put,
+    read_or_refuse,
+)
 from safetensors.torch import save as save_safetensors
 
 from hyperinit import ParamDataset, read_siren, write_siren
@@ -84,7 +95,7 @@ def as_checkpoint(path: Path) -> None:
         read_or_refuse(lambda file, task=task: load_state(file, task), path)
 
 
-@SETTINGS
+@HEAVY
 @given(
     name=st.sampled_from(sorted(TASKS)),
     flips=FLIPS,
@@ -102,7 +113,7 @@ def test_mutated_checkpoints(tmp_path, checkpoints, name, flips, cut, splice):
     assert loaded is None or content == whole
 
 
-@SETTINGS
+@HEAVY
 @given(
     name=st.sampled_from(sorted(TASKS)),
     place=st.lists(st.integers(0, 100), min_size=1, max_size=3),
@@ -132,7 +143,7 @@ def test_any_facts_of_a_checkpoint_with_a_valid_checksum(
     as_checkpoint(file)
 
 
-@SETTINGS
+@HEAVY
 @given(
     name=st.sampled_from(sorted(TASKS)),
     which=st.integers(0, 100),
@@ -392,7 +403,7 @@ def test_round_trips_through_layouts_of_others(tmp_path, layout, width, depth, o
 # Everything that reads a file, on every kind of file
 
 
-@SETTINGS
+@HEAVY
 @given(
     kind=st.sampled_from(
         ["params", "int8", "stack", "hyper", "learned", "records", "json", "toml"]
