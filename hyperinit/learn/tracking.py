@@ -109,7 +109,7 @@ class Tracker:
             import wandb
 
             cells = [[_cell(value) for value in row] for row in rows]
-            plain = {"columns": [_cell(name) for name in columns], "data": cells}
+            plain: dict[str, Any] = {"columns": [_cell(name) for name in columns], "data": cells}
             table = wandb.Table(**plain, allow_mixed_types=True)
             run.log({_safe_name(name): table}, step=self._step)
 
