@@ -60,7 +60,7 @@ class BaselineConfig(LoopConfig):
         "uniform", "snp: the kind of pictures"
     )
     noise_power: float | None = option(
-        None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)"
+        None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)", at_least=0
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
     inner_pixels: int = option(1024, "pixels per inner step")

@@ -246,8 +246,8 @@ def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(t
         ([], "hyperinit demo needs gradio: pip install 'hyperinit[demo]'"),
         (["--size", "2"], "--size must be at least 8"),
         (["--threads", "0"], "--threads must be at least 1"),
-        (["--budget-epochs", "-1"], "budget_epochs must be"),
-        (["--port", "99999"], "--port must be 1 to 65535"),
+        (["--budget-epochs", "-1"], "--budget-epochs must be"),
+        (["--port", "99999"], "--port must be at least 1 and at most 65535"),
         (["--checkpoint", "nowhere"], "nowhere: no such file"),
     ],
 )
@@ -257,7 +257,7 @@ def test_what_stops_the_command_is_one_line(arguments, message, capsys, monkeypa
         main(["demo", "--no-browser", *arguments])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"hyperinit: error: {message}") and error.count("\n") == 1
+    assert error.startswith("hyperinit") and f"error: {message}" in error and error.count("\n") == 1
 
 
 @pytest.mark.slow

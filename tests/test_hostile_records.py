@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -33,7 +34,7 @@ from hyperinit.report.tables import csv_text, markdown
 from hyperinit.score.score import score_groups
 
 FAST = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     print_blob=True,

@@ -30,12 +30,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device
-from hyperinit.base.errors import InputError
+from hyperinit.base.arguments import COUNT, MAX_RATE, RATE, THREADS, add_device, number, whole
+from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.settings import Parser, build_parser
-from hyperinit.base.terminal import forgiving_output, say
+from hyperinit.base.stopping import advising, stoppable
+from hyperinit.base.terminal import forgiving_output, say, visible
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -57,6 +58,7 @@ OTHER_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".safetensors", ".toml", ".md", ".html", ".csv", ".py"),
 )
+MAX_SEEDS = 10_000  # of an image: all trials of a rung are listed before they are run
 SAME = 1e-6  # largest relative difference of a rerun's error
 
 
@@ -72,9 +74,9 @@ def build(
         add("--track", choices=TRACK_NAMES, default="tuned", help="see above (default: tuned)")
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
-        add("--stop-mse", type=float, metavar="X", help=stop)
+        add("--stop-mse", type=number(most=MAX_RATE), metavar="X", help=stop)
         rate = "seed track: this learning rate instead of the range test's; names say so"
-        add("--lr", type=float, metavar="X", help=rate)
+        add("--lr", type=RATE, metavar="X", help=rate)
     else:
         parser.set_defaults(track=track, fit=None, stop_mse=None, lr=None)
     _add_what(parser, inits or DEFAULT_INITS.get(track or "", USUAL_INITS), given=inits)
@@ -116,8 +118,9 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
         help="files, directories or data sets to choose learning rates on, lr_images of them"
         " (default: builtin)",
     )
-    add("--limit", type=int, metavar="N", help="test on at most N images")
-    add("--seeds", type=int, default=2, metavar="N", help="seeds per image (default: 2)")
+    add("--limit", type=COUNT, metavar="N", help="test on at most N images")
+    seeds = whole(1, MAX_SEEDS)
+    add("--seeds", type=seeds, default=2, metavar="N", help="seeds per image (default: 2)")
 
 
 def _add_how(parser: Parser) -> None:
@@ -125,14 +128,16 @@ def _add_how(parser: Parser) -> None:
     add = parser.add_argument
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads of a fit (default: 1)")
+    threads = "CPU threads of a fit (default: 1)"
+    add("--threads", type=THREADS, default=1, metavar="N", help=threads)
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
-    add("--workers", type=int, metavar="N", help=workers)
+    add("--workers", type=THREADS, metavar="N", help=workers)
     add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
-    add("--verify", type=int, metavar="N", help="run N stored trials again and compare, and exit")
+    verify = "run N stored trials again and compare, and exit"
+    add("--verify", type=COUNT, metavar="N", help=verify)
 
 
 def main(
@@ -155,7 +160,8 @@ def main(
         track: The only track of this command; None: `--track` says which.
 
     Returns:
-        The exit code: 0, 1 if a check failed, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 if a check failed, 2 for bad input, 130, 143 or 129 after a
+        signal.
     """
     parser = build(prog, description or __doc__ or "", inits=inits, track=track)
     arguments = parser.parse_args(argv)
@@ -163,10 +169,10 @@ def main(
         try:
             from hyperinit.bench.catalogue import PACKAGE
 
-            return _run(arguments, catalogue or PACKAGE)
-        except KeyboardInterrupt:
-            say("stopped; the same command continues where it was")
-            return 130
+            with memory_errors():
+                return stoppable(
+                    lambda: _run(arguments, catalogue or PACKAGE), owns_process=argv is None
+                )
         except InputError as error:
             parser.error(str(error))
 
@@ -187,8 +193,6 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         usual = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
         arguments.inits = REFERENCE if arguments.more_inits else usual
     arguments.inits = [*arguments.inits, *arguments.more_inits]
-    if arguments.verify is not None and arguments.verify < 1:
-        raise InputError("--verify must be at least 1")
     suffix = "-quick" if arguments.quick else ""
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
@@ -203,7 +207,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-    with open_records(out, thumbnails, workers) as file:
+    again = advising("the same command continues where it was")
+    with open_records(out, thumbnails, workers) as file, again:
         if arguments.verify is not None:
             return check(plan, file, arguments.verify)
         declare(plan, out)
@@ -225,6 +230,8 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
             f"--out {shown_path(out)}: records are no {out.suffix} file: choose a name that ends in"
             " .jsonl (their chart is written beside them)"
         )
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {shown_path(out)}: is no file: choose another one for the records")
     for path in (out, chart_of(out)):
         for source in inputs:
             if is_same_file(path, source):
@@ -286,10 +293,9 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
         old, new = found.record, found.again
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
-        print(
-            f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
-            f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
-        )
+        line = f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
+        line += f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
+        print(visible(line))
     same = sum(difference <= SAME for difference in differences)
     print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
     return 0 if same == len(differences) else 1

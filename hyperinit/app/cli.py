@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperinit.base.errors import InputError
-from hyperinit.base.terminal import forgiving_output
+from hyperinit.base.errors import InputError, memory_errors
+from hyperinit.base.stopping import stoppable
+from hyperinit.base.terminal import forgiving_output, visible
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: all is well; 1: some images of a directory have no result, or a check failed; 130: Ctrl-C.
+    0: all is well; 1: some images of a directory have no result, or a check failed; 130, 143,
+    129: stopped by Ctrl-C, SIGTERM or SIGHUP.
     Bad input, and a fit that came to nothing, are one line and SystemExit with code 2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with forgiving_output():
         try:
-            return run(arguments)
-        except KeyboardInterrupt:
-            return 130
+            with memory_errors():
+                return stoppable(lambda: run(arguments), owns_process=argv is None)
         except InputError as error:
             return _refuse(str(error))
 
@@ -120,7 +121,8 @@ def _unknown(name: str) -> str:
 
 
 def _refuse(reason: str) -> int:
-    print(f"hyperinit: error: {' '.join(reason.splitlines())}", file=sys.stderr)
+    line = visible(" ".join(reason.splitlines()))
+    print(f"hyperinit: error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -21,7 +21,7 @@ from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
 from hyperinit.record.records import Record, to_line
 from hyperinit.record.thumbnails import Thumbnails, folder_of
-from hyperinit.report.charts import png
+from hyperinit.report.charts import plain_text, png
 from hyperinit.report.tables import at_best_lr, comparison_table
 from hyperinit.score.groups import choice_at, select_choices
 from hyperinit.siren.network import preview
@@ -133,8 +133,9 @@ def comparison_figure(fits: Sequence[ShownFit], images: Sequence[NamedImage]) ->
         cells = [("image", image.image)]
         for init in inits:
             own = [f for f in fits if (f.record.label, f.record.image) == (init, image.name)]
-            cells.append((f"{init}\nstep 0", own[0].start))
-            cells += [(f"{init}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
+            name = plain_text(init)
+            cells.append((f"{name}\nstep 0", own[0].start))
+            cells += [(f"{name}\n{f.record.budget_epochs:g} epochs", f.end) for f in own]
         for axis, (title, picture) in zip(axes, cells, strict=True):
             axis.imshow(picture.permute(1, 2, 0).cpu().numpy(), vmin=0, vmax=1)
             axis.axis("off")

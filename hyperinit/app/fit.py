@@ -9,12 +9,13 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, add_theirs, add_threads, theirs_of
+from hyperinit.base import arguments as typed
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_output
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import EpochBar
+from hyperinit.base.stopping import advising
+from hyperinit.base.terminal import EpochBar, visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params
 
 TARGET_BUDGET_EPOCHS = 200.0
+UNWRITTEN = "nothing was written"
 
 # From most photographs the best that needs no training, unless its gradient steps take a large part
 # of a short budget; then the draw that it begins as. docs/research-log.md 47.
@@ -40,17 +42,17 @@ def build(prog: str) -> Parser:
         prog=prog,
         description="Fits a SIREN to an image, or to every image of a directory, from any init.",
         epilog="Exit code: 0; 1 if some images of a directory have no result; 2 for bad input or a"
-        " fit that came to nothing; 130 after Ctrl-C.",
+        " fit that came to nothing; 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP.",
     )
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="an image, or a directory")
     _add_init(parser)
     _add_fit(parser)
-    add_size(parser)
-    add("--seed", type=int, default=0, help="of the init and the order of pixels")
+    typed.add_size(parser)
+    typed.add_seed(parser, "of the init and the order of pixels")
     add(
         "--batch-images",
-        type=int,
+        type=typed.COUNT,
         metavar="N",
         help="of a directory, fitted together (16; on a CUDA device as many as its memory holds)",
     )
@@ -65,8 +67,8 @@ def build(prog: str) -> Parser:
         action="store_true",
         help="of a directory: say how long it will take and how much it will write",
     )
-    add_device(parser)
-    add_threads(parser)
+    typed.add_device(parser)
+    typed.add_threads(parser)
     add(
         *("-o", "--out"),
         type=Path,
@@ -89,32 +91,34 @@ def _add_init(parser: Parser) -> None:
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
         f"--omega-0) (default: {DEFAULT_INIT}; {SHORT_DEFAULT_INIT} for a short budget)",
     )
-    add("--width", type=int, help="of a hand-designed init (256; more for large images)")
-    add("--depth", type=int, default=5, help="of a hand-designed init (5)")
-    add("--omega-0", type=float, metavar="X", help="of a hand-designed init (its own, mostly 30)")
-    add("--index", type=int, help="which SIREN of a FILE with several")
-    add_theirs(parser)
+    width = "of a hand-designed init (256; more for large images)"
+    add("--width", type=typed.WIDTH, metavar="N", help=width)
+    add("--depth", type=typed.DEPTH, default=5, metavar="N", help="of a hand-designed init (5)")
+    omega_0 = "of a hand-designed init (its own, mostly 30)"
+    add("--omega-0", type=typed.OMEGA, metavar="X", help=omega_0)
+    typed.add_index(parser)
+    typed.add_theirs(parser)
 
 
 def _add_fit(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "--budget-epochs",
-        type=float,
+        type=typed.EPOCHS,
+        metavar="X",
         help="pixel visits / pixels, generating the init included (8); "
         f"with --target-mse the most that may be spent ({TARGET_BUDGET_EPOCHS:g})",
     )
     add(
         "--target-mse",
-        type=float,
+        type=typed.RATE,
+        metavar="X",
         help="fit until the error is this (normalised; 8e-4 is 43.9 dB, 0.02 is 30 dB)",
     )
-    add(
-        "--lr",
-        type=float,
-        help="learning rate (what suits image, network, budget and init)",
-    )
-    add("--batch-pixels", type=int, help="pixels per step (a 64th of the image, 64 to 1024)")
+    rate = "learning rate (what suits image, network, budget and init)"
+    add("--lr", type=typed.RATE, metavar="X", help=rate)
+    batch = "pixels per step (a 64th of the image, 64 to 1024)"
+    add("--batch-pixels", type=typed.PIXELS, metavar="N", help=batch)
     add(
         "--fit",
         nargs="+",
@@ -141,7 +145,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     named = inits_for_fit(arguments.init, arguments.omega_0)
     arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
-    theirs = theirs_of(arguments.theirs)
+    theirs = typed.theirs_of(arguments.theirs)
     init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     device = choose_device(arguments.device)
     if image is None:
@@ -233,7 +237,7 @@ def fit_image(
     facts["images"] = [image_facts(arguments.image.name, image)]
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
-        print(do(arguments, start, image, config, facts))
+        print(visible(do(arguments, start, image, config, facts)))
     return 0
 
 
@@ -249,7 +253,10 @@ def _fit_budget(
 
     with EpochBar(config.budget_epochs) as bar:
         watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
-        result = fit(start, image, watched, on_eval=lambda point: bar.show(point.epochs, point.mse))
+        with advising(UNWRITTEN):
+            result = fit(
+                start, image, watched, on_eval=lambda point: bar.show(point.epochs, point.mse)
+            )
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if not isfinite(first.mse):
@@ -294,7 +301,8 @@ def _fit_to_target(
     from hyperinit.fitting.target import fit_to_target
 
     target, name = arguments.target_mse, shown_path(arguments.image)
-    result = fit_to_target(start, image, target, config)
+    with advising(UNWRITTEN):
+        result = fit_to_target(start, image, target, config)
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
     if result.improved:

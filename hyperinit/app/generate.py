@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import (
     add_device,
+    add_index,
+    add_seed,
     add_size,
     add_theirs,
     add_threads,
@@ -19,6 +21,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.settings import Parser
+from hyperinit.base.stopping import advising
 
 if TYPE_CHECKING:
     from hyperinit.hypernet.learned import LearnedInit
@@ -46,7 +49,7 @@ def generate_parser(prog: str) -> Parser:
         help="OUT.safetensors (several images: stacked, in the order given), or a directory",
     )
     add_size(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the pixels the inner steps see")
+    add_seed(parser, "of the pixels the inner steps see")
     add_device(parser)
     add_threads(parser)
     return parser
@@ -67,17 +70,20 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     # All images are read before anything is written, so a bad one leaves everything as it was.
     images = [load_sized(path, arguments.size) for path in arguments.images]
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
-    with on_threads(choose_threads(arguments.threads, work)):
-        made = [hyper.generate(image, seed=arguments.seed) for image in images]
     facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
-    if len(paths) == 1 and paths[0] == arguments.out:
-        save_params(paths[0], made[0] if len(made) == 1 else stack_params(made), images=facts)
-    else:
-        make_directory(arguments.out)
-        for path, params, fact in zip(paths, made, facts, strict=True):
-            save_params(path, params, images=[fact])
-    several = "s" if len(made) > 1 else ""
-    print(f"{shown_path(arguments.out)}: initial weights for {len(made)} image{several}")
+    made = (hyper.generate(image, seed=arguments.seed) for image in images)
+    with on_threads(choose_threads(arguments.threads, work)):
+        if len(paths) == 1 and paths[0] == arguments.out:
+            with advising("nothing was written"):
+                stacked = next(made) if len(images) == 1 else stack_params(list(made))
+            save_params(paths[0], stacked, images=facts)
+        else:
+            make_directory(arguments.out)
+            with advising(f"what is in {shown_path(arguments.out)} is whole"):
+                for path, params, fact in zip(paths, made, facts, strict=True):
+                    save_params(path, params, images=[fact])
+    several = "s" if len(images) > 1 else ""
+    print(f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}")
     return 0
 
 
@@ -116,7 +122,7 @@ def render_parser(prog: str) -> Parser:
         help="a SIREN: FILE.safetensors, or another program's .pt, .pth, .npz",
     )
     parser.add_argument("--size", type=height_width, metavar="HxW", help="in pixels (as stored)")
-    parser.add_argument("--index", type=int, help="which SIREN of a FILE with several")
+    add_index(parser)
     add_theirs(parser)
     parser.add_argument(
         *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"

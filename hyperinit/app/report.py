@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import make_directory, write_atomically
+from hyperinit.base.files import make_directory, read_small, write_atomically
 from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import forgiving_output
 from hyperinit.base.wandb_key import unsent_runs
@@ -163,8 +163,8 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     outdated = []
     for path in documents:
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_small(path).decode().replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
             raise InputError(f"{path}: cannot be read ({error})") from error
         new = update_blocks(text, records_dir, str(path), constant)
         if new == text:

@@ -16,10 +16,12 @@ import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
 from hyperinit.base.arguments import add_device
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
+from hyperinit.base.stopping import exit_code as code_of
+from hyperinit.base.stopping import stoppable
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.base.wandb_key import unsent_runs
 from hyperinit.fitting.suits import suitable_batch
@@ -94,14 +96,13 @@ def build(program: Program[Any]) -> Parser:
 
 
 def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
-    """Returns the exit code: 0, 2 for bad input, 130 or 143 when stopped by a signal."""
+    """Returns the exit code: 0, 2 for bad input, 130, 143 or 129 when stopped by a signal."""
     parser = build(program)
     arguments = parser.parse_args(argv)
     with forgiving_output():
         try:
-            return _run_command(arguments, program)
-        except KeyboardInterrupt:  # before there was anything to lose
-            return 130
+            with memory_errors():
+                return stoppable(lambda: _run_command(arguments, program))
         except InputError as error:
             parser.error(str(error))
 
@@ -185,8 +186,8 @@ def run(
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
-        except KeyboardInterrupt:  # a second one, or while comparing: the last checkpoint stands
-            exit_code = 130
+        except KeyboardInterrupt as error:  # a second one, or while comparing: the last stands
+            exit_code = code_of(error)
             say(f"stopped at once; continue with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)

@@ -4,13 +4,87 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import Parser
 
 Size = tuple[int, int]  # height and width in pixels
+
+# Larger images are neither read nor drawn: 50 million pixels are 600 MB as float32, and no camera
+# photograph of use here is larger.
+MAX_PIXELS = 50_000_000
+
+# Far beyond any use: what is typed above is a mistake, and is said before work is done with it.
+MAX_EPOCHS = 1e6
+MAX_RATE = 1e30  # the largest number in records, so that what diverges can be recorded as such
+MAX_WIDTH, MAX_DEPTH = 2**16, 1000  # of a SIREN
+MAX_THREADS = 1024
+MAX_COUNT = 2**31
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """A type for `add_argument`: a whole number from `least` to `most`.
+
+    Every number of a command line has this type or `number`, so that none is absurd, too large for
+    torch, or not finite.
+    """
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:  # of too many digits, too
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, not {_quoted(text)}"
+            ) from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be at least {least} and at most {most}, not {_cut(text)}"
+            )
+        return value
+
+    return read
+
+
+def number(*, least: float = 0.0, above: bool = False, most: float) -> Callable[[str], float]:
+    """A type for `add_argument`: a finite number from `least`, or above it, to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number, not {_quoted(text)}") from None
+        if not isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, not {_cut(text)}")
+        if value <= least if above else value < least:
+            wanted = f"above {least:g}" if least else "a positive number"
+            wanted = wanted if above else f"at least {least:g}"
+            raise argparse.ArgumentTypeError(f"must be {wanted}, not {_cut(text)}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most:g}, not {_cut(text)}")
+        return value
+
+    return read
+
+
+def _quoted(text: str) -> str:
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+# Types of the arguments that several commands have.
+COUNT = whole(1, MAX_COUNT)
+WIDTH, DEPTH = whole(1, MAX_WIDTH), whole(1, MAX_DEPTH)
+PIXELS = whole(1, MAX_PIXELS)
+THREADS = whole(1, MAX_THREADS)
+EPOCHS = number(most=MAX_EPOCHS)
+RATE = number(above=True, most=MAX_RATE)  # and errors
+OMEGA = number(above=True, most=1e6)
 
 
 def add_device(
@@ -28,8 +102,23 @@ def add_device(
 def add_threads(parser: Parser) -> None:
     """`--threads`: what `choose_threads` takes."""
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (as many as the work is worth)"
+        "--threads",
+        type=THREADS,
+        metavar="N",
+        help="CPU threads (as many as the work is worth)",
     )
+
+
+def add_seed(parser: Parser, what: str) -> None:
+    """`--seed`, of what one line says."""
+    seeds = whole(-(2**63), 2**63 - 1)
+    parser.add_argument("--seed", type=seeds, default=0, metavar="N", help=what)
+
+
+def add_index(parser: Parser) -> None:
+    """`--index`, of a file with several SIRENs."""
+    what = "which SIREN of a FILE with several"
+    parser.add_argument("--index", type=whole(0, MAX_COUNT), metavar="N", help=what)
 
 
 def add_size(parser: Parser) -> None:
@@ -65,33 +154,42 @@ def theirs_of(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise InputError(f"--theirs takes K=V, such as grid=centres, not {pair!r}")
+            raise InputError(f"--theirs takes K=V, such as grid=centres, not {_quoted(pair)}")
         try:
-            told[name] = float(text) if name.endswith("omega") else text
+            told[name] = OMEGA(text) if name.endswith("omega") else text
             if name == "size":
                 told[name] = side_or_size(text)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise InputError(f"--theirs {pair}: {error}") from error
+            raise InputError(f"--theirs {_cut(pair)}: {error}") from error
     return told
 
 
 def side_or_size(text: str) -> Size:
     """ "96" -> (96, 96); "60x80" -> (60, 80)."""
-    if re.fullmatch(r"[1-9]\d{0,4}", text):
-        return int(text), int(text)
-    if re.fullmatch(r"-?\d+", text):
-        raise argparse.ArgumentTypeError(f"must be at least 1 and at most 99999, not {text}")
-    try:
-        return height_width(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"must look like 224 or 480x640 (height x width), not {text!r}"
-        ) from error
+    if re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        return _held((int(text), int(text)))
+    if re.fullmatch(r"-?[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"must be at least 1 and at most 99999, not {_cut(text)}")
+    return _height_width(text, "224 or 480x640")
 
 
 def height_width(text: str) -> Size:
     """ "480x640" -> (480, 640)."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    return _height_width(text, "480x640")
+
+
+def _height_width(text: str, example: str) -> Size:
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"must look like 480x640 (height x width), not {text!r}")
-    return int(match[1]), int(match[2])
+        raise argparse.ArgumentTypeError(
+            f"must look like {example} (height x width), not {_quoted(text)}"
+        )
+    return _held((int(match[1]), int(match[2])))
+
+
+def _held(size: Size) -> Size:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"must be at most {MAX_PIXELS // 10**6} million pixels, not {size[0]} x {size[1]}"
+        )
+    return size

@@ -37,6 +37,28 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
+    """The content of a file that is not meant to be large, such as settings or a document.
+
+    Raises:
+        InputError: it is no file (a pipe or a device might never end), larger, or unreadable.
+    """
+    name = shown_path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "is a directory" if os.path.isdir(path) else "is a pipe or a device"
+        raise InputError(f"{name}: {what}, expected a file")
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size  # before memory is taken
+            content = b"" if size > most_bytes else file.read(most_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: {reason}") from error
+    if max(size, len(content)) > most_bytes:
+        raise InputError(f"{name}: larger than {most_bytes} bytes")
+    return content
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replaces a file with new content, or leaves it exactly as it was.
 
@@ -92,6 +114,8 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
 
 def _remove_left_over(temporary: Path) -> bool:
     """Removes a temporary file unless a process is writing it; False if one is."""
+    if os.path.exists(temporary) and not os.path.isfile(temporary):
+        return False  # a pipe would never end
     try:
         with open(temporary, "rb") as file:
             locked = _lock(file)

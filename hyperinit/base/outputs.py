@@ -17,6 +17,7 @@ IMAGE = "image"
 
 # First bytes of the pictures that are written; RIFF is WebP's container.
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+MAX_NAME_BYTES = 255
 _MAX_HEADER_BYTES = 2**24  # of a safetensors file's header that is read to know its kind
 
 
@@ -46,6 +47,9 @@ def check_output(
         if is_same_file(path, source):
             raise InputError(f"{name}: is what is read: choose another file to write")
     check_directory(path.parent)
+    longest = MAX_NAME_BYTES if os.name == "nt" else os.pathconf(path.parent, "PC_NAME_MAX")
+    if len(os.fsencode(path.name)) > longest:
+        raise InputError(f"{name}: the name is longer than {longest} bytes: choose a shorter one")
     if path.is_dir():
         raise InputError(f"{name}: is a directory: choose another file to write")
     if not os.path.lexists(path):

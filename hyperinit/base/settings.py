@@ -16,6 +16,8 @@ import functools
 import json
 import math
 import numbers
+import operator
+import re
 import sys
 import types
 import typing
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hyperinit.base.errors import InputError, did_you_mean, unknown_name
+from hyperinit.base.files import read_small
+from hyperinit.base.terminal import visible
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,6 +41,15 @@ else:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 Presets = Mapping[str, Mapping[str, Any]]  # preset name -> the fields that differ from the defaults
+
+_FITS: dict[str, Callable[[Any, float], bool]] = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "below": operator.lt,
+    "at most": operator.le,
+}
+MAX_FILE_BYTES = 2**20  # of a config file: ours have 2 kB
+_MOST_DIGITS = 18  # of a whole number: torch takes 64 bits
 
 # Type -> (what it is called in errors, what it is called in --help).
 _KINDS: dict[Any, tuple[str, str]] = {
@@ -54,12 +67,13 @@ def option(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
 ) -> Any:
     """A field of a config dataclass: its default, and one line for `--help` and the TOML file.
 
-    `at_least`, `above` and `below` limit the number, or every number of a tuple.
+    `at_least`, `above`, `below` and `at_most` limit the number, or every number of a tuple.
     """
-    bounds = {"at least": at_least, "above": above, "below": below}
+    bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
     limits = {words: bound for words, bound in bounds.items() if bound is not None}
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
@@ -74,7 +88,7 @@ class _Setting:
     choices: tuple[Any, ...]  # of a Literal; else ()
     is_list: bool
     optional: bool
-    limits: Mapping[str, float]  # "at least", "above" or "below" -> bound
+    limits: Mapping[str, float]  # "at least", "above", "below" or "at most" -> bound
 
 
 @functools.cache
@@ -109,8 +123,17 @@ def _checked(setting: _Setting, value: Any, name: str) -> Any:
     if not wanted:
         return setting.kind(value)
     none = ' or "none"' if setting.optional else ""
-    near = did_you_mean(str(value), map(str, setting.choices))
-    raise InputError(f"{name} must be {wanted}{none}, not {value!r}{near}")
+    near = did_you_mean(_short(value).strip("'"), map(str, setting.choices))
+    raise InputError(f"{name} must be {wanted}{none}, not {_short(value)}{near}")
+
+
+def _short(value: Any) -> str:
+    """A wrong value in a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _wanted(setting: _Setting, value: Any) -> str:
@@ -122,9 +145,10 @@ def _wanted(setting: _Setting, value: Any) -> str:
     if not _is_a(setting.kind, value):
         return _KINDS[setting.kind][0]
     for words, bound in setting.limits.items():
-        fits = {"at least": value >= bound, "above": value > bound, "below": value < bound}
-        if not fits[words]:
+        if not _FITS[words](value, bound):
             return f"{words} {bound}"
+    if setting.kind is int and abs(value) >= 10**_MOST_DIGITS and not setting.limits:
+        return f"of at most {_MOST_DIGITS} digits"
     return ""
 
 
@@ -275,11 +299,11 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     if path.suffix not in (".toml", ".json"):
         raise InputError(f"{path}: a config file must end in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_small(path, MAX_FILE_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
         toml = path.suffix == ".toml"
         values = tomllib.loads(text) if toml else json.loads(text, object_pairs_hook=_unique)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # both decoders' errors, and bad UTF-8
         raise InputError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(values, dict):
@@ -294,7 +318,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")
+        line = " ".join(message.splitlines())
+        line = re.sub(r"^argument (?:-\w/)?(--[\w-]+): must ", r"\1 must ", line)
+        self.exit(2, f"{self.prog}: error: {visible(line)}\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but nothing is left over: what is not known is refused here."""

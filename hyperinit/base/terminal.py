@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -122,7 +123,20 @@ def say(text: str) -> None:
     """A line for the user, beside the progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(visible(text), file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """A text that is shown as it is read: a name in it can neither colour a terminal, nor move its
+    cursor, nor turn the direction of writing. Line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def defused(text: object) -> str:
+    """A name as a program of others can show it as text: one line, no link, no markup."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = re.sub(r"(?i)\b(javascript|data|vbscript|https?|ftp|mailto):", r"\1 :", line)
+    return line.replace("](", "] (").replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
 
 
 class EpochBar:
@@ -183,7 +197,7 @@ class Countdown:
         """One more is over."""
         self.done += 1
         left = self.total - self.done
-        sec = (self.clock() - self.began) / max(self.timed, 1) * left
+        sec = max(self.clock() - self.began, 0.0) / max(self.timed, 1) * left
         ahead = f", {shown_sec(sec)} left" if left > 0 and self.timed else ""
         return f"{self.done} of {self.total}{ahead}"
 

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.demo.command import MIN_SIDE
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.pretrained import pretrained_path
 from hyperinit.images.decode import load_image
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.record.protocol import PROTOCOLS
-
-MIN_SIDE = 8  # pixels of an image that is worth a race
 
 # The hypernetwork that takes part when no checkpoint is given.
 DEFAULT_CHECKPOINT = pretrained_path("photo-96")

@@ -13,7 +13,7 @@ from hyperinit.fitting.config import FitConfig
 from hyperinit.images.save import webp
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import CurvePoint
-from hyperinit.report.names import templates
+from hyperinit.report.names import one_line, shown, templates
 from hyperinit.report.svg import DARK, LIGHT, STYLE, Series, chart, sample
 
 PICTURE_SIDE = 256  # pixels at most
@@ -30,7 +30,7 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
     """
     curves = chart(
         [
-            Series(lane.init, i, [(point.epochs, point.mse) for point in lane.result.curve])
+            Series(shown(lane.init), i, [(point.epochs, point.mse) for point in lane.result.curve])
             for i, lane in enumerate(lanes)
         ],
         title="MSE against epochs, by init",
@@ -40,8 +40,8 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
     )
     return _render(
         "board.html.j2",
-        verdict=verdict(lanes, config),
-        note=note,
+        verdict=one_line(verdict(lanes, config)),
+        note=one_line(note),
         image=_url(image),
         lanes=[_shown(lane, i) for i, lane in enumerate(lanes)],
         curves=curves,
@@ -56,7 +56,7 @@ def waiting() -> str:
 
 def failure(text: str) -> str:
     """An error as one line of HTML."""
-    return _render("line.html.j2", kind="error", text=text)
+    return _render("line.html.j2", kind="error", text=one_line(text))
 
 
 def style() -> str:
@@ -89,7 +89,8 @@ def lane_mse(lane: Lane) -> str:
 
 
 def _render(name: str, **values: Any) -> str:
-    return templates("hyperinit.demo").get_template(name).render(**values).strip()
+    html = templates("hyperinit.demo").get_template(name).render(**values).strip()
+    return html.encode(errors="replace").decode()
 
 
 def _url(image: Tensor) -> str:
@@ -103,7 +104,7 @@ def _shown(lane: Lane, style: int) -> dict[str, Any]:
     state = "diverged: try a lower rate" if lane.result.diverged else lane_mse(lane)
     state += ", done" if lane.over and not lane.result.diverged else ""
     return {
-        "name": lane.init,
+        "name": shown(lane.init),
         "sample": sample(style),
         "start": _url(lane.start),
         "start_text": f"step 0: {first.psnr:.1f} dB",

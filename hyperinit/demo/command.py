@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_device, add_threads
+from hyperinit.base.arguments import add_device, add_threads, number, whole
 from hyperinit.base.settings import Parser
+
+MIN_SIDE, MAX_SIDE = 8, 4096  # pixels of an image that is worth a race, and can be waited for
 
 
 def build(prog: str) -> Parser:
@@ -22,9 +24,11 @@ def build(prog: str) -> Parser:
         metavar="RUN",
         help="of the hypernetwork that takes part (photo-96, which comes with the package)",
     )
-    add("--size", type=int, help="images in pixels (the checkpoint's, or 96)")
-    add("--budget-epochs", type=float, default=64.0, help="(64)")
-    add("--port", type=int, help="(the first free one from 7860)")
+    sides, ports = whole(MIN_SIDE, MAX_SIDE), whole(1, 65535)
+    add("--size", type=sides, metavar="N", help="images in pixels (the checkpoint's, or 96)")
+    budget = number(above=True, most=1000.0)
+    add("--budget-epochs", type=budget, default=64.0, metavar="X", help="(64)")
+    add("--port", type=ports, metavar="N", help="(the first free one from 7860)")
     add("--no-browser", action="store_true", help="print the address alone")
     add_device(parser)
     add_threads(parser)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import Size, add_theirs, side_or_size, theirs_of
+from hyperinit.base.arguments import Size, add_index, add_theirs, side_or_size, theirs_of
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import SIREN, check_output
@@ -46,7 +46,7 @@ def build(prog: str) -> Parser:
         metavar="N|HxW",
         help="of the image in pixels, on which most programs' coordinates depend (as stored)",
     )
-    add("--index", type=int, help="which SIREN of a FILE with several")
+    add_index(parser)
     add_theirs(parser)
     add(
         "--conventions",

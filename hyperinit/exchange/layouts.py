@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.exchange.conventions import OURS, USUAL, Conventions, Layers, Size
-from hyperinit.siren.network import MAX_DEPTH, MAX_WIDTH
 
 ABOUT = "docs/siren-files.md"  # the page where layouts and conventions are
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
 from hyperinit.fitting.suits import suitable_batch
@@ -61,22 +62,24 @@ class FitConfig:
             init: they rise, or from init 33 fall.
     """
 
-    budget_epochs: float = option(8.0, at_least=0)
-    lr: float | None = option(None, above=0)
-    batch_pixels: int | None = option(None, at_least=1)
+    budget_epochs: float = option(8.0, at_least=0, at_most=MAX_EPOCHS)
+    lr: float | None = option(None, above=0, at_most=MAX_RATE)
+    batch_pixels: int | None = option(None, at_least=1, at_most=MAX_COUNT)
     sampler: Literal["credit", "pixels", "points", "residual"] = "credit"
     schedule: Literal["power", "linear", "constant"] = "power"
-    output_lr_factor: float = option(5.0, at_least=0)
-    weight_decay: float = option(0.0, at_least=0)
+    output_lr_factor: float = option(5.0, at_least=0, at_most=MAX_RATE)
+    weight_decay: float = option(0.0, at_least=0, at_most=MAX_RATE)
     frozen_layers: tuple[int, ...] = ()
-    eval_epochs: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16, 32, 64)
+    eval_epochs: tuple[float, ...] = option(
+        (0.5, 1, 2, 4, 8, 16, 32, 64), at_least=0, at_most=MAX_EPOCHS
+    )
     seed: int = option(0, at_least=-(2**63), below=2**63)
-    stop_mse: float | None = None
-    layer_lr_factors: tuple[float, ...] = option((), at_least=0)
+    stop_mse: float | None = option(None, at_least=0)
+    layer_lr_factors: tuple[float, ...] = option((), at_least=0, at_most=MAX_RATE)
     beta2: float = option(0.9999, above=0, below=1)
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     engine: Literal["eager", "compiled", "auto"] = "eager"
-    max_restarts: int = option(3, at_least=0)
+    max_restarts: int = option(3, at_least=0, at_most=1000)
     optimizer: Literal["auto", "nadam", "soap", "adamw"] = "auto"
     beta1: float = option(0.8, at_least=0, below=1)
     rising_rates: bool | None = None

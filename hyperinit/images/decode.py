@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
-from hyperinit.images.files import IMAGE_FORMATS
+from hyperinit.images.files import IMAGE_FORMATS, MAX_FILE_BYTES
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
 
 # What a resize or a change of colour space by another program may leave the range by: clipped.
@@ -105,6 +105,8 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
         if not os.path.isfile(path):  # also keeps pipes and devices away, which may never end
             what = "not a file" if os.path.exists(path) else "no such file"
             raise InputError(f"{name}: {what}; expected an image file")
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            raise InputError(f"{name}: larger than {MAX_FILE_BYTES} bytes; make it smaller first")
         with Image.open(path) as picture:
             if picture.format not in IMAGE_FORMATS:
                 known = ", ".join(IMAGE_FORMATS)

@@ -32,6 +32,9 @@ IMAGE_SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in su
 }
 
 
+MAX_FILE_BYTES = 2**30  # more than MAX_PIXELS take in any format
+
+
 def image_files(
     directory: str | os.PathLike[str], *, follow_links: bool = False
 ) -> tuple[list[str], list[tuple[str, str]]]:

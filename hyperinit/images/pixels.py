@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from hyperinit.base.arguments import MAX_PIXELS as MAX_PIXELS
 from hyperinit.base.errors import InputError
-
-# Larger images are neither read nor drawn: 50 million pixels are 600 MB as float32, and no camera
-# photograph of use here is larger.
-MAX_PIXELS = 50_000_000
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -51,10 +48,9 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     and blurs unevenly). Each axis that grows is interpolated bicubically and clipped to [0, 1].
 
     Raises:
-        InputError: height or width below 1.
+        InputError: height or width below 1, or more than `MAX_PIXELS`.
     """
-    if height < 1 or width < 1:
-        raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
+    _check_size(height, width)
     if height < image.shape[-2]:
         image = _average_rows(image, height)
     if width < image.shape[-1]:
@@ -63,6 +59,14 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if tuple(image.shape[-2:]) != (height, width):
         image = interpolate(image[None], size=(height, width), mode="bicubic")[0]
     return image.clamp(0, 1)
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
+    if height * width > MAX_PIXELS:
+        limit = f"{MAX_PIXELS // 10**6} million pixels"
+        raise InputError(f"image size must be at most {limit}, not {height} x {width}")
 
 
 def _average_rows(image: Tensor, size: int) -> Tensor:
@@ -98,10 +102,9 @@ def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
     """The largest centred part of (3, H, W) that has this shape, resized to (3, height, width).
 
     Raises:
-        InputError: height or width below 1.
+        InputError: height or width below 1, or more than `MAX_PIXELS`.
     """
-    if height < 1 or width < 1:
-        raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
+    _check_size(height, width)
     scale = min(image.shape[-2] / height, image.shape[-1] / width)
     cut = [
         max(1, min(side, round(scale * wanted)))

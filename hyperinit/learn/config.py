@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+from hyperinit.base.arguments import MAX_RATE
 from hyperinit.base.errors import InputError, check_at_least
 from hyperinit.base.settings import option
 
@@ -19,7 +20,10 @@ MOST = {
     "compare_images": 2**16,
     "threads": 2**10,
     "seed": 2**63 - 1,
+    "warmup_steps": 2**40,
+    "eval_steps": 2**40,
 }
+MOST_OF_OTHERS = 2**24
 
 
 def check_positive(config: object, fields: Sequence[str]) -> None:
@@ -32,6 +36,21 @@ def check_positive(config: object, fields: Sequence[str]) -> None:
         value = getattr(config, field)
         if value is not None and not value > 0:
             raise InputError(f"{field} must be positive, not {value}")
+
+
+def check_numbers(config: Any) -> None:
+    """No number of a config, where it is not None, is beyond `MOST` or not finite.
+
+    Raises:
+        InputError: one is.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            whole = isinstance(number, int)
+            most = MOST.get(field.name, MOST_OF_OTHERS) if whole else MAX_RATE
+            if isinstance(number, (int, float)) and not -most <= number <= most:
+                raise InputError(f"{field.name} must be at most {most:.15g}, not {number:.6g}")
 
 
 def check_at_most(config: object, most: Mapping[str, float]) -> None:
@@ -94,7 +113,13 @@ class LoopConfig:
         check_at_least(self, {"width": 1, "depth": 1, "seed": 0})
         check_positive(self, ("clip_norm", "skip_norm", "checkpoint_sec"))
         check_positive(self, ("threads", "data_limit"))
-        check_at_most(self, MOST)
+        check_numbers(self)
+        if self.time_limit_min is not None and not self.time_limit_min >= 0:
+            raise InputError(f"time_limit_min must be at least 0, not {self.time_limit_min}")
+        if not 0 <= (self.held_out_fraction or 0) < 1:
+            raise InputError(
+                f"held_out_fraction must be at least 0 and below 1, not {self.held_out_fraction}"
+            )
         self.folder_weights  # noqa: B018  checks its own fields
 
     @property
@@ -107,6 +132,6 @@ class LoopConfig:
                 weights[folder] = float(weight)
             except ValueError:
                 weights[folder] = -1.0
-            if not folder or not weights[folder] >= 0:
+            if not folder or not 0 <= weights[folder] <= MAX_RATE:
                 raise InputError(f"data_weights: {entry!r} is not of the form clothing=0.1")
         return weights

@@ -114,7 +114,7 @@ def train(
         _evaluate(state, config, held_out, tracker)
     while state.step < config.max_steps and stop.signal is None and state.train_sec < limit_sec:
         metrics = train_step(state, config, batches.batch(state.step, config.batch_images))
-        state.train_sec = time.monotonic() - started
+        state.train_sec = max(time.monotonic() - started, state.train_sec)
         try:
             tracker.log(metrics, state.step)
         except InputError:  # such as on a full disk: what was trained is kept if it can be

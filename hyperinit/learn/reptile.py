@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import MAX_EPOCHS
 from hyperinit.base.settings import option
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.fit import FitResult, fit
@@ -53,7 +54,9 @@ class ReptileConfig(LoopConfig):
     )
     eval_steps: int = option(50, "outer steps between fits of the held-out images")
     eps: float = option(0.15, "part of the way from theta_0 to where a fit ends that a step goes")
-    horizon_epochs: float = option(4.0, "declared budget of each fit; that of the fits to come")
+    horizon_epochs: float = option(
+        4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
+    )
     read_numbers: int = option(
         0, "numbers of an image, its lowest cosines, on which the start depends; 0: none"
     )

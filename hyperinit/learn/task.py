@@ -43,7 +43,8 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, {"query_pixels": 1})
+        weights = ("weight_before", "weight_after", "residual_penalty")
+        check_at_least(self, {"query_pixels": 1, **dict.fromkeys(weights, 0)})
         check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
         check_positive(self, ("lr", "base_lr", "step_size_lr"))
         self.hyper, self.outer  # noqa: B018  each checks its own fields

@@ -36,7 +36,7 @@ from hyperinit.base.files import write_atomically
 from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
 from hyperinit.loggers.bounded import bounded
-from hyperinit.loggers.plain import plain, safe_name, safe_part, text, unwrap
+from hyperinit.loggers.plain import cell, plain, safe_name, safe_part, text, unwrap
 from hyperinit.loggers.table import LOGGERS, WANDB, LoggedRun, Logger, check_logger
 
 LOG_NAME = "metrics.jsonl"
@@ -113,7 +113,9 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
+            shown: dict[str, Any] = {"columns": [cell(name) for name in columns]}
+            shown["data"] = [[cell(value) for value in row] for row in rows]
+            table = wandb.Table(**shown, allow_mixed_types=True)
             run.log({safe_name(name): table}, step=self._step)
 
         self._send(send)
@@ -223,6 +225,8 @@ def open_tracker(
     path = run_dir / LOG_NAME
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():
+            raise InputError(f"{path} is a pipe: choose another folder")
         if path.exists() and path.stat().st_size:
             if resume_step is None:
                 raise InputError(f"{path} already holds a run; resume it or choose another folder")

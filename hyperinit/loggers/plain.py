@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from hyperinit.base.terminal import defused
+
 
 def plain(value: Any) -> Any:
     """Any value as JSON can hold it; a number that is not finite becomes None."""
@@ -19,6 +21,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int)) else text(value)
+
+
+def cell(value: Any) -> Any:
+    """A value for a table on a page of others, which may also be exported for a spreadsheet: no
+    text in it is a link, a formula or a line of its own."""
+    value = plain(value)
+    if not isinstance(value, str):
+        return value
+    harmless = defused(value)
+    return f"'{harmless}" if re.match(r"[=+@]|-[^\d. ]", harmless) else harmless
 
 
 def text(value: object) -> str:

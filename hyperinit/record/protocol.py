@@ -5,6 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hyperinit.base.arguments import (
+    MAX_COUNT,
+    MAX_DEPTH,
+    MAX_EPOCHS,
+    MAX_PIXELS,
+    MAX_RATE,
+    MAX_WIDTH,
+)
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import check, option
 
@@ -32,25 +40,38 @@ class Protocol:
         PROTOCOL_VERSION, "1: AdamW on random pixels; 2: NAdam, hard pixels more often"
     )
     image_size: int = option(
-        224, "side of the images in pixels: centre squares, area-resized", at_least=1
+        224,
+        "side of the images in pixels: centre squares, area-resized",
+        at_least=1,
+        at_most=int(MAX_PIXELS**0.5),
     )
-    width: int = option(256, "units of the SIREN's sine layers", at_least=1)
-    depth: int = option(5, "number of the SIREN's sine layers", at_least=1)
+    width: int = option(256, "units of the SIREN's sine layers", at_least=1, at_most=MAX_WIDTH)
+    depth: int = option(5, "number of the SIREN's sine layers", at_least=1, at_most=MAX_DEPTH)
     budgets_epochs: tuple[float, ...] = option(
-        (1, 2, 4, 8, 16, 32), "ladder of budgets; each rung is a fit of its own", above=0
+        (1, 2, 4, 8, 16, 32),
+        "ladder of budgets; each rung is a fit of its own",
+        above=0,
+        at_most=MAX_EPOCHS,
     )
     lrs: tuple[float, ...] = option(
         (1.2e-4, 1.7e-4, 2.4e-4, 3.4e-4, 4.8e-4),
         "grid of learning rates, one for all inits",
         above=0,
+        at_most=MAX_RATE,
     )
     lr_images: int = option(
-        8, "tuning images on which an init's rate is chosen, with one seed", at_least=1
+        8,
+        "tuning images on which an init's rate is chosen, with one seed",
+        at_least=1,
+        at_most=10_000,
     )
     lr_budget_epochs: float = option(
-        16.0, "rungs above this one take the rate that was best here: tuning them would cost most"
+        16.0,
+        "rungs above this one take the rate that was best here: tuning them would cost most",
+        at_least=0,
+        at_most=MAX_RATE,
     )
-    batch_pixels: int = option(784, "pixels per step", at_least=1)
+    batch_pixels: int = option(784, "pixels per step", at_least=1, at_most=MAX_COUNT)
     sampler: Literal["credit", "pixels", "points"] = option(
         "credit",
         "without replacement, hard pixels more often; once an epoch each; random points between",
@@ -58,12 +79,15 @@ class Protocol:
     schedule: Literal["power", "linear", "constant"] = option(
         "power", "of the rate over the declared budget t: (1 - t)^0.7, linear decay, or none"
     )
-    output_lr_factor: float = option(5.0, "the output layer's rate relative to the others'")
-    weight_decay: float = option(0.0, "AdamW's")
+    output_lr_factor: float = option(
+        5.0, "the output layer's rate relative to the others'", at_least=0, at_most=MAX_RATE
+    )
+    weight_decay: float = option(0.0, "AdamW's", at_least=0, at_most=MAX_RATE)
     batch_factors: tuple[float, ...] = option(
         (4.0,),
         "tried for each init on tuning images: batches of so many times batch_pixels",
         above=0,
+        at_most=MAX_COUNT,
     )
     level_rates: bool = option(
         True, "tried there too: one rate for all sine layers, not rates that rise with depth"

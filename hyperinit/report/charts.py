@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.record.protocol import TARGETS
+from hyperinit.report.names import one_line
 from hyperinit.score.costs import performance_profile, solved_share
 from hyperinit.score.score import GroupScore, InitScore, hardest_solved, seed_epoch_steps
 
@@ -73,16 +74,16 @@ def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any
     return figure, axes
 
 
-def _plain(text: Any) -> str:
+def plain_text(text: Any) -> str:
     """A name that is drawn as it is: "$" would begin a formula. One line, not too long."""
-    line = " ".join(str(text).split())
+    line = one_line(text)
     return (line if len(line) <= 80 else line[:79] + "…").replace("$", r"\$")
 
 
 def _finish(figure: Figure, axes: Any) -> Figure:
-    axes.set_title(_plain(axes.get_title()), fontsize="medium")
+    axes.set_title(plain_text(axes.get_title()), fontsize="medium")
     for line in axes.get_lines():
-        line.set_label(_plain(line.get_label()))
+        line.set_label(plain_text(line.get_label()))
     if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="outside right upper", fontsize="small")
     return figure

@@ -20,15 +20,19 @@ _FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 def shown(name: object) -> str:
     """A name as a page can show it: one line without control characters, and not too long."""
-    text = "".join(c if c.isprintable() else " " for c in str(name))
-    text = " ".join(text.split()) or "(no name)"
+    text = one_line(name) or "(no name)"
     return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
+
+
+def one_line(text: object) -> str:
+    """A text without line breaks, and without characters that steer how it is shown: control
+    characters, those that turn the direction of writing, halves of characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def markdown_cell(name: object) -> str:
     """A name in Markdown: one line that neither ends a table's cell nor becomes HTML or a link."""
-    text = "".join(c if c.isprintable() else " " for c in str(name))
-    text = " ".join(text.split())
+    text = one_line(name)
     return markdown_text(text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…")
 
 
@@ -45,7 +49,7 @@ def markdown_text(text: str) -> str:
 
 def csv_cell(text: str) -> str:
     """A name in a CSV file that no spreadsheet takes for a formula."""
-    line = " ".join(text.split()) if set(text) & set("\t\r\n") else text
+    line = text if text.isprintable() else one_line(text)
     return f"'{line}" if _FORMULA & {text[:1], line[:1]} else line
 
 

@@ -11,7 +11,7 @@ from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import Record
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, middle, share, shown_workload
-from hyperinit.report.names import shown
+from hyperinit.report.names import one_line, shown
 from hyperinit.report.svg import Series, chart, sample
 from hyperinit.report.tables import psnr_columns
 from hyperinit.score.costs import Pair, number, performance_profile, solved_share
@@ -58,7 +58,7 @@ def section(
         "workload": shown_workload(found),
         "meaning": found.track.meaning,
         "sentences": headline(found),
-        "notes": list(found.notes),
+        "notes": list(map(one_line, found.notes)),
         "target": f"{found.target:g}",
         "unit": unit,
         "reference": shown(found.reference),

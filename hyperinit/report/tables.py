@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.files import read_small
 from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.report.names import csv_cell, markdown_cell
@@ -275,10 +276,9 @@ def read_training(path: Path) -> dict[str, dict[str, str]]:
         InputError: it is missing or has other columns.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_small(path).decode(), newline="")))
         return {row.pop("init"): {k: row[k] for k in TRAINING_FIELDS} for row in rows}
-    except (OSError, UnicodeDecodeError, KeyError) as error:
+    except (InputError, UnicodeDecodeError, KeyError) as error:
         fields = ", ".join(("init", *TRAINING_FIELDS))
         raise InputError(f"{path}: not a table with the columns {fields} ({error})") from error
 

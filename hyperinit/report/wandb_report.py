@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.terminal import defused
 from hyperinit.base.wandb_key import has_key
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
@@ -136,12 +137,13 @@ def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
     if not story.scores:
         raise InputError("no records of test runs")
     best, *details = headline(story.scores[0])
+    best = defused(best)
     blocks = [wr.H1(text=best), wr.MarkdownBlock(text="\n\n".join(map(markdown_text, details)))]
     for group in story.scores:
         runs = wr.Runset(
             entity=runset_entity,
             project=to.project,
-            name=f"{shown(group.track.name)} track",
+            name=defused(f"{shown(group.track.name)} track"),
             filters=f"Config('group') == '{_digest(group)}'",
         )
         full = {"w": 24, "h": 8}
@@ -167,7 +169,7 @@ def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
             ),
         ]
         blocks += [
-            wr.H2(text=f"{shown(group.track.name)} track: {shown_workload(group)}"),
+            wr.H2(text=defused(f"{shown(group.track.name)} track: {shown_workload(group)}")),
             wr.PanelGrid(runsets=[runs], panels=panels),
         ]
     blocks += [wr.H2(text="Tables"), wr.MarkdownBlock(text=story.markdown)]
@@ -201,7 +203,7 @@ def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, 
     import wandb
 
     digest = _digest(group)
-    label = shown(init.init)
+    label = defused(shown(init.init))
     run = wandb.init(
         entity=to.entity,
         project=to.project,
@@ -259,6 +261,6 @@ def _pictures(story: Story, init: InitScore) -> list[Any]:
         ]
         for what, content in contents:
             if content is not None:
-                caption = f"{shown(runs[0].image)}: {what}"
+                caption = f"{defused(shown(runs[0].image))}: {what}"
                 found.append(wandb.Image(Image.open(io.BytesIO(content)), caption=caption))
     return found

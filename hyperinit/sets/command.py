@@ -14,6 +14,7 @@ from typing import Any
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
+from hyperinit.base.stopping import advising
 from hyperinit.base.terminal import Countdown, shown_sec
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.target import TargetResult
@@ -75,7 +76,8 @@ def fit_images(
             on_finished=told.finished,
         )
 
-    with on_threads(choose_threads(arguments.threads, work)):
+    kept = advising("images that are finished are kept; the same command continues")
+    with on_threads(choose_threads(arguments.threads, work)), kept:
         if arguments.dry_run:
             with TemporaryDirectory() as scratch:
                 tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)

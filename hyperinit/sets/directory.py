@@ -6,14 +6,13 @@ is fitted as `fit` would fit it alone: with its own pixels, and an AdamW that is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,24 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import exclusive, make_directory, shown_path
+from hyperinit.base.files import exclusive, make_directory, shown_path, write_or_spare
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.many import fit_many, most_together
 from hyperinit.fitting.target import TargetResult, fit_to_target
 from hyperinit.images.decode import load_image
-from hyperinit.images.files import image_files
+from hyperinit.images.files import MAX_FILE_BYTES, image_files
 from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init, Start
-from hyperinit.sets.results import Fitted, facts_of, why_none
+from hyperinit.sets.results import (
+    Fitted,
+    facts_of,
+    file_sha256,
+    result_name,
+    save_result,
+    why_none,
+)
 from hyperinit.siren.network import Params, SirenConfig
-from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params
 
 LOCK_NAME = ".lock"
 
@@ -172,27 +178,6 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     return DirectoryReport(run.fitted, run.finished, none, clock.sec, short)
 
 
-def result_name(name: str) -> str:
-    """File name for the result of an image: readable, safe everywhere, and no two alike.
-
-    Args:
-        name: Of the image, below its directory, with its suffix: "a/b.png" and "a_b.png" differ.
-    """
-    readable = (
-        re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.splitext(name)[0]).strip("_-")[-80:].lstrip("_-")
-    )
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    return f"{readable or 'image'}-{digest}.safetensors"
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True, eq=False)
 class _Job:
     """An image that is to be fitted, and the file its SIREN goes into."""
@@ -262,8 +247,9 @@ class _Run:
         """Decodes an image, unless its result is there or it cannot be read."""
         source, path = top / name, self.target / result_name(name)
         try:
-            # What is no file (a pipe may never end) is left to `load_image`, which says so.
-            content = _file_sha256(source) if source.is_file() else ""
+            # What is no file (a pipe may never end) or huge is left to `load_image`, which says so.
+            usual = source.is_file() and source.stat().st_size <= MAX_FILE_BYTES
+            content = file_sha256(source) if usual else ""
             finished, info = self._finished(path, content)
             if finished is not None:
                 self.finished += 1
@@ -273,7 +259,7 @@ class _Run:
                 if self.init.learn is None:
                     return None
             image = load_image(source)
-            if content != _file_sha256(source):  # what is stored must be of what was fitted
+            if content != file_sha256(source):  # what is stored must be of what was fitted
                 self.fail(name, "was changed while it was read: run the command again")
                 return None
         except OSError as error:
@@ -343,10 +329,15 @@ class _Run:
             self.init.learn([job.image for job in learned], fitted, self.config.seed)
 
     def _fit(self, jobs: list[_Job]) -> dict[str, Params]:
-        """Fits images of one size and writes their files; the SIREN of each that has one."""
+        """Fits images of one size and writes their files; the SIREN of each that has one.
+
+        Raises:
+            InputError: a file could not be written; the line says where its SIREN is instead.
+        """
         if not jobs:
             return {}
         fitted: dict[str, Params] = {}
+        lost: list[InputError] = []
         images = [job.image.to(self.device) for job in jobs]
         starts = [self.init.start(image, self.config.seed) for image in images]
         for job, result in zip(jobs, self._results(starts, images), strict=True):
@@ -357,19 +348,26 @@ class _Run:
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}
             photo = {"photo_sha256": job.photo_sha256}
-            save_params(
-                job.path,
-                result.params,
+            facts = {
                 **self.how,
-                images=[{**shown, "sha256": image_hash(job.image), **photo}],
-                source_sha256=job.source_sha256,
+                "images": [{**shown, "sha256": image_hash(job.image), **photo}],
+                "source_sha256": job.source_sha256,
                 **facts_of(result),
-            )
+            }
+            write = partial(save_result, params=result.params, facts=facts)
+            try:
+                write_or_spare(job.path, write, f"the SIREN of {shown_path(job.name)}")
+            except InputError as error:  # the others of this batch are paid for as well
+                lost.append(error)
+                continue
             self.fitted += 1
             fitted[job.name] = result.params
             self.on_fitted(job.name, result)
             if isinstance(result, TargetResult) and not result.reached:
                 self.miss(job.name, result.mse)
+        if lost:
+            more = f"; {len(lost) - 1} more, in directories beside it" if len(lost) > 1 else ""
+            raise InputError(f"{lost[0]}{more}")
         return fitted
 
     def _results(self, starts: list[Start], images: list[Tensor]) -> Iterable[Fitted]:

@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
 
-# Far beyond what anyone fits: a file or a typing error that asks for more is refused, before the
-# sizes of layers are even listed.
-MAX_WIDTH, MAX_DEPTH, MAX_INPUTS = 2**16, 1000, 16
+# Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
+# more is refused, before the sizes of layers are even listed.
+MAX_INPUTS = 16
+MAX_NUMBERS = 2**31  # of all layers: 8 GB
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ class SirenConfig:
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
             if not 1 <= int(value) <= most:
                 raise InputError(f"siren {field} must be 1 to {most}, not {value}")
+        numbers = self.width * (self.in_features + self.out_features)
+        numbers += (self.depth - 1) * self.width**2
+        if numbers > MAX_NUMBERS:
+            raise InputError(
+                f"a siren of {self.depth} x {self.width} has {numbers:.1e} numbers, more than"
+                f" {MAX_NUMBERS:.1e}: take a smaller width or depth"
+            )
         omega = self.omega_0
         if (
             not isinstance(omega, Real)
