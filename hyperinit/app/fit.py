@@ -279,7 +279,11 @@ def _fit_to_target(
     from hyperinit.siren.network import predict
 
     target, name = arguments.target_mse, shown_path(arguments.image)
-    result = fit_to_target(start, image, target, config)
+    with EpochBar(config.budget_epochs) as bar:
+        result = fit_to_target(
+            *(start, image, target, config),
+            on_progress=lambda now: bar.show(now.epochs, now.mse, now.planned_epochs),
+        )
     mse, _ = grid_errors(predict(start.params, image_coords(image)), image_to_rgb(image))
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]

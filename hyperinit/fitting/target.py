@@ -8,6 +8,7 @@ target is reached is only ever said of all pixels, and no more than the cap is s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, log
 from typing import Any
@@ -78,12 +79,30 @@ class TargetResult:
     runs: tuple[Run, ...]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit to a target stands, a few times an epoch.
+
+    Attributes:
+        epochs: Spent so far by all runs together, making the start included.
+        planned_epochs: What all will have spent when the target is reached, as it looks now; the
+            budget where that cannot be told yet.
+        mse: Over all pixels, estimated from the training loss; in ImageNet-normalised units.
+    """
+
+    epochs: float
+    planned_epochs: float
+    mse: float
+
+
 @with_own_settings
 def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start: Params | Start,
     image: ImageSource,
     target_mse: float,
     config: FitConfig | None = None,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> TargetResult:
     """Fits one SIREN until its error over all pixels is at most `target_mse`.
@@ -96,6 +115,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
             next to nothing, or blows up, is given up and restarted at half the rate, whatever
             `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
+        on_progress: Called every 20 steps, on the clock.
         **options: Fields of FitConfig to set.
 
     Raises:
@@ -126,6 +146,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 round(left / step_epochs),
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
+                on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
@@ -146,6 +167,18 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     )
 
 
+def _in_epochs(
+    on_progress: Callable[[Progress], None], spent_epochs: float, step_epochs: float
+) -> Callable[[int, int, float], None]:
+    """What an `End` tells of one run, as progress of all."""
+
+    def on_plan(step: int, steps: int, mse: float) -> None:
+        now, planned = (spent_epochs + count * step_epochs for count in (step, steps))
+        on_progress(Progress(now, planned, mse))
+
+    return on_plan
+
+
 @dataclass
 class End:
     """Where a fit from the start has to end: a `Replan` of `descend`.
@@ -160,6 +193,7 @@ class End:
         lr_factor: On the fit's rate from here on.
         losses: Training loss after so many steps.
         lowered_step: When the rate was last lowered.
+        on_plan: Told (steps taken, steps of the whole fit, estimated error over all pixels).
     """
 
     target_mse: float
@@ -171,6 +205,7 @@ class End:
     lr_factor: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)
     lowered_step: int = 0
+    on_plan: Callable[[int, int, float], None] = lambda step, steps, mse: None
 
     def running(self, step: int, train_mse: float) -> int:
         """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
@@ -179,7 +214,10 @@ class End:
         if self._stalls(step):
             self.lr_factor *= STALL_LR_FACTOR
             self.lowered_step = step
-        return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
+        mse = train_mse / self.loss_ratio
+        steps = step if self.hopeless(step) else self._steps(step, mse)
+        self.on_plan(step, steps, mse)
+        return steps
 
     def looked(self, step: int, mse: float) -> int:
         """The same, now that the error over all pixels is known."""
