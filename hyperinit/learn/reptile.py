@@ -25,7 +25,7 @@ from hyperinit.fitting.fit import FitResult, fit
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.inits.rules import factor_of, named_init
 from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
-from hyperinit.learn.config import LoopConfig, check_positive
+from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 
@@ -51,16 +51,21 @@ class ReptileConfig(LoopConfig):
         None, "skip steps whose displacement is so many times the usual norm; none: never"
     )
     eval_steps: int = option(50, "outer steps between fits of the held-out images")
-    eps: float = option(0.15, "part of the way from theta_0 to where a fit ends that a step goes")
-    horizon_epochs: float = option(4.0, "declared budget of each fit; that of the fits to come")
+    eps: float = option(
+        0.15, "part of the way from theta_0 to where a fit ends that a step goes", above=0
+    )
+    horizon_epochs: float = option(
+        4.0, "declared budget of each fit; that of the fits to come", above=0
+    )
     read_numbers: int = option(
         0, "numbers of an image, its lowest cosines, on which the start depends; 0: none"
     )
-    fit_lr: float | None = option(None, "learning rate of the fits; none: what suits the base init")
+    fit_lr: float | None = option(
+        None, "learning rate of the fits; none: what suits the base init", above=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, ("eps", "horizon_epochs", "fit_lr"))
         self.base, self.fit  # noqa: B018  each checks its own fields
 
     @property
