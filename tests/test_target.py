@@ -14,7 +14,7 @@ from conftest import assert_same, smooth_image
 from hyperinit.app.cli import main
 from hyperinit.base import terminal
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.target import End, Progress, fit_to_target
+from hyperinit.fitting.target import End, Progress, advice, fit_to_target
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
@@ -73,6 +73,30 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
     broken = start().map(lambda value: value * float("nan"))
     result = fit_to_target(broken, smooth_image(8), 0.1, **OPTIONS)
     assert not result.reached and result.runs == ()
+
+
+def test_a_rate_that_is_far_too_high_costs_one_run() -> None:
+    result = fit_to_target(start(), smooth_image(16), 0.2, lr=1e30, **OPTIONS)
+    assert result.reached and len(result.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "message"),
+    [
+        (float("nan"), {}, "no usable SIREN"),
+        (float("inf"), {}, "no usable SIREN"),
+        (1.0, {"budget_epochs": 0}, "nothing is left to fit with: raise budget_epochs"),
+        (1.0, {"lr": 1e-12, "budget_epochs": 2}, "nothing became better: try lr other than 1e-12"),
+        (1.0, {"budget_epochs": 1}, "raise budget_epochs, or width to about "),
+    ],
+)
+def test_why_a_target_was_missed_is_said(
+    factor: float, options: dict[str, Any], message: str
+) -> None:
+    begin = start().map(lambda value: value * factor)
+    result = fit_to_target(begin, smooth_image(16), 1e-4, batch_pixels=64, **options)
+    assert not result.reached and message in advice(result, 1e-4)
+    assert result.improved == ("width" in message)
 
 
 def test_the_end_of_a_fit_moves_with_its_error() -> None:

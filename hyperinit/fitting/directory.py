@@ -308,11 +308,8 @@ class _Run:
         results = fit_many(starts, images, self.config, planned_images=self.images)
         self._settle(results[0].became)
         for job, result in zip(jobs, results, strict=True):
-            if result.diverged:
-                self.fail(job.name, failure(result))
-                continue
-            if not result.kept.mse < result.curve[0].mse:
-                self.fail(job.name, f"no better than its start: try lr below {result.lr:g}")
+            if reason := failure(result):
+                self.fail(job.name, reason)
                 continue
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}

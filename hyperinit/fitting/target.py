@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import ceil, inf, log
+from math import ceil, inf, isfinite, log
 from typing import Any
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import AUTO, FitConfig, with_options
-from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend, rate_of
+from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
+from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
+from hyperinit.fitting.suits import width_for
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
@@ -65,6 +66,7 @@ class TargetResult:
         params: The best SIREN that was found.
         mse, psnr: Of `params`, over all pixels, in ImageNet-normalised units and in dB on [0, 1].
         reached: Whether `mse` is at or below the target.
+        improved: Whether it is, or is below the start's.
         epochs: Pixel visits / pixels of all runs together, making the start included.
         sec: Seconds of the same, and of every look at all pixels on the way.
         runs: What was run, in order.
@@ -77,6 +79,7 @@ class TargetResult:
     epochs: float
     sec: float
     runs: tuple[Run, ...]
+    improved: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing, or blows up, is given up and restarted at half the rate, whatever
-            `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
+            next to nothing, or blows up, is given up and restarted at half the rate, or at the one
+            that suits if that is lower, whatever `max_restarts` says. "auto" is the eager engine:
+            how long the fit will be is not known.
         on_progress: Called every 20 steps, on the clock.
         **options: Fields of FitConfig to set.
 
@@ -132,11 +136,13 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
     if config.engine == AUTO:  # decides by the budget, and this one is only a cap
         config = replace(config, engine="eager")
-    lr = rate_of(replace(config, budget_epochs=USUAL_EPOCHS), start, pixels)
+    usual = replace(config, budget_epochs=USUAL_EPOCHS)
+    lr, suits = rate_of(usual, start, pixels), rate_of(replace(usual, lr=None), start, pixels)
     runs: list[Run] = []
     epochs = start.epochs
     clock = Clock(image.device)
     best: FitResult | None = None
+    start_mse = inf
     with clock.running():
         while best is None or best.kept.mse > target_mse:
             left = max(config.budget_epochs - epochs, 0)
@@ -150,12 +156,13 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
+            start_mse = min(start_mse, end.start_mse)
             visited = result.curve[-1].epochs
             if visited == 0:  # the start is good enough or no number, or less than a step is left
                 break
             epochs += visited
             runs.append(Run(visited, result.mse, lr))
-            lr /= 2
+            lr = min(lr / 2, suits)  # from a rate far too high, halves would take the whole budget
     return TargetResult(
         params=best.params,
         mse=best.kept.mse,
@@ -164,7 +171,20 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         epochs=epochs,
         sec=start.sec + clock.sec,
         runs=tuple(runs),
+        improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
+
+
+def advice(result: TargetResult, target_mse: float) -> str:
+    """What may help where a target was not reached, in a few words."""
+    if not isfinite(result.mse):
+        return f"the start is no usable SIREN: its error is {result.mse}"
+    if not result.runs:
+        return "nothing is left to fit with: raise budget_epochs"
+    if not result.improved:
+        return f"nothing became better: try lr other than {result.runs[0].lr:g}"
+    width = width_for(result.params.config, result.mse, target_mse)
+    return f"raise budget_epochs, or width to about {width}"
 
 
 def _in_epochs(
