@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import check, option
 
 # Far beyond any use, and still within the memory that a message about it takes.
 MOST_SIDE, MOST_LAYERS, MOST_IMAGES, MOST_PIXELS = 2**14, 2**10, 2**16, 2**24
+
+# What presets of all kinds of training share: the seed experiment's problem, and one of seconds.
+SEED_SIZES: dict[str, Any] = {"size": 224, "width": 256, "depth": 5}
+TINY_SIZES: dict[str, Any] = {
+    "size": 16,
+    "width": 16,
+    "depth": 2,
+    "compare_images": 1,
+    "compare_budgets": (1.0, 2.0),
+    "compare_lrs": (1e-3,),
+}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hyperinit.fitting.fit import FitResult, fit
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.inits.rules import factor_of, named_init
 from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
-from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.config import SEED_SIZES, TINY_SIZES, LoopConfig
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 
@@ -177,9 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
-        "size": 224,
-        "width": 256,
-        "depth": 5,
+        **SEED_SIZES,
         "horizon_epochs": 2.0,
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
@@ -187,14 +185,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "linear": {"read_numbers": 128, "eps": 0.6, "horizon_epochs": 1.0, "max_steps": 8000},
     # Seconds: to see that everything works.
     "tiny": {
-        "size": 16,
-        "width": 16,
-        "depth": 2,
+        **TINY_SIZES,
         "horizon_epochs": 1.0,
         "max_steps": 6,
         "eval_steps": 3,
-        "compare_images": 1,
-        "compare_budgets": (1.0, 2.0),
-        "compare_lrs": (1e-3,),
     },
 }
