@@ -22,13 +22,13 @@ from torch import Tensor
 
 from baselines.losses import heads_loss, noise_images, reptile_loss, unrolled_loss
 from datasets import Photographs
-from hyperinit.base.errors import InputError, check_at_least, unknown_name
+from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import option
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.images.coords import RGB_STD
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
+from hyperinit.learn.config import MOST_PIXELS, LoopConfig
 from hyperinit.learn.images import crops, fixed_squares
 from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.siren.network import Params
@@ -48,9 +48,14 @@ class BaselineConfig(LoopConfig):
         "constant",
         "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)",
     )
-    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
-    lr: float = option(1e-3, "learning rate of the outer loop")
-    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned")
+    query_pixels: int = option(
+        1024,
+        "pixels per image on which the outer loss is measured",
+        at_least=1,
+        at_most=MOST_PIXELS,
+    )
+    lr: float = option(1e-3, "learning rate of the outer loop", above=0)
+    step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned", above=0)
     unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
     clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any", above=0)
     skip_norm: float | None = option(
@@ -63,7 +68,7 @@ class BaselineConfig(LoopConfig):
         None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)", at_least=0
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
-    inner_pixels: int = option(1024, "pixels per inner step")
+    inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
     second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
@@ -77,9 +82,6 @@ class BaselineConfig(LoopConfig):
         super().__post_init__()
         if self.rival not in RIVALS:
             raise unknown_name("rival", self.rival, RIVALS)
-        check_at_least(self, {"query_pixels": 1})
-        check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
-        check_positive(self, ("lr", "step_size_lr", "inner_lr"))
         if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
         self.learned  # noqa: B018  checks its own fields

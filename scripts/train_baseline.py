@@ -31,27 +31,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
 from hyperinit.app.train import Program, build, run_command
 from hyperinit.base.errors import unknown_name
+from hyperinit.learn.config import SEED_SIZES, TINY_SIZES
 
 SCALES: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 5.0},
     "base": {
-        "size": 224,
-        "width": 256,
-        "depth": 5,
+        **SEED_SIZES,
         "compare_lrs": (1.25e-4, 2.5e-4, 5e-4),
     },
     "tiny": {
-        "size": 16,
-        "width": 16,
-        "depth": 2,
+        **TINY_SIZES,
         "inner_pixels": 64,
         "query_pixels": 64,
         "batch_images": 2,
         "max_steps": 4,
         "eval_steps": 2,
-        "compare_images": 1,
-        "compare_budgets": (1.0, 2.0),
-        "compare_lrs": (1e-3,),
         "patch_size": 6,
         "weight_tokens": 4,
         "token_size": 16,

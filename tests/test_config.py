@@ -278,3 +278,33 @@ def test_a_wrong_preset_is_named() -> None:
     namespace = argparse.Namespace(preset="p", config=None, print_config=False)
     with pytest.raises(InputError, match="preset p: unknown key 'lr'"):
         resolve(TrainConfig, namespace, {"p": {"lr": 1}})
+
+
+@dataclass(frozen=True)
+class Limited:
+    steps: int = option(3, at_least=1, at_most=9)
+    inner: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class LimitedToo(Limited):
+    steps: int = option(5)
+
+
+@dataclass(frozen=True)
+class LimitedAnew(Limited):
+    steps: int = option(20, at_most=30)
+
+
+def test_a_field_that_is_declared_again_keeps_its_limits() -> None:
+    assert (Limited().steps, LimitedToo().steps, LimitedAnew().steps) == (3, 5, 20)
+    for cls in (Limited, LimitedToo):
+        with pytest.raises(InputError, match="steps must be at least 1, not 0"):
+            cls(steps=0)
+        with pytest.raises(InputError, match="steps must be at most 9, not 10"):
+            cls(steps=10)
+    with pytest.raises(InputError, match="steps must be at most 30, not 31"):
+        LimitedAnew(steps=31)

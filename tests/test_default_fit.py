@@ -12,8 +12,8 @@ import torch
 from conftest import smooth_image
 
 from hyperinit.fitting import descent
-from hyperinit.fitting.config import PROTOCOL_1, FitConfig
-from hyperinit.fitting.fit import fit
+from hyperinit.fitting.config import PROTOCOL_1, FitConfig, rate_of, suited
+from hyperinit.fitting.fit import fit, too_small
 from hyperinit.fitting.many import fit_many
 from hyperinit.fitting.suits import suitable_batch, suitable_lr, suitable_width, width_for
 from hyperinit.fitting.target import fit_to_target
@@ -152,10 +152,56 @@ def test_a_benchmark_sees_a_collapse_as_it_is() -> None:
     assert result.restarts == 0 and result.mse > 0.1
 
 
-@pytest.mark.parametrize("name", ["identity", "33"])
-def test_a_longer_budget_never_ends_below_a_shorter_one(name: str) -> None:
-    psnrs = [fit(start(name=name), picture(), budget_epochs=b).psnr for b in (1, 2, 4, 8)]
+@pytest.mark.parametrize("lr_factor", [1, 3, 10, 1e9])
+@pytest.mark.parametrize("name", ["identity", "33", "paper"])
+def test_a_longer_budget_never_ends_below_a_shorter_one(name: str, lr_factor: float) -> None:
+    spec, image = named_init(name), picture()
+    begin = Start(start(name=name), lr_factor=spec.lr_factor, prefers=spec.prefers)
+    psnrs = []
+    for budget in (1, 2, 4, 8):
+        config = suited(FitConfig(budget_epochs=budget), begin)
+        lr = lr_factor * rate_of(config, begin, image[0].numel())
+        psnrs.append(fit(begin, image, config, lr=lr).kept.psnr)
     assert all(b > a - 0.5 for a, b in itertools.pairwise(psnrs))
+
+
+def detailed() -> torch.Tensor:
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, 32, mode="bilinear")[0]
+
+
+def of_width(width: int, depth: int = 4) -> Start:
+    spec = named_init("identity")
+    generator = torch.Generator().manual_seed(0)
+    params = sample_params(spec, spec.siren_config(width, depth), generator=generator)
+    return Start(params, lr_factor=spec.lr_factor)
+
+
+def test_a_network_that_is_too_small_is_told_the_width_that_does() -> None:
+    small = fit(of_width(16), detailed(), budget_epochs=8)
+    assert small.kept.psnr < 20 and small.enough_width == 64
+    assert "of 4 x 16" in too_small(small) and "a width of 64" in too_small(small)
+    enough = fit(of_width(64), detailed(), budget_epochs=8)
+    assert enough.kept.psnr > 39 and enough.enough_width is None and not too_small(enough)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget_epochs": 2},
+        {"lr": 1e-6, "max_restarts": 0},
+        {"frozen_layers": (1, 2)},
+        {"optimizer": "adamw"},
+    ],
+)
+def test_where_something_else_is_the_limit_no_width_is_named(options: dict[str, Any]) -> None:
+    result = fit(of_width(16), detailed(), **{"budget_epochs": 8, **options})
+    assert result.kept.psnr < 20 and result.enough_width is None
+
+
+def test_from_a_start_that_cannot_be_fitted_no_width_is_named() -> None:
+    zeros = Start(of_width(16).params.map(torch.zeros_like))
+    assert fit(zeros, detailed(), budget_epochs=8).enough_width is None
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

@@ -25,8 +25,7 @@ from hyperinit.demo.arena import Arena, arena
 from hyperinit.demo.board import board, verdict
 from hyperinit.demo.page import live
 from hyperinit.demo.race import Lane, race, race_config
-from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.descent import rate_of
+from hyperinit.fitting.config import FitConfig, rate_of
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init

@@ -20,7 +20,7 @@ from hyperinit.fitting import many
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.fitting.many import fit_many
-from hyperinit.fitting.steps import FlatSteps, StaticSteps, batches_of, make_steps
+from hyperinit.fitting.steps import FlatSteps, Parts, StaticSteps, batches_of, make_steps
 from hyperinit.hypernet.learned import LearnedConfig, LearnedInit
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.hypernet.untrained import untrained
@@ -306,7 +306,7 @@ def test_a_step_over_fixed_tensors_is_the_step_that_it_was(optimizer: Any, image
 
     def steps(kind: Any, **more: Any) -> Any:
         batches = batches_of(image, config, 16)
-        return kind(start, batches, config, factors, squared_errors, **more)
+        return kind(Parts(start, batches, config, factors, squared_errors), **more)
 
     usual, static, plain = steps(FlatSteps), steps(StaticSteps), steps(FlatSteps, plain=True)
     for step in range(55):  # the first refresh of SOAP's basis included

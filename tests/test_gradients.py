@@ -7,7 +7,7 @@ import torch
 
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.siren.network import Params, SirenConfig, apply
-from hyperinit.stepping.flat import FlatParams
+from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 
 

@@ -118,8 +118,8 @@ def test_one_that_reads_nothing_is_as_before():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"read_numbers": -1}, f"0 to {MOST_COSINES}"),
-        ({"read_numbers": MOST_COSINES + 1}, f"0 to {MOST_COSINES}"),
+        ({"read_numbers": -1}, "read_numbers must be at least 0"),
+        ({"read_numbers": MOST_COSINES + 1}, f"at most {MOST_COSINES}"),
         ({"read_numbers": 4, "heads": 2}, "heads"),
     ],
 )

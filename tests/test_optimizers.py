@@ -9,8 +9,9 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.siren.network import Params, SirenConfig
-from hyperinit.stepping.flat import FlatParams
-from hyperinit.stepping.optimizers import OPTIMIZERS, NAdam, Optimizer, Soap
+from hyperinit.siren.vectors import FlatParams
+from hyperinit.stepping.optimizers import NAdam, Optimizer
+from hyperinit.stepping.soap import OPTIMIZERS, Soap
 
 CONFIG = SirenConfig(12, 3)
 FACTORS = (0.5, 0.0, 1.5, 5.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import torch
 from conftest import assert_same, smooth_image
 
 from hyperinit.app.cli import main
+from hyperinit.base import terminal
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.target import End, fit_to_target
+from hyperinit.fitting.target import End, Progress, advice, fit_to_target
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
@@ -72,6 +75,30 @@ def test_a_start_that_is_no_number_ends_at_once() -> None:
     assert not result.reached and result.runs == ()
 
 
+def test_a_rate_that_is_far_too_high_costs_one_run() -> None:
+    result = fit_to_target(start(), smooth_image(16), 0.2, lr=1e30, **OPTIONS)
+    assert result.reached and len(result.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "message"),
+    [
+        (float("nan"), {}, "no usable SIREN"),
+        (float("inf"), {}, "no usable SIREN"),
+        (1.0, {"budget_epochs": 0}, "nothing is left to fit with: raise budget_epochs"),
+        (1.0, {"lr": 1e-12, "budget_epochs": 2}, "nothing became better: try lr other than 1e-12"),
+        (1.0, {"budget_epochs": 1}, "raise budget_epochs, or width to about "),
+    ],
+)
+def test_why_a_target_was_missed_is_said(
+    factor: float, options: dict[str, Any], message: str
+) -> None:
+    begin = start().map(lambda value: value * factor)
+    result = fit_to_target(begin, smooth_image(16), 1e-4, batch_pixels=64, **options)
+    assert not result.reached and message in advice(result, 1e-4)
+    assert result.improved == ("width" in message)
+
+
 def test_the_end_of_a_fit_moves_with_its_error() -> None:
     def end(step: int, train_mse: float) -> int:
         return End(4e-4, 10_000, loss_ratio=1, start_mse=1.0).running(step, train_mse)
@@ -130,3 +157,46 @@ def test_the_command_says_whether_the_target_was_reached(tmp_path: Path, capsys:
         main([*command, "--target-mse", "1e-9", "--budget-epochs", "2"])
     assert stopped.value.code == 2
     assert "--target-mse 1e-09 was not reached" in capsys.readouterr().err
+
+
+def test_progress_says_what_is_spent_and_what_will_be() -> None:
+    told: list[Progress] = []
+    image = smooth_image(16)
+    result = fit_to_target(start(), image, 0.1, on_progress=told.append, **OPTIONS)
+    spent = [now.epochs for now in told]
+    assert spent == sorted(spent) and 0 < spent[0] < spent[-1] <= result.epochs
+    assert all(now.epochs <= now.planned_epochs <= 400 for now in told)
+    assert told[-1].planned_epochs == pytest.approx(result.epochs, rel=0.2)  # it knew near the end
+    assert told[-1].mse == pytest.approx(result.mse, rel=0.5)
+
+
+def test_progress_of_a_second_run_begins_where_the_first_ended() -> None:
+    told: list[Progress] = []
+    result = fit_to_target(
+        start(), smooth_image(16), 0.2, lr=1.0, on_progress=told.append, **OPTIONS
+    )
+    assert len(result.runs) > 1
+    spent = [now.epochs for now in told]
+    assert spent == sorted(spent) and spent[-1] > result.runs[0].epochs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("mode", [["--target-mse", "0.1"], ["--budget-epochs", "6"]])
+def test_a_terminal_sees_progress_and_a_pipe_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]
+) -> None:
+    monkeypatch.setattr(terminal, "BAR_AFTER_SEC", 0.0)
+    save_image(smooth_image(16), tmp_path / "a.png")
+    command = ["fit", str(tmp_path / "a.png"), "--width", "16", "--depth", "2", *mode]
+    seen = Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    assert main(command) == 0
+    assert "epochs, " in seen.getvalue() and " left, MSE " in seen.getvalue()
+    piped = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", piped)
+    assert main(command) == 0
+    assert piped.getvalue() == ""

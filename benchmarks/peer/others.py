@@ -14,14 +14,39 @@ from torch import Tensor, nn
 from hyperinit.base.errors import InputError
 
 
-class SirenPytorchFit:
+class AdamFit:
+    """A fit by torch's Adam, step by step.
+
+    Attributes:
+        steps, over, muon_lr: As of SirenFit.
+    """
+
+    over = False
+    muon_lr: float | None = None
+    steps = 0
+    _optimizer: torch.optim.Optimizer
+
+    def take(self) -> None:
+        """One step."""
+        loss = self._loss()
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.steps += 1
+
+    def _loss(self) -> Tensor:
+        """Of the next batch."""
+        raise NotImplementedError
+
+
+class SirenPytorchFit(AdamFit):
     """siren-pytorch's wrapper, as its README fits an image, by Adam at torch's default rate.
 
     The wrapper makes no optimiser; 1e-3 is what `torch.optim.Adam(net.parameters())` gives. Its
     hidden layers have omega_0 1, its colours are [0, 1], its batch is the whole image.
 
     Attributes:
-        steps, epochs, over, weights, batch_pixels, lr, muon_lr: As of SirenFit.
+        epochs, weights, batch_pixels, lr: As of SirenFit.
 
     Raises:
         InputError: the package is not installed.
@@ -42,23 +67,16 @@ class SirenPytorchFit:
         self._target = image[None]
         self._optimizer = torch.optim.Adam(net.parameters(), lr=lr)
         self.weights = sum(value.numel() for value in net.parameters())
-        self.batch_pixels, self.lr, self.steps = height * wide, lr, 0
-
-    over = False
-    muon_lr: float | None = None
+        self.batch_pixels, self.lr = height * wide, lr
 
     @property
     def epochs(self) -> float:
         """Every step sees every pixel."""
         return float(self.steps)
 
-    def take(self) -> None:
-        """One step."""
-        loss = self._wrapper(self._target)
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self.steps += 1
+    def _loss(self) -> Tensor:
+        loss: Tensor = self._wrapper(self._target)
+        return loss
 
     @torch.no_grad()
     def shown(self) -> Tensor:
@@ -67,7 +85,7 @@ class SirenPytorchFit:
         return shown
 
 
-class GridFit:
+class GridFit(AdamFit):
     """A small grid of features in the manner of Instant-NGP (arXiv 2201.05989): no SIREN.
 
     Levels of square grids, each at most 1.5 times as fine as the one before, from 16 to the image's
@@ -78,7 +96,7 @@ class GridFit:
     SIREN has that it is compared with.
 
     Attributes:
-        steps, epochs, over, weights, batch_pixels, lr, muon_lr: As of SirenFit.
+        epochs, weights, batch_pixels, lr: As of SirenFit.
     """
 
     GROWTH, FEATURES, COARSEST, HIDDEN = 1.5, 2, 16, 64
@@ -107,28 +125,20 @@ class GridFit:
         self._optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99), eps=1e-15)
         self._generator = torch.Generator().manual_seed(seed)
         self._queue = torch.empty(0, dtype=torch.long)
-        self.lr, self.steps = lr, 0
-
-    over = False
-    muon_lr: float | None = None
+        self.lr = lr
 
     @property
     def epochs(self) -> float:
         """Pixel visits / pixels."""
         return self.steps * self.batch_pixels / self.pixels
 
-    def take(self) -> None:
-        """One step."""
+    def _loss(self) -> Tensor:
         if len(self._queue) < self.batch_pixels:
             order = torch.randperm(self.pixels, generator=self._generator)
             self._queue = torch.cat((self._queue, order))
         drawn = self._queue[: self.batch_pixels]
         self._queue = self._queue[self.batch_pixels :]
-        loss = nn.functional.mse_loss(self._show(drawn), self._target[drawn])
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
-        self.steps += 1
+        return nn.functional.mse_loss(self._show(drawn), self._target[drawn])
 
     @torch.no_grad()
     def shown(self) -> Tensor:

@@ -18,10 +18,11 @@ from hyperinit.bench.sources import load_init
 from hyperinit.fitting.suits import suitable_batch, suitable_lr
 from hyperinit.images.coords import RGB_MEAN, RGB_STD, image_coords
 from hyperinit.siren.network import apply, predict
-from hyperinit.stepping.flat import FlatParams
+from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.gradients import Gradients, scaled_coords
-from hyperinit.stepping.optimizers import OPTIMIZERS, Optimizer
+from hyperinit.stepping.optimizers import Optimizer
 from hyperinit.stepping.schedule import DECAY_POWERS, decay, layer_factors
+from hyperinit.stepping.soap import OPTIMIZERS
 
 # Name -> (mean, std) of the colours that a SIREN is fitted to.
 COLOURS = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,14 @@ UNWRITTEN = "nothing was written"
 # of a short budget; then the draw that it begins as. docs/research-log.md 47.
 DEFAULT_INIT, SHORT_DEFAULT_INIT = "untrained", "identity-sized"
 DEFAULT_INIT_SHARE = 1 / 3
+
+# What a library's error names -> what the command line calls it.
+FLAGS = {
+    "try lr": "try --lr",
+    "raise budget_epochs": "raise --budget-epochs",
+    "max_restarts=": "--fit max_restarts=",
+    "or width to": "or --width to",
+}
 
 # Fields of FitConfig that have a flag of their own, or that a command line has no use for.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")
@@ -217,7 +226,7 @@ def fit_image(
     Raises:
         InputError: bad input, or the fit is no better than its start; nothing is written.
     """
-    from hyperinit.fitting.descent import suited
+    from hyperinit.fitting.config import suited
     from hyperinit.images.pixels import image_facts
     from hyperinit.images.save import SAVE_OPTIONS
     from hyperinit.siren.device import choose_threads, on_threads
@@ -249,7 +258,7 @@ def _fit_budget(
     facts: dict[str, Any],
 ) -> str:
     """Fits over the declared budget, writes the result, and returns the line about it."""
-    from hyperinit.fitting.fit import failure, fit
+    from hyperinit.fitting.fit import failure, fit, too_small
 
     with EpochBar(config.budget_epochs) as bar:
         watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
@@ -259,26 +268,13 @@ def _fit_budget(
             )
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
-    if not isfinite(first.mse):
-        raise InputError(
-            f"{name}: the start from {facts['init']} is no usable SIREN: its error is {first.mse}"
-        )
-    if result.diverged:
-        reason = failure(result).replace("try lr", "try --lr").replace("max_r", "--fit max_r")
-        raise InputError(f"{name}: {reason}")
-    if first.steps == last.steps:
-        raise InputError(
-            f"{name}: --budget-epochs {config.budget_epochs:g} leaves nothing to fit with, as"
-            f" making the start costs {start.epochs:.3g} epochs: raise it"
-        )
-    if not kept.mse < first.mse:
-        raise InputError(
-            f"{name}: after {last.epochs:.2f} epochs no better than its start (MSE"
-            f" {first.mse:.3g}): try --lr below {result.lr:g}"
-        )
+    if reason := failure(result):
+        raise InputError(f"{name}: from {facts['init']}: {_with_flags(reason)}")
     facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
     facts |= {"collapses": list(result.collapses), "became": dict(result.became)}
     _write(arguments, result.params, image, facts)
+    if warning := too_small(result):
+        print(f"{name}: warning: {warning} (--width)", file=sys.stderr)
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     if result.collapses and not result.restarts:
         restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
@@ -289,6 +285,13 @@ def _fit_budget(
     )
 
 
+def _with_flags(reason: str) -> str:
+    """An error of the library's in the words of the command line."""
+    for ours, flag in FLAGS.items():
+        reason = reason.replace(ours, flag)
+    return reason
+
+
 def _fit_to_target(
     arguments: argparse.Namespace,
     start: Start,
@@ -297,12 +300,14 @@ def _fit_to_target(
     facts: dict[str, Any],
 ) -> str:
     """Fits until the error is as low as wanted; what improved is written even if it is not."""
-    from hyperinit.fitting.suits import width_for
-    from hyperinit.fitting.target import fit_to_target
+    from hyperinit.fitting.target import advice, fit_to_target
 
     target, name = arguments.target_mse, shown_path(arguments.image)
-    with advising(UNWRITTEN):
-        result = fit_to_target(start, image, target, config)
+    with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
+        result = fit_to_target(
+            *(start, image, target, config),
+            on_progress=lambda now: bar.show(now.epochs, now.mse, now.planned_epochs),
+        )
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
     if result.improved:
@@ -310,10 +315,9 @@ def _fit_to_target(
     outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
     cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
     if not result.reached:
-        width = width_for(result.params.config, result.mse, target)
         raise InputError(
-            f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost}; "
-            f"raise --budget-epochs, or --width to about {width}"
+            f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost};"
+            f" {_with_flags(advice(result, target))}"
         )
     return f"{name}: from {facts['init']}, {outcome}, {cost}"
 

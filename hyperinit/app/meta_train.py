@@ -25,6 +25,7 @@ from hyperinit.app.train import Program, run_command
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import Parser
 from hyperinit.hypernet.learned import LEARNED_KIND
+from hyperinit.learn.config import SEED_SIZES, TINY_SIZES
 from hyperinit.learn.images import crops
 from hyperinit.learn.reptile import PRESETS as REPTILE_PRESETS
 from hyperinit.learn.reptile import REPTILE
@@ -37,9 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
-        "size": 224,
-        "width": 256,
-        "depth": 5,
+        **SEED_SIZES,
         "inner_pixels": 2048,
         "query_pixels": 2048,
         "max_steps": 20000,
@@ -47,9 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Seconds: to see that everything works.
     "tiny": {
-        "size": 16,
-        "width": 16,
-        "depth": 2,
+        **TINY_SIZES,
         "encoder_size": 8,
         "channels": 4,
         "code_size": 16,
@@ -60,9 +57,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 10,
         "warmup_steps": 2,
         "eval_steps": 5,
-        "compare_images": 1,
-        "compare_budgets": (1.0, 2.0),
-        "compare_lrs": (1e-3,),
     },
 }
 

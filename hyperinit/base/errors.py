@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from hyperinit.base.terminal import visible
@@ -54,20 +54,3 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = [str(entry) for entry in known]
     hint = did_you_mean(str(name), names, cutoff=0.5)
     return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
-
-
-def check_at_least(config: object, least: Mapping[str, float], prefix: str = "") -> None:
-    """Fields of a config that must not be below a number.
-
-    Args:
-        config: Anything with these attributes.
-        least: Field -> its smallest value.
-        prefix: Before the field's name in the message.
-
-    Raises:
-        InputError: one is below.
-    """
-    for field, minimum in least.items():
-        value = getattr(config, field)
-        if value < minimum:
-            raise InputError(f"{prefix}{field} must be at least {minimum}, not {value}")

@@ -61,19 +61,20 @@ _KINDS: dict[Any, tuple[str, str]] = {
 
 
 def option(
-    default: Any,
+    default: Any = dataclasses.MISSING,
     help: str = "",
     *,
     at_least: float | None = None,
+    at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    at_most: float | None = None,
 ) -> Any:
     """A field of a config dataclass: its default, and one line for `--help` and the TOML file.
 
-    `at_least`, `above`, `below` and `at_most` limit the number, or every number of a tuple.
+    `at_least`, `at_most`, `above` and `below` limit the number, or every number of a tuple. A
+    subclass that declares the field again without limits keeps them.
     """
-    bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
+    bounds = {"at least": at_least, "at most": at_most, "above": above, "below": below}
     limits = {words: bound for words, bound in bounds.items() if bound is not None}
     return dataclasses.field(default=default, metadata={"help": help, "limits": limits})
 
@@ -88,17 +89,29 @@ class _Setting:
     choices: tuple[Any, ...]  # of a Literal; else ()
     is_list: bool
     optional: bool
-    limits: Mapping[str, float]  # "at least", "above", "below" or "at most" -> bound
+    limits: Mapping[str, float]  # "at least", "at most", "above" or "below" -> bound
 
 
 @functools.cache
 def _settings(cls: type[DataclassInstance]) -> dict[str, _Setting]:
     """Field name -> what may be in it."""
     hints = typing.get_type_hints(cls)
-    return {field.name: _setting(field, hints[field.name]) for field in dataclasses.fields(cls)}
+    return {
+        field.name: _setting(field, hints[field.name], _limits(cls, field.name))
+        for field in dataclasses.fields(cls)
+    }
 
 
-def _setting(field: dataclasses.Field[Any], hint: Any) -> _Setting:
+def _limits(cls: type[DataclassInstance], name: str) -> Mapping[str, float]:
+    """Those that the class, or the nearest above it that has any, declares for a field."""
+    for declaring in cls.__mro__:
+        field = vars(declaring).get("__dataclass_fields__", {}).get(name)
+        if field is not None and field.metadata.get("limits"):
+            return dict(field.metadata["limits"])
+    return {}
+
+
+def _setting(field: dataclasses.Field[Any], hint: Any, limits: Mapping[str, float]) -> _Setting:
     optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
     if optional:
         (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -106,7 +119,7 @@ def _setting(field: dataclasses.Field[Any], hint: Any) -> _Setting:
     if is_list:
         hint = typing.get_args(hint)[0]
     choices = typing.get_args(hint)
-    help, limits = field.metadata.get("help", ""), field.metadata.get("limits", {})
+    help = field.metadata.get("help", "")
     kind = type(choices[0]) if choices else hint
     return _Setting(field.default, help, kind, choices, is_list, optional, limits)
 
@@ -168,9 +181,13 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def check(config: DataclassInstance) -> None:
-    """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size."""
+    """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size.
+
+    A field that is a dataclass itself has been checked when that was made.
+    """
     for name, setting in _settings(type(config)).items():
-        _checked(setting, getattr(config, name), name)
+        if setting.kind in _KINDS:
+            _checked(setting, getattr(config, name), name)
 
 
 def _read(setting: _Setting, value: Any, name: str) -> Any:

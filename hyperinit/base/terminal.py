@@ -161,9 +161,10 @@ class EpochBar:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def show(self, epochs: float, mse: float) -> None:
-        """How far the fit has come, and its error over all pixels."""
-        self._bar.total = max(self._bar.total, epochs)  # restarts go beyond the budget
+    def show(self, epochs: float, mse: float, planned_epochs: float | None = None) -> None:
+        """How far the fit has come, its error over all pixels, and its end where that moves."""
+        total = planned_epochs or self._bar.total
+        self._bar.total = max(total, epochs)  # restarts go beyond the budget
         self._bar.set_postfix_str(f"MSE {mse:.3g}", refresh=False)
         self._bar.update(epochs - self._bar.n)
 

@@ -1,4 +1,4 @@
-"""Options of a fit -> one checked `FitConfig`."""
+"""Options of a fit -> one checked `FitConfig`, and what suits where they leave that open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, Literal
 from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
-from hyperinit.fitting.suits import suitable_batch
+from hyperinit.fitting.suits import suitable_batch, suitable_lr
+from hyperinit.inits.start import Start
+from hyperinit.siren.network import SirenConfig, default_lr
 from hyperinit.stepping.engine import AUTO as AUTO
+from hyperinit.stepping.schedule import FIRST_FACTOR, LAST_FACTOR, layer_factors
 
 CREDIT = "credit"
 
@@ -103,6 +106,33 @@ PROTOCOL_1: dict[str, Any] = {
     "beta1": 0.9,
     "rising_rates": False,
 }
+
+
+def suited(config: FitConfig, start: Start) -> FitConfig:
+    """A config with what suits the start, where it leaves that open."""
+    if config.optimizer == AUTO:
+        config = replace(config, optimizer=start.prefers.optimizer)
+    if config.rising_rates is not None:
+        return config
+    if not start.prefers.falling_rates:
+        return replace(config, rising_rates=True)
+    falling = layer_factors(start.params.config.depth, LAST_FACTOR, FIRST_FACTOR, output=1.0)
+    own = config.layer_lr_factors
+    if own and len(own) == len(falling):  # others are refused where they are used
+        falling = tuple(a * b for a, b in zip(own, falling, strict=True))
+    return replace(config, rising_rates=False, layer_lr_factors=falling)
+
+
+def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
+    """The learning rate of a fit: the config's, or what suits image, network, budget and init."""
+    if config.lr:
+        return config.lr
+    siren: SirenConfig = start.params.config
+    if config.optimizer == "adamw":
+        return default_lr(siren) * start.lr_factor
+    batch_pixels = config.step_pixels(pixels)
+    lr = suitable_lr(siren, pixels, batch_pixels, config.budget_epochs, start.lr_factor)
+    return lr if config.rising_rates else lr * start.prefers.lr_factor
 
 
 def with_options(config: FitConfig | None, options: dict[str, Any]) -> FitConfig:

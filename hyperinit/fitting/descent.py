@@ -12,21 +12,15 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.clock import Clock
-from hyperinit.fitting.config import AUTO, FitConfig
+from hyperinit.fitting.config import FitConfig, rate_of, suited
 from hyperinit.fitting.steps import make_steps, rate_factors
-from hyperinit.fitting.suits import suitable_lr
+from hyperinit.fitting.suits import enough_width
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
-from hyperinit.siren.network import Params, SirenConfig, default_lr, predict
+from hyperinit.siren.network import Params, predict
 from hyperinit.stepping.engine import settled
-from hyperinit.stepping.schedule import (
-    DECAY_POWERS,
-    FIRST_FACTOR,
-    LAST_FACTOR,
-    decay,
-    layer_factors,
-)
+from hyperinit.stepping.schedule import DECAY_POWERS, decay
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
@@ -46,6 +40,10 @@ EARLY_SHARE = 0.25
 STALL_SHARE = 0.5
 STALL_LR_FACTOR = 0.5
 COLLAPSE_LR_FACTOR = 1 / 3
+
+# What a network can do is judged by a fit of at least so many steps, at a rate within a factor of
+# the one that suits, and whose error has fallen to less than so much of the start's.
+LEAST_STEPS, USUAL_LR, MOVED = 100, 2.0, 0.5
 
 NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
 
@@ -84,6 +82,8 @@ class FitResult:
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
         became: What the fit used where its config left it open: batch_pixels, engine and
             hidden_dtype.
+        enough_width: Where the network was too small for its image, and not the budget: the width
+            with which the fit would have come to about 40 dB. Never of a fit to a target.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
         stalled: Whether it is diverged for no more than a stall: the rate is not far too high.
     """
@@ -97,6 +97,7 @@ class FitResult:
     collapses: tuple[float, ...] = ()
     stalled: bool = False
     became: Mapping[str, Any] = field(default_factory=dict)
+    enough_width: int | None = None
 
     @property
     def mse(self) -> float:
@@ -107,33 +108,6 @@ class FitResult:
     def psnr(self) -> float:
         """Final PSNR in dB on [0, 1]."""
         return self.curve[-1].psnr
-
-
-def suited(config: FitConfig, start: Start) -> FitConfig:
-    """A config with what suits the start, where it leaves that open."""
-    if config.optimizer == AUTO:
-        config = replace(config, optimizer=start.prefers.optimizer)
-    if config.rising_rates is not None:
-        return config
-    if not start.prefers.falling_rates:
-        return replace(config, rising_rates=True)
-    falling = layer_factors(start.params.config.depth, LAST_FACTOR, FIRST_FACTOR, output=1.0)
-    own = config.layer_lr_factors
-    if own and len(own) == len(falling):  # others are refused where they are used
-        falling = tuple(a * b for a, b in zip(own, falling, strict=True))
-    return replace(config, rising_rates=False, layer_lr_factors=falling)
-
-
-def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
-    """The learning rate of a fit: the config's, or what suits image, network, budget and init."""
-    if config.lr:
-        return config.lr
-    siren: SirenConfig = start.params.config
-    if config.optimizer == "adamw":
-        return default_lr(siren) * start.lr_factor
-    batch_pixels = config.step_pixels(pixels)
-    lr = suitable_lr(siren, pixels, batch_pixels, config.budget_epochs, start.lr_factor)
-    return lr if config.rising_rates else lr * start.prefers.lr_factor
 
 
 def descend(start: Start, image: Tensor, config: FitConfig, **options: Any) -> list[FitResult]:
@@ -197,7 +171,7 @@ class _Descent:
     ) -> None:
         config = suited(config, start)
         self.config, self.replan, self.on_eval = config, replan, on_eval
-        self.batch = start.params.batch_shape
+        self.start, self.batch = start, start.params.batch_shape
         self.coords, self.rgb = image_coords(image), image_to_rgb(image)
         self.pixels = len(self.coords)
         self.batch_pixels = config.step_pixels(self.pixels)
@@ -329,6 +303,7 @@ class _Descent:
             progress.diverged or progress.gave_up,
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
             stalled=progress.stalled and progress.gave_up,
+            enough_width=self._enough_width(progress),
             became={
                 "batch_pixels": self.batch_pixels,
                 **settled(
@@ -339,6 +314,22 @@ class _Descent:
                 ),
             },
         )
+
+    def _enough_width(self, progress: _Progress) -> int | None:
+        """See FitResult; said only of a fit as the law of widths was measured with, that went well.
+
+        From a start that cannot be fitted (all weights zero) no network would do.
+        """
+        config, mse = self.config, progress.kept.mse
+        if not self.over or self.step < LEAST_STEPS or self.replan is not None:
+            return None
+        if config.optimizer == "adamw" or config.frozen_layers:
+            return None
+        suits = rate_of(replace(config, lr=None), self.start, self.pixels)
+        if not 1 / USUAL_LR < self.lr / suits < USUAL_LR or mse > MOVED * progress.curve[0].mse:
+            return None
+        epochs = self.step * self.batch_pixels / self.pixels
+        return enough_width(self.kept.config, self.pixels, epochs, mse)
 
 
 class _Progress:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import FitConfig, with_options
-from hyperinit.fitting.descent import FitResult, descend, rate_of
+from hyperinit.fitting.config import FitConfig, rate_of, with_options
+from hyperinit.fitting.descent import FitResult, descend
+from hyperinit.fitting.suits import GOOD_PSNR
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
@@ -23,6 +24,7 @@ from hyperinit.siren.network import Params, Siren
 # fit that dies has at least three times the rate that suits it, docs/research-log.md 39.
 RESTART_LR_FACTOR = 1 / 3
 STALLED_LR_FACTOR = 1 / 2  # after one that only stalled
+UNMOVED = 1e-3  # a rate that changes the error by a smaller share is too low, not too high
 USUAL_LR_FACTOR = 3 / 4  # where the rate that suits is lower than so many times it, that one
 
 
@@ -122,12 +124,37 @@ def _lower_rate(failed: FitResult, suits: float) -> float:
 
 
 def failure(result: FitResult) -> str:
-    """Why a fit that `diverged` is none, and what may help, in a line."""
+    """Why a fit has come to nothing, and what may help, in a line; "" where it has not."""
+    first, last, kept = result.curve[0], result.curve[-1], result.kept
+    if not isfinite(first.mse):
+        return f"the start is no usable SIREN: its error is {first.mse}"
     # Its error hardly fell at any rate.
-    if result.restarts and isfinite(result.mse):
-        first, kept = result.curve[0].mse, result.kept.mse
+    if result.diverged and result.restarts and isfinite(last.mse):
         return (
             f"the fit was given up after {result.restarts} restarts, its error hardly falls (MSE"
-            f" {first:.3g} -> {kept:.3g}): max_restarts=0 fits without giving up"
+            f" {first.mse:.3g} -> {kept.mse:.3g}): max_restarts=0 fits without giving up"
         )
-    return f"the fit diverged: try lr below {result.lr:g}"
+    if result.diverged:
+        return f"the fit diverged: try lr below {result.lr:g}"
+    if first.steps == last.steps:
+        cost = f", as making the start costs {first.epochs:.3g} epochs" if first.epochs else ""
+        return f"the budget leaves nothing to fit with{cost}: raise budget_epochs"
+    if not kept.mse < first.mse:
+        moved = abs(last.mse - first.mse) > UNMOVED * first.mse
+        return (
+            f"after {last.epochs:.2f} epochs no better than its start (MSE {first.mse:.3g}): try lr"
+            f" {'below' if moved else 'above'} {result.lr:g}"
+        )
+    return ""
+
+
+def too_small(result: FitResult) -> str:
+    """What to say of a fit that has an `enough_width`, in a line; "" where it has none."""
+    if result.enough_width is None:
+        return ""
+    siren = result.params.config
+    return (
+        f"the network of {siren.depth} x {siren.width} is too small for this image"
+        f" ({result.kept.psnr:.2f} dB): about {GOOD_PSNR:g} dB in as many epochs take a width of"
+        f" {result.enough_width}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, Protocol
 
@@ -15,13 +15,13 @@ from hyperinit.fitting.config import AUTO, CREDIT, FitConfig
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, layer_of
 from hyperinit.siren.replay import Replayed
+from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of
-from hyperinit.stepping.flat import FlatParams
 from hyperinit.stepping.gradients import Gradients, scaled_coords
-from hyperinit.stepping.optimizers import OPTIMIZERS
 from hyperinit.stepping.samplers import SAMPLERS, Batches
 from hyperinit.stepping.schedule import layer_factors
+from hyperinit.stepping.soap import OPTIMIZERS
 
 
 class Steps(Protocol):
@@ -41,6 +41,25 @@ class Steps(Protocol):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state()` gave."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What the steps of a fit are made of.
+
+    Attributes:
+        start: One SIREN, or B stacked ones; it is copied.
+        batches: Which pixels they see.
+        config: See FitConfig.
+        factors: The rate of every layer, the output's last, relative to the fit's.
+        errors: The loss, where autograd makes its gradient.
+    """
+
+    start: Params
+    batches: Batches
+    config: FitConfig
+    factors: Sequence[float]
+    errors: SquaredErrors
 
 
 class CreditBatches(Batches):
@@ -117,31 +136,25 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
         config = replace(config, engine="eager")  # a captured step gains more and costs less
     batches = batches_of(image, config, config.step_pixels(image.shape[-2] * image.shape[-1]))
     errors = loss_of(config.engine, config.hidden_dtype, work=work, device=image.device)
+    parts = Parts(start, batches, config, factors, errors)
     if config.optimizer == "adamw":
-        return AutogradSteps(start, batches, config, factors, errors)
+        return AutogradSteps(parts)
     captured = image.device.type == "cuda" and config.engine == "eager"
     if captured and isinstance(batches, CreditBatches):
-        return StaticSteps(start, batches, config, factors, errors)
-    return FlatSteps(start, batches, config, factors, errors)
+        return StaticSteps(parts)
+    return FlatSteps(parts)
 
 
 class AutogradSteps:
     """torch's AdamW on torch's gradients: protocol 1, bit for bit as its records were made."""
 
-    def __init__(
-        self,
-        start: Params,
-        batches: Batches,
-        config: FitConfig,
-        factors: Sequence[float],
-        errors: SquaredErrors,
-    ) -> None:
-        self.params = start.map(lambda value: value.detach().clone())
-        self._batches, self._errors = batches, errors
+    def __init__(self, parts: Parts) -> None:
+        self.params = parts.start.map(lambda value: value.detach().clone())
+        self._batches, self._errors = parts.batches, parts.errors
         for name, value in self.params.items():
-            value.requires_grad_(layer_of(name) not in config.frozen_layers)
-        if any(factors):
-            self._optimizer = adamw(self.params, config, factors)
+            value.requires_grad_(layer_of(name) not in parts.config.frozen_layers)
+        if any(parts.factors):
+            self._optimizer = adamw(self.params, parts.config, parts.factors)
 
     def take(self, lr: float, decay: float) -> Tensor:
         """See Steps."""
@@ -198,32 +211,25 @@ class FlatSteps:
         plain: See Optimizer.
     """
 
-    def __init__(
-        self,
-        start: Params,
-        batches: Batches,
-        config: FitConfig,
-        factors: Sequence[float],
-        errors: SquaredErrors,
-        *,
-        plain: bool | None = None,
-    ) -> None:
-        self._flat = FlatParams(start)
+    def __init__(self, parts: Parts, *, plain: bool | None = None) -> None:
+        config = parts.config
+        self._flat = FlatParams(parts.start)
         self.params = self._flat.params
-        self._batches, self._errors = batches, errors
+        self._batches, self._errors = parts.batches, parts.errors
         self._optimizer = OPTIMIZERS[config.optimizer](
             self._flat,
-            factors,
+            parts.factors,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             plain=plain,
         )
-        self._unit_std_coords = start.config.unit_std_coords
-        moved = [layer for layer, factor in enumerate(factors) if factor]
+        self._unit_std_coords = self.params.config.unit_std_coords
+        moved = [layer for layer, factor in enumerate(parts.factors) if factor]
         self._gradients: Gradients | None = None
         if config.engine == "eager" and config.hidden_dtype == "float32":
             self._gradients = Gradients(
-                self._flat, self._optimizer.gradient, batches.batch_pixels, min(moved, default=0)
+                *(self._flat, self._optimizer.gradient, self._batches.batch_pixels),
+                min(moved, default=0),
             )
 
     @torch.no_grad()
@@ -271,30 +277,23 @@ class StaticSteps(FlatSteps):
     tensors before; what is taken back to an earlier state is so in place.
 
     Args:
-        batches: By credit sampling.
-        config: Its engine is "eager".
+        parts: Their batches are by credit sampling, and their engine is "eager".
     """
 
-    def __init__(
-        self,
-        start: Params,
-        batches: CreditBatches,
-        config: FitConfig,
-        factors: Sequence[float],
-        errors: SquaredErrors,
-    ) -> None:
-        super().__init__(start, batches, config, factors, errors, plain=True)
-        self._credit = batches
-        like = self._flat.vector
-        shape = (*start.batch_shape, batches.batch_pixels)
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts, plain=True)
+        assert isinstance(parts.batches, CreditBatches)
+        self._credit = parts.batches
+        like, batch_shape = self._flat.vector, self.params.batch_shape
+        shape = (*batch_shape, self._credit.batch_pixels)
         self._pixels = torch.zeros(shape, dtype=torch.long, device=like.device)
-        self._losses = like.new_zeros(start.batch_shape)
+        self._losses = like.new_zeros(batch_shape)
         # In one where nothing has to be done by the host in between.
         optimizer, device = self._optimizer, like.device
-        parts = [[self._look, optimizer.observe, optimizer.move]]
+        calls = [[self._look, optimizer.observe, optimizer.move]]
         if optimizer.refreshes:
-            parts = [[self._look, optimizer.observe], [optimizer.move]]
-        self._parts = [Replayed(_one_after_the_other(part), device) for part in parts]
+            calls = [[self._look, optimizer.observe], [optimizer.move]]
+        self._replayed = [Replayed(_one_after_the_other(part), device) for part in calls]
 
     @torch.no_grad()
     def take(self, lr: float, decay: float) -> Tensor:
@@ -302,19 +301,19 @@ class StaticSteps(FlatSteps):
         self._pixels.copy_(self._credit.sampler.next_batch())
         if not self._optimizer.refreshes:
             self._optimizer.advance(lr * decay)
-            self._parts[0]()
+            self._replayed[0]()
             return self._losses.clone()
-        self._parts[0]()
+        self._replayed[0]()
         self._optimizer.refresh()
         self._optimizer.advance(lr * decay)
-        self._parts[1]()
+        self._replayed[1]()
         return self._losses.clone()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See Steps."""
         super().load_state(state)
         if not self._optimizer.steps:  # the first one is not as the others
-            for part in self._parts:
+            for part in self._replayed:
                 part.restart()
 
     def _look(self) -> None:

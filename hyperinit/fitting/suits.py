@@ -32,6 +32,13 @@ _WEIGHTS_RATIO = 1.75
 _ERROR_POWER = 1.3
 MIN_WIDTH, MAX_WIDTH = 256, 384
 
+# Twice the weights cost as much as twice the epochs. They take more off the error where a fit has
+# at least so many epochs times the root of that ratio (4 at 0.14, 8 at 0.6, 16 at 2.3), and less
+# below: docs/research-log.md 53. No photograph there needed more weights than the most for 40 dB.
+_NETWORK_EPOCHS = 10.0
+_MOST_WEIGHTS_RATIO = 4.0
+GOOD_PSNR, GOOD_MSE = 40.0, 1.96e-3  # one error, in dB and in ImageNet-normalised units
+
 
 def suitable_batch(pixels: int) -> int:
     """Pixels a step of an image that has so many: about 64 steps an epoch where it can be."""
@@ -84,3 +91,24 @@ def width_for(siren: SirenConfig, mse: float, target_mse: float) -> int:
     """The width with which a fit that ended at `mse` would have come to about `target_mse`."""
     more_weights = (mse / target_mse) ** (1 / _ERROR_POWER)
     return max(32 * ceil(siren.width * sqrt(max(more_weights, 1.0)) / 32), siren.width)
+
+
+def enough_width(siren: SirenConfig, pixels: int, epochs: float, mse: float) -> int | None:
+    """The width with which a fit would have come to about 40 dB; None where another would not help.
+
+    It would where the network, and not the budget, is what the error comes from: where more weights
+    take more off it than as many times the epochs.
+
+    Args:
+        siren: The network that was fitted.
+        pixels: Pixels of the image.
+        epochs: Of the fit, at a rate that suits.
+        mse: What it ended with.
+    """
+    numbers = 3 * pixels
+    ratio = (siren.depth - 1) * siren.width**2 / numbers
+    if siren.depth == 1 or mse <= GOOD_MSE or epochs < _NETWORK_EPOCHS * sqrt(ratio):
+        return None
+    most = 32 * ceil(sqrt(_MOST_WEIGHTS_RATIO * numbers / (siren.depth - 1)) / 32)
+    width = min(width_for(siren, mse, GOOD_MSE), most)
+    return width if width > siren.width else None

@@ -8,15 +8,17 @@ target is reached is only ever said of all pixels, and no more than the cap is s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import ceil, inf, log
+from math import ceil, inf, isfinite, log
 from typing import Any
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import AUTO, FitConfig, with_options
-from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend, rate_of
+from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
+from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
+from hyperinit.fitting.suits import width_for
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
@@ -30,7 +32,7 @@ DECAY = {"power": (6.0, 1.5), "linear": (5.0, 1.7), "constant": (5.0, 1.7)}
 # times n ^ GAIN_POWER (docs/research-log.md 51).
 SHORT_GAIN, GAIN_POWER = 0.72, 0.3
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
-LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 2.6}
+LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.75}
 USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
 # Of the steps taken, where an end missed: bounds how often all pixels are looked at.
 MIN_MORE = 0.05
@@ -83,12 +85,30 @@ class TargetResult:
     improved: bool = True
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit to a target stands, a few times an epoch.
+
+    Attributes:
+        epochs: Spent so far by all runs together, making the start included.
+        planned_epochs: What all will have spent when the target is reached, as it looks now; the
+            budget where that cannot be told yet.
+        mse: Over all pixels, estimated from the training loss; in ImageNet-normalised units.
+    """
+
+    epochs: float
+    planned_epochs: float
+    mse: float
+
+
 @with_own_settings
 def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start: Params | Start,
     image: ImageSource,
     target_mse: float,
     config: FitConfig | None = None,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> TargetResult:
     """Fits one SIREN until its error over all pixels is at most `target_mse`.
@@ -99,8 +119,10 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing, or blows up, is given up and restarted at half the rate, whatever
-            `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
+            next to nothing, or blows up, is given up and restarted at half the rate, or at the one
+            that suits if that is lower, whatever `max_restarts` says. "auto" is the eager engine:
+            how long the fit will be is not known.
+        on_progress: Called every 20 steps, on the clock.
         **options: Fields of FitConfig to set.
 
     Raises:
@@ -117,7 +139,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
     if config.engine == AUTO:  # decides by the budget, and this one is only a cap
         config = replace(config, engine="eager")
-    lr = rate_of(replace(config, budget_epochs=USUAL_EPOCHS), start, pixels)
+    usual = replace(config, budget_epochs=USUAL_EPOCHS)
+    lr, suits = rate_of(usual, start, pixels), rate_of(replace(usual, lr=None), start, pixels)
     runs: list[Run] = []
     epochs = start.epochs
     clock = Clock(image.device)
@@ -132,6 +155,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 round(left / step_epochs),
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
+                on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
@@ -141,7 +165,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 break
             epochs += visited
             runs.append(Run(visited, result.mse, lr))
-            lr /= 2
+            lr = min(lr / 2, suits)  # from a rate far too high, halves would take the whole budget
     return TargetResult(
         params=best.params,
         mse=best.kept.mse,
@@ -152,6 +176,30 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         runs=tuple(runs),
         improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
+
+
+def advice(result: TargetResult, target_mse: float) -> str:
+    """What may help where a target was not reached, in a few words."""
+    if not isfinite(result.mse):
+        return f"the start is no usable SIREN: its error is {result.mse}"
+    if not result.runs:
+        return "nothing is left to fit with: raise budget_epochs"
+    if not result.improved:
+        return f"nothing became better: try lr other than {result.runs[0].lr:g}"
+    width = width_for(result.params.config, result.mse, target_mse)
+    return f"raise budget_epochs, or width to about {width}"
+
+
+def _in_epochs(
+    on_progress: Callable[[Progress], None], spent_epochs: float, step_epochs: float
+) -> Callable[[int, int, float], None]:
+    """What an `End` tells of one run, as progress of all."""
+
+    def on_plan(step: int, steps: int, mse: float) -> None:
+        now, planned = (spent_epochs + count * step_epochs for count in (step, steps))
+        on_progress(Progress(now, planned, mse))
+
+    return on_plan
 
 
 @dataclass
@@ -168,6 +216,7 @@ class End:
         lr_factor: On the fit's rate from here on.
         losses: Training loss after so many steps.
         lowered_step: When the rate was last lowered.
+        on_plan: Told (steps taken, steps of the whole fit, estimated error over all pixels).
     """
 
     target_mse: float
@@ -179,6 +228,7 @@ class End:
     lr_factor: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)
     lowered_step: int = 0
+    on_plan: Callable[[int, int, float], None] = lambda step, steps, mse: None
 
     def running(self, step: int, train_mse: float) -> int:
         """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
@@ -187,7 +237,10 @@ class End:
         if self._stalls(step):
             self.lr_factor *= STALL_LR_FACTOR
             self.lowered_step = step
-        return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
+        mse = train_mse / self.loss_ratio
+        steps = step if self.hopeless(step) else self._steps(step, mse)
+        self.on_plan(step, steps, mse)
+        return steps
 
     def looked(self, step: int, mse: float) -> int:
         """The same, now that the error over all pixels is known."""

@@ -8,15 +8,14 @@ or the outer loss can see, with a hypernetwork.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import as_recorded
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.hypernet.generate import start_of
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
 from hyperinit.hypernet.modulation import ModulationConfig, Modulator
@@ -59,29 +58,23 @@ class LearnedConfig:
     """
 
     siren: SirenConfig
-    heads: int = 0
+    heads: int = option(0, at_least=0)
     output_gain: float = 1.0
-    inner_steps: int = 0
-    inner_pixels: int = 1024
+    inner_steps: int = option(0, at_least=0, at_most=MAX_INNER_STEPS)
+    inner_pixels: int = option(1024, at_least=1)
     inner_lr: float = 1e-2
     inner_hidden_factor: float = 1.0
     learned_step_sizes: bool = False
     adapts: bool = False
     modulation: ModulationConfig | None = None
-    lr_factor: float = 1.0
-    read_numbers: int = 0
-    memory_images: int = 0
+    lr_factor: float = option(1.0, above=0)
+    read_numbers: int = option(0, at_least=0, at_most=MOST_COSINES)
+    memory_images: int = option(0, at_least=0)
 
     def __post_init__(self) -> None:
-        check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1, "memory_images": 0})
-        if self.inner_steps > MAX_INNER_STEPS:
-            raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
-        if not 0 <= self.read_numbers <= MOST_COSINES:
-            raise InputError(f"read_numbers must be 0 to {MOST_COSINES}, not {self.read_numbers}")
+        check(self)
         if self.read_numbers and (self.heads or self.modulation is not None):
             raise InputError("read_numbers cannot be combined with heads or with a modulation")
-        if not 0 < self.lr_factor < inf:
-            raise InputError(f"lr_factor must be positive, not {self.lr_factor}")
         if self.modulation is not None:
             self.modulation.layers(self.siren)  # checks that there are any
 

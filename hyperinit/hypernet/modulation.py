@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, check_at_least, unknown_name
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import check, option
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 
@@ -40,18 +41,15 @@ class ModulationConfig:
     """
 
     kind: Literal["columns", "low-rank"]
-    image_size: int
-    patch_size: int
-    weight_tokens: int
-    token_size: int
-    transformer_layers: int
-    attention_heads: int
+    image_size: int = option(at_least=1)
+    patch_size: int = option(at_least=1)
+    weight_tokens: int = option(at_least=1)
+    token_size: int = option(at_least=1)
+    transformer_layers: int = option(at_least=1)
+    attention_heads: int = option(at_least=1)
 
     def __post_init__(self) -> None:
-        if self.kind not in MODULATED_LAYERS:
-            raise unknown_name("kind of modulation", self.kind, MODULATED_LAYERS)
-        sizes = ("image_size", "patch_size", "weight_tokens", "token_size")
-        check_at_least(self, dict.fromkeys((*sizes, "transformer_layers", "attention_heads"), 1))
+        check(self)
         if self.patch_size > self.image_size:
             raise InputError(f"patch_size {self.patch_size} exceeds the images' {self.image_size}")
         if self.token_size % self.attention_heads:

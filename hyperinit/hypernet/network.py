@@ -9,14 +9,14 @@ gradient, which needs no training to be meaningful.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import as_recorded
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.hypernet.generate import start_of
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, root_mse
 from hyperinit.images.coords import image_to_rgb
@@ -44,22 +44,17 @@ class HyperConfig:
     """
 
     siren: SirenConfig
-    encoder_size: int = 32
-    channels: int = 32
-    code_size: int = 256
-    rank: int = 8
-    inner_steps: int = 3
-    inner_pixels: int = 1024
+    encoder_size: int = option(32, at_least=1)
+    channels: int = option(32, at_least=1)
+    code_size: int = option(256, at_least=1)
+    rank: int = option(8, at_least=1)
+    inner_steps: int = option(3, at_least=0, at_most=MAX_INNER_STEPS)
+    inner_pixels: int = option(1024, at_least=1)
     normalized_steps: bool = False
-    lr_factor: float = 1.0
+    lr_factor: float = option(1.0, above=0)
 
     def __post_init__(self) -> None:
-        sizes = ("encoder_size", "channels", "code_size", "rank", "inner_pixels")
-        check_at_least(self, {**dict.fromkeys(sizes, 1), "inner_steps": 0})
-        if self.inner_steps > MAX_INNER_STEPS:
-            raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
-        if not 0 < self.lr_factor < inf:
-            raise InputError(f"lr_factor must be positive, not {self.lr_factor}")
+        check(self)
         if self.encoder_size % 8:
             raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
 

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from hyperinit.base.arguments import MAX_RATE
-from hyperinit.base.errors import InputError, check_at_least
-from hyperinit.base.settings import option
+from hyperinit.base.errors import InputError
+from hyperinit.base.settings import check, option
 
 # Far beyond any use, and still within the memory that a message about it takes.
-MOST = {
-    "size": 2**14,
-    "width": 2**14,
-    "depth": 2**10,
-    "batch_images": 2**16,
-    "max_steps": 2**40,
-    "compare_images": 2**16,
-    "threads": 2**10,
-    "seed": 2**63 - 1,
-    "warmup_steps": 2**40,
-    "eval_steps": 2**40,
+MOST_SIDE, MOST_LAYERS, MOST_IMAGES, MOST_PIXELS = 2**14, 2**10, 2**16, 2**24
+
+# What presets of all kinds of training share: the seed experiment's problem, and one of seconds.
+SEED_SIZES: dict[str, Any] = {"size": 224, "width": 256, "depth": 5}
+TINY_SIZES: dict[str, Any] = {
+    "size": 16,
+    "width": 16,
+    "depth": 2,
+    "compare_images": 1,
+    "compare_budgets": (1.0, 2.0),
+    "compare_lrs": (1e-3,),
 }
-MOST_OF_OTHERS = 2**24
-
-
-def check_positive(config: object, fields: Sequence[str]) -> None:
-    """Fields of a config that must be positive, where they are not None.
-
-    Raises:
-        InputError: one is not.
-    """
-    for field in fields:
-        value = getattr(config, field)
-        if value is not None and not value > 0:
-            raise InputError(f"{field} must be positive, not {value}")
+MOST_OF_OTHERS = 2**63 - 1
 
 
 def check_numbers(config: Any) -> None:
-    """No number of a config, where it is not None, is beyond `MOST` or not finite.
+    """No number of a config, where it is not None, is beyond any use.
 
     Raises:
         InputError: one is.
@@ -47,21 +34,9 @@ def check_numbers(config: Any) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
         for number in value if isinstance(value, tuple) else (value,):
-            whole = isinstance(number, int)
-            most = MOST.get(field.name, MOST_OF_OTHERS) if whole else MAX_RATE
+            most = MOST_OF_OTHERS if isinstance(number, int) else MAX_RATE
             if isinstance(number, (int, float)) and not -most <= number <= most:
                 raise InputError(f"{field.name} must be at most {most:.15g}, not {number:.6g}")
-
-
-def check_at_most(config: object, most: Mapping[str, float]) -> None:
-    """Fields of a config that must not be above a number, where they are not None.
-
-    Raises:
-        InputError: one is.
-    """
-    for field, maximum in most.items():
-        if (getattr(config, field) or 0) > maximum:
-            raise InputError(f"{field} must be at most {maximum}, not {getattr(config, field)}")
 
 
 @dataclass(frozen=True)
@@ -70,35 +45,43 @@ class LoopConfig:
 
     data: str = option("builtin", "builtin, synthetic, torchvision:NAME, or a directory of images")
     data_weights: tuple[str, ...] = option((), "sampling weight of sub-folders: clothing=0.1,...")
-    data_limit: int | None = option(None, "use at most this many images")
+    data_limit: int | None = option(None, "use at most this many images", at_least=1)
     held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
     group_tiles: bool = option(
         True, "files whose names say so are tiles of one photograph and stay together"
     )
-    size: int = option(96, "side of the square training images, in pixels")
-    width: int = option(128, "units of the SIREN's sine layers")
-    depth: int = option(4, "number of the SIREN's sine layers")
+    size: int = option(
+        96, "side of the square training images, in pixels", at_least=4, at_most=MOST_SIDE
+    )
+    width: int = option(128, "units of the SIREN's sine layers", at_least=1, at_most=MOST_SIDE)
+    depth: int = option(4, "number of the SIREN's sine layers", at_least=1, at_most=MOST_LAYERS)
     base_init: str = option("33", "hand-designed init that the learned base starts from")
-    max_steps: int = option(1500, "outer steps of the whole run; the rates decay over these")
-    batch_images: int = option(4, "images per outer step")
-    warmup_steps: int = option(50, "outer steps over which the rates rise")
+    max_steps: int = option(
+        1500, "outer steps of the whole run; the rates decay over these", at_least=1, at_most=2**40
+    )
+    batch_images: int = option(4, "images per outer step", at_least=1, at_most=MOST_IMAGES)
+    warmup_steps: int = option(50, "outer steps over which the rates rise", at_least=0)
     schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
         "cosine", "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
     )
-    clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any")
+    clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any", above=0)
     skip_norm: float | None = option(
-        5.0, "skip steps whose gradient is so many times its usual norm; none: never"
+        5.0, "skip steps whose gradient is so many times its usual norm; none: never", above=0
     )
     time_limit_min: float | None = option(
         None, "stop (and compare) after so many minutes of training, resumed parts included"
     )
-    checkpoint_sec: float = option(120.0, "seconds between checkpoints")
-    eval_steps: int = option(100, "outer steps between evaluations on held-out images")
+    checkpoint_sec: float = option(120.0, "seconds between checkpoints", above=0)
+    eval_steps: int = option(100, "outer steps between evaluations on held-out images", at_least=1)
     compare_budgets: tuple[float, ...] = option((1.0, 4.0, 8.0), "budgets of the comparison")
     compare_lrs: tuple[float, ...] = option((2e-4, 4e-4, 8e-4), "its learning rates")
-    compare_images: int = option(4, "its held-out images; 0: no comparison")
-    seed: int = option(0, "of the base init, the batches and the pixels")
-    threads: int | None = option(None, "CPU threads; none: torch's default")
+    compare_images: int = option(
+        4, "its held-out images; 0: no comparison", at_least=0, at_most=MOST_IMAGES
+    )
+    seed: int = option(0, "of the base init, the batches and the pixels", at_least=0, below=2**63)
+    threads: int | None = option(
+        None, "CPU threads; none: torch's default", at_least=1, at_most=2**10
+    )
     wandb: Literal["auto", "online", "offline", "disabled"] = option(
         "auto", "auto: online with a key, else offline"
     )
@@ -108,18 +91,8 @@ class LoopConfig:
     )
 
     def __post_init__(self) -> None:
-        least = {"max_steps": 1, "batch_images": 1, "size": 4, "eval_steps": 1}
-        check_at_least(self, {**least, "warmup_steps": 0, "compare_images": 0})
-        check_at_least(self, {"width": 1, "depth": 1, "seed": 0})
-        check_positive(self, ("clip_norm", "skip_norm", "checkpoint_sec"))
-        check_positive(self, ("threads", "data_limit"))
+        check(self)
         check_numbers(self)
-        if self.time_limit_min is not None and not self.time_limit_min >= 0:
-            raise InputError(f"time_limit_min must be at least 0, not {self.time_limit_min}")
-        if not 0 <= (self.held_out_fraction or 0) < 1:
-            raise InputError(
-                f"held_out_fraction must be at least 0 and below 1, not {self.held_out_fraction}"
-            )
         self.folder_weights  # noqa: B018  checks its own fields
 
     @property

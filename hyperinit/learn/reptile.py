@@ -26,7 +26,7 @@ from hyperinit.fitting.fit import FitResult, fit
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.inits.rules import factor_of, named_init
 from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
-from hyperinit.learn.config import LoopConfig, check_positive
+from hyperinit.learn.config import SEED_SIZES, TINY_SIZES, LoopConfig
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 from hyperinit.siren.vectors import to_vector
@@ -53,7 +53,9 @@ class ReptileConfig(LoopConfig):
         None, "skip steps whose displacement is so many times the usual norm; none: never"
     )
     eval_steps: int = option(50, "outer steps between fits of the held-out images")
-    eps: float = option(0.15, "part of the way from theta_0 to where a fit ends that a step goes")
+    eps: float = option(
+        0.15, "part of the way from theta_0 to where a fit ends that a step goes", above=0
+    )
     horizon_epochs: float = option(
         4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
     )
@@ -63,11 +65,12 @@ class ReptileConfig(LoopConfig):
     memory_images: int = option(
         800, "with read_numbers: after how many images an older one counts for less", at_least=1
     )
-    fit_lr: float | None = option(None, "learning rate of the fits; none: what suits the base init")
+    fit_lr: float | None = option(
+        None, "learning rate of the fits; none: what suits the base init", above=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, ("eps", "horizon_epochs", "fit_lr"))
         self.base, self.fit  # noqa: B018  each checks its own fields
 
     @property
@@ -197,9 +200,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
-        "size": 224,
-        "width": 256,
-        "depth": 5,
+        **SEED_SIZES,
         "horizon_epochs": 2.0,
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
@@ -207,14 +208,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
     # Seconds: to see that everything works.
     "tiny": {
-        "size": 16,
-        "width": 16,
-        "depth": 2,
+        **TINY_SIZES,
         "horizon_epochs": 1.0,
         "max_steps": 6,
         "eval_steps": 3,
-        "compare_images": 1,
-        "compare_budgets": (1.0, 2.0),
-        "compare_lrs": (1e-3,),
     },
 }

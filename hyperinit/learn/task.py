@@ -9,12 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hyperinit.base.errors import check_at_least
 from hyperinit.base.settings import option
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.inits.rules import named_init
-from hyperinit.learn.config import LoopConfig, check_at_most, check_positive
+from hyperinit.learn.config import MOST_PIXELS, LoopConfig
 from hyperinit.learn.loss import OuterLoss, outer_loss
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
@@ -24,16 +23,23 @@ from hyperinit.siren.network import Params
 class TrainConfig(LoopConfig):
     """A whole meta-training run; the run's `config.toml` is this, resolved."""
 
-    query_pixels: int = option(1024, "pixels per image on which the outer loss is measured")
-    lr: float = option(1e-3, "learning rate of the encoder and the heads")
-    base_lr: float = option(1e-4, "learning rate of the learned base")
-    step_size_lr: float = option(2e-2, "learning rate of the logarithms of the inner step sizes")
+    query_pixels: int = option(
+        1024,
+        "pixels per image on which the outer loss is measured",
+        at_least=1,
+        at_most=MOST_PIXELS,
+    )
+    lr: float = option(1e-3, "learning rate of the encoder and the heads", above=0)
+    base_lr: float = option(1e-4, "learning rate of the learned base", above=0)
+    step_size_lr: float = option(
+        2e-2, "learning rate of the logarithms of the inner step sizes", above=0
+    )
     encoder_size: int = option(32, "images are resized to this side before they are encoded")
     channels: int = option(32, "channels of the encoder's first convolution")
     code_size: int = option(256, "length of the image's code")
     rank: int = option(8, "rank of the predicted residual of a weight matrix")
     inner_steps: int = option(3, "gradient steps from the generated init (K); 0: none")
-    inner_pixels: int = option(1024, "pixels per inner step")
+    inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     normalized_steps: bool = option(False, "inner steps along gradients scaled to unit size")
     weight_before: float = option(0.2, "weight of the loss before the inner steps")
     weight_after: float = option(1.0, "weight of the loss after the inner steps")
@@ -43,10 +49,6 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weights = ("weight_before", "weight_after", "residual_penalty")
-        check_at_least(self, {"query_pixels": 1, **dict.fromkeys(weights, 0)})
-        check_at_most(self, {"query_pixels": 2**24, "inner_pixels": 2**24})
-        check_positive(self, ("lr", "base_lr", "step_size_lr"))
         self.hyper, self.outer  # noqa: B018  each checks its own fields
 
     @property

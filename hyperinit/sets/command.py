@@ -17,6 +17,8 @@ from hyperinit.base.outputs import check_directory
 from hyperinit.base.stopping import advising
 from hyperinit.base.terminal import Countdown, shown_sec
 from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import too_small
 from hyperinit.fitting.target import TargetResult
 from hyperinit.images.files import image_files
 from hyperinit.inits.start import Init
@@ -155,8 +157,11 @@ class Told:
         end = result if isinstance(result, TargetResult) else result.kept
         text = f"{shown_path(name)}: PSNR {end.psnr:.2f} dB, MSE {end.mse:.3g}"
         text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
-        if not self.quiet:
-            print(f"{text} ({self.count.worked()})", flush=True)
+        if self.quiet:
+            return
+        print(f"{text} ({self.count.worked()})", flush=True)
+        if isinstance(result, FitResult) and (warning := too_small(result)):
+            print(f"{shown_path(name)}: warning: {warning} (--width)", file=sys.stderr, flush=True)
 
     def failed(self, name: str, reason: str) -> None:
         """There will be no file."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import failure
-from hyperinit.fitting.target import TargetResult
+from hyperinit.fitting.target import TargetResult, advice
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import save_params
 
@@ -22,12 +22,8 @@ Fitted: TypeAlias = FitResult | TargetResult
 def why_none(result: Fitted) -> str:
     """Why a fit has no result, in a line; nothing if it has one."""
     if isinstance(result, TargetResult):
-        return "" if result.improved else "no better than its start: try a lower lr"
-    if result.diverged:
-        return failure(result)
-    if not result.kept.mse < result.curve[0].mse:
-        return f"no better than its start: try lr below {result.lr:g}"
-    return ""
+        return "" if result.improved else advice(result, 0)
+    return failure(result)
 
 
 def facts_of(result: Fitted) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.images.coords import COORD_STD
-from hyperinit.stepping.flat import FlatParams
+from hyperinit.siren.vectors import FlatParams
 
 
 def scaled_coords(coords: Tensor, unit_std_coords: bool) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_place_where_no_file_can_be_made_is_refused():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--budget-epochs", "0"], "--budget-epochs 0 leaves nothing to fit with"),
+        (["--budget-epochs", "0"], "the budget leaves nothing to fit with"),
         (["--init", f"{CHECKPOINT_NAME}", "--budget-epochs", "0.01"], "making the start costs"),
     ],
 )
@@ -141,6 +142,62 @@ def test_a_fit_that_ends_where_it_began_is_no_success(
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and message in error and "try --lr below" in error
     assert not Path("new.safetensors").exists()
+
+
+NO_NUMBER = """
+import hyperinit
+import torch
+def nan(image, seed):
+    spec = hyperinit.named_init("identity")
+    generator = torch.Generator().manual_seed(seed)
+    params = hyperinit.sample_params(spec, spec.siren_config(8, 2), generator=generator)
+    params["layers.1.weight"][0, 0] = float("nan")
+    return params
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lr", "1e-12"], "no better|became better"),
+        (["--init", "own.py:nan"], "no usable SIREN"),
+        (["--budget-epochs", "0"], "nothing (is left )?to fit with"),
+        (["--init", "untrained", "--budget-epochs", "0.1"], "nothing (is left )?to fit with"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["budget", "target", "directory"])
+def test_a_fit_that_came_to_nothing_overwrites_nothing(place, mode, flags, message, capsys):
+    Path("own.py").write_text(NO_NUMBER)
+    source, out, more = "p.png", Path("before.safetensors"), []
+    if mode == "directory":
+        os.mkdir("photos")
+        shutil.copy("p.png", "photos/p.png")
+        source, out = "photos", Path("fitted")
+    else:
+        assert main([*FIT, "-o", str(out)]) == 0
+        more = ["--target-mse", "1e-5"] if mode == "target" else []
+    before = out.read_bytes() if out.is_file() else b""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", source, *SMALL, "--budget-epochs", "2", *flags, *more, "-o", str(out)])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and re.search(message, error)
+    if mode == "directory":
+        assert not list(out.glob("*.safetensors")) and "no image could be fitted" in error
+    else:
+        assert out.read_bytes() == before and error.count("\n") == 1
+
+
+def test_a_network_that_is_too_small_is_one_line(place, capsys):
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_image(torch.nn.functional.interpolate(coarse, 32, mode="bilinear")[0], "a.png")
+    capsys.readouterr()
+    command = ["fit", "a.png", "--width", "16", "--depth", "4", "--init", "identity"]
+    assert main([*command, "--budget-epochs", "8"]) == 0
+    error = capsys.readouterr().err
+    assert "too small for this image" in error and "--width" in error and error.count("\n") == 1
+    assert main([*command, "--budget-epochs", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_target_that_a_fit_comes_no_nearer_to_leaves_no_file(place, capsys):
