@@ -142,7 +142,9 @@ def _write_torch_export(job: Job) -> None:
     module = _Exported(_plain_layers(job)).eval()
     points = torch.export.Dim("points", min=1)
     exported = torch.export.export(
-        module, (torch.zeros(2, job.params.config.in_features),), dynamic_shapes={"coords": {0: points}}
+        module,
+        (torch.zeros(2, job.params.config.in_features),),
+        dynamic_shapes={"coords": {0: points}},
     )
     out = io.BytesIO()
     torch.export.save(exported, out)

@@ -44,7 +44,7 @@ def to_signal(source: ImageSource) -> Tensor:
         InputError: the path cannot be read; or wrong shape or type, no samples, NaN or infinite
             values, or values out of range.
     """
-    if is_signal_path(source):
+    if isinstance(source, (str, os.PathLike)) and is_signal_path(source):
         source = load_signal(source)
     if isinstance(source, np.ndarray):
         if source.dtype.kind != "f":
@@ -53,9 +53,12 @@ def to_signal(source: ImageSource) -> Tensor:
     if not isinstance(source, Tensor):
         return to_image(source)
     values = source[None] if source.ndim == 1 else source
-    if is_image(values.ndim - 1, len(values)):
-        return to_image(values)
-    return _checked(values)
+    return to_image(values) if values.ndim and shows_image(values) else _checked(values)
+
+
+def shows_image(samples: Tensor) -> bool:
+    """Whether (C, *sides) is an image: by its shape."""
+    return is_image(samples.ndim - 1, len(samples))
 
 
 def _checked(values: Tensor) -> Tensor:
@@ -96,7 +99,9 @@ def load_samples(path: str | os.PathLike[str], size: tuple[int, int] | None) -> 
         return to_signal(path)
     except InputError as error:
         name = shown_path(path)
-        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+        raise InputError(
+            str(error) if str(error).startswith(name) else f"{name}: {error}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -159,7 +164,7 @@ def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
 
 def sample_facts(path: Path, samples: Tensor) -> dict[str, Any]:
     """What a file made from an image or a signal says of it: {"images": ...} or {"signal": ...}."""
-    if is_image(samples.ndim - 1, len(samples)):
+    if shows_image(samples):
         return {"images": [image_facts(path.name, samples)]}
     content = samples.cpu().contiguous().numpy()
     digest = hashlib.sha256("x".join(map(str, samples.shape)).encode() + content.tobytes())
@@ -169,15 +174,13 @@ def sample_facts(path: Path, samples: Tensor) -> dict[str, Any]:
 
 
 def output_suffixes(dims: int, channels: int) -> list[str]:
-    """What files that show such a signal may end in."""
+    """What files of such a signal may end in."""
     if is_image(dims, channels):
         return list(SAVE_OPTIONS)
-    return [".wav", ".npy"] if dims == 1 else [".npy"]
+    return [".npy", ".wav"] if dims == 1 else [".npy"]
 
 
-def save_samples(
-    samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None
-) -> None:
+def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:
     """Writes an image as `save_image`, or a signal: .npy in float32, .wav in 16 bits.
 
     The file appears complete or not at all.
@@ -185,17 +188,16 @@ def save_samples(
     Raises:
         InputError: another suffix, or a .wav file without a sampling rate.
     """
-    dims, suffix = samples.ndim - 1, Path(path).suffix.lower()
-    if is_image(dims, len(samples)):
+    if shows_image(samples):
         return save_image(samples, path)
-    known = output_suffixes(dims, len(samples))
+    known, suffix = output_suffixes(samples.ndim - 1, len(samples)), Path(path).suffix.lower()
     if suffix not in known:
-        raise InputError(f"{shown_path(path)}: a signal over {dims} must end in {' or '.join(known)}")
+        raise InputError(f"{shown_path(path)}: must end in {' or '.join(known)}")
     values, out = samples.detach().cpu().float(), io.BytesIO()
     if suffix == ".npy":
         np.save(out, values.contiguous().numpy(), allow_pickle=False)
     elif rate_hz is None:
-        raise InputError(f"{shown_path(path)}: without a sampling rate: write .npy")
+        raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
     else:
         whole = (values.T * _PCM16).round().clamp(-_PCM16, _PCM16 - 1)
         with wave.open(out, "wb") as file:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.images.signals import to_signal
+from hyperinit.images.signals import shows_image, to_signal
 from hyperinit.inits.rules import (
     USUAL,
     InitSpec,
@@ -126,10 +126,13 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
     At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
     1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
     and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    For sound and volumes the factor comes from the Nyquist frequency, see `first_layer_factor`.
     """
     drawn = spec_init(name, spec, width, depth)
 
     def make(image: Tensor, seed: int) -> Params:
+        if image.ndim != 3 and power != SIZED_POWER:
+            raise InputError(f"init {name}: what follows @ is for images and other grids H x W")
         params = drawn.make(image, seed)
         return params.with_layer_scaled(0, first_layer_factor(spec, image.shape[1:], power))
 
@@ -186,11 +189,31 @@ class InitModel(Protocol):
         """Pixel visits that `generate` costs, per pixel of the image."""
 
 
+def check_shows_image(name: str, samples: Tensor) -> None:
+    """Refuses a signal where an init learned from images.
+
+    Raises:
+        InputError: it is not (3, H, W).
+    """
+    if not shows_image(samples):
+        shape = tuple(samples.shape)
+        raise InputError(
+            f"init {name} is for images (3, H, W), not for a signal {shape}: take a hand-designed"
+            " one, such as identity-sized"
+        )
+
+
 def model_init(name: str, model: InitModel) -> Init:
     """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
+
+    def make(image: Tensor, seed: int) -> Params:
+        check_shows_image(name, image)
+        params: Params = model.to(image.device).generate(image, seed=seed)
+        return params
+
     return Init(
         name,
-        lambda image, seed: model.to(image.device).generate(image, seed=seed),
+        make,
         model.generate_epochs,
         {**model.facts, "sha256": tensors_hash(model.state_dict())},
         lr_factor=model.config.lr_factor,

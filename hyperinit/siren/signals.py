@@ -13,7 +13,7 @@ from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
-from hyperinit.siren.network import Params, SirenConfig, predict
+from hyperinit.siren.network import Params, SirenConfig, predict, render
 
 _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
 
@@ -71,3 +71,11 @@ def render_signal(params: Params, sides: Sequence[int]) -> Tensor:
         for start in range(0, count, 65536)
     ]
     return torch.cat(parts).T.clamp(-1, 1).reshape(config.out_features, *sides)
+
+
+def render_samples(params: Params, sides: Sequence[int]) -> Tensor:
+    """`render` for a SIREN of an image, `render_signal` for any other."""
+    if params.config.is_image:
+        height, width = sides
+        return render(params, height, width)
+    return render_signal(params, sides)

@@ -280,7 +280,8 @@ def local_std(image: Tensor, dims: int = 2) -> Tensor:
     """
     rgb = image_to_rgb(image, dims).transpose(-1, -2).reshape(image.shape)
     axes = tuple(range(-dims, 0))
-    padded, inner = _pad_edges(rgb, axes), (..., *[slice(1, -1)] * dims)
+    padded = _pad_edges(rgb, axes)
+    inner: tuple[Any, ...] = (..., *[slice(1, -1)] * dims)
     # By shifts and sums, in this order: of an image alone and among others exactly equal.
     around = [
         torch.roll(padded, shifts, axes)[inner]
