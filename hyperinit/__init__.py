@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from hyperinit.images.decode import load_image as load_image
     from hyperinit.images.decode import to_image as to_image
     from hyperinit.images.save import save_image as save_image
+    from hyperinit.images.signals import to_signal as to_signal
     from hyperinit.inits.rules import InitSpec as InitSpec
     from hyperinit.inits.rules import named_init as named_init
     from hyperinit.inits.rules import sample_params as sample_params
     from hyperinit.inits.start import Init as Init
     from hyperinit.inits.start import Start as Start
+    from hyperinit.inits.start import signal_start as signal_start
     from hyperinit.sets.directory import fit_directory as fit_directory
     from hyperinit.siren.dataset import ParamDataset as ParamDataset
     from hyperinit.siren.network import Params as Params
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import apply as apply
     from hyperinit.siren.network import param_shapes as param_shapes
     from hyperinit.siren.network import render as render
+    from hyperinit.siren.signals import render_signal as render_signal
     from hyperinit.siren.store import load_params as load_params
     from hyperinit.siren.store import save_params as save_params
     from hyperinit.siren.vectors import from_vector as from_vector
@@ -69,11 +72,13 @@ _HOMES = {
     "load_image": "hyperinit.images.decode",
     "to_image": "hyperinit.images.decode",
     "save_image": "hyperinit.images.save",
+    "to_signal": "hyperinit.images.signals",
     "InitSpec": "hyperinit.inits.rules",
     "named_init": "hyperinit.inits.rules",
     "sample_params": "hyperinit.inits.rules",
     "Init": "hyperinit.inits.start",
     "Start": "hyperinit.inits.start",
+    "signal_start": "hyperinit.inits.start",
     "ParamDataset": "hyperinit.siren.dataset",
     "Params": "hyperinit.siren.network",
     "Siren": "hyperinit.siren.network",
@@ -81,6 +86,7 @@ _HOMES = {
     "apply": "hyperinit.siren.network",
     "param_shapes": "hyperinit.siren.network",
     "render": "hyperinit.siren.network",
+    "render_signal": "hyperinit.siren.signals",
     "load_params": "hyperinit.siren.store",
     "save_params": "hyperinit.siren.store",
     "from_vector": "hyperinit.siren.vectors",
@@ -117,10 +123,13 @@ __all__ = [
     "param_shapes",
     "read_siren",
     "render",
+    "render_signal",
     "sample_params",
     "save_image",
     "save_params",
+    "signal_start",
     "to_image",
+    "to_signal",
     "to_vector",
     "write_siren",
 ]

@@ -27,7 +27,7 @@ ROOMS: dict[str, Room] = {
     "record": Room("the protocol, the records of fits, their thumbnails", ("base",)),
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
-    "images": Room("image files <-> tensors (3, H, W) in [0, 1], coordinates, colours", ("base",)),
+    "images": Room("files <-> images (3, H, W) in [0, 1] and signals, coordinates", ("base",)),
     "photos": Room("directories of photographs -> train and held-out lists", ("base", "images")),
     "siren": Room("the network, its parameters, their files", ("base", "images")),
     "inits": Room(

@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "lr must be": ["fit", photo, "--lr", "0", *o],
         "no such directory": ["fit", photo, "-o", f"{tmp_path}/no/where.safetensors"],
         "must end in": ["fit", photo, "--render", f"{tmp_path}/x.xyz", *o],
-        "must look like": ["render", checkpoint, "--size", "12", "-o", f"{tmp_path}/x.png"],
+        "must look like": ["render", checkpoint, "--size", "12x", "-o", f"{tmp_path}/x.png"],
         "not hyperinit-params-1": ["render", checkpoint, "-o", f"{tmp_path}/x.png"],
     }
     capsys.readouterr()

@@ -106,7 +106,7 @@ def test_pixels_are_in_a_batch_at_most_once_for_each_pass(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batches_are_of_one_size_and_each_cell_counts(shape):
     sampler = sampler_of(photo(*shape))
-    rows, columns = cell_grid(*shape, 8)
+    rows, columns = cell_grid(shape, 8)
     assert sampler.batch_pixels == rows * columns
     assert {len(sampler.next_batch()) for _ in range(50)} == {rows * columns}
     assert sampler_of(photo(*shape), batch=10**6).batch_pixels == shape[0] * shape[1]

@@ -27,6 +27,8 @@ def start_of(config: SirenConfig, images: int, dtype: torch.dtype) -> Params:
         SirenConfig(8, 1),
         SirenConfig(12, 2, bias=False),
         SirenConfig(16, 4, 20.0, unit_std_coords=True),
+        SirenConfig(8, 2, in_features=1, out_features=1),
+        SirenConfig(8, 2, unit_std_coords=True, in_features=3, out_features=5),
     ],
     ids=str,
 )
@@ -36,8 +38,9 @@ def test_gradients_are_those_of_autograd(images, config):
     gradient = flat.zeros_like()
     gradient.vector.fill_(float("nan"))  # whatever was there is overwritten
     generator = torch.Generator().manual_seed(1)
-    coords = torch.rand(*start.batch_shape, 20, 2, generator=generator).double() * 2 - 1
-    rgb = torch.randn(*start.batch_shape, 20, 3, generator=generator).double()
+    coords = torch.rand(*start.batch_shape, 20, config.in_features, generator=generator)
+    coords = coords.double() * 2 - 1
+    rgb = torch.randn(*start.batch_shape, 20, config.out_features, generator=generator).double()
     squared = Gradients(flat, gradient, 20)(scaled_coords(coords, config.unit_std_coords), rgb)
     leaves = start.map(lambda value: value.clone().requires_grad_())
     errors = (apply(leaves, coords) - rgb).square().mean(-1)

@@ -1,4 +1,4 @@
-"""`hyperinit fit`: an image, or a directory of images, -> fitted SIRENs."""
+"""`hyperinit fit`: an image, a signal, or a directory of images, -> fitted SIRENs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def build(prog: str) -> Parser:
         " fit that came to nothing; 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP.",
     )
     add = parser.add_argument
-    add("image", type=Path, metavar="IMAGE", help="an image, or a directory")
+    add("image", type=Path, metavar="IMAGE", help="an image, a signal (.wav, .npy), or a directory")
     _add_init(parser)
     _add_fit(parser)
     typed.add_size(parser)
@@ -84,7 +84,7 @@ def build(prog: str) -> Parser:
         help="write the SIREN: OUT.safetensors; for a directory of images another directory, "
         "where images that are finished are skipped",
     )
-    add("--render", type=Path, help="write what the SIREN shows: OUT.png")
+    add("--render", type=Path, help="write what the SIREN shows: OUT.png (of a signal .wav, .npy)")
     return parser
 
 
@@ -144,11 +144,11 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     config = fit_config(arguments, parser)
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
-    from hyperinit.images.decode import load_sized
+    from hyperinit.images.signals import load_samples
     from hyperinit.siren.device import choose_device
 
     # Read once, though the init, the width and the fit all need it.
-    image = None if arguments.image.is_dir() else load_sized(arguments.image, arguments.size)
+    image = None if arguments.image.is_dir() else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
     arguments.init = arguments.init or _default_init(arguments, config, image)
     named = inits_for_fit(arguments.init, arguments.omega_0)
@@ -172,7 +172,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
     """The init where none is named."""
     from hyperinit.hypernet.untrained import MOST_EPOCHS, cost_epochs
+    from hyperinit.images.signals import shows_image
 
+    if image is not None and not shows_image(image):
+        return SHORT_DEFAULT_INIT
     cost = MOST_EPOCHS if image is None else cost_epochs(image)
     short = cost > DEFAULT_INIT_SHARE * config.budget_epochs
     return SHORT_DEFAULT_INIT if short or arguments.omega_0 is not None else DEFAULT_INIT
@@ -227,8 +230,7 @@ def fit_image(
         InputError: bad input, or the fit is no better than its start; nothing is written.
     """
     from hyperinit.fitting.config import suited
-    from hyperinit.images.pixels import image_facts
-    from hyperinit.images.save import SAVE_OPTIONS
+    from hyperinit.images.signals import output_suffixes, sample_facts
     from hyperinit.siren.device import choose_threads, on_threads
 
     # What can be known to fail is found out before the work is done.
@@ -236,14 +238,16 @@ def fit_image(
     if arguments.out is not None:
         check_output(arguments.out, [".safetensors"], SIREN, inputs=inputs)
     if arguments.render is not None:
-        check_output(arguments.render, list(SAVE_OPTIONS), IMAGE, inputs=inputs)
+        check_output(
+            arguments.render, output_suffixes(image.ndim - 1, len(image)), IMAGE, inputs=inputs
+        )
     image = image.to(device)
     start = init.start(image, arguments.seed)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = replace(config, batch_pixels=config.step_pixels(image[0].numel()))
     config = suited(config, start)
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
-    facts["images"] = [image_facts(arguments.image.name, image)]
+    facts |= sample_facts(arguments.image, image)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
         print(visible(do(arguments, start, image, config, facts)))
@@ -325,15 +329,16 @@ def _fit_to_target(
 def _write(
     arguments: argparse.Namespace, params: Params, image: Tensor, facts: Mapping[str, Any]
 ) -> None:
-    from hyperinit.images.save import save_image
-    from hyperinit.siren.network import preview
+    from hyperinit.images.signals import save_samples
+    from hyperinit.siren.signals import render_samples
     from hyperinit.siren.store import save_params
 
     if arguments.out:
         write_or_spare(arguments.out, lambda path: save_params(path, params, **facts), "the SIREN")
     if arguments.render:
         try:
-            save_image(preview(params, image), arguments.render)
+            rate_hz = facts.get("signal", {}).get("rate_hz")
+            save_samples(render_samples(params, image.shape[1:]), arguments.render, rate_hz)
         except InputError as error:
             kept = f"; the SIREN is in {shown_path(arguments.out)}" if arguments.out else ""
             raise InputError(f"{error}{kept}") from error

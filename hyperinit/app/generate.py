@@ -14,7 +14,7 @@ from hyperinit.base.arguments import (
     add_size,
     add_theirs,
     add_threads,
-    height_width,
+    grid_size,
     theirs_of,
 )
 from hyperinit.base.errors import InputError
@@ -114,14 +114,21 @@ def _hypernetwork(source: str) -> HyperNetwork | LearnedInit:
 
 def render_parser(prog: str) -> Parser:
     """The command line of `hyperinit render`."""
-    parser = Parser(prog=prog, description="Draws a SIREN at any size.")
+    parser = Parser(
+        prog=prog, description="Draws a SIREN at any size; a signal as .npy, or sound as .wav."
+    )
     parser.add_argument(
         "file",
         type=Path,
         metavar="FILE",
         help="a SIREN: FILE.safetensors, or another program's .pt, .pth, .npz",
     )
-    parser.add_argument("--size", type=height_width, metavar="HxW", help="in pixels (as stored)")
+    parser.add_argument(
+        "--size",
+        type=grid_size,
+        metavar="HxW",
+        help="in pixels (as stored); of sound N, of a volume DxHxW",
+    )
     add_index(parser)
     add_theirs(parser)
     parser.add_argument(
@@ -147,18 +154,37 @@ def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
 def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     """Runs `hyperinit render`."""
     arguments = render_parser(prog).parse_args(argv)
-    from hyperinit.images.save import SAVE_OPTIONS, save_image
-    from hyperinit.siren.network import render
+    from hyperinit.images.signals import output_suffixes, save_samples
+    from hyperinit.siren.signals import render_samples
 
     params, info = _siren(arguments)
-    check_output(arguments.out, list(SAVE_OPTIONS), IMAGE, inputs=[arguments.file])
-    size = arguments.size
-    if size is None:
-        images = info.get("images") or []
-        if not isinstance(images, list) or not images:
-            raise InputError(f"{shown_path(arguments.file)} does not say a size: give --size HxW")
-        shown = images[arguments.index or 0]
-        size = shown["height"], shown["width"]
-    save_image(render(params, *size), arguments.out)
-    print(f"{shown_path(arguments.out)}: {size[0]}x{size[1]}")
+    config = params.config
+    suffixes = output_suffixes(config.in_features, config.out_features)
+    check_output(arguments.out, suffixes, IMAGE, inputs=[arguments.file])
+    size = arguments.size or _stored_size(arguments, info, config.is_image)
+    if len(size) != config.in_features:
+        example = ("8000", "480x640", "24x24x24")[config.in_features - 1]
+        raise InputError(f"--size must look like {example} for this SIREN")
+    rate_hz = info.get("signal", {}).get("rate_hz")
+    if rate_hz is not None and arguments.size:  # more samples of as many seconds
+        rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
+    save_samples(render_samples(params, size), arguments.out, rate_hz)
+    print(f"{shown_path(arguments.out)}: {'x'.join(map(str, size))}")
     return 0
+
+
+def _stored_size(
+    arguments: argparse.Namespace, info: dict[str, Any], is_image: bool
+) -> tuple[int, ...]:
+    """Sides of what the SIREN was fitted to.
+
+    Raises:
+        InputError: its file does not say.
+    """
+    images = info.get("images") or []
+    if is_image and isinstance(images, list) and images:
+        shown = images[arguments.index or 0]
+        return shown["height"], shown["width"]
+    if not is_image and info.get("signal"):
+        return tuple(info["signal"]["sides"])
+    raise InputError(f"{shown_path(arguments.file)} does not say a size: give --size HxW")

@@ -173,6 +173,15 @@ def side_or_size(text: str) -> Size:
     return _height_width(text, "224 or 480x640")
 
 
+def grid_size(text: str) -> tuple[int, ...]:
+    """ "8000" -> (8000,); "480x640" -> (480, 640); "24x24x24" -> (24, 24, 24)."""
+    if re.fullmatch(r"[1-9]\d{0,8}", text):
+        return (int(text),)
+    if re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){2}", text):
+        return tuple(map(int, text.split("x")))
+    return height_width(text)
+
+
 def height_width(text: str) -> Size:
     """ "480x640" -> (480, 640)."""
     return _height_width(text, "480x640")

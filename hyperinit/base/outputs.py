@@ -15,8 +15,9 @@ from hyperinit.base.files import shown_path
 SIREN = "hyperinit-params-1"  # the kind of files of SIRENs, see siren/store.py
 IMAGE = "image"
 
-# First bytes of the pictures that are written; RIFF is WebP's container.
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+# First bytes of what SIRENs are drawn as; RIFF is the container of WebP and of WAV, and arrays of
+# numpy come with signals.
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"\x93NUMPY")
 MAX_NAME_BYTES = 255
 _MAX_HEADER_BYTES = 2**24  # of a safetensors file's header that is read to know its kind
 

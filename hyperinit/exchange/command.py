@@ -85,8 +85,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
     write_siren(out, params, arguments.to, size=size, info=info, **conventions)
     print(f"{shown_path(out)}: {arguments.to}, {out.stat().st_size} bytes")
-    if arguments.to in LOSSY:
+    if arguments.to in LOSSY and params.config.is_image:
         print(_cost(arguments, params, out, size))
+    elif arguments.to in LOSSY and info.get("signal"):
+        print(_cost_of_signal(params, out, info["signal"]["sides"]))
     return 0
 
 
@@ -117,6 +119,15 @@ def _cost(arguments: argparse.Namespace, params: Params, out: Path, size: Size |
     return line
 
 
+def _cost_of_signal(params: Params, out: Path, sides: Sequence[int]) -> str:
+    """The line about what was lost of a signal: its range is 2 wide, an image's 1."""
+    from hyperinit.exchange.read import read_any
+    from hyperinit.siren.signals import render_signal
+
+    full, written = (render_signal(p, sides) / 2 for p in (params, read_any(out)[0]))
+    return f"{'x'.join(map(str, sides))}: PSNR to the full one {_psnr(written, full):.1f} dB"
+
+
 def _psnr(a: Any, b: Any) -> float:
-    """PSNR in dB of two images in [0, 1]; 120 where they are equal."""
+    """PSNR in dB of two images, or signals of as wide a range; 120 where they are equal."""
     return float(-10 * (a - b).square().mean().clamp_min(1e-12).log10())

@@ -51,7 +51,12 @@ class Job:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def layers(self, usual: Conventions) -> Layers:
-        """Its layers under the format's conventions, with what the user changed."""
+        """Its layers under the format's conventions, with what the user changed.
+
+        Only an image has colours: the values of other signals are left as they are.
+        """
+        if not self.params.config.is_image:
+            usual = usual.but(colours="imagenet")
         return from_params(self.params, usual.but(**self.conventions), self.size)
 
 
@@ -107,7 +112,7 @@ def _encoded(suffix: str, tensors: dict[str, Tensor]) -> bytes:
 
 
 class _Exported(nn.Module):
-    """Coordinates (N, 2) -> colours (N, 3): what torch.export is given."""
+    """Coordinates (N, 2) -> colours (N, 3), or of another signal: what torch.export is given."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -137,7 +142,9 @@ def _write_torch_export(job: Job) -> None:
     module = _Exported(_plain_layers(job)).eval()
     points = torch.export.Dim("points", min=1)
     exported = torch.export.export(
-        module, (torch.zeros(2, 2),), dynamic_shapes={"coords": {0: points}}
+        module,
+        (torch.zeros(2, job.params.config.in_features),),
+        dynamic_shapes={"coords": {0: points}},
     )
     out = io.BytesIO()
     torch.export.save(exported, out)
@@ -193,6 +200,7 @@ def _write_onnx(job: Job) -> None:
 def _write_glsl(job: Job) -> None:
     if job.conventions:
         raise InputError("glsl takes no conventions: its shader draws pixels itself")
+    job.params.config.check_image()
     layers = from_params(job.params, PLAIN)
     text = page(layers, job.size) if job.path.suffix.lower() == ".html" else shader(layers)
     write_atomically(job.path, text.encode())

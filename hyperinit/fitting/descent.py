@@ -15,7 +15,7 @@ from hyperinit.base.clock import Clock
 from hyperinit.fitting.config import FitConfig, rate_of, suited
 from hyperinit.fitting.steps import make_steps, rate_factors
 from hyperinit.fitting.suits import enough_width
-from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
+from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb, is_image
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, predict
@@ -101,12 +101,12 @@ class FitResult:
 
     @property
     def mse(self) -> float:
-        """Final MSE over all pixels, in ImageNet-normalised units."""
+        """Final MSE over all pixels, in ImageNet-normalised units; of a signal, in its own."""
         return self.curve[-1].mse
 
     @property
     def psnr(self) -> float:
-        """Final PSNR in dB on [0, 1]."""
+        """Final PSNR in dB on [0, 1]; of a signal, on [-1, 1]."""
         return self.curve[-1].psnr
 
 
@@ -133,7 +133,8 @@ def descent(
 
     Args:
         start: One SIREN, or B stacked ones, left as they are; its epochs are part of the budget.
-        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN.
+        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN; or signals
+            (C, *sides), or (B, C, *sides), in [-1, 1].
         config: `max_restarts` only decides whether collapses are looked for, and what is kept.
         failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
         planned_fits: How many like this one are planned in all: what pays only in the long run is
@@ -172,7 +173,8 @@ class _Descent:
         config = suited(config, start)
         self.config, self.replan, self.on_eval = config, replan, on_eval
         self.start, self.batch = start, start.params.batch_shape
-        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+        self.dims = start.params.config.in_features
+        self.coords, self.rgb = image_coords(image, self.dims), image_to_rgb(image, self.dims)
         self.pixels = len(self.coords)
         self.batch_pixels = config.step_pixels(self.pixels)
         self.spent_epochs = start.epochs
@@ -204,7 +206,9 @@ class _Descent:
         details: list[float] = []
         weights = sum(value.numel() for value in start.params.values()) / len(self.fits)
         enough = weights >= STALL_WEIGHTS_RATIO * 3 * self.pixels
-        if enough and start.lr_factor <= STALL_LR_FACTOR:
+        # What a blur leaves of a signal that is no image says nothing of how its fit stands.
+        shown = is_image(self.dims, self.rgb.shape[-1])
+        if shown and enough and start.lr_factor <= STALL_LR_FACTOR:
             details = detail(self.rgb.mT.reshape(image.shape)).reshape(-1).tolist()
         return CollapseWatch(self.pixels / self.batch_pixels, variances, image.device, details)
 
@@ -275,7 +279,8 @@ class _Descent:
         """Looks at all pixels; one result for each fit."""
         params = self.taker.params
         shown = predict(params, self.coords)
-        mse, psnr = (value.reshape(-1).tolist() for value in grid_errors(shown, self.rgb))
+        errors = grid_errors(shown, self.rgb, self.dims)
+        mse, psnr = (value.reshape(-1).tolist() for value in errors)
         train = self.train_mse.reshape(-1).tolist()
         epochs = self.before.epochs + self.step * self.batch_pixels / self.pixels
         steps, sec = self.before.steps + self.step, self.before.sec + self.clock.sec
@@ -323,7 +328,8 @@ class _Descent:
         config, mse = self.config, progress.kept.mse
         if not self.over or self.step < LEAST_STEPS or self.replan is not None:
             return None
-        if config.optimizer == "adamw" or config.frozen_layers:
+        image = is_image(self.dims, self.rgb.shape[-1])
+        if config.optimizer == "adamw" or config.frozen_layers or not image:
             return None
         suits = rate_of(replace(config, lr=None), self.start, self.pixels)
         if not 1 / USUAL_LR < self.lr / suits < USUAL_LR or mse > MOVED * progress.curve[0].mse:

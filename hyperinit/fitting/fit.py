@@ -14,11 +14,12 @@ from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import FitResult, descend
 from hyperinit.fitting.suits import GOOD_PSNR
-from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren
+from hyperinit.siren.signals import to_samples
 
 # What a fit that collapsed early, diverged, or ended worse than it began is started again with: a
 # fit that dies has at least three times the rate that suits it, docs/research-log.md 39.
@@ -37,12 +38,14 @@ def fit(
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
     **options: Any,
 ) -> FitResult:
-    """Fits one SIREN to one image.
+    """Fits one SIREN to one image, or to another signal that the SIREN is for.
 
     Args:
         siren: A module, which ends up fitted in place; or Params, which are left as they were; or
             a Start, whose cost is part of the budget and of the curve.
-        image: (3, H, W) in [0, 1], or anything else that `to_image` takes.
+        image: (3, H, W) in [0, 1], or anything else that `to_image` takes, for a SIREN from 2
+            coordinates to 3 colours. For every other SIREN a signal in [-1, 1], see `to_signal`:
+            (C, N), (C, H, W) or (C, D, H, W) with 1, 2 or 3 coordinates and C values.
         config: See FitConfig.
         on_eval: Called with each point of the curve, off the clock.
         **options: Fields of FitConfig to set, for example `budget_epochs=8`.
@@ -55,7 +58,7 @@ def fit(
     params = start.params
     if params.batch_shape:
         raise InputError(f"fit takes one SIREN, not {params.batch_shape[0]} (see fit_many)")
-    image = plain(to_image(image)).to(params.device)
+    image = plain(to_samples(image, params.config)).to(params.device)
     (result,) = descend(start, image, config, on_eval=on_eval)
     result = restart_failed(result, start, image, config, on_eval=on_eval)
     if isinstance(siren, Siren):
@@ -66,13 +69,8 @@ def fit(
 
 
 def as_start(start: Params | Start) -> Start:
-    """Parameters that cost nothing, or a start as it is; detached from any graph.
-
-    Raises:
-        InputError: no SIREN of an image.
-    """
+    """Parameters that cost nothing, or a start as it is; detached from any graph."""
     start = start if isinstance(start, Start) else Start(start)
-    start.params.config.check_image()
     # A copy where it was made in inference mode, which a fit could not differentiate.
     return replace(start, params=start.params.map(plain))
 
@@ -91,7 +89,7 @@ def restart_failed(
         result: Of the first attempt.
         start, image, config, on_eval: What it was made with, see `descend`.
     """
-    suits = rate_of(replace(config, lr=None), start, image.shape[-2] * image.shape[-1])
+    suits = rate_of(replace(config, lr=None), start, image[0].numel())
     looked_dead = True
     for restarts in range(1, config.max_restarts + 1):
         begin, end = result.curve[0], result.curve[-1]

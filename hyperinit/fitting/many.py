@@ -17,11 +17,12 @@ from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, with_options
 from hyperinit.fitting.descent import FitResult, descend
 from hyperinit.fitting.fit import as_start, restart_failed
-from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.device import free_bytes
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
+from hyperinit.siren.signals import to_samples
 from hyperinit.siren.vectors import stack_params
 
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
@@ -56,7 +57,7 @@ def fit_many(
 
     Args:
         starts: B SIRENs of one kind, or their starts (or B stacked SIRENs); left as they are.
-        images: As many images of one size; see `to_image`.
+        images: As many images of one size, or signals; see `fit`.
         config: See FitConfig. Fits that fail are restarted one by one (`max_restarts`).
         planned_images: How many are to be fitted like these in all, where that is more than B: with
             engine="auto" it decides whether compiling pays.
@@ -72,12 +73,12 @@ def fit_many(
     config = with_options(config, options)
     singles = starts.unbatch() if isinstance(starts, Params) else starts
     begun = [as_start(start) for start in singles]
-    loaded = [plain(to_image(image)) for image in images]
-    if not begun or len(begun) != len(loaded):
-        raise InputError(f"fit_many has {len(loaded)} images for {len(begun)} SIRENs")
+    if not begun or len(begun) != len(images):
+        raise InputError(f"fit_many has {len(images)} images for {len(begun)} SIRENs")
+    loaded = [plain(to_samples(image, begun[0].params.config)) for image in images]
     for image in loaded:
         if image.shape != loaded[0].shape:
-            sizes = " and ".join("x".join(map(str, i.shape[-2:])) for i in (loaded[0], image))
+            sizes = " and ".join("x".join(map(str, i.shape[1:])) for i in (loaded[0], image))
             raise InputError(f"fit_many takes images of one size, not {sizes}")
     stack_params([start.params for start in begun])  # refuses different networks, before any work
     results: dict[int, FitResult] = {}
@@ -90,7 +91,7 @@ def fit_many(
 
 def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterator[list[int]]:
     """Indices of starts that are fitted together: of one cost, and not too many."""
-    params, pixels = starts[0].params, image.shape[-2] * image.shape[-1]
+    params, pixels = starts[0].params, image[0].numel()
     together = most_together(params.config, pixels, config.step_pixels(pixels), params.device)
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, start in enumerate(starts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod
 from typing import Any, Protocol
 
 import torch
@@ -65,34 +65,38 @@ class Parts:
 class CreditBatches(Batches):
     """Credit sampling as the batches of coordinates and colours that a step takes."""
 
-    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
-        super().__init__(image, batch_pixels, generator)
-        cell = max(1, round(sqrt(image.shape[-2] * image.shape[-1] / batch_pixels)))
-        self.sampler = CreditSampler(image, cell, generator, batch_pixels)
-        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+    def __init__(
+        self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
+    ) -> None:
+        super().__init__(image, batch_pixels, generator, dims)
+        cell = max(1, round((prod(image.shape[-dims:]) / batch_pixels) ** (1 / dims)))
+        self.sampler = CreditSampler(image, cell, generator, batch_pixels, dims)
+        self.coords, self.rgb = image_coords(image, dims), image_to_rgb(image, dims)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         return self.look(self.sampler.next_batch())
 
     def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Coords (..., N, 2) and rgb (..., N, 3) of pixels (N,) or (B, N), which are then drawn."""
+        """Coords (..., N, D) and rgb (..., N, C) of pixels (N,) or (B, N), which are then drawn."""
         self.drawn = pixels
         coords = self.coords.index_select(0, self.drawn.reshape(-1))
-        coords = coords.view(*self.drawn.shape, 2)
+        coords = coords.view(*self.drawn.shape, self.dims)
         if self.drawn.ndim == 1:
             return coords, self.rgb.index_select(0, self.drawn)
-        return coords, self.rgb.gather(-2, self.drawn[..., None].expand(*self.drawn.shape, 3))
+        channels = self.rgb.shape[-1]
+        index = self.drawn[..., None].expand(*self.drawn.shape, channels)
+        return coords, self.rgb.gather(-2, index)
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Squared errors (..., N, 3), or their means over the channels (..., N, 1)."""
+        """Squared errors (..., N, C), or their means over the channels (..., N, 1)."""
         self.sampler.report(self.drawn, squared_errors.mean(dim=-1).sqrt())
 
 
-def batches_of(image: Tensor, config: FitConfig, batch_pixels: int) -> Batches:
+def batches_of(image: Tensor, config: FitConfig, batch_pixels: int, dims: int = 2) -> Batches:
     """Which pixels the steps of a fit see; all randomness is the config's seed."""
     generator = torch.Generator().manual_seed(config.seed)
     kinds = {CREDIT: CreditBatches, **SAMPLERS}
-    return kinds[config.sampler](image, batch_pixels, generator)
+    return kinds[config.sampler](image, batch_pixels, generator, dims)
 
 
 def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
@@ -124,7 +128,7 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
 
     Args:
         start: One SIREN, or B stacked ones, detached; left as they are.
-        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN.
+        image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN; or signals.
         config: See FitConfig.
         work: Weights x pixels that the fit will visit; decides what engine="auto" is.
 
@@ -134,7 +138,9 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
     factors = rate_factors(config, start.config.depth)
     if image.device.type == "cuda" and config.engine == AUTO:
         config = replace(config, engine="eager")  # a captured step gains more and costs less
-    batches = batches_of(image, config, config.step_pixels(image.shape[-2] * image.shape[-1]))
+    dims = start.config.in_features
+    batch_pixels = config.step_pixels(prod(image.shape[-dims:]))
+    batches = batches_of(image, config, batch_pixels, dims)
     errors = loss_of(config.engine, config.hidden_dtype, work=work, device=image.device)
     parts = Parts(start, batches, config, factors, errors)
     if config.optimizer == "adamw":
@@ -243,7 +249,7 @@ class FlatSteps:
         """Fills the gradient and tells the sampler of the residuals; mean squared errors."""
         if self._gradients is not None:
             coords = scaled_coords(coords, self._unit_std_coords)
-            means = self._gradients(coords.expand(*rgb.shape[:-1], 2), rgb)
+            means = self._gradients(coords.expand(*rgb.shape[:-1], -1), rgb)
             errors, losses = means[..., None], means.mean(-1)
         else:
             errors, losses = self._by_autograd(coords, rgb)

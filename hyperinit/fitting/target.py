@@ -19,10 +19,11 @@ from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
 from hyperinit.fitting.suits import width_for
-from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
+from hyperinit.siren.signals import to_samples
 
 # Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is
 # about gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and
@@ -115,8 +116,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
 
     Args:
         start: Where every fit starts; left as it is. Its cost is part of the result.
-        image: (3, H, W) in [0, 1], or anything else that `to_image` takes.
-        target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB.
+        image: (3, H, W) in [0, 1], or anything else that `fit` takes.
+        target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB. Of a signal, in its own.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
             next to nothing, or blows up, is given up and restarted at half the rate, or at the one
@@ -132,8 +133,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     start = as_start(start)
-    image = plain(to_image(image)).to(start.params.device)
-    pixels = image.shape[-2] * image.shape[-1]
+    image = plain(to_samples(image, start.params.config)).to(start.params.device)
+    pixels = image[0].numel()
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())

@@ -90,14 +90,15 @@ def adapt(
 
     Args:
         params: One SIREN, detached.
-        image: (3, H, W) in [0, 1].
+        image: (3, H, W) in [0, 1], or a signal.
         step_sizes: One mapping a step.
         inner_pixels: Pixels per step, without replacement; never more than the image has.
         seed: Of the pixels.
         objective: What is descended.
         normalized: See `take_inner_steps`.
     """
-    coords, rgb = image_coords(image), image_to_rgb(image)
+    dims = params.config.in_features
+    coords, rgb = image_coords(image, dims), image_to_rgb(image, dims)
     count = min(inner_pixels, len(coords))
     generator = torch.Generator().manual_seed(seed)
     draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in step_sizes]

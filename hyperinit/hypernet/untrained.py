@@ -31,14 +31,13 @@ def step_sizes(params: Params, factor: float) -> list[StepSizes]:
 
 
 def step_pixels(image: Tensor) -> int:
-    """Pixels of each step on an image (3, H, W)."""
-    pixels = image.shape[-2] * image.shape[-1]
-    return min(MAX_STEP_PIXELS, ceil(pixels * STEP_EPOCHS))
+    """Pixels of each step on an image (3, H, W), or samples of a signal (C, *sides)."""
+    return min(MAX_STEP_PIXELS, ceil(image[0].numel() * STEP_EPOCHS))
 
 
 def cost_epochs(image: Tensor) -> float:
     """What all steps cost in pixel visits / pixels of the image (3, H, W): 0.44 at most."""
-    return STEPS * step_pixels(image) / (image.shape[-2] * image.shape[-1])
+    return STEPS * step_pixels(image) / image[0].numel()
 
 
 def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:

@@ -1,6 +1,12 @@
-"""Pixel grid -> coordinates in [-1, 1], and colours -> the units every error is measured in."""
+"""Pixel grid -> coordinates in [-1, 1], and colours -> the units every error is measured in.
+
+Images are (..., 3, H, W) in [0, 1], and networks are fitted to their normalised colours. Any other
+signal, (..., C, *sides) over one to three `dims`, is in [-1, 1] and taken as it is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,18 +31,40 @@ def pixel_coords(
     Args:
         pixels: Only of these, counted row by row: (len(pixels), 2).
     """
-    y = (torch.arange(height, device=device, dtype=torch.float32) * 2 + 1) / height - 1
-    x = (torch.arange(width, device=device, dtype=torch.float32) * 2 + 1) / width - 1
-    if pixels is None:
-        return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
-    index = torch.arange(pixels.start, pixels.stop, pixels.step, device=device)
-    return torch.stack((x[index % width], y[index // width]), dim=-1)
+    return grid_coords((height, width), device, pixels)
 
 
-def image_coords(image: Tensor) -> Tensor:
-    """`pixel_coords` of an image (..., 3, H, W), on its device."""
-    height, width = image.shape[-2:]
-    return pixel_coords(height, width, image.device)
+def grid_coords(
+    sides: Sequence[int], device: torch.device | str = "cpu", samples: range | None = None
+) -> Tensor:
+    """Centres of all samples of a grid, the last side running fastest: (samples, dims) in (-1, 1).
+
+    Columns are x, y, z: that of the last side first.
+
+    Args:
+        sides: Samples along each dimension, as in the shape of a tensor.
+        samples: Only of these, counted as they lie: (len(samples), dims).
+    """
+    axes = [(torch.arange(n, device=device, dtype=torch.float32) * 2 + 1) / n - 1 for n in sides]
+    if samples is None:
+        grids = torch.meshgrid(*axes, indexing="ij")
+        return torch.stack([grid.reshape(-1) for grid in reversed(grids)], dim=-1)
+    index = torch.arange(samples.start, samples.stop, samples.step, device=device)
+    columns = []
+    for axis in reversed(axes):
+        columns.append(axis[index % len(axis)])
+        index = index // len(axis)
+    return torch.stack(columns, dim=-1)
+
+
+def image_coords(image: Tensor, dims: int = 2) -> Tensor:
+    """`grid_coords` of an image (..., 3, H, W), or a signal (..., C, *sides), on its device."""
+    return grid_coords(image.shape[-dims:], image.device)
+
+
+def is_image(dims: int, channels: int) -> bool:
+    """Whether a signal over so many dimensions, with so many values at each point, is an image."""
+    return (dims, channels) == (2, 3)
 
 
 def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,10 +73,16 @@ def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.tensor(RGB_STD, dtype=torch.float32, device=like.device)
 
 
-def image_to_rgb(image: Tensor) -> Tensor:
-    """Image (..., 3, H, W) in [0, 1] -> normalised pixel colours (..., H * W, 3), row by row."""
+def image_to_rgb(image: Tensor, dims: int = 2) -> Tensor:
+    """Image (..., 3, H, W) in [0, 1] -> normalised pixel colours (..., H * W, 3), row by row.
+
+    A signal (..., C, *sides) that is no image -> its values as they are, (..., samples, C).
+    """
+    values = image.flatten(-dims).transpose(-1, -2)
+    if not is_image(dims, values.shape[-1]):
+        return values
     mean, std = _statistics(image)
-    rgb: Tensor = (image.flatten(-2).transpose(-1, -2) - mean) / std
+    rgb: Tensor = (values - mean) / std
     return rgb
 
 
@@ -59,12 +93,16 @@ def rgb_to_image(rgb: Tensor, height: int, width: int) -> Tensor:
     return colours.reshape(*colours.shape[:-1], height, width)
 
 
-def grid_errors(prediction: Tensor, rgb: Tensor) -> tuple[Tensor, Tensor]:
+def grid_errors(prediction: Tensor, rgb: Tensor, dims: int = 2) -> tuple[Tensor, Tensor]:
     """Grid MSE (normalised units) and PSNR in dB (on [0, 1], unclipped) per image.
 
-    Both inputs are normalised colours (..., N, 3); the results drop the last two dimensions.
+    Both inputs are normalised colours (..., N, 3); the results drop the last two dimensions. Of a
+    signal that is no image they are values (..., N, C) in [-1, 1], and the PSNR is on that range.
     """
     error = (prediction - rgb).square()
+    if not is_image(dims, rgb.shape[-1]):
+        mse = error.mean(dim=(-1, -2))
+        return mse, -10 * torch.log10((mse / 4).clamp_min(1e-12))
     _, std = _statistics(rgb)
     mse_01 = (error * std.square()).mean(dim=(-1, -2))
     return error.mean(dim=(-1, -2)), -10 * torch.log10(mse_01.clamp_min(1e-12))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.images.pixels import resize
-from hyperinit.inits.start import Init
+from hyperinit.inits.start import Init, check_shows_image
 from hyperinit.siren.dataset import ParamDataset
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.store import load_siren, tensors_hash
@@ -56,6 +56,7 @@ def neighbour_init(name: str, directory: str | Path) -> Init:
     known = torch.stack(thumbnails)  # (SIRENs, SIDE^2, 3)
 
     def start(image: Tensor, seed: int) -> Params:
+        check_shows_image(name, image)
         distances = (known - thumbnail(image).cpu()).square().mean(dim=(1, 2))
         return load_siren(dataset.paths[int(distances.argmin())])[0]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, sqrt
+from math import inf
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,16 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.inits.rules import USUAL, InitSpec, Preference, sample_params
+from hyperinit.images.signals import shows_image, to_signal
+from hyperinit.inits.rules import (
+    USUAL,
+    InitSpec,
+    Preference,
+    factor_of,
+    named_init,
+    sample_params,
+)
+from hyperinit.inits.spectrum import first_layer_factor
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import tensors_hash
@@ -64,7 +73,8 @@ class Init:
     Attributes:
         name: What tables call it.
         make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN; or a Start, where what it
-            costs, or the rate that suits it, is not the same for all images.
+            costs, or the rate that suits it, is not the same for all images. Hand-designed ones
+            take signals (C, *sides) too, and give SIRENs of as many coordinates and values.
         epochs: image -> pixel visits that `make` costs, per pixel of the image.
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
@@ -109,10 +119,10 @@ class Init:
 
 
 def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
-    """A hand-designed init: a fresh draw for every seed, blind to the image."""
-    config = spec.siren_config(width, depth)
+    """A hand-designed init: a fresh draw for every seed, blind to the image but for its shape."""
 
     def make(image: Tensor, seed: int) -> Params:
+        config = spec.siren_config(width, depth, image.ndim - 1, len(image))
         return sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
 
     return Init(name, make, facts=spec.facts, lr_factor=spec.lr_factor, prefers=spec.prefers)
@@ -124,16 +134,43 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
     At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
     1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
     and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    For sound and volumes the factor comes from the Nyquist frequency, see `first_layer_factor`.
     """
-    config = spec.siren_config(width, depth)
+    drawn = spec_init(name, spec, width, depth)
 
     def make(image: Tensor, seed: int) -> Params:
-        side = sqrt(image.shape[-2] * image.shape[-1])
-        params = sample_params(spec, config, generator=torch.Generator().manual_seed(seed))
-        return params.with_layer_scaled(0, (side / 224) ** power)
+        if image.ndim != 3 and power != SIZED_POWER:
+            raise InputError(f"init {name}: what follows @ is for images and other grids H x W")
+        params = drawn.start(image, seed).params
+        return params.with_layer_scaled(0, first_layer_factor(spec, image.shape[1:], power))
 
     rule = {"rule": name.partition("@")[0], "number": power, "output_gain": 1.0}
-    return replace(spec_init(name, spec, width, depth), make=make, facts={**spec.facts, **rule})
+    return replace(drawn, make=make, facts={**spec.facts, **rule})
+
+
+def signal_start(
+    signal: Tensor, init: str = "identity-sized", *, width: int = 256, depth: int = 5, seed: int = 0
+) -> Start:
+    """Where a fit of any signal starts, from a hand-designed init.
+
+    Args:
+        signal: (C, N), (C, H, W) or (C, D, H, W) in [-1, 1], or an image (3, H, W) in [0, 1].
+        init: "identity-sized" or "33-sized", whose first layer suits the samples of the signal, or
+            a name that `named_init` knows, whose draw is blind to it.
+        width: Units of the sine layers.
+        depth: Number of sine layers.
+        seed: Of the draw.
+
+    Raises:
+        InputError: an unknown init, or the signal is unusable, see `to_signal`.
+    """
+    signal = to_signal(signal)
+    known, at, text = init.partition("@")
+    if not known.endswith("-sized"):
+        return spec_init(init, named_init(init), width, depth).start(signal, seed)
+    power = factor_of(text, init) if at else SIZED_POWER
+    spec = named_init(known.removesuffix("-sized"))
+    return sized_init(init, spec, width, depth, power).start(signal, seed)
 
 
 class InitModel(Protocol):
@@ -160,11 +197,31 @@ class InitModel(Protocol):
         """Pixel visits that `generate` costs, per pixel of the image."""
 
 
+def check_shows_image(name: str, samples: Tensor) -> None:
+    """Refuses a signal where an init learned from images.
+
+    Raises:
+        InputError: it is not (3, H, W).
+    """
+    if not shows_image(samples):
+        shape = tuple(samples.shape)
+        raise InputError(
+            f"init {name} is for images (3, H, W), not for a signal {shape}: take a hand-designed"
+            " one, such as identity-sized"
+        )
+
+
 def model_init(name: str, model: InitModel) -> Init:
     """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
+
+    def make(image: Tensor, seed: int) -> Params:
+        check_shows_image(name, image)
+        params: Params = model.to(image.device).generate(image, seed=seed)
+        return params
+
     return Init(
         name,
-        lambda image, seed: model.to(image.device).generate(image, seed=seed),
+        make,
         model.generate_epochs,
         {**model.facts, "sha256": tensors_hash(model.state_dict())},
         lr_factor=model.config.lr_factor,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded
-from hyperinit.images.coords import COORD_STD, pixel_coords, rgb_to_image
+from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
 
 # Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
@@ -39,8 +39,8 @@ class SirenConfig:
         unit_std_coords: Divide coordinates by their std `COORD_STD` first (seed rows 14 to 38).
         bias: Whether sine layers have a bias (seed row 20 has none); the linear layer always has.
         in_features: Coordinates: 2 for images, 1 for sound, 3 for volumes.
-        out_features: Numbers at each of them: 3 for colours. Fits, `render` and hypernetworks are
-            for images: 2 and 3.
+        out_features: Numbers at each of them: 3 for colours. `render` and hypernetworks are for
+            images, 2 and 3; fits are for other signals too.
     """
 
     width: int = 256
@@ -79,13 +79,18 @@ class SirenConfig:
         """What files and records say of it, JSON-able: as before there were other than images."""
         return as_recorded(self, ["in_features", "out_features"])
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it takes the two coordinates of a pixel to three colours."""
+        return is_image(self.in_features, self.out_features)
+
     def check_image(self) -> None:
         """Refuses what shows no picture.
 
         Raises:
             InputError: not two coordinates in and three colours out.
         """
-        if (self.in_features, self.out_features) != (2, 3):
+        if not self.is_image:
             raise InputError(
                 f"an image takes a SIREN from 2 coordinates to 3 colours, not from"
                 f" {self.in_features} to {self.out_features}"
@@ -171,8 +176,11 @@ class Params(Mapping[str, Tensor]):
         """Weight (..., out, in) and bias (..., out), or None, of a layer; 0 is the first."""
         return self.tensors[f"layers.{index}.weight"], self.tensors.get(f"layers.{index}.bias")
 
-    def with_layer_scaled(self, index: int, factor: float) -> Params:
-        """A copy whose layer `index` has its weights, not its biases, times a factor."""
+    def with_layer_scaled(self, index: int, factor: float | Tensor) -> Params:
+        """A copy whose layer `index` has its weights, not its biases, times a factor.
+
+        A tensor is a factor for each input of the layer.
+        """
         name = f"layers.{index}.weight"
         return Params(self.config, {**self.tensors, name: self.tensors[name] * factor})
 

@@ -271,6 +271,8 @@ def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
     images = info.get("images", [])
     if not isinstance(images, list) or not all(map(_is_image, images)):
         raise InputError(f"{name}: damaged, images must be a list of names and sizes")
+    if not _is_signal(info.get("signal", {}), config.in_features):
+        raise InputError(f"{name}: damaged, signal must be a name, sides and a rate")
     hashes = info.get("train_hashes", [])
     if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
         raise InputError(f"{name}: damaged, train_hashes must be a list of texts")
@@ -279,6 +281,19 @@ def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
         if not isinstance(value, (int, float, list)) or isinstance(value, bool):
             raise InputError(f"{name}: damaged, {field} must be a number")
     return config
+
+
+def _is_signal(facts: object, dims: int) -> bool:
+    """Whether the entry `signal`, which may be missing, has the types that are relied on."""
+    if not isinstance(facts, dict) or not facts:
+        return facts == {}
+    sides, rate_hz = facts.get("sides"), facts.get("rate_hz", 1)
+    if not isinstance(sides, list) or len(sides) != dims:
+        return False
+    return all(
+        isinstance(number, int) and not isinstance(number, bool) and 1 <= number < 2**31
+        for number in (*sides, rate_hz)
+    )
 
 
 def _is_image(facts: object) -> bool:

@@ -8,7 +8,9 @@ docs/research-log.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -53,12 +55,16 @@ class CreditSampler:
     images: each of B is fitted with the batches that it would have on its own. On a GPU the host
     waits for the device once for each pass that is planned, in no other step.
 
+    Of a signal over one or three dimensions the cells are intervals or cubes, and what is said of
+    pixels holds for its samples.
+
     Args:
-        image: (3, H, W) or (B, 3, H, W) in [0, 1].
+        image: (3, H, W) or (B, 3, H, W) in [0, 1]; or a signal, (..., C, *sides) in [-1, 1].
         cell: Side of a cell in pixels.
         generator: On the CPU.
         batch_pixels: Pixels a step and image, N; by default one from each cell. No more than the
             image has.
+        dims: Dimensions of the grid.
 
     Raises:
         InputError: `cell` or `batch_pixels` is below 1.
@@ -70,20 +76,21 @@ class CreditSampler:
         cell: int,
         generator: torch.Generator,
         batch_pixels: int | None = None,
+        dims: int = 2,
     ) -> None:
-        height, width = image.shape[-2:]
+        sides = image.shape[-dims:]
         for name, value in (("cell", cell), ("batch_pixels", batch_pixels)):
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}")
-        self.batch_shape = tuple(image.shape[:-3])
-        self.pixels = height * width
-        self._turns = _turns(height, width, cell).to(image.device)  # (codes, cells)
+        self.batch_shape = tuple(image.shape[: -dims - 1])
+        self.pixels = prod(sides)
+        self._turns = _turns(sides, cell).to(image.device)  # (codes, cells)
         self.batch_pixels = min(batch_pixels or self._turns.shape[1], self.pixels)
         images = self.batch_shape[0] if self.batch_shape else 1
         self._seed = int(torch.randint(_SEEDS, (), generator=generator))
         credit = torch.randint(UNIT, (self.pixels,), generator=self._generator(0))
         self._credit = credit.to(image.device, torch.int32).expand(images, -1).clone()
-        first = local_std(image).reshape(images, self.pixels) + FIRST_PASS_STD
+        first = local_std(image, dims).reshape(images, self.pixels) + FIRST_PASS_STD
         self._residuals = first.contiguous()
         # Row i holds the visits of image i from column _at to column _ends[i].
         columns = 3 * self.pixels + self.batch_pixels + 1  # the last one is never read
@@ -116,7 +123,7 @@ class CreditSampler:
 
         Args:
             indices: As `next_batch` gave them.
-            residuals: (N,) or (B, N): root of the mean square over the three channels. What is
+            residuals: (N,) or (B, N): root of the mean square over the channels. What is
                 not finite counts as the smallest weight until the next visit.
         """
         if not self.batch_shape:
@@ -229,26 +236,29 @@ class CreditSampler:
         return turns.gather(1, codes[:, None] ^ flips[:, None]).flatten(1)
 
 
-def cell_grid(height: int, width: int, cell: int) -> tuple[int, int]:
-    """Rows and columns of cells: as near to `cell` pixels a side as equal parts can be."""
-    return max(1, round(height / cell)), max(1, round(width / cell))
+def cell_grid(sides: Sequence[int], cell: int) -> tuple[int, ...]:
+    """Cells along each side: as near to `cell` pixels a side as equal parts can be."""
+    return tuple(max(1, round(side / cell)) for side in sides)
 
 
-def _turns(height: int, width: int, cell: int) -> Tensor:
+def _turns(sides: Sequence[int], cell: int) -> Tensor:
     """(codes, cells): the pixel of each cell at each step of bit-reversed Morton order.
 
-    `height * width` where a cell has no such pixel: codes are a power of four, cells are not.
+    The number of pixels where a cell has no such pixel: codes are a power of two for each
+    dimension, cells are not.
     """
-    rows, columns = cell_grid(height, width, cell)
-    cell_y, y = _divide(height, rows)
-    cell_x, x = _divide(width, columns)
-    bits = int(max(y.max(), x.max())).bit_length()
-    code = torch.zeros(height, width, dtype=torch.long)
-    for bit in range(bits):  # the lowest bits of y and x become the highest of the code
-        high = 2 * (bits - 1 - bit)
-        code |= ((y >> bit & 1) << high)[:, None] | (x >> bit & 1) << high + 1
-    turns = torch.full((4**bits, rows * columns), height * width)
-    turns[code, cell_y[:, None] * columns + cell_x] = torch.arange(height * width).view_as(code)
+    dims, parts = len(sides), cell_grid(sides, cell)
+    divided = [_divide(side, count) for side, count in zip(sides, parts, strict=True)]
+    bits = int(max(place.max() for _, place in divided)).bit_length()
+    code = cell_index = torch.zeros((), dtype=torch.long)
+    for axis, (part, place) in enumerate(divided):
+        along = [-1 if other == axis else 1 for other in range(dims)]
+        cell_index = cell_index * parts[axis] + part.view(along)
+        for bit in range(bits):  # the lowest bits of each place become the highest of the code
+            high = dims * (bits - 1 - bit) + axis
+            code = code | ((place >> bit & 1) << high).view(along)
+    turns = torch.full((2 ** (dims * bits), prod(parts)), prod(sides))
+    turns[code, cell_index] = torch.arange(prod(sides)).view_as(cell_index)
     return turns
 
 
@@ -259,30 +269,34 @@ def _divide(length: int, parts: int) -> tuple[Tensor, Tensor]:
     return part, positions - (part * length + parts - 1) // parts
 
 
-def local_std(image: Tensor) -> Tensor:
+def local_std(image: Tensor, dims: int = 2) -> Tensor:
     """Standard deviation of each pixel's 3x3 neighbourhood: (..., H * W), in normalised units.
 
     Root of the channels' mean variance; beyond the border lies the nearest pixel.
 
     Args:
-        image: (..., 3, H, W) in [0, 1].
+        image: (..., 3, H, W) in [0, 1]; or a signal (..., C, *sides), with 3 samples a side.
+        dims: Dimensions of its grid.
     """
-    rgb = image_to_rgb(image).transpose(-1, -2).reshape(image.shape)
+    rgb = image_to_rgb(image, dims).transpose(-1, -2).reshape(image.shape)
+    axes = tuple(range(-dims, 0))
+    padded = _pad_edges(rgb, axes)
+    inner: tuple[Any, ...] = (..., *[slice(1, -1)] * dims)
     # By shifts and sums, in this order: of an image alone and among others exactly equal.
     around = [
-        torch.roll(padded, (dy, dx), (-2, -1))[..., 1:-1, 1:-1]
-        for padded in [_pad_edges(rgb)]
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
+        torch.roll(padded, shifts, axes)[inner]
+        for shifts in itertools.product((-1, 0, 1), repeat=dims)
     ]
-    mean = sum(around[1:], around[0]) / 9
+    mean = sum(around[1:], around[0]) / len(around)
     squares = [(value - mean).square() for value in around]
-    variance = sum(squares[1:], squares[0]) / 9
-    red, green, blue = variance.unbind(-3)
-    return ((red + green + blue) / 3).sqrt().flatten(-2)
+    variance = sum(squares[1:], squares[0]) / len(squares)
+    channels = variance.unbind(-dims - 1)
+    return (sum(channels[1:], channels[0]) / len(channels)).sqrt().flatten(-dims)
 
 
-def _pad_edges(image: Tensor) -> Tensor:
-    """One more row and column on each side, copies of the outermost ones."""
-    image = torch.cat((image[..., :1, :], image, image[..., -1:, :]), -2)
-    return torch.cat((image[..., :1], image, image[..., -1:]), -1)
+def _pad_edges(image: Tensor, axes: Sequence[int]) -> Tensor:
+    """One more row at each end of every axis, copies of the outermost ones."""
+    for axis in axes:
+        ends = image.narrow(axis, 0, 1), image, image.narrow(axis, image.shape[axis] - 1, 1)
+        image = torch.cat(ends, axis)
+    return image

@@ -50,17 +50,17 @@ class Gradients:
         self._sines = [buffer(config.width) for _ in range(config.depth)]
         self._cosines = [buffer(config.width) for _ in range(config.depth)]
         self._slope, self._next_slope = buffer(config.width), buffer(config.width)
-        self._errors = buffer(3)
+        self._errors = buffer(config.out_features)
         self._product: Callable[..., Tensor] = torch.baddbmm if batch else torch.addmm
-        self._scale = 2 / (3 * batch_pixels)
+        self._scale = 2 / (config.out_features * batch_pixels)
 
     @torch.no_grad()
     def __call__(self, coords: Tensor, rgb: Tensor) -> Tensor:
         """Fills the gradient of each SIREN's mean squared error.
 
         Args:
-            coords: (N, 2), or (B, N, 2), already scaled by `scaled_coords`.
-            rgb: (N, 3), or (B, N, 3), normalised.
+            coords: (N, D), or (B, N, D), already scaled by `scaled_coords`.
+            rgb: (N, C), or (B, N, C), normalised.
 
         Returns:
             Mean squared error of each pixel over its channels, (N,) or (B, N).

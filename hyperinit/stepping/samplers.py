@@ -7,6 +7,7 @@ from math import ceil
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hyperinit.images.coords import image_coords, image_to_rgb
 
@@ -25,30 +26,36 @@ class Batches:
     is fitted with the batches that it would have on its own.
 
     Args:
-        image: (..., 3, H, W) in [0, 1]; ... is nothing, or B.
+        image: (..., 3, H, W) in [0, 1], or a signal (..., C, *sides) in [-1, 1]; ... is nothing,
+            or B.
         batch_pixels: Points a step and image, N.
         generator: On the CPU.
+        dims: Dimensions of the grid, D.
     """
 
-    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
-        self.image = image
+    def __init__(
+        self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
+    ) -> None:
+        self.image, self.dims = image, dims
         self.batch_pixels = batch_pixels
         self.generator = generator
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        """The next step's coords, (N, 2) for all images or (B, N, 2), and rgb (..., N, 3)."""
+        """The next step's coords, (N, D) for all images or (B, N, D), and rgb (..., N, C)."""
         raise NotImplementedError
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Is told the squared errors (..., N, 3), or (..., N, 1), of the last batch."""
+        """Is told the squared errors (..., N, C), or (..., N, 1), of the last batch."""
 
 
 class PixelBatches(Batches):
     """Pixels in one random permutation after the other: every epoch visits each exactly once."""
 
-    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
-        super().__init__(image, batch_pixels, generator)
-        self.coords, self.rgb = image_coords(image), image_to_rgb(image)
+    def __init__(
+        self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
+    ) -> None:
+        super().__init__(image, batch_pixels, generator, dims)
+        self.coords, self.rgb = image_coords(image, dims), image_to_rgb(image, dims)
         self.queue = torch.empty(0, dtype=torch.long, device=image.device)
 
     def __call__(self) -> tuple[Tensor, Tensor]:
@@ -68,8 +75,10 @@ class ResidualBatches(PixelBatches):
     as in PixelBatches.
     """
 
-    def __init__(self, image: Tensor, batch_pixels: int, generator: torch.Generator) -> None:
-        super().__init__(image, batch_pixels, generator)
+    def __init__(
+        self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
+    ) -> None:
+        super().__init__(image, batch_pixels, generator, dims)
         self.residuals = torch.zeros(self.rgb.shape[:-1], device=image.device)
         self.unseen = len(self.coords)
         self.planned: list[tuple[Tensor, Tensor, Tensor]] = []  # the next steps', last one first
@@ -92,7 +101,7 @@ class ResidualBatches(PixelBatches):
         epoch_steps = ceil(len(self.coords) / self.batch_pixels)
         steps = max(RESIDUAL_REFRESH_STEPS, round(RESIDUAL_REFRESH_EPOCHS * epoch_steps))
         drawn = self._draw(min(steps, epoch_steps) * self.batch_pixels)
-        rgb = self.rgb.gather(-2, drawn[..., None].expand(*drawn.shape, 3))
+        rgb = self.rgb.gather(-2, drawn[..., None].expand(*drawn.shape, self.rgb.shape[-1]))
         parts = (
             drawn.split(self.batch_pixels, -1),
             self.coords[drawn].split(self.batch_pixels, -2),
@@ -119,19 +128,26 @@ class PointBatches(Batches):
     """Uniformly random points with bilinearly interpolated colours, as the seed experiment has."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
-        drawn = torch.rand(self.batch_pixels, 2, generator=self.generator)
+        drawn = torch.rand(self.batch_pixels, self.dims, generator=self.generator)
         coords = drawn.to(self.image.device, non_blocking=True) * 2 - 1
+        # B images are one with 3 B channels; sound is one with a single row
+        stacked = self.image.flatten(end_dim=-self.dims - 1)[None]
+        points = coords.view(*[1] * self.dims, *coords.shape)
+        if self.dims == 1:
+            stacked, points = stacked.unsqueeze(-2), pad(points, (0, 1))[None]
         # align_corners=False puts pixel centres where pixel_coords does
         colours = torch.nn.functional.grid_sample(
-            self.image.flatten(end_dim=-3)[None],  # B images are one with 3 B channels
-            coords[None, None],
+            stacked,
+            points,
             padding_mode="border",
             align_corners=False,
         )
-        return coords, image_to_rgb(colours.reshape(*self.image.shape[:-2], 1, -1))
+        ones = [1] * (self.dims - 1)
+        drawn_image = colours.reshape(*self.image.shape[: -self.dims], *ones, -1)
+        return coords, image_to_rgb(drawn_image, self.dims)
 
 
-SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator], Batches]] = {
+SAMPLERS: dict[str, Callable[[Tensor, int, torch.Generator, int], Batches]] = {
     "pixels": PixelBatches,
     "points": PointBatches,
     "residual": ResidualBatches,

@@ -1,0 +1,208 @@
+"""Samples on a regular grid that are no photograph: sound, grey, RGBA, many bands, a volume.
+
+A signal is (C, *sides), float32 in [-1, 1]: C values at every point of a grid over one dimension
+(C, N), two (C, H, W) or three (C, D, H, W). The one shape that is none is (3, H, W): that is an
+image, in [0, 1] and fitted in its normalised colours, as everywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.images.coords import is_image
+from hyperinit.images.decode import TOLERANCE, ImageSource, load_sized, to_image
+from hyperinit.images.pixels import MAX_PIXELS, image_facts
+from hyperinit.images.save import SAVE_OPTIONS, save_image
+
+SIGNAL_SUFFIXES = (".wav", ".npy")
+MAX_DIMS = 3
+_PCM16 = 2**15
+
+
+def to_signal(source: ImageSource) -> Tensor:
+    """Whatever a user has at hand -> (C, *sides) float32 in [-1, 1], or an image in [0, 1].
+
+    Args:
+        source: A path of a .wav (see `load_signal`) or .npy file; a float array or tensor (C, N),
+            (C, H, W) or (C, D, H, W) in [-1, 1], or (N,), which is (1, N). Of shape (3, H, W) it
+            is an image, in [0, 1], and so is everything else that `to_image` takes.
+
+    Raises:
+        InputError: the path cannot be read; or wrong shape or type, no samples, NaN or infinite
+            values, or values out of range.
+    """
+    if isinstance(source, (str, os.PathLike)) and is_signal_path(source):
+        source = load_signal(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype.kind != "f":
+            raise InputError(f"a signal must be float, in [-1, 1], not {source.dtype}")
+        source = torch.from_numpy(np.array(source, dtype=np.float32, order="C"))
+    if not isinstance(source, Tensor):
+        return to_image(source)
+    values = source[None] if source.ndim == 1 else source
+    return to_image(values) if values.ndim and shows_image(values) else _checked(values)
+
+
+def shows_image(samples: Tensor) -> bool:
+    """Whether (C, *sides) is an image: by its shape."""
+    return is_image(samples.ndim - 1, len(samples))
+
+
+def _checked(values: Tensor) -> Tensor:
+    shape = tuple(values.shape)
+    if not 1 <= values.ndim - 1 <= MAX_DIMS:
+        raise InputError(f"a signal must be (C, N), (C, H, W) or (C, D, H, W), not {shape}")
+    if not values.is_floating_point():
+        raise InputError(f"a signal must be float, in [-1, 1], not {values.dtype}")
+    if values.numel() == 0:
+        raise InputError(f"a signal must have samples: its shape is {shape}")
+    if values[0].numel() > MAX_PIXELS:
+        raise InputError(f"{shape} is over the limit of {MAX_PIXELS / 1e6:g} million samples")
+    values = values.detach().float()
+    low, high = float(values.min()), float(values.max())  # both NaN if any value is
+    if not (low >= -1 - TOLERANCE and high <= 1 + TOLERANCE):
+        raise InputError(f"a signal must be in [-1, 1] without NaN, found {low:g} to {high:g}")
+    return values if low >= -1 and high <= 1 else values.clamp(-1, 1)
+
+
+def is_signal_path(source: Any) -> bool:
+    """Whether a path is that of a signal, by its suffix."""
+    return isinstance(source, (str, os.PathLike)) and (
+        Path(source).suffix.lower() in SIGNAL_SUFFIXES
+    )
+
+
+def load_samples(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:
+    """A file as `to_signal` gives it; an image is cropped and resized to (height, width) if given.
+
+    Raises:
+        InputError: as `to_signal`, or a signal is to be resized.
+    """
+    if not is_signal_path(path):
+        return load_sized(path, size)
+    if size is not None:
+        raise InputError(f"{shown_path(path)}: --size is for images: a signal is taken as it is")
+    try:
+        return to_signal(path)
+    except InputError as error:
+        name = shown_path(path)
+        raise InputError(
+            str(error) if str(error).startswith(name) else f"{name}: {error}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    name = shown_path(path)
+    if not os.path.isfile(path):  # also keeps pipes and devices away, which may never end
+        what = "not a file" if os.path.exists(path) else "no such file"
+        raise InputError(f"{name}: {what}; expected a .wav or .npy file")
+    try:
+        yield
+    except (OSError, ValueError, EOFError, wave.Error, SyntaxError) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{name}: unreadable ({reason})") from error
+
+
+def load_signal(path: str | os.PathLike[str]) -> Tensor:
+    """The values of a .wav file of PCM samples, (channels, frames), or of a .npy file, as stored.
+
+    Whole numbers of 8, 16, 24 or 32 bits become [-1, 1). No code of a .npy file is run.
+
+    Raises:
+        InputError: no such file, or damaged, or samples of another kind.
+    """
+    with _readable(path):
+        if Path(path).suffix.lower() == ".wav":
+            return _load_wav(path)
+        # Mapped: a header may claim more than the file has, and than memory holds.
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        if stored.dtype.kind != "f":
+            raise ValueError(f"holds {stored.dtype}, expected float in [-1, 1]")
+        if stored.size > 64 * MAX_PIXELS:
+            raise ValueError(f"{stored.size} values are too many")
+        return torch.from_numpy(np.array(stored, dtype=np.float32, order="C"))
+
+
+def _load_wav(path: str | os.PathLike[str]) -> Tensor:
+    with wave.open(os.fspath(path), "rb") as file:
+        channels, size, frames = file.getnchannels(), file.getsampwidth(), file.getnframes()
+        if frames > MAX_PIXELS:
+            raise ValueError(f"{frames} frames are over the limit of {MAX_PIXELS / 1e6:g} million")
+        raw = np.frombuffer(file.readframes(frames), dtype=np.uint8)
+    if len(raw) != frames * channels * size:
+        raise ValueError("truncated")
+    if size == 1:  # the one width that is unsigned
+        values = raw.astype(np.float32) / 128 - 1
+    else:
+        whole = np.zeros((len(raw) // size, 4), dtype=np.uint8)
+        whole[:, 4 - size :] = raw.reshape(-1, size)  # little-endian: the upper bytes
+        values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
+    return torch.from_numpy(values.reshape(frames, channels).T.copy())
+
+
+def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
+    """Frames a second of a .wav file; None for every other file."""
+    if Path(path).suffix.lower() != ".wav":
+        return None
+    with _readable(path), wave.open(os.fspath(path), "rb") as file:
+        return file.getframerate()
+
+
+def sample_facts(path: Path, samples: Tensor) -> dict[str, Any]:
+    """What a file made from an image or a signal says of it: {"images": ...} or {"signal": ...}."""
+    if shows_image(samples):
+        return {"images": [image_facts(path.name, samples)]}
+    content = samples.cpu().contiguous().numpy()
+    digest = hashlib.sha256("x".join(map(str, samples.shape)).encode() + content.tobytes())
+    facts = {"name": path.name, "sides": list(samples.shape[1:]), "sha256": digest.hexdigest()}
+    rate_hz = sampling_rate_hz(path)
+    return {"signal": facts if rate_hz is None else {**facts, "rate_hz": rate_hz}}
+
+
+def output_suffixes(dims: int, channels: int) -> list[str]:
+    """What files of such a signal may end in."""
+    if is_image(dims, channels):
+        return list(SAVE_OPTIONS)
+    return [".npy", ".wav"] if dims == 1 else [".npy"]
+
+
+def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:
+    """Writes an image as `save_image`, or a signal: .npy in float32, .wav in 16 bits.
+
+    The file appears complete or not at all.
+
+    Raises:
+        InputError: another suffix, or a .wav file without a sampling rate.
+    """
+    if shows_image(samples):
+        return save_image(samples, path)
+    known, suffix = output_suffixes(samples.ndim - 1, len(samples)), Path(path).suffix.lower()
+    if suffix not in known:
+        raise InputError(f"{shown_path(path)}: must end in {' or '.join(known)}")
+    values, out = samples.detach().cpu().float(), io.BytesIO()
+    if suffix == ".npy":
+        np.save(out, values.contiguous().numpy(), allow_pickle=False)
+    elif rate_hz is None:
+        raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
+    else:
+        whole = (values.T * _PCM16).round().clamp(-_PCM16, _PCM16 - 1)
+        with wave.open(out, "wb") as file:
+            file.setnchannels(len(values))
+            file.setsampwidth(2)
+            file.setframerate(rate_hz)
+            file.writeframes(whole.contiguous().numpy().astype("<i2").tobytes())
+    write_atomically(Path(path), out.getvalue())

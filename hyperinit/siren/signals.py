@@ -1,0 +1,81 @@
+"""SIRENs of other signals than images: which signal suits one, and what it shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.images.coords import grid_coords
+from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.images.pixels import MAX_PIXELS
+from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
+from hyperinit.siren.network import Params, SirenConfig, predict, render
+
+_SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
+
+
+def to_samples(source: ImageSource, config: SirenConfig) -> Tensor:
+    """What a SIREN is to be fitted to: an image (3, H, W) in [0, 1], or a signal in [-1, 1].
+
+    Args:
+        source: What `to_image` takes, for a SIREN of an image; what `to_signal` takes, for others.
+        config: The network.
+
+    Raises:
+        InputError: as these, or the SIREN has other numbers of coordinates or values.
+    """
+    if config.is_image and not is_signal_path(source):
+        return to_image(source)
+    dims, channels = config.in_features, config.out_features
+    if dims > MAX_DIMS:
+        raise InputError(f"fits take SIRENs from 1, 2 or 3 coordinates, not from {dims}")
+    samples = to_signal(source)
+    if (samples.ndim - 1, len(samples)) == (dims, channels):
+        return samples
+    if samples.ndim == 3 and len(samples) == 3:
+        config.check_image()
+    raise InputError(
+        f"a SIREN from {dims} to {channels} takes a signal ({channels}, {_SIDES[dims]}), not"
+        f" {tuple(samples.shape)}"
+    )
+
+
+def render_signal(params: Params, sides: Sequence[int]) -> Tensor:
+    """The signal of one SIREN on a grid of any size: (C, *sides) in [-1, 1], clipped.
+
+    Args:
+        params: One SIREN, from as many coordinates as there are sides.
+        sides: Samples along each dimension: (N,), (H, W) or (D, H, W).
+
+    Raises:
+        InputError: another number of sides; a side below 1; more than `MAX_PIXELS` samples; the
+            SIREN is of an image (see `render`), or there are several.
+    """
+    config = params.config
+    if config.is_image:
+        raise InputError("a SIREN from 2 coordinates to 3 colours is of an image: see render")
+    if params.batch_shape:
+        raise InputError(f"render_signal takes one SIREN, not {params.batch_shape[0]}")
+    count = math.prod(sides)
+    if len(sides) != config.in_features or min(sides) < 1 or count > MAX_PIXELS:
+        raise InputError(
+            f"a SIREN from {config.in_features} coordinates takes as many sides, each at least 1,"
+            f" of {MAX_PIXELS / 1e6:g} million samples at most, not {tuple(sides)}"
+        )
+    parts = [
+        predict(params, grid_coords(sides, params.device, range(start, min(start + 65536, count))))
+        for start in range(0, count, 65536)
+    ]
+    return torch.cat(parts).T.clamp(-1, 1).reshape(config.out_features, *sides)
+
+
+def render_samples(params: Params, sides: Sequence[int]) -> Tensor:
+    """`render` for a SIREN of an image, `render_signal` for any other."""
+    if params.config.is_image:
+        height, width = sides
+        return render(params, height, width)
+    return render_signal(params, sides)
