@@ -28,7 +28,12 @@ ROOMS: dict[str, Room] = {
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
     "images": Room("image files <-> tensors (3, H, W) in [0, 1], coordinates, colours", ("base",)),
-    "photos": Room("directories of photographs -> train and held-out lists", ("base", "images")),
+    "sources": Room(
+        "shards, Parquet files, arrays, Hugging Face sets -> images by number", ("base", "images")
+    ),
+    "photos": Room(
+        "data sets and directories -> train and held-out lists", ("base", "images", "sources")
+    ),
     "siren": Room("the network, its parameters, their files", ("base", "images")),
     "inits": Room(
         "hand-designed rules, and the `Start` that every init gives", ("base", "images", "siren")
@@ -51,7 +56,10 @@ ROOMS: dict[str, Room] = {
     ),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
-        ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
+        (
+            *("base", "record", "images", "sources", "photos"),
+            *("siren", "inits", "stepping", "fitting", "hypernet"),
+        ),
     ),
     "bench": Room(
         "inits x images x budgets -> records",

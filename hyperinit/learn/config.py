@@ -18,6 +18,8 @@ MOST = {
     "max_steps": 2**40,
     "compare_images": 2**16,
     "threads": 2**10,
+    "data_memory_mib": 2**30,
+    "data_workers": 2**8,
     "seed": 2**63 - 1,
 }
 
@@ -49,10 +51,21 @@ def check_at_most(config: object, most: Mapping[str, float]) -> None:
 class LoopConfig:
     """What every training run has to decide; a task's own config adds to it."""
 
-    data: str = option("builtin", "builtin, synthetic, torchvision:NAME, or a directory of images")
+    data: str = option(
+        "builtin",
+        "builtin, synthetic, torchvision:NAME, a directory of images, x-{000..123}.tar,"
+        " FILE.parquet, FILE.npy or .npz, hf:NAME",
+    )
     data_weights: tuple[str, ...] = option((), "sampling weight of sub-folders: clothing=0.1,...")
     data_limit: int | None = option(None, "use at most this many images")
+    data_memory_mib: int = option(
+        2048, "memory for decoded photographs; others are read again when they are drawn"
+    )
+    data_workers: int = option(0, "threads that make the images of later steps meanwhile")
     held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
+    split_by: Literal["content", "name"] = option(
+        "content", "which hash of a photograph decides whether it is held out"
+    )
     group_tiles: bool = option(
         True, "files whose names say so are tiles of one photograph and stay together"
     )
@@ -88,6 +101,7 @@ class LoopConfig:
         least = {"max_steps": 1, "batch_images": 1, "size": 4, "eval_steps": 1}
         check_at_least(self, {**least, "warmup_steps": 0, "compare_images": 0})
         check_at_least(self, {"width": 1, "depth": 1, "seed": 0})
+        check_at_least(self, {"data_memory_mib": 0, "data_workers": 0})
         check_positive(self, ("clip_norm", "skip_norm", "checkpoint_sec"))
         check_positive(self, ("threads", "data_limit"))
         check_at_most(self, MOST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hyperinit.learn.state import Config
 from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
 from hyperinit.siren.store import CHECKPOINT_NAME
+from hyperinit.sources.table import absolute
 
 CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"
@@ -23,7 +23,7 @@ _BEFORE_A_CHECKPOINT = {CONFIG_NAME, LOCK_NAME, LOG_NAME, "images", "wandb", "wa
 # Settings that move no training: a resumed run may have others. Where the images lie is one of
 # them, because their hashes are compared.
 MAY_CHANGE = {
-    *("time_limit_min", "checkpoint_sec", "wandb", "data"),
+    *("time_limit_min", "checkpoint_sec", "wandb", "data", "data_memory_mib", "data_workers"),
     *("compare_budgets", "compare_lrs", "compare_images"),
 }
 
@@ -87,9 +87,7 @@ def checkpoint_to_resume(run: Path) -> Path:
 
 def with_absolute_data(config: Config) -> Config:
     """The settings of a run that can be resumed from any working directory."""
-    if config.data in NAMES or not os.path.exists(config.data):
-        return config
-    return replace(config, data=os.path.abspath(config.data))
+    return config if config.data in NAMES else replace(config, data=absolute(config.data))
 
 
 def check_same_images(config: LoopConfig, begun_with: list[str] | None, found: list[str]) -> None:
