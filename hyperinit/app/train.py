@@ -200,6 +200,7 @@ def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
             group_tiles=config.group_tiles,
             split_by=config.split_by,
             memory_mib=config.data_memory_mib,
+            profiles=config.color_profiles,
         )
     except InputError as error:
         if not resumed:

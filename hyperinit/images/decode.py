@@ -94,8 +94,13 @@ def _pillow_errors(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {_reason(error)}") from error
 
 
-def load_image(path: str | os.PathLike[str]) -> Tensor:
+def load_image(path: str | os.PathLike[str], *, profiles: bool = True) -> Tensor:
     """Decodes one image file by the rules at the top of this module.
+
+    Args:
+        path: Of the file.
+        profiles: Whether its ICC profile is applied; without it colours are taken for sRGB, as
+            versions before 0.2 did.
 
     Returns:
         (3, H, W) float32 in [0, 1], upright.
@@ -111,7 +116,7 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
             raise InputError(f"{name}: {what}; expected an image file")
         with open(path, "rb") as file:
             start = file.read(START_BYTES)
-        return _decode_file(path, start, name)
+        return _decode_file(path, start, name, profiles)
 
 
 def decode_image(content: bytes, name: str) -> Tensor:
@@ -128,13 +133,15 @@ def decode_image(content: bytes, name: str) -> Tensor:
         return _decode_file(io.BytesIO(content), content[:START_BYTES], name)
 
 
-def _decode_file(file: str | os.PathLike[str] | io.BytesIO, start: bytes, name: str) -> Tensor:
+def _decode_file(
+    file: str | os.PathLike[str] | io.BytesIO, start: bytes, name: str, profiles: bool = True
+) -> Tensor:
     make_readable(start, name)
     with Image.open(file) as picture:
         if picture.format not in IMAGE_FORMATS:
             known = ", ".join(IMAGE_FORMATS)
             raise InputError(f"{name}: {picture.format} images are not read; known: {known}")
-        return _decode(picture, name)
+        return _decode(picture, name, profiles)
 
 
 # What users have at hand; see `to_image`.
@@ -166,7 +173,7 @@ def to_image(source: ImageSource) -> Tensor:
     raise InputError(f"cannot make an image from {type(source).__name__}; expected {expected}")
 
 
-def _decode(picture: Image.Image, name: str) -> Tensor:
+def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     """PIL image -> image, by the rules at the top of this module; raises what Pillow raises."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -188,7 +195,7 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
         if isinstance(key, int):
             grey[values == key] = 1.0
         return grey.expand(3, -1, -1).contiguous()
-    profile = picture.info.get("icc_profile")
+    profile = picture.info.get("icc_profile") if profiles else None
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         colours = in_srgb(rgba.convert("RGB"), None if mode in GREY_MODES else profile, name)

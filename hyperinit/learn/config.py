@@ -69,6 +69,7 @@ class LoopConfig:
     group_tiles: bool = option(
         True, "files whose names say so are tiles of one photograph and stay together"
     )
+    color_profiles: bool = option(True, "apply the ICC profiles of the files in a directory")
     size: int = option(96, "side of the square training images, in pixels")
     width: int = option(128, "units of the SIREN's sine layers")
     depth: int = option(4, "number of the SIREN's sine layers")

@@ -179,8 +179,8 @@ def _stored_config(path: Path, task: Task[Config, Any], info: Mapping[str, Any])
     if not isinstance(info["train"], dict):
         raise InputError(f"{path}: its settings must be keys and values")
     try:
-        # Before there was a choice, the name of a photograph decided whether it was held out.
-        settings = {"split_by": "name", **info["train"]}
+        # As runs were before there was a choice.
+        settings = {"split_by": "name", "color_profiles": False, **info["train"]}
         return from_dict(task.config, settings, source="its settings")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -20,10 +20,12 @@ from hyperinit.sources.tiles import groups_of as groups_of
 from hyperinit.sources.tiles import photograph_of as photograph_of
 
 
-def open_folder(directory: str | os.PathLike[str]) -> Source:
+def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> Source:
     """Finds the images below a directory; linked directories are followed.
 
-    See `hyperinit.images.image_files` for which files count.
+    Args:
+        directory: The top of the tree. See `hyperinit.images.image_files` for which files count.
+        profiles: See `load_image`.
 
     Raises:
         InputError: the directory is missing, is a file or cannot be read.
@@ -34,7 +36,7 @@ def open_folder(directory: str | os.PathLike[str]) -> Source:
     def read(index: int) -> Tensor:
         path = top / names[index]
         try:
-            return load_image(path)
+            return load_image(path, profiles=profiles)
         except InputError as error:  # a source gives the reason alone
             raise InputError(str(error).removeprefix(f"{shown_path(path)}: ")) from error
 

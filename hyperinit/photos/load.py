@@ -40,6 +40,7 @@ class Wanted:
     group_tiles: bool = True
     split_by: SplitBy = "content"
     memory_mib: int = MEMORY_MIB
+    profiles: bool = True
 
     @property
     def fraction(self) -> float:
@@ -91,6 +92,7 @@ def load(
     group_tiles: bool = True,
     split_by: SplitBy = "content",
     memory_mib: int = MEMORY_MIB,
+    profiles: bool = True,
 ) -> Photographs:
     """Decodes a data set once. The same call always gives the same images and split.
 
@@ -108,6 +110,8 @@ def load(
             never divided between training and held out; only for directories and shards.
         split_by: See `split_by_group`; not for sets that go by a name.
         memory_mib: Pixels of so many are kept in memory; others are read again when needed.
+        profiles: Whether the ICC profiles of image files are applied; only for directories can
+            this be turned off. Sets that go by a name are always taken as they are stored.
 
     Raises:
         InputError: unknown name, no such directory or file, nothing usable in it, no network, a
@@ -115,7 +119,8 @@ def load(
     """
     name = os.fspath(source)
     how = Wanted(
-        keep_side, held_out_fraction, weights or {}, limit, group_tiles, split_by, memory_mib
+        *(keep_side, held_out_fraction, weights or {}, limit),
+        *(group_tiles, split_by, memory_mib, profiles),
     )
     for option, value, least in (
         ("keep_side", keep_side, 1),
@@ -135,7 +140,7 @@ def load(
     if not name or (os.path.basename(name) == name and not Path(name).exists()):
         examples = ", ".join(kind.example for kind in KINDS)
         raise unknown_name("data set", name, [*NAMES, f"{examples}, or an existing directory"])
-    return _load_source(open_folder(name), how)
+    return _load_source(open_folder(name, profiles=profiles), how)
 
 
 def _refuse(name: str, refuses: Mapping[str, str], how: Wanted) -> None:
