@@ -28,11 +28,11 @@ ROOMS: dict[str, Room] = {
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
     "images": Room("image files <-> tensors (3, H, W) in [0, 1], coordinates, colours", ("base",)),
-    "sources": Room(
+    "data": Room(
         "shards, Parquet files, arrays, Hugging Face sets -> images by number", ("base", "images")
     ),
     "photos": Room(
-        "data sets and directories -> train and held-out lists", ("base", "images", "sources")
+        "data sets and directories -> train and held-out lists", ("base", "images", "data")
     ),
     "siren": Room("the network, its parameters, their files", ("base", "images")),
     "inits": Room(
@@ -57,7 +57,7 @@ ROOMS: dict[str, Room] = {
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
         (
-            *("base", "record", "images", "sources", "photos"),
+            *("base", "record", "images", "data", "photos"),
             *("siren", "inits", "stepping", "fitting", "hypernet"),
         ),
     ),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.data.table import absolute
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import Config
 from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
 from hyperinit.siren.store import CHECKPOINT_NAME
-from hyperinit.sources.table import absolute
 
 CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"

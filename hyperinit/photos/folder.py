@@ -11,13 +11,13 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
+from hyperinit.data.source import Source
+from hyperinit.data.tiles import groups_of as groups_of
+from hyperinit.data.tiles import photograph_of as photograph_of
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files
 from hyperinit.photos.photographs import Photo
 from hyperinit.photos.stored import photos_of
-from hyperinit.sources.source import Source
-from hyperinit.sources.tiles import groups_of as groups_of
-from hyperinit.sources.tiles import photograph_of as photograph_of
 
 
 def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> Source:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
+from hyperinit.data.source import Source
+from hyperinit.data.table import KINDS, kind_of
 from hyperinit.photos.builtin import load_builtin
 from hyperinit.photos.folder import open_folder, weight_by_folder
 from hyperinit.photos.photographs import (
@@ -22,8 +24,6 @@ from hyperinit.photos.photographs import (
 from hyperinit.photos.stored import MEMORY_MIB, keep_photos
 from hyperinit.photos.synthetic import load_synthetic
 from hyperinit.photos.torchvision_sets import SETS, load_torchvision
-from hyperinit.sources.source import Source
-from hyperinit.sources.table import KINDS, kind_of
 
 # Everything else is taken for data on disk; a directory that is called like this is "./builtin".
 NAMES = ("builtin", "synthetic", *(f"torchvision:{name}" for name in SETS))

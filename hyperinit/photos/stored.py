@@ -8,22 +8,20 @@ names and hashes, about half a kilobyte each.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.terminal import progress
+from hyperinit.data.source import Source
+from hyperinit.data.spool import Spool
 from hyperinit.photos.photographs import Photo, make_photo, stable_fraction
-from hyperinit.sources.source import Source
 
 MEMORY_MIB = 2048  # of pixels, where nothing else is said
 
@@ -82,13 +80,15 @@ def keep_photos(
         desc="reading images",
         **{"delay": 2.0, "disable": None, "leave": False},
     )
-    room, waiting = memory_mib * 2**20, _Waiting()
+    room, spool = memory_mib * 2**20, Spool()
     found: list[tuple[int, Photo]] = []
     for index, photo in shown:
         room -= photo.pixels.numel() + _TENSOR_BYTES
         if room < 0:
             again = _Again(source, index, keep_side, photo.hash)
-            photo = replace(photo, stored=again if source.again else waiting.add(photo.pixels))
+            photo = replace(
+                photo, stored=again if source.again else _Waiting.of(photo.pixels, spool)
+            )
         found.append((index, photo))
     return [photo for _, photo in sorted(found, key=lambda entry: entry[0])]
 
@@ -171,37 +171,20 @@ class _Again:
         return photo.pixels
 
 
-@dataclass
-class _Waiting:
-    """Pixels in a temporary file, which is gone when nothing refers to it any more."""
-
-    file: Any = field(default=None)
-
-    def add(self, pixels: Tensor) -> Callable[[], Tensor]:
-        """Writes pixels; what reads them again."""
-        try:
-            if self.file is None:
-                # Open as long as its pixels are in use.
-                self.file = tempfile.TemporaryFile(prefix="hyperinit-")  # noqa: SIM115
-            place = self.file.tell()
-            self.file.write(pixels.contiguous().numpy().tobytes())
-            self.file.flush()
-        except OSError as error:
-            reason = error.strerror or "cannot be written"
-            place_said = f"the directory for temporary files, {tempfile.gettempdir()}"
-            raise InputError(f"{place_said}: {reason}; set TMPDIR, or data_limit") from error
-        return _Pixels(self.file, place, tuple(pixels.shape))
-
-
 @dataclass(frozen=True, slots=True)
-class _Pixels:
-    """Pixels in a part of a file."""
+class _Waiting:
+    """The pixels of a photograph in a temporary file."""
 
-    file: Any
-    place: int
+    spool: Spool
+    start: int
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, pixels: Tensor, spool: Spool) -> _Waiting:
+        """Writes pixels (3, H, W) uint8."""
+        content = pixels.contiguous().numpy().tobytes()
+        return cls(spool, spool.add(content), tuple(pixels.shape))
+
     def __call__(self) -> Tensor:
-        size = int(np.prod(self.shape))
-        content = bytearray(os.pread(self.file.fileno(), size, self.place))
+        content = bytearray(self.spool.read(self.start, prod(self.shape)))
         return torch.frombuffer(content, dtype=torch.uint8).reshape(self.shape)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hyperinit.data.table import kind_of
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.photos.folder import photos_in
 from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photo, fixed_crops, make_photo
 from hyperinit.photos.stored import photos_of
-from hyperinit.sources.table import kind_of
 
 
 @dataclass(frozen=True)

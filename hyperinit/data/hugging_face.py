@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
@@ -21,8 +20,9 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
-from hyperinit.sources.parquet import USUAL
-from hyperinit.sources.source import MAX_ENCODED_BYTES, Numbered, Source, decoded, line, optional
+from hyperinit.data.parquet import USUAL
+from hyperinit.data.source import MAX_ENCODED_BYTES, Numbered, Source, decoded, line, optional
+from hyperinit.data.spool import Spool
 
 EXTRA = "hf"
 PREFIX = "hf:"
@@ -73,7 +73,7 @@ class _Rows:
 class _Streamed:
     """The first images of a data set, encoded as they came, in a temporary file."""
 
-    file: Any
+    spool: Spool
     places: list[tuple[int, int] | str]  # (first byte, bytes), or why there are none
     names: Numbered
 
@@ -83,7 +83,7 @@ class _Streamed:
         if isinstance(place, str):
             raise InputError(place)
         start, size = place
-        return decoded(os.pread(self.file.fileno(), size, start), self.names[index])
+        return decoded(self.spool.read(start, size), self.names[index])
 
 
 def _content(value: Any) -> Any:
@@ -203,7 +203,7 @@ def _image_column(package: Any, rows: Any, wanted: str, spec: str) -> str:
 
 
 def _fetched(values: Iterable[Any], spec: str) -> _Streamed:
-    file = tempfile.TemporaryFile(prefix="hyperinit-")  # noqa: SIM115  as long as the source is
+    spool = Spool()
     places: list[tuple[int, int] | str] = []
     for value in values:
         try:
@@ -212,8 +212,6 @@ def _fetched(values: Iterable[Any], spec: str) -> _Streamed:
                 raise InputError("has no bytes of an image file")
         except InputError as error:
             places.append(str(error))
-            continue
-        places.append((file.tell(), len(content)))
-        file.write(content)
-    file.flush()
-    return _Streamed(file, places, Numbered([(spec, len(places))]))
+        else:
+            places.append((spool.add(content), len(content)))
+    return _Streamed(spool, places, Numbered([(spec, len(places))]))

@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hyperinit.sources.arrays import open_arrays
-from hyperinit.sources.hugging_face import (
+from hyperinit.data.arrays import open_arrays
+from hyperinit.data.hugging_face import (
     PREFIX,
     is_hugging_face,
     open_hugging_face,
     split_name,
 )
-from hyperinit.sources.parquet import open_parquet
-from hyperinit.sources.paths import ends_with
-from hyperinit.sources.shards import open_shards
-from hyperinit.sources.source import Source
+from hyperinit.data.parquet import open_parquet
+from hyperinit.data.paths import ends_with
+from hyperinit.data.shards import open_shards
+from hyperinit.data.source import Source
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.data.paths import expand, short_names
+from hyperinit.data.source import MAX_ENCODED_BYTES, Source, decoded, line
+from hyperinit.data.tiles import groups_of
 from hyperinit.images.files import IMAGE_SUFFIXES
-from hyperinit.sources.paths import expand, short_names
-from hyperinit.sources.source import MAX_ENCODED_BYTES, Source, decoded, line
-from hyperinit.sources.tiles import groups_of
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 _BLOCK = 512

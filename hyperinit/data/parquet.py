@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
-from hyperinit.sources.paths import expand, short_names, split_field
-from hyperinit.sources.source import Numbered, Source, decoded, line, optional
+from hyperinit.data.paths import expand, short_names, split_field
+from hyperinit.data.source import Numbered, Source, decoded, line, optional
 
 EXTRA = "parquet"
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.data.paths import expand, short_names, split_field
+from hyperinit.data.source import Numbered, Source, line
 from hyperinit.images.decode import to_image
-from hyperinit.sources.paths import expand, short_names, split_field
-from hyperinit.sources.source import Numbered, Source, line
 
 # A compressed array can only be unpacked whole.
 MAX_UNPACKED_BYTES = 2**31
