@@ -118,7 +118,8 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
                 raise
             raise InputError(f"{shown_path(file)}: cannot be read ({line(error)})") from error
     names = Numbered([(stack.label, stack.count) for stack in stacks])
-    return Source(spec, names, _Arrays(stacks, names).read, skipped=tuple(skipped), again=again)
+    read = _Arrays(stacks, names).read
+    return Source(spec, names, read, skipped=tuple(skipped), again=again, files=paths, how=key)
 
 
 class _NoStack(Exception):

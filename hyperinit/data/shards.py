@@ -88,7 +88,12 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
     for number in range(len(paths)):
         _scan(shards, number)
     return Source(
-        spec, shards.names, shards.read, groups=shards.groups, skipped=tuple(shards.skipped)
+        spec,
+        shards.names,
+        shards.read,
+        groups=shards.groups,
+        skipped=tuple(shards.skipped),
+        files=paths,
     )
 
 

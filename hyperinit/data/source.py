@@ -32,6 +32,9 @@ class Source:
             picture is a photograph of its own.
         skipped: (name, reason) of what was found to be no picture before any was read.
         again: Whether reading a picture out of turn costs about what it costs in turn.
+        files: What the pictures are in, so that they are the same as long as these are; none where
+            that is not known.
+        how: What else decides what `read` gives.
     """
 
     title: str
@@ -40,6 +43,8 @@ class Source:
     groups: Callable[[bool], Sequence[str]] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     again: bool = True
+    files: Sequence[str] = ()
+    how: str = ""
 
 
 class Numbered(Sequence[str]):

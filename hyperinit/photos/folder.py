@@ -44,7 +44,15 @@ def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> 
         found = groups_of(names) if tiles else {}
         return [found.get(name, name) for name in names]
 
-    return Source(f"{top}", names, read, groups=groups, skipped=tuple(unreadable))
+    return Source(
+        f"{top}",
+        names,
+        read,
+        groups=groups,
+        skipped=tuple(unreadable),
+        files=[os.path.join(top, name) for name in names],
+        how=f"profiles {profiles}",
+    )
 
 
 def photos_in(

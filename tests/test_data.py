@@ -227,13 +227,8 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(False, id="installed", marks=pytest.mark.slow),
-        pytest.param(True, id="in a checkout"),
-    ],
-)
+@pytest.mark.slow  # two imports of that package
+@pytest.mark.parametrize("first", [False, True], ids=["installed", "in a checkout"])
 def test_hugging_face_sets_are_the_same_pictures(
     tmp_path: Path, of_a_folder: dict[str, Any], first: bool
 ) -> None:
@@ -361,6 +356,61 @@ def test_memory_does_not_grow_with_the_images() -> None:
     for step in range(3):
         CropSampler(photos, 4, seed=0).batch(step, 8)
     assert most <= 2
+
+
+# What reading everything found is recorded where that took long
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache directory of its own, and every reading takes long."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("hyperinit.photos.stored.RECORD_SEC", -1.0)
+    return tmp_path / "cache" / "hyperinit" / "read"
+
+
+@pytest.mark.parametrize("form", ["folder", "shards", "npy"])
+@pytest.mark.parametrize("memory_mib", [0, 2048])
+def test_a_set_that_took_long_to_read_is_opened_at_once(
+    tmp_path: Path, form: str, memory_mib: int, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FORMS[form](tmp_path / "x")
+    if form == "folder":
+        (tmp_path / "x" / "bad.png").write_bytes(b"nothing")
+    options = {"memory_mib": memory_mib, "held_out_fraction": SHARE}
+    first = load(source, **options)
+    decoded: list[object] = []
+    real = Source.__init__
+
+    def counting(self: Source, *arguments: Any, **fields: Any) -> None:
+        real(self, *arguments, **fields)
+        read = self.read
+        object.__setattr__(self, "read", lambda index: decoded.append(index) or read(index))
+
+    monkeypatch.setattr(Source, "__init__", counting)
+    again = load(source, **options)
+    assert decoded == [] and again == first and again.skipped == first.skipped
+    assert facts(again) == facts(first)
+    assert len(decoded) == 6
+    assert facts(again) == facts(first)
+    assert len(decoded) == (12 if memory_mib == 0 else 6)  # drawn once, they stay where they may
+
+
+def test_a_record_holds_as_long_as_the_files(tmp_path: Path, recorded: Path) -> None:
+    source = write_folder(tmp_path / "x")
+    first = load(source, held_out_fraction=0)
+    assert len(list(recorded.iterdir())) == 1
+    (tmp_path / "x" / "000.png").write_bytes(png(255 - pictures()[0]))
+    changed = load(source, held_out_fraction=0)
+    assert changed.train[0].hash != first.train[0].hash and changed.train[1] == first.train[1]
+    assert load(source, held_out_fraction=0, profiles=False) == changed  # has one of its own
+    assert len(list(recorded.iterdir())) == 3
+    for path in recorded.iterdir():
+        path.write_bytes(b"damaged")
+    assert load(source, held_out_fraction=0) == changed
+    recorded.rename(recorded.with_name("old"))
+    recorded.touch()  # no directory can be made there
+    assert load(source, held_out_fraction=0) == changed
 
 
 # Splits
