@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import fails
+from test_profiles import DISPLAY_P3, rgb_profile
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
@@ -27,7 +28,7 @@ from hyperinit.data.table import absolute
 from hyperinit.images.decode import to_image
 from hyperinit.images.pixels import from_uint8, image_hash, to_uint8
 from hyperinit.learn.rundir import with_absolute_data
-from hyperinit.learn.task import TrainConfig
+from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import LOG_NAME, read_log
 from hyperinit.photos.load import load
 from hyperinit.photos.photographs import CropSampler, Photographs
@@ -35,6 +36,7 @@ from hyperinit.photos.stored import keep_photos
 from hyperinit.photos.synthetic import synthetic_image
 from hyperinit.photos.workers import Ahead
 from hyperinit.photos.workload import images_to_test, images_to_tune_on
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
 
 ROOT = Path(__file__).parent.parent
 SHARE = 0.3  # held out, of six
@@ -331,6 +333,27 @@ def test_a_run_on_other_data_is_resumed_exactly(tmp_path: Path, form: str, monke
         logged = [row.get("values", {}) for row in read_log(tmp_path / run / LOG_NAME)]
         losses.append([line["train/loss"] for line in logged if "train/loss" in line])
     assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_run_from_before_these_settings_is_resumed_on_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_folder(tmp_path / "x")
+    tagged = Image.fromarray(pictures(9)[8])
+    tagged.save(tmp_path / "x" / "p3.png", icc_profile=rgb_profile(DISPLAY_P3))
+    tiny = ["meta-train", "--preset", "tiny", "--wandb", "disabled", "--compare-images", "0"]
+    tiny += ["--data", source, "--held-out-fraction", "0.3", "--time-limit", "1e-9"]
+    assert main([*tiny, "--split-by", "name", "--no-color-profiles", "--out", "old"]) == 0
+    assert main([*tiny, "--out", "new"]) == 0
+    for run in ("old", "new"):  # as it was written then: without the settings
+        path = tmp_path / run / CHECKPOINT_NAME
+        tensors, info = load_tensors(path, HYPERNETWORK.kind)
+        del info["train"]["split_by"], info["train"]["color_profiles"]
+        save_tensors(path, tensors, HYPERNETWORK.kind, info)
+    assert main(["meta-train", "--resume", "old"]) == 0
+    capsys.readouterr()
+    assert "not the training images" in fails(["meta-train", "--resume", "new"], capsys)
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
