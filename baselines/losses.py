@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from baselines.noise import NOISES
-from datasets import Photographs
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.many import fit_many
 from hyperinit.hypernet.learned import LearnedInit
@@ -17,6 +16,7 @@ from hyperinit.learn.images import FixedImages
 from hyperinit.learn.loss import OuterLoss, outer_loss
 from hyperinit.learn.reptile import displacement_loss
 from hyperinit.learn.state import StepResult, TrainingImages
+from hyperinit.photos.photographs import Photographs
 
 if TYPE_CHECKING:
     from baselines.trained import BaselineConfig

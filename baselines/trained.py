@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from baselines.losses import heads_loss, noise_images, reptile_loss, unrolled_loss
-from datasets import Photographs
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import option
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
@@ -31,6 +30,7 @@ from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn.config import MOST_PIXELS, LoopConfig
 from hyperinit.learn.images import crops, fixed_squares
 from hyperinit.learn.state import StepResult, Task, TrainingImages
+from hyperinit.photos.photographs import Photographs
 from hyperinit.siren.network import Params
 
 COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0, 1]

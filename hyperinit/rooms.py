@@ -28,7 +28,12 @@ ROOMS: dict[str, Room] = {
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
     "images": Room("files <-> images (3, H, W) in [0, 1] and signals, coordinates", ("base",)),
-    "photos": Room("directories of photographs -> train and held-out lists", ("base", "images")),
+    "data": Room(
+        "shards, Parquet files, arrays, Hugging Face sets -> images by number", ("base", "images")
+    ),
+    "photos": Room(
+        "data sets and directories -> train and held-out lists", ("base", "images", "data")
+    ),
     "siren": Room("the network, its parameters, their files", ("base", "images")),
     "inits": Room(
         "hand-designed rules, and the `Start` that every init gives", ("base", "images", "siren")
@@ -57,8 +62,8 @@ ROOMS: dict[str, Room] = {
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
         (
-            *("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting"),
-            *("hypernet", "loggers"),
+            *("base", "record", "images", "data", "photos", "siren", "inits", "stepping"),
+            *("fitting", "hypernet", "loggers"),
         ),
     ),
     "bench": Room(

@@ -28,6 +28,7 @@ from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.images import made_ahead
 from hyperinit.learn.loop import Stop, train
 from hyperinit.learn.rundir import (
     CONFIG_NAME,
@@ -163,7 +164,7 @@ def run(
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
-    images = _on_device(program.images(photos, config), device)
+    images = _on_device(made_ahead(program.images(photos, config), config.data_workers), device)
     check_same_images(config, train_hashes, images.hashes)
     make_directory(run_dir)
     with exclusive(run_dir / LOCK_NAME):
@@ -212,6 +213,9 @@ def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
             weights=config.folder_weights,
             limit=config.data_limit,
             group_tiles=config.group_tiles,
+            split_by=config.split_by,
+            memory_mib=config.data_memory_mib,
+            profiles=config.color_profiles,
         )
     except InputError as error:
         if not resumed:

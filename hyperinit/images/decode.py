@@ -3,8 +3,9 @@
 The only place in the project where images are decoded, resized and written. What a file means:
 
 - EXIF orientation is applied; of an animation or a multi-page file the first frame is taken.
-- Palette, grey, 1-bit, CMYK, YCbCr and LAB become RGB by Pillow's own rules; ICC profiles are
-  ignored. 16-bit colour keeps its upper 8 bits (Pillow's rule).
+- Colours become sRGB by the file's ICC profile, see `profiles`; those of files without one are
+  taken for sRGB, and CMYK, YCbCr and LAB become RGB by Pillow's own rules. Profiles of grey images
+  are ignored. 16-bit colour keeps its upper 8 bits (Pillow's rule).
 - Transparency (alpha channel, palette or colour key) is composited on white.
 - 16-bit grey is divided by its white level: 65535, or 2^n - 1 in an n-bit TIFF.
 - Float grey must lie in [0, 1], to `TOLERANCE`, and is taken as it is, clipped.
@@ -15,6 +16,7 @@ The only place in the project where images are decoded, resized and written. Wha
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -29,8 +31,10 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.images.containers import START_BYTES, make_readable
 from hyperinit.images.files import IMAGE_FORMATS, MAX_FILE_BYTES
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
+from hyperinit.images.profiles import GREY_MODES, in_srgb
 
 # What a resize or a change of colour space by another program may leave the range by: clipped.
 TOLERANCE = 1e-3
@@ -90,8 +94,13 @@ def _pillow_errors(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {_reason(error)}") from error
 
 
-def load_image(path: str | os.PathLike[str]) -> Tensor:
+def load_image(path: str | os.PathLike[str], *, profiles: bool = True) -> Tensor:
     """Decodes one image file by the rules at the top of this module.
+
+    Args:
+        path: Of the file.
+        profiles: Whether its ICC profile is applied; without it colours are taken for sRGB, as
+            versions before 0.2 did.
 
     Returns:
         (3, H, W) float32 in [0, 1], upright.
@@ -107,11 +116,34 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
             raise InputError(f"{name}: {what}; expected an image file")
         if os.path.getsize(path) > MAX_FILE_BYTES:
             raise InputError(f"{name}: larger than {MAX_FILE_BYTES} bytes; make it smaller first")
-        with Image.open(path) as picture:
-            if picture.format not in IMAGE_FORMATS:
-                known = ", ".join(IMAGE_FORMATS)
-                raise InputError(f"{name}: {picture.format} images are not read; known: {known}")
-            return _decode(picture, name)
+        with open(path, "rb") as file:
+            start = file.read(START_BYTES)
+        return _decode_file(path, start, name, profiles)
+
+
+def decode_image(content: bytes, name: str) -> Tensor:
+    """Decodes the content of an image file, as `load_image` does.
+
+    Args:
+        content: The file's bytes.
+        name: What messages call it.
+
+    Raises:
+        InputError: as `load_image`. The message starts with the name.
+    """
+    with _pillow_errors(name):
+        return _decode_file(io.BytesIO(content), content[:START_BYTES], name)
+
+
+def _decode_file(
+    file: str | os.PathLike[str] | io.BytesIO, start: bytes, name: str, profiles: bool = True
+) -> Tensor:
+    make_readable(start, name)
+    with Image.open(file) as picture:
+        if picture.format not in IMAGE_FORMATS:
+            known = ", ".join(IMAGE_FORMATS)
+            raise InputError(f"{name}: {picture.format} images are not read; known: {known}")
+        return _decode(picture, name, profiles)
 
 
 # What users have at hand; see `to_image`.
@@ -143,7 +175,7 @@ def to_image(source: ImageSource) -> Tensor:
     raise InputError(f"cannot make an image from {type(source).__name__}; expected {expected}")
 
 
-def _decode(picture: Image.Image, name: str) -> Tensor:
+def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     """PIL image -> image, by the rules at the top of this module; raises what Pillow raises."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -165,10 +197,13 @@ def _decode(picture: Image.Image, name: str) -> Tensor:
         if isinstance(key, int):
             grey[values == key] = 1.0
         return grey.expand(3, -1, -1).contiguous()
+    profile = picture.info.get("icc_profile") if profiles else None
     if upright.has_transparency_data:
-        rgba = _unit(upright.convert("RGBA"))
-        return rgba[:3] * rgba[3] + (1 - rgba[3])
-    return _unit(upright.convert("RGB"))
+        rgba = upright.convert("RGBA")
+        colours = in_srgb(rgba.convert("RGB"), None if mode in GREY_MODES else profile, name)
+        alpha = _unit(rgba)[3]
+        return _unit(colours) * alpha + (1 - alpha)
+    return _unit(in_srgb(upright, profile, name))
 
 
 def _unit(picture: Image.Image) -> Tensor:

@@ -16,6 +16,7 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),  # with the extra "heic"
     "TIFF": (".tif", ".tiff"),
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -24,12 +25,7 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
 }
 
 
-# HEIC cannot be read, but a folder from a phone is full of it: it is listed as skipped, rather
-# than passed over in silence as other kinds of files are.
-IMAGE_SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes} | {
-    ".heic",
-    ".heif",
-}
+IMAGE_SUFFIXES = {suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes}
 
 
 MAX_FILE_BYTES = 2**30  # more than MAX_PIXELS take in any format

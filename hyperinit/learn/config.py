@@ -43,13 +43,30 @@ def check_numbers(config: Any) -> None:
 class LoopConfig:
     """What every training run has to decide; a task's own config adds to it."""
 
-    data: str = option("builtin", "builtin, synthetic, torchvision:NAME, or a directory of images")
+    data: str = option(
+        "builtin",
+        "builtin, synthetic, torchvision:NAME, a directory of images, x-{000..123}.tar,"
+        " FILE.parquet, FILE.npy or .npz, hf:NAME",
+    )
     data_weights: tuple[str, ...] = option((), "sampling weight of sub-folders: clothing=0.1,...")
     data_limit: int | None = option(None, "use at most this many images", at_least=1)
+    data_memory_mib: int = option(
+        2048,
+        "memory for decoded photographs; others are read again when they are drawn",
+        at_least=0,
+        at_most=2**30,
+    )
+    data_workers: int = option(
+        0, "threads that make the images of later steps meanwhile", at_least=0, at_most=2**8
+    )
     held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
+    split_by: Literal["content", "name"] = option(
+        "content", "which hash of a photograph decides whether it is held out"
+    )
     group_tiles: bool = option(
         True, "files whose names say so are tiles of one photograph and stay together"
     )
+    color_profiles: bool = option(True, "apply the ICC profiles of the files in a directory")
     size: int = option(
         96, "side of the square training images, in pixels", at_least=4, at_most=MOST_SIDE
     )

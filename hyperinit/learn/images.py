@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import TrainingImages
 from hyperinit.photos.photographs import CropSampler, Photographs
+from hyperinit.photos.workers import Ahead
 from hyperinit.photos.workload import squares_and_quarters
 
 
@@ -43,3 +46,8 @@ def fixed_squares(photos: Photographs, config: LoopConfig) -> TrainingImages:
         )
     images = FixedImages(torch.stack([image.image for image in chosen]))
     return TrainingImages(images, sorted({image.source_hash for image in chosen}))
+
+
+def made_ahead(images: TrainingImages, workers: int) -> TrainingImages:
+    """These images, the batches of later steps made by so many threads; 0: none."""
+    return replace(images, batches=Ahead(images.batches, workers)) if workers else images

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.data.table import absolute
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import Config
 from hyperinit.learn.tracking import LOG_NAME
@@ -26,7 +26,8 @@ _BEFORE_A_CHECKPOINT = {
 # Settings that move no training: a resumed run may have others. Where the images lie is one of
 # them, because their hashes are compared.
 MAY_CHANGE = {
-    *("time_limit_min", "checkpoint_sec", "wandb", "log", "data"),
+    *("time_limit_min", "checkpoint_sec", "wandb", "log"),
+    *("data", "data_memory_mib", "data_workers"),
     *("compare_budgets", "compare_lrs", "compare_images"),
 }
 
@@ -90,9 +91,7 @@ def checkpoint_to_resume(run: Path) -> Path:
 
 def with_absolute_data(config: Config) -> Config:
     """The settings of a run that can be resumed from any working directory."""
-    if config.data in NAMES or not os.path.exists(config.data):
-        return config
-    return replace(config, data=os.path.abspath(config.data))
+    return config if config.data in NAMES else replace(config, data=absolute(config.data))
 
 
 def check_same_images(config: LoopConfig, begun_with: list[str] | None, found: list[str]) -> None:

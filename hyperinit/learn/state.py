@@ -179,6 +179,8 @@ def _stored_config(path: Path, task: Task[Config, Any], info: Mapping[str, Any])
     if not isinstance(info["train"], dict):
         raise InputError(f"{path}: its settings must be keys and values")
     try:
-        return from_dict(task.config, info["train"], source="its settings")
+        # As runs were before there was a choice.
+        settings = {"split_by": "name", "color_profiles": False, **info["train"]}
+        return from_dict(task.config, settings, source="its settings")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -1,1 +1,1 @@
-"""Directories of photographs -> train and held-out lists."""
+"""Data sets and directories -> train and held-out lists."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from torch import Tensor
+
 from hyperinit.base.errors import InputError
 from hyperinit.images.decode import load_image
 from hyperinit.photos.photographs import Photographs, collect
@@ -46,7 +48,12 @@ def load_builtin(*, keep_side: int | None) -> Photographs:
         )
     directory = Path(package.submodule_search_locations[0]) / "data"
     entries = [(name, group, 1.0) for name, group in FILES.items()]
-    photos, skipped = collect(entries, lambda name: load_image(directory / name), keep_side)
+
+    def load(name: str) -> Tensor:
+        # One is tagged Adobe RGB. Its colours stay as they were when results on it were published.
+        return load_image(directory / name, profiles=False)
+
+    photos, skipped = collect(entries, load, keep_side)
     train = [photo for photo in photos if photo.group not in HELD_OUT]
     held_out = [photo for photo in photos if photo.group in HELD_OUT]
     if not train or not held_out:

@@ -1,24 +1,85 @@
-"""A name or a directory -> decoded photographs, split by photograph into train and held out."""
+"""A name, a directory or other data -> photographs, split into train and held out."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.files import shown_path
+from hyperinit.data.source import Source
+from hyperinit.data.table import KINDS, kind_of
 from hyperinit.photos.builtin import load_builtin
-from hyperinit.photos.folder import load_folder
+from hyperinit.photos.folder import open_folder, weight_by_folder
 from hyperinit.photos.photographs import (
     HELD_OUT_FRACTION,
     KEEP_SIDE,
     Photographs,
+    SplitBy,
+    split_by_group,
 )
+from hyperinit.photos.stored import MEMORY_MIB, keep_photos
 from hyperinit.photos.synthetic import load_synthetic
 from hyperinit.photos.torchvision_sets import SETS, load_torchvision
 
-# Everything else is taken for a directory; one that is called like this is "./builtin".
+# Everything else is taken for data on disk; a directory that is called like this is "./builtin".
 NAMES = ("builtin", "synthetic", *(f"torchvision:{name}" for name in SETS))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a data set is to be read; see `load`."""
+
+    keep_side: int | None = KEEP_SIDE
+    held_out_fraction: float | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    limit: int | None = None
+    group_tiles: bool = True
+    split_by: SplitBy = "content"
+    memory_mib: int = MEMORY_MIB
+    profiles: bool = True
+
+    @property
+    def fraction(self) -> float:
+        """Share of the photographs to hold out."""
+        return HELD_OUT_FRACTION if self.held_out_fraction is None else self.held_out_fraction
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A kind of data sets that go by a name.
+
+    Attributes:
+        load: (name without the kind, how) -> photographs.
+        refuses: Option -> why it is not for them.
+    """
+
+    load: Callable[[str, Wanted], Photographs]
+    refuses: Mapping[str, str]
+
+
+_FIXED = {"held_out_fraction": "{name} has a fixed split: held_out_fraction is not for it"}
+_NO_FOLDERS = {"weights": "{name} has no sub-folders: weights are not for it"}
+_WHOLE = {"limit": "{name} is always read whole: limit is not for it"}
+
+_NAMED = {
+    "builtin": _Named(
+        lambda name, how: load_builtin(keep_side=how.keep_side), _FIXED | _NO_FOLDERS | _WHOLE
+    ),
+    "synthetic": _Named(
+        lambda name, how: load_synthetic(
+            keep_side=how.keep_side, held_out_fraction=how.fraction, limit=how.limit
+        ),
+        _NO_FOLDERS,
+    ),
+    "torchvision": _Named(
+        lambda name, how: load_torchvision(name, keep_side=how.keep_side, limit=how.limit),
+        _FIXED | _NO_FOLDERS,
+    ),
+}
 
 
 def load(
@@ -29,60 +90,83 @@ def load(
     weights: Mapping[str, float] | None = None,
     limit: int | None = None,
     group_tiles: bool = True,
+    split_by: SplitBy = "content",
+    memory_mib: int = MEMORY_MIB,
+    profiles: bool = True,
 ) -> Photographs:
-    """Decodes a data set into memory. The same call always gives the same images and split.
+    """Decodes a data set once. The same call always gives the same images and split.
 
     Args:
-        source: One of `NAMES`, or a directory of images.
+        source: One of `NAMES`; a directory of images; shards ("x-{000..123}.tar"); "FILE.parquet",
+            "FILE.npy" or "FILE.npz", where "#FIELD" behind the name says which column or array;
+            "hf:NAME", or a directory that Hugging Face's `save_to_disk` wrote.
         keep_side: Images with a longer short side are reduced to this many pixels; None keeps all.
             For crops of `size` pixels, 4 * size is plenty.
-        held_out_fraction: Share of the photographs to hold out (default 0.05); only for
-            directories and "synthetic", as the other sets have a fixed split.
+        held_out_fraction: Share of the photographs to hold out (default 0.05); not for sets with
+            a split of their own.
         weights: Sub-folder -> relative sampling weight; only for directories.
         limit: At most this many usable images (to train on); not for "builtin".
         group_tiles: Whether names such as 000_01 and 000_02 are tiles of one photograph, which are
-            never divided between training and held out; only for directories.
+            never divided between training and held out; only for directories and shards.
+        split_by: See `split_by_group`; not for sets that go by a name.
+        memory_mib: Pixels of so many are kept in memory; others are read again when needed.
+        profiles: Whether the ICC profiles of image files are applied; only for directories can
+            this be turned off. Sets that go by a name are always taken as they are stored.
 
     Raises:
-        InputError: unknown name, no such directory, nothing usable in it, no network, or an option
-            that is out of range or not for this data set.
+        InputError: unknown name, no such directory or file, nothing usable in it, no network, a
+            package that is missing, or an option that is out of range or not for this data set.
     """
     name = os.fspath(source)
-    kind = name.partition(":")[0] if name in NAMES else "folder"
-    _check_options(kind, name, keep_side, held_out_fraction, weights, limit)
-    fraction = HELD_OUT_FRACTION if held_out_fraction is None else held_out_fraction
-    if kind == "builtin":
-        return load_builtin(keep_side=keep_side)
-    if kind == "synthetic":
-        return load_synthetic(keep_side=keep_side, held_out_fraction=fraction, limit=limit)
-    if kind == "torchvision":
-        return load_torchvision(name.partition(":")[2], keep_side=keep_side, limit=limit)
-    if not name or (os.path.basename(name) == name and not Path(name).exists()):
-        raise unknown_name("data set", name, [*NAMES, "or an existing directory"])
-    return load_folder(
-        name,
-        keep_side=keep_side,
-        held_out_fraction=fraction,
-        weights=weights,
-        limit=limit,
-        group_tiles=group_tiles,
+    how = Wanted(
+        *(keep_side, held_out_fraction, weights or {}, limit),
+        *(group_tiles, split_by, memory_mib, profiles),
     )
+    for option, value, least in (
+        ("keep_side", keep_side, 1),
+        ("limit", limit, 1),
+        ("memory_mib", memory_mib, 0),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{option} must be at least {least}, not {value}")
+    if name in NAMES:
+        kind, _, rest = name.partition(":")
+        _refuse(name, _NAMED[kind].refuses, how)
+        return _NAMED[kind].load(rest, how)
+    other = kind_of(name)
+    if other is not None:
+        _refuse(name, _NO_FOLDERS, how)
+        return _load_source(other.open(name, limit), how)
+    if not name or (os.path.basename(name) == name and not Path(name).exists()):
+        examples = ", ".join(kind.example for kind in KINDS)
+        raise unknown_name("data set", name, [*NAMES, f"{examples}, or an existing directory"])
+    return _load_source(open_folder(name, profiles=profiles), how)
 
 
-def _check_options(
-    kind: str,
-    name: str,
-    keep_side: int | None,
-    held_out_fraction: float | None,
-    weights: Mapping[str, float] | None,
-    limit: int | None,
-) -> None:
-    for field, value in (("keep_side", keep_side), ("limit", limit)):
-        if value is not None and value < 1:
-            raise InputError(f"{field} must be at least 1, not {value}")
-    if held_out_fraction is not None and kind in ("builtin", "torchvision"):
-        raise InputError(f"{name} has a fixed split: held_out_fraction is not for it")
-    if weights and kind != "folder":
-        raise InputError(f"{name} has no sub-folders: weights are not for it")
-    if limit is not None and kind == "builtin":
-        raise InputError("builtin is always read whole: limit is not for it")
+def _refuse(name: str, refuses: Mapping[str, str], how: Wanted) -> None:
+    """Refuses options that are given and not for a data set."""
+    for option, reason in refuses.items():
+        if getattr(how, option) not in (None, {}):
+            raise InputError(reason.format(name=shown_path(name)))
+
+
+def _load_source(source: Source, how: Wanted) -> Photographs:
+    skipped: list[tuple[str, str]] = []
+    photos = keep_photos(
+        source,
+        keep_side=how.keep_side,
+        limit=how.limit,
+        group_tiles=how.group_tiles,
+        weight=weight_by_folder(how.weights, source),
+        memory_mib=how.memory_mib,
+        skipped=skipped,
+    )
+    train, held_out = split_by_group(photos, how.fraction, by=how.split_by)
+    if how.fraction > 0 and len(photos) > 1 and len({photo.group for photo in photos}) == 1:
+        logging.getLogger("hyperinit").warning(
+            "%s: %d images count as one photograph by their names: nothing held out, no comparison;"
+            " the setting group_tiles turns this off",
+            shown_path(source.title),
+            len(photos),
+        )
+    return Photographs(source.title, train, held_out, skipped)

@@ -7,8 +7,9 @@ group is never divided.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,24 +22,35 @@ from hyperinit.images.pixels import from_uint8, image_hash, resize, square_crop,
 KEEP_SIDE = 512
 HELD_OUT_FRACTION = 0.05
 
+SplitBy = Literal["content", "name"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Photo:
-    """One decoded photograph, or one tile or view of a photograph, in memory.
+    """One photograph, or one tile or view of a photograph; its pixels may not be in memory.
 
     Attributes:
         name: Where it comes from, unique within its data set, such as "clic/000_01.jpg".
         group: The photograph it shows; whatever shares it stays on one side of a split.
-        pixels: (3, H, W) uint8, perhaps reduced (see `make_photo`).
+        stored: Its `pixels`, or what reads them when they are needed.
         hash: `image_hash` of the image before it was reduced.
         weight: How often it is sampled, relative to others; 0 is never.
     """
 
     name: str
     group: str
-    pixels: Tensor = field(repr=False, compare=False)
+    stored: Tensor | Callable[[], Tensor] = field(repr=False, compare=False)
     hash: str
     weight: float = 1.0
+
+    @property
+    def pixels(self) -> Tensor:
+        """(3, H, W) uint8, perhaps reduced (see `make_photo`).
+
+        Raises:
+            InputError: they are not in memory, and can no longer be read.
+        """
+        return self.stored if isinstance(self.stored, Tensor) else self.stored()
 
     @property
     def image(self) -> Tensor:
@@ -79,33 +91,22 @@ def make_photo(
     return Photo(name, group, to_uint8(kept), image_hash(image), weight)
 
 
-def usable(
+def collect(
     entries: Iterable[tuple[str, str, float]],
     load: Callable[[str], Tensor],
     keep_side: int | None,
-    skipped: list[tuple[str, str]],
-) -> Iterator[Photo]:
-    """Decodes each (name, group, weight) once by `load(name)`, when it is asked for.
-
-    Those that cannot be read are appended to `skipped`.
-    """
+) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """Decodes each (name, group, weight) by `load(name)`; the second list is what failed."""
+    photos: list[Photo] = []
+    skipped: list[tuple[str, str]] = []
     for name, group, weight in entries:
         try:
             image = load(name)
         except InputError as error:
             skipped.append((name, str(error)))
         else:
-            yield make_photo(name, group, image, keep_side=keep_side, weight=weight)
-
-
-def collect(
-    entries: Iterable[tuple[str, str, float]],
-    load: Callable[[str], Tensor],
-    keep_side: int | None,
-) -> tuple[list[Photo], list[tuple[str, str]]]:
-    """All that are `usable`; the second list is what failed."""
-    skipped: list[tuple[str, str]] = []
-    return list(usable(entries, load, keep_side, skipped)), skipped
+            photos.append(make_photo(name, group, image, keep_side=keep_side, weight=weight))
+    return photos, skipped
 
 
 def stable_fraction(text: str) -> float:
@@ -116,12 +117,20 @@ def stable_fraction(text: str) -> float:
     )
 
 
-def split_by_group(photos: Sequence[Photo], fraction: float) -> tuple[list[Photo], list[Photo]]:
-    """Splits into train and held out, by a stable hash of the group.
+def split_by_group(
+    photos: Sequence[Photo], fraction: float, *, by: SplitBy = "content"
+) -> tuple[list[Photo], list[Photo]]:
+    """Splits into train and held out, by a stable hash of each group.
 
     About `fraction` of the groups are held out: at least one if there are two or more and the
     fraction is not 0, and never all. A group's side does not depend on the other groups, save for
     these two limits. Groups that have an image in common (same hash) count as one.
+
+    Args:
+        photos: What is to be split.
+        fraction: Of the groups, to hold out.
+        by: The hash of a group: of the content of its images, which is the same wherever they lie
+            and whatever they are called, or of its name.
 
     Raises:
         InputError: fraction not in [0, 1).
@@ -129,10 +138,17 @@ def split_by_group(photos: Sequence[Photo], fraction: float) -> tuple[list[Photo
     if not 0 <= fraction < 1:
         raise InputError(f"held_out_fraction must be at least 0 and below 1, not {fraction}")
     group_of = _merge_duplicates(photos)
-    order = sorted({*group_of.values()}, key=stable_fraction)
+    text = {group: group for group in group_of.values()}
+    if by == "content":
+        text = {}
+        for photo in photos:
+            group = group_of[photo.group]
+            text[group] = min(photo.hash, text.get(group, photo.hash))
+    side = {group: stable_fraction(text[group]) for group in text}
+    order = sorted(text, key=side.__getitem__)
     held: set[str] = set()
     if fraction > 0 and len(order) > 1:
-        held = {group for group in order if stable_fraction(group) < fraction}
+        held = {group for group in order if side[group] < fraction}
         held = (held or {order[0]}) - {order[-1]}
     train = [photo for photo in photos if group_of[photo.group] not in held]
     return train, [photo for photo in photos if group_of[photo.group] in held]
@@ -154,6 +170,11 @@ def _merge_duplicates(photos: Sequence[Photo]) -> dict[str, str]:
     return {group: find(group) for group in parent}
 
 
+def _draws(generator: torch.Generator) -> list[float]:
+    """What one random crop takes from a generator."""
+    return torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+
+
 def random_crop(
     image: Tensor, size: int, *, generator: torch.Generator, min_scale: float = 1.0
 ) -> Tensor:
@@ -169,9 +190,7 @@ def random_crop(
         generator: The only source of randomness; always the same number of draws.
         min_scale: See above.
     """
-    side_draw, top_draw, left_draw, flip_draw = torch.rand(
-        4, generator=generator, dtype=torch.float64
-    ).tolist()
+    side_draw, top_draw, left_draw, flip_draw = _draws(generator)
     height, width = image.shape[-2:]
     short = min(height, width)
     smallest = min(short, max(1, round(min_scale * size)))
@@ -226,20 +245,22 @@ class CropSampler:
         self.min_scale = min_scale
         self._weights = torch.tensor([photo.weight for photo in photos], dtype=torch.float64)
 
-    def batch(self, step: int, batch_size: int) -> Tensor:
-        """The crops of one step: (batch_size, 3, size, size) float32 in [0, 1]."""
+    def batch(self, step: int, batch_size: int, rows: range | None = None) -> Tensor:
+        """The crops of one step: (batch_size, 3, size, size) float32 in [0, 1].
+
+        With `rows` only these of them, (len(rows), 3, size, size), and no other photograph is
+        read: what one of several processes works on, `range(rank, batch_size, processes)`.
+        """
         # A hash, as a sum or a product of seed and step would give two seeds common batches.
         digest = hashlib.sha256(f"{self.seed},{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         chosen = torch.multinomial(self._weights, batch_size, True, generator=generator).tolist()
-        return torch.stack(
-            [
-                random_crop(
-                    self.photos[index].pixels,
-                    self.size,
-                    generator=generator,
-                    min_scale=self.min_scale,
-                )
-                for index in chosen
-            ]
-        )
+        crops = []
+        for row, index in enumerate(chosen):
+            if rows is not None and row not in rows:
+                _draws(generator)
+                continue
+            pixels = self.photos[index].pixels
+            crop = random_crop(pixels, self.size, generator=generator, min_scale=self.min_scale)
+            crops.append(crop)
+        return torch.stack(crops) if crops else torch.empty(0, 3, self.size, self.size)

@@ -132,6 +132,7 @@ def _take(
             picture, _ = source[int(name.rpartition("/")[2])]
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(_line(error)) from error
+        picture.info.pop("icc_profile", None)  # a published set is taken as it is
         return to_image(picture)
 
     return collect([(name, name, 1.0) for name in names], load, keep_side)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hyperinit.data.table import kind_of
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.photos.folder import photos_in
 from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photo, fixed_crops, make_photo
+from hyperinit.photos.stored import photos_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def images_to_test(
     Photographs are cropped as they are read: memory is bounded by what is returned.
 
     Args:
-        sources: Files, directories, or names of data sets, of which the held-out images are taken.
+        sources: Files, directories, shards and the like (see `load`), or names of data sets, of
+            which the held-out images are taken.
         size: Side in pixels.
         limit: At most this many, from the front.
 
@@ -62,7 +65,8 @@ def images_to_test(
     for source in sources:
         photos = _photos(source, held_out=True, limit=limit, skipped=skipped)
         images = [NamedImage.cropped(p.name, p.image, size, p.hash) for p in photos]
-        for image in sorted(images, key=lambda image: image.name) if _is_folder(source) else images:
+        by_name = source not in NAMES and not _is_image(source)
+        for image in sorted(images, key=lambda image: image.name) if by_name else images:
             found.setdefault(image.hash, image)
     return list(found.values())[:limit], skipped
 
@@ -107,17 +111,20 @@ def squares_and_quarters(photos: Iterable[Photo], size: int, count: int) -> list
     return list(found.values())
 
 
-def _is_folder(source: str) -> bool:
-    return source not in NAMES and not Path(source).is_file()
+def _is_image(source: str) -> bool:
+    return Path(source).is_file() and kind_of(source) is None
 
 
 def _photos(source: str, *, held_out: bool, limit: int | None, skipped: Skipped) -> Iterator[Photo]:
-    """The photographs of a file or a directory, read in turn, or one side of a data set's split."""
+    """The photographs of a file or of other data, read in turn, or one side of a set's split."""
+    kind = None if source in NAMES else kind_of(source)
     if source in NAMES:
         found = load(source, keep_side=None)
         skipped += found.skipped
         yield from found.held_out if held_out else found.train
-    elif Path(source).is_file():
+    elif kind is not None:
+        yield from photos_of(kind.open(source, limit), keep_side=None, limit=limit, skipped=skipped)
+    elif _is_image(source):
         name = Path(source).name
         yield make_photo(name, name, load_image(source), keep_side=None)
     elif Path(source).is_dir():

@@ -89,7 +89,8 @@ def test_a_limit_does_not_read_on(tmp_path, monkeypatch):
     write(tmp_path, *(f"{i}.png" for i in range(30)))
     read = []
     monkeypatch.setattr(
-        "hyperinit.photos.folder.load_image", lambda path: read.append(path) or load_image(path)
+        "hyperinit.photos.folder.load_image",
+        lambda path, **how: read.append(path) or load_image(path, **how),
     )
     load(tmp_path, limit=3)
     images_to_test([str(tmp_path)], 8, 3)

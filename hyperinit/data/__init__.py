@@ -1,0 +1,1 @@
+"""Shards, Parquet files, arrays, Hugging Face sets -> images by number."""

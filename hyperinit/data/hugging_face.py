@@ -1,0 +1,217 @@
+"""Data sets of Hugging Face's `datasets`, by name or on disk -> images by number.
+
+Needs that package, which is imported when such a set is asked for. A set that was downloaded, or
+saved by `save_to_disk`, is mapped from disk and read in any order. With a limit a set that goes by
+its name is streamed instead, so that no more than its first images are downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.files import shown_path
+from hyperinit.data.parquet import USUAL
+from hyperinit.data.source import MAX_ENCODED_BYTES, Numbered, Source, decoded, line, optional
+from hyperinit.data.spool import Spool
+
+EXTRA = "hf"
+PREFIX = "hf:"
+
+# What `save_to_disk` writes: of a data set, of several splits.
+ON_DISK = ("dataset_info.json", "dataset_dict.json")
+
+_NAME = re.compile(r"(?P<name>.+?)(@(?P<config>[^@:#]+))?(:(?P<split>\w+))?(#(?P<column>.+))?")
+
+
+def is_hugging_face(spec: str) -> bool:
+    """Whether something is "hf:NAME", or a directory that `save_to_disk` wrote."""
+    path = spec.partition("#")[0] if not os.path.exists(spec) else spec
+    return spec.startswith(PREFIX) or any(os.path.isfile(os.path.join(path, n)) for n in ON_DISK)
+
+
+def split_name(spec: str) -> tuple[str, str]:
+    """("NAME", "@CONFIG:SPLIT#COLUMN") of "hf:NAME@CONFIG:SPLIT#COLUMN"."""
+    name = _parts(spec)["name"]
+    return name, spec.removeprefix(PREFIX).removeprefix(name)
+
+
+def _parts(spec: str) -> re.Match[str]:
+    found = _NAME.fullmatch(spec.removeprefix(PREFIX))
+    if found is None:
+        raise InputError(f"{shown_path(spec)}: expected hf:NAME, or hf:NAME@CONFIG:SPLIT#COLUMN")
+    return found
+
+
+@dataclass
+class _Rows:
+    """The image column of a data set that is mapped from disk."""
+
+    rows: Any  # datasets.Dataset with one column
+    column: str
+    names: Numbered
+
+    def read(self, index: int) -> Tensor:
+        """See `Source.read`."""
+        try:
+            value = self.rows[index][self.column]
+        except Exception as error:  # whatever Arrow raises on damaged files
+            raise InputError(f"cannot be read ({line(error)})") from error
+        return decoded(_content(value), self.names[index])
+
+
+@dataclass
+class _Streamed:
+    """The first images of a data set, encoded as they came, in a temporary file."""
+
+    spool: Spool
+    places: list[tuple[int, int] | str]  # (first byte, bytes), or why there are none
+    names: Numbered
+
+    def read(self, index: int) -> Tensor:
+        """See `Source.read`."""
+        place = self.places[index]
+        if isinstance(place, str):
+            raise InputError(place)
+        start, size = place
+        return decoded(self.spool.read(start, size), self.names[index])
+
+
+def _content(value: Any) -> Any:
+    """The bytes of an image file in a value of a column; they may lie in a file of their own."""
+    if not isinstance(value, dict) or value.get("bytes") is not None or not value.get("path"):
+        return value.get("bytes") if isinstance(value, dict) else value
+    path = value["path"]
+    try:
+        if os.path.getsize(path) > MAX_ENCODED_BYTES:
+            raise InputError(f"{shown_path(path)} is too large for one image")
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{shown_path(path)}: {error.strerror or 'cannot be read'}") from error
+
+
+def open_hugging_face(spec: str, limit: int | None = None) -> Source:
+    """Finds the images of a data set.
+
+    Args:
+        spec: "hf:NAME", or the directory of a set on disk, which may have "hf:" before it. Behind
+            the name "@CONFIG", ":SPLIT" (default: train, or the only one) and "#COLUMN" (default:
+            the one with images) may follow, in this order.
+        limit: A set that goes by its name is streamed, and only so many images are fetched.
+
+    Raises:
+        InputError: `datasets` is not installed; no such data set, split or column; no network.
+    """
+    found = _parts(spec)
+    name, split = found["name"], found["split"] or ""
+    package = _package()
+    try:
+        if os.path.isdir(name):
+            rows = _one_split(package.load_from_disk(name), split, spec)
+        else:
+            rows = package.load_dataset(
+                name, found["config"], split=split or "train", streaming=limit is not None
+            )
+        column = _image_column(package, rows, found["column"] or "", spec)
+        rows = rows.with_format(None).select_columns([column])
+        if isinstance(_features(rows)[column], package.Image):
+            rows = rows.cast_column(column, package.Image(decode=False))
+        if hasattr(rows, "__len__"):
+            names = Numbered([(spec, len(rows))])
+            return Source(spec, names, _Rows(rows, column, names).read)
+        values = (row[column] for row in islice(rows, limit))
+        streamed = _fetched(values, spec)
+    except InputError:
+        raise
+    except Exception as error:  # of the network, of the hub, of what is on disk
+        raise InputError(f"{shown_path(spec)}: cannot be loaded ({line(error)})") from error
+    return Source(spec, streamed.names, streamed.read)
+
+
+def _package() -> Any:
+    """Hugging Face's `datasets`, also where another folder of that name comes first on the path,
+    as in a checkout of this project."""
+    module = sys.modules.get("datasets") or optional("datasets", EXTRA, "a Hugging Face data set")
+    if hasattr(module, "load_from_disk"):
+        return module
+    for place in sys.path:
+        spec = PathFinder.find_spec("datasets.arrow_dataset", [os.path.join(place, "datasets")])
+        if spec is None:
+            continue
+        for name in [n for n in sys.modules if n.partition(".")[0] == "datasets"]:
+            del sys.modules[name]
+        sys.path.insert(0, place)
+        try:
+            return optional("datasets", EXTRA, "a Hugging Face data set")
+        finally:
+            sys.path.remove(place)
+    raise InputError(f"a Hugging Face data set needs datasets: pip install 'hyperinit[{EXTRA}]'")
+
+
+def _one_split(found: Any, split: str, spec: str) -> Any:
+    """A data set, or one of a dictionary of them."""
+    if not isinstance(found, dict):
+        if split:
+            raise InputError(f"{shown_path(spec)}: has no splits, so no {split!r}")
+        return found
+    chosen = split or ("train" if "train" in found or len(found) != 1 else next(iter(found)))
+    if chosen not in found:
+        raise unknown_name(f"split of {shown_path(spec)}", chosen, found)
+    return found[chosen]
+
+
+def _features(rows: Any) -> Any:
+    """Column -> its type; a stream may have to look at its first row."""
+    return rows.features if rows.features is not None else rows._resolve_features().features
+
+
+def _image_column(package: Any, rows: Any, wanted: str, spec: str) -> str:
+    features = _features(rows)
+    holders = [
+        name
+        for name, kind in features.items()
+        if isinstance(kind, package.Image)
+        or getattr(kind, "dtype", "") in ("binary", "large_binary")
+    ]
+    if wanted:
+        if wanted not in features:
+            raise unknown_name(f"column of {shown_path(spec)}", wanted, features)
+        if wanted not in holders:
+            kind = features[wanted]
+            raise InputError(f"{shown_path(spec)}: column {wanted!r} holds {kind}, no images")
+        return wanted
+    images = [name for name in holders if isinstance(features[name], package.Image)]
+    usual = [name for known in USUAL for name in images or holders if name.lower() == known]
+    if usual or len(images or holders) == 1:
+        return str((usual or images or holders)[0])
+    if not holders:
+        raise InputError(
+            f"{shown_path(spec)}: has no column of images; it has {', '.join(features)}"
+        )
+    several = ", ".join(images or holders)
+    raise InputError(f"{shown_path(spec)}: which column? Add #COLUMN, with one of {several}")
+
+
+def _fetched(values: Iterable[Any], spec: str) -> _Streamed:
+    spool = Spool()
+    places: list[tuple[int, int] | str] = []
+    for value in values:
+        try:
+            content = _content(value)
+            if not isinstance(content, bytes):
+                raise InputError("has no bytes of an image file")
+        except InputError as error:
+            places.append(str(error))
+        else:
+            places.append((spool.add(content), len(content)))
+    return _Streamed(spool, places, Numbered([(spec, len(places))]))

@@ -1,0 +1,144 @@
+"""Parquet files with a column of encoded images -> images by number. Needs pyarrow.
+
+The column holds the bytes of image files, or what Hugging Face's `Image` feature writes: a
+structure of `bytes` and `path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.data.paths import expand, short_names, split_field
+from hyperinit.data.source import Numbered, Source, decoded, line, optional
+
+EXTRA = "parquet"
+
+# What image columns are usually called, where several columns hold bytes.
+USUAL = ("image", "img", "jpg", "png", "picture", "photo", "pixels", "content", "bytes")
+
+
+@dataclass
+class _Column:
+    """A column of several files, of which the rows read last are kept."""
+
+    files: list[Any]  # pyarrow.parquet.ParquetFile
+    column: str
+    groups: list[tuple[int, int]]  # (number of the file, row group) of every part of `names`
+    names: Numbered
+    lock: Lock = field(default_factory=Lock)
+    current: int = -1
+    rows: Any = None
+
+    def read(self, index: int) -> Tensor:
+        """See `Source.read`."""
+        part, row = self.names.place(index)
+        try:
+            with self.lock:
+                if self.current != part:
+                    self.rows, self.current = None, -1
+                    file, group = self.groups[part]
+                    table = self.files[file].read_row_group(
+                        group, columns=[self.column], use_threads=False
+                    )
+                    self.rows, self.current = table.column(0), part
+                value = self.rows[row].as_py()
+        except (OSError, ValueError) as error:  # pyarrow's own errors are one of the two
+            raise InputError(f"the file is damaged ({line(error)})") from error
+        return decoded(content_of(value), self.names[index])
+
+
+def content_of(value: Any) -> Any:
+    """The bytes of an image file in a value of an image column."""
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def open_parquet(spec: str, limit: int | None = None) -> Source:
+    """Finds the images in Parquet files.
+
+    Args:
+        spec: See `expand`; "FILE#COLUMN" says which column where several hold bytes.
+        limit: Not needed.
+
+    Raises:
+        InputError: pyarrow is not installed; a file is missing or no Parquet file; no such column,
+            or no column of bytes, or several without a usual name.
+    """
+    parquet = optional("pyarrow.parquet", EXTRA, "a Parquet file")
+    path, wanted = split_field(spec)
+    paths = expand(path)
+    files, groups, parts, column = [], [], [], ""
+    for number, (file, shown) in enumerate(zip(paths, short_names(paths), strict=True)):
+        try:
+            opened = parquet.ParquetFile(file, pre_buffer=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{shown_path(file)}: no Parquet file ({line(error)})") from error
+        column = image_column(opened.schema_arrow, wanted or column, shown_path(file))
+        files.append(opened)
+        for group in range(opened.metadata.num_row_groups):
+            rows = opened.metadata.row_group(group).num_rows
+            groups.append((number, group))
+            parts.append((shown, group, rows))
+    names = _RowNames(parts)
+    return Source(spec, names, _Column(files, column, groups, names).read, again=False)
+
+
+class _RowNames(Numbered):
+    """Names of rows, which count through the row groups of a file."""
+
+    def __init__(self, parts: Iterable[tuple[str, int, int]]) -> None:
+        parts = list(parts)
+        super().__init__([(file, rows) for file, _, rows in parts])
+        self._before: list[int] = []
+        for i, (_, group, _) in enumerate(parts):
+            self._before.append(self._before[i - 1] + parts[i - 1][2] if group else 0)
+
+    def label(self, part: int, number: int) -> str:
+        """See `Numbered`."""
+        return super().label(part, self._before[part] + number)
+
+
+def image_column(schema: Any, wanted: str, name: str) -> str:
+    """The column of a pyarrow schema that holds encoded images.
+
+    Args:
+        schema: Of the file.
+        wanted: The column that was asked for, "" for none.
+        name: Of the file, for the message.
+
+    Raises:
+        InputError: there is none, it holds something else, or there are several.
+    """
+    holders = [field.name for field in schema if _holds_bytes(field.type)]
+    if wanted:
+        if wanted not in schema.names:
+            known = ", ".join(schema.names) or "none"
+            raise InputError(f"{name}: has no column {wanted!r}; it has {known}")
+        if wanted not in holders:
+            kind = schema.field(wanted).type
+            raise InputError(f"{name}: column {wanted!r} must hold encoded images, not {kind}")
+        return wanted
+    usual = [column for known in USUAL for column in holders if column.lower() == known]
+    if usual or len(holders) == 1:
+        return str((usual or holders)[0])
+    if not holders:
+        known = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        raise InputError(f"{name}: has no column of encoded images; it has {known[:200]}")
+    raise InputError(f"{name}: which column? Write FILE#COLUMN, with one of {', '.join(holders)}")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(
+            kind.field(i).name == "bytes" and _holds_bytes(kind.field(i).type)
+            for i in range(kind.num_fields)
+        )
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))

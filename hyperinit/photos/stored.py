@@ -1,0 +1,306 @@
+"""Pictures of a source -> photographs, of which as many are kept in memory as may be.
+
+Every picture is decoded once, which finds its hash and whether it can be used; where that took
+long, what it found is recorded for the next time (`RECORD_SEC`). What does not fit in memory is
+read again whenever it is drawn; where reading out of turn is slow (`Source.again`), its pixels
+wait in a temporary file. So memory is bounded however many there are, but for their names and
+hashes, less than a kilobyte each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import prod
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from PIL import __version__ as PIL_VERSION
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import make_directory, shown_path, write_atomically
+from hyperinit.base.terminal import progress
+from hyperinit.data.source import Source
+from hyperinit.data.spool import Spool
+from hyperinit.photos.photographs import Photo, make_photo, stable_fraction
+from hyperinit.photos.torchvision_sets import cache_directory
+
+MEMORY_MIB = 2048  # of pixels, where nothing else is said
+
+# Reading a source that takes longer is recorded in the cache directory, so that the next run opens
+# it at once. The version changes with what a file means.
+RECORD_SEC, RECORD_VERSION = 20.0, 1
+
+# What a tensor takes beside its numbers.
+_TENSOR_BYTES = 1024
+
+Skipped = list[tuple[str, str]]
+
+
+def photos_of(
+    source: Source,
+    *,
+    keep_side: int | None,
+    limit: int | None = None,
+    group_tiles: bool = True,
+    weight: Callable[[str], float] = lambda name: 1.0,
+    skipped: Skipped,
+) -> Iterator[Photo]:
+    """Decodes pictures, one when it is asked for; its pixels are in memory.
+
+    Args:
+        source: Where they lie.
+        keep_side: See `make_photo`.
+        limit: At most so many that can be used, in an order that is fixed and spread over the
+            source; without it they come in turn.
+        group_tiles: Whether names tell tiles of one photograph.
+        weight: Name -> sampling weight.
+        skipped: (name, reason) of each that cannot be used is appended here.
+
+    Raises:
+        InputError: not one can be used.
+    """
+    numbered = _numbered(source, keep_side, limit, group_tiles, weight, skipped)
+    yield from (photo for _, photo in numbered)
+
+
+def keep_photos(
+    source: Source,
+    *,
+    keep_side: int | None,
+    limit: int | None = None,
+    group_tiles: bool = True,
+    weight: Callable[[str], float] = lambda name: 1.0,
+    memory_mib: int = MEMORY_MIB,
+    skipped: Skipped,
+) -> list[Photo]:
+    """All photographs of a source, in its order, with pixels of at most `memory_mib` in memory.
+
+    Args and errors are those of `photos_of`; a source that is read in turn needs room for the
+    other pixels in the directory for temporary files.
+    """
+    record = _record_path(source, limit) if source.again and source.files else None
+    found = None if record is None else _recorded(record, len(source.names))
+    if found is not None:
+        skipped += found.skipped
+        groups = source.groups(group_tiles) if source.groups else source.names
+        memory = _Memory(memory_mib * 2**20)
+        photos = []
+        for index, sha256 in zip(found.index, found.sha256, strict=True):
+            name, again = source.names[index], _Again(source, index, keep_side, sha256, memory)
+            photos.append(Photo(name, groups[index], again, sha256, weight(name)))
+        return photos
+    began, before = time.monotonic(), len(skipped)
+    numbered = _numbered(source, keep_side, limit, group_tiles, weight, skipped)
+    numbers = _kept(numbered, source, keep_side, limit, memory_mib)
+    if record is not None and time.monotonic() - began > RECORD_SEC:
+        indices, hashes = [i for i, _ in numbers], [photo.hash for _, photo in numbers]
+        _write_record(record, _Record(indices, hashes, skipped[before:]))
+    return [photo for _, photo in numbers]
+
+
+def _kept(
+    numbered: Iterator[tuple[int, Photo]],
+    source: Source,
+    keep_side: int | None,
+    limit: int | None,
+    memory_mib: int,
+) -> list[tuple[int, Photo]]:
+    """Photographs by number, with as many pixels in memory as there is room for."""
+    shown = progress(
+        numbered,
+        total=len(source.names) if limit is None else min(limit, len(source.names)),
+        desc="reading images",
+        **{"delay": 2.0, "disable": None, "leave": False},
+    )
+    memory, spool = _Memory(memory_mib * 2**20), Spool()
+    found: list[tuple[int, Photo]] = []
+    for index, photo in shown:
+        if not memory.has_room_for(photo.pixels):
+            again = _Again(source, index, keep_side, photo.hash, memory)
+            photo = replace(
+                photo, stored=again if source.again else _Waiting.of(photo.pixels, spool)
+            )
+        found.append((index, photo))
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _numbered(
+    source: Source,
+    keep_side: int | None,
+    limit: int | None,
+    group_tiles: bool,
+    weight: Callable[[str], float],
+    skipped: Skipped,
+) -> Iterator[tuple[int, Photo]]:
+    skipped += source.skipped
+    names = source.names
+    groups = source.groups(group_tiles) if source.groups else names
+    found = False
+    for index, image in islice(_usable(source, limit, skipped), limit):
+        found, name, group = True, names[index], groups[index]
+        yield index, make_photo(name, group, image, keep_side=keep_side, weight=weight(name))
+    if not found:
+        first = f"; the first of {len(skipped)} skipped: {': '.join(skipped[0])}" if skipped else ""
+        raise InputError(f"{shown_path(source.title)}: no usable image{first}")
+
+
+def _usable(source: Source, limit: int | None, skipped: Skipped) -> Iterator[tuple[int, Tensor]]:
+    """(number, image) of those that can be decoded."""
+    order: Sequence[int] = range(len(source.names))
+    if limit is not None:
+        order = sorted(order, key=lambda index: stable_fraction(source.names[index]))
+        if not source.again:
+            yield from _in_turn(source, order, limit, skipped)
+            return
+    for index in order:
+        image = _read(source, index, skipped)
+        if image is not None:
+            yield index, image
+
+
+def _in_turn(
+    source: Source, order: Sequence[int], limit: int, skipped: Skipped
+) -> Iterator[tuple[int, Tensor]]:
+    """The first of an order that can be decoded, `limit` of them, read by their place."""
+    at, wanted = 0, limit
+    while wanted and at < len(order):
+        part = sorted(order[at : at + wanted])
+        at += len(part)
+        for index in part:
+            image = _read(source, index, skipped)
+            if image is not None:
+                wanted -= 1
+                yield index, image
+
+
+def _read(source: Source, index: int, skipped: Skipped) -> Tensor | None:
+    try:
+        return source.read(index)
+    except InputError as error:
+        skipped.append((source.names[index], str(error)))
+        return None
+
+
+class _Memory:
+    """Room for pixels, and those that were put there when they were first drawn."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self._room = room_bytes
+        self._lock = Lock()
+        self.pixels: dict[int, Tensor] = {}
+
+    def has_room_for(self, pixels: Tensor) -> bool:
+        """Whether there is room, which is taken then."""
+        with self._lock:
+            cost = pixels.numel() + _TENSOR_BYTES
+            if cost > self._room:
+                self._room = 0  # what is larger comes too late: memory has the first ones
+                return False
+            self._room -= cost
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The pixels of a photograph that is read anew when they are needed and not in memory."""
+
+    source: Source
+    index: int
+    keep_side: int | None
+    sha256: str
+    memory: _Memory
+
+    def __call__(self) -> Tensor:
+        kept = self.memory.pixels.get(self.index)
+        if kept is not None:
+            return kept
+        name = self.source.names[self.index]
+        where = f"{shown_path(self.source.title)}: {name}"
+        try:
+            photo = make_photo(name, "", self.source.read(self.index), keep_side=self.keep_side)
+        except InputError as error:
+            raise InputError(f"{where}: can no longer be read: {error}") from error
+        if photo.hash != self.sha256:
+            raise InputError(f"{where}: was changed while it was in use")
+        if self.memory.has_room_for(photo.pixels):
+            self.memory.pixels[self.index] = photo.pixels
+        return photo.pixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """The pixels of a photograph in a temporary file."""
+
+    spool: Spool
+    start: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pixels: Tensor, spool: Spool) -> _Waiting:
+        """Writes pixels (3, H, W) uint8."""
+        content = pixels.contiguous().numpy().tobytes()
+        return cls(spool, spool.add(content), tuple(pixels.shape))
+
+    def __call__(self) -> Tensor:
+        content = bytearray(self.spool.read(self.start, prod(self.shape)))
+        return torch.frombuffer(content, dtype=torch.uint8).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What reading a whole source found: numbers and hashes of the pictures, and what is none."""
+
+    index: list[int]
+    sha256: list[str]
+    skipped: Skipped
+
+
+def _record_path(source: Source, limit: int | None) -> Path | None:
+    """Where the record of a source is: a name that changes with its files, and with what decodes.
+
+    None where a file is missing.
+    """
+    digest = hashlib.sha256(f"{RECORD_VERSION},{PIL_VERSION},{limit},{source.how}".encode())
+    try:
+        for file in source.files:
+            facts = os.stat(file)
+            line = f"\n{os.path.abspath(file)},{facts.st_size},{facts.st_mtime_ns}"
+            digest.update(line.encode(errors="surrogateescape"))
+    except OSError:
+        return None
+    return cache_directory() / "read" / f"{digest.hexdigest()}.npz"
+
+
+def _recorded(path: Path, count: int) -> _Record | None:
+    """What was found when a source was read before; None where that is not known."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            index, sha256 = stored["index"].tolist(), stored["sha256"]
+            skipped = [(str(n), str(r)) for n, r in json.loads(stored["skipped"].tobytes())]
+        whole = len(index) == len(sha256) > 0 and all(0 <= i < count for i in index)
+        hashes = [row.tobytes().hex() for row in sha256]
+    except Exception:  # damaged, or of another kind: it is read again
+        return None
+    return _Record(index, hashes, skipped) if whole else None
+
+
+def _write_record(path: Path, record: _Record) -> None:
+    """Keeps what was found; where that fails, the next run reads everything again."""
+    hashes = np.frombuffer(bytes.fromhex("".join(record.sha256)), np.uint8).reshape(-1, 32)
+    said = np.frombuffer(json.dumps(record.skipped).encode(), np.uint8)
+    content = io.BytesIO()
+    np.savez(content, index=np.array(record.index, np.int64), sha256=hashes, skipped=said)
+    with contextlib.suppress(InputError):
+        make_directory(path.parent)
+        write_atomically(path, content.getvalue())
