@@ -26,11 +26,12 @@ from hyperinit.demo.board import board, verdict
 from hyperinit.demo.page import live
 from hyperinit.demo.race import Lane, race, race_config
 from hyperinit.fitting.config import FitConfig
-from hyperinit.fitting.descent import rate_of
+from hyperinit.fitting.descent import rate_of, suited
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.state import TrainState, save_state
+from hyperinit.learn.reptile import REPTILE, ReptileConfig
+from hyperinit.learn.state import TrainState, new_state, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.store import CHECKPOINT_NAME
 
@@ -238,6 +239,22 @@ def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(t
     sizes = {init.start(smooth_image(24), 0).params.config.width for init in found.inits}
     assert sizes == {16} and found.inits[-1].name == "hyper"
     assert found.inits[-1].train_hashes == {"abc"}
+
+
+def test_a_run_of_any_kind_takes_part_and_so_does_what_comes_with_the_package(tmp_path):
+    own = ReptileConfig(size=24, width=16, depth=2, read_numbers=3)
+    save_state(tmp_path / CHECKPOINT_NAME, new_state(REPTILE, own), own, train_hashes=["abc"])
+    found = arena(tmp_path)
+    assert found.size == 24 and found.inits[-1].name == "learned"
+    assert found.inits[-1].train_hashes == {"abc"}
+    image = smooth_image(24)
+    config = replace(CONFIG, budget_epochs=1)
+    *_, lanes = race(image, found.inits, config, target=0.0)
+    # Nobody proposes a rate for it: the fit chooses, as it does without a page.
+    start = found.inits[-1].start(image, 0)
+    assert lanes[-1].result.lr == rate_of(suited(config, start), start, 24 * 24)
+    linear = arena("linear-96")
+    assert linear.size == 96 and linear.inits[-1].train_hashes
 
 
 @pytest.mark.parametrize(

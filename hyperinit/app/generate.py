@@ -37,7 +37,7 @@ def generate_parser(prog: str) -> Parser:
         default="photo-224",
         metavar="RUN",
         help="photo-224, linear-96 or photo-96, which come with the package, or a run directory or "
-        "checkpoint (default: photo-224)",
+        "checkpoint, or hub:OWNER/NAME (default: photo-224)",
     )
     parser.add_argument(
         *("-o", "--out"),
@@ -101,9 +101,12 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _hypernetwork(source: str) -> HyperNetwork | LearnedInit:
+    from hyperinit.hypernet.hub import local_checkpoint
     from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, load_trained
 
-    return load_pretrained(source) if source in PRETRAINED else load_trained(source)[0]
+    if source in PRETRAINED:
+        return load_pretrained(source)
+    return load_trained(local_checkpoint(source))[0]
 
 
 def render_parser(prog: str) -> Parser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hyperinit.base.arguments import add_device, add_threads
 from hyperinit.base.settings import Parser
@@ -18,9 +17,9 @@ def build(prog: str) -> Parser:
     add = parser.add_argument
     add(
         "--checkpoint",
-        type=Path,
         metavar="RUN",
-        help="of the hypernetwork that takes part (photo-96, which comes with the package)",
+        help="of the trained init that takes part: a run directory or file of a hypernetwork or a"
+        " learned init, hub:OWNER/NAME, or one that comes with the package (photo-96)",
     )
     add("--size", type=int, help="images in pixels (the checkpoint's, or 96)")
     add("--budget-epochs", type=float, default=64.0, help="(64)")
