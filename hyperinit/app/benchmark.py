@@ -23,17 +23,17 @@ file, with pictures of the fits if they were kept (--thumbnails).
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device
+from hyperinit.base.arguments import add_device, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
+from hyperinit.base.results import manner, result, results
 from hyperinit.base.settings import Parser, build_parser
-from hyperinit.base.terminal import forgiving_output, say
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -124,6 +124,7 @@ def _add_how(parser: Parser) -> None:
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
     add("--verify", type=int, metavar="N", help="run N stored trials again and compare, and exit")
+    add_manner(parser)
 
 
 def main(
@@ -149,8 +150,8 @@ def main(
         The exit code: 0, 1 if a check failed, 2 for bad input, 130 after Ctrl-C.
     """
     parser = build(prog, description or __doc__ or "", inits=inits, track=track)
-    arguments = parser.parse_args(argv)
     with forgiving_output():
+        arguments = parser.parse_args(argv)
         try:
             from hyperinit.bench.catalogue import PACKAGE
 
@@ -165,13 +166,14 @@ def main(
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
     from hyperinit.bench.run import open_records
-    from hyperinit.report.tables import markdown
+    from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
 
     if arguments.list:
-        print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
-        print(f"rules: {' '.join(catalogue.rules)}")
-        print(f"images: {' '.join(catalogue.image_names)}, files, directories")
+        text = f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}\nrules: {' '.join(catalogue.rules)}\n"
+        text += f"images: {' '.join(catalogue.image_names)}, files, directories"
+        names = {"inits": catalogue.rows, "rules": catalogue.rules, "images": catalogue.image_names}
+        result("names", text, **{what: list(own) for what, own in names.items()})
         return 0
     if arguments.inits is None:
         arguments.inits = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
@@ -196,7 +198,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
             return check(plan, file, arguments.verify)
         records = measure(plan, file)
     scores = score_groups(records)
-    print(markdown(scores))
+    results("score", markdown(scores), score_rows(scores))
     draw(scores, out)
     return 0
 
@@ -268,24 +270,31 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
     from hyperinit.bench.run import verify
 
     differences = []
-    for found in verify(plan, file, count):
+    for found in progress(verify(plan, file, count), total=count, desc="verifying", leave=False):
         differences.append(found.difference)
         old, new = found.record, found.again
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
-        print(
+        result(
+            "rerun",
             f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
-            f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
+            f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}",
+            init=old.label,
+            image=old.image,
+            seed=old.seed,
+            budget_epochs=old.budget_epochs,
+            lr=old.lr,
+            mse_then=old.mse,
+            mse_now=new.mse,
+            difference=found.difference,
         )
     same = sum(difference <= SAME for difference in differences)
-    print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
+    if not manner().json:
+        print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
     return 0 if same == len(differences) else 1
 
 
 def _bar(**settings: Any) -> Any:
-    """A progress bar on stderr; a line every half minute where that is not a terminal."""
-    from tqdm import tqdm
-
-    form = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} epochs, {remaining}{postfix}"
-    every = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(mininterval=every, bar_format=form, **settings)
+    """A progress bar that counts epochs."""
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} epochs, {remaining} left{postfix}"
+    return progress(bar_format=form, **settings)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, add_theirs, add_threads, theirs_of
+from hyperinit.base.arguments import (
+    add_device,
+    add_manner,
+    add_size,
+    add_theirs,
+    add_threads,
+    theirs_of,
+)
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
+from hyperinit.base.results import result as print_result
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import Countdown, EpochBar
+from hyperinit.base.terminal import Countdown, EpochBar, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperinit.fitting.config import FitConfig
-    from hyperinit.fitting.fit import FitResult
     from hyperinit.inits.start import Init, Start
     from hyperinit.siren.network import Params
 
@@ -65,6 +71,7 @@ def build(prog: str) -> Parser:
         "where images that are finished are skipped",
     )
     add("--render", type=Path, help="write what the SIREN shows: OUT.png")
+    add_manner(parser)
     return parser
 
 
@@ -216,7 +223,10 @@ def fit_image(
     facts["images"] = [image_facts(arguments.image.name, image)]
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
-        print(do(arguments, start, image, config, facts))
+        text, fields = do(arguments, start, image, config, facts)
+    files = {"out": arguments.out, "render": arguments.render}
+    fields |= {what: None if path is None else shown_path(path) for what, path in files.items()}
+    print_result("fit", text, image=shown_path(arguments.image), init=init.name, **fields)
     return 0
 
 
@@ -226,8 +236,8 @@ def _fit_budget(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> str:
-    """Fits over the declared budget, writes the result, and returns the line about it."""
+) -> tuple[str, dict[str, Any]]:
+    """Fits over the declared budget, writes the result; returns a line and fields about it."""
     from hyperinit.fitting.fit import failure, fit
 
     with EpochBar(config.budget_epochs) as bar:
@@ -258,11 +268,13 @@ def _fit_budget(
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     if result.collapses and not result.restarts:
         restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
-    return (
+    text = (
         f"{name}: from {facts['init']}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
         f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
         f"{last.sec:.2f} s{restarted}"
     )
+    fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
+    return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1}
 
 
 def _fit_to_target(
@@ -271,7 +283,7 @@ def _fit_to_target(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Fits until the error is as low as wanted; what improved is written even if it is not."""
     from hyperinit.fitting.suits import width_for
     from hyperinit.fitting.target import fit_to_target
@@ -279,7 +291,11 @@ def _fit_to_target(
     from hyperinit.siren.network import predict
 
     target, name = arguments.target_mse, shown_path(arguments.image)
-    result = fit_to_target(start, image, target, config)
+    with EpochBar(config.budget_epochs) as bar:
+        result = fit_to_target(
+            *(start, image, target, config),
+            on_progress=lambda epochs, planned, mse: bar.show(epochs, mse, planned),
+        )
     mse, _ = grid_errors(predict(start.params, image_coords(image)), image_to_rgb(image))
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
@@ -293,7 +309,9 @@ def _fit_to_target(
             f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost}; "
             f"raise --budget-epochs, or --width to about {width}"
         )
-    return f"{name}: from {facts['init']}, {outcome}, {cost}"
+    fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
+    text = f"{name}: from {facts['init']}, {outcome}, {cost}"
+    return text, {**fields, "sec": result.sec, "attempts": len(result.runs)}
 
 
 def _write(
@@ -361,27 +379,14 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
     counts += f", {len(report.failed)} without a result" if report.failed else ""
     if not report.fitted and not report.finished:
         raise InputError(f"{source}: no image could be fitted; the reasons are above")
-    print(f"{shown_path(arguments.out)}: {counts}; {report.images_per_hour:.0f} images per hour")
+    out, rate = shown_path(arguments.out), report.images_per_hour
+    print_result(
+        "directory",
+        f"{out}: {counts}; {rate:.0f} images per hour",
+        out=out,
+        fitted=report.fitted,
+        finished=report.finished,
+        failed=len(report.failed),
+        images_per_hour=rate,
+    )
     return 1 if report.failed else 0
-
-
-@dataclass
-class Told:
-    """Says of each image of a directory what became of it, how many are left and for how long."""
-
-    count: Countdown
-
-    def fitted(self, name: str, result: FitResult) -> None:
-        """A file has been written."""
-        kept = result.kept
-        text = f"{shown_path(name)}: PSNR {kept.psnr:.2f} dB, MSE {kept.mse:.3g}"
-        print(f"{text} ({self.count.worked()})", flush=True)
-
-    def failed(self, name: str, reason: str) -> None:
-        """There will be no file."""
-        done = self.count.passed()
-        print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
-
-    def finished(self, name: str) -> None:
-        """A file was there."""
-        self.count.passed()

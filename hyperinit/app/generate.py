@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import (
     add_device,
+    add_manner,
     add_size,
     add_theirs,
     add_threads,
@@ -18,7 +19,9 @@ from hyperinit.base.arguments import (
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
+from hyperinit.base.results import result
 from hyperinit.base.settings import Parser
+from hyperinit.base.terminal import progress
 
 if TYPE_CHECKING:
     from hyperinit.hypernet.learned import LearnedInit
@@ -49,6 +52,7 @@ def generate_parser(prog: str) -> Parser:
     parser.add_argument("--seed", type=int, default=0, help="of the pixels the inner steps see")
     add_device(parser)
     add_threads(parser)
+    add_manner(parser)
     return parser
 
 
@@ -68,7 +72,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     images = [load_sized(path, arguments.size) for path in arguments.images]
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
     with on_threads(choose_threads(arguments.threads, work)):
-        made = [hyper.generate(image, seed=arguments.seed) for image in images]
+        shown = progress(images, desc="generating", leave=False)
+        made = [hyper.generate(image, seed=arguments.seed) for image in shown]
     facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
     if len(paths) == 1 and paths[0] == arguments.out:
         save_params(paths[0], made[0] if len(made) == 1 else stack_params(made), images=facts)
@@ -77,7 +82,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
         for path, params, fact in zip(paths, made, facts, strict=True):
             save_params(path, params, images=[fact])
     several = "s" if len(made) > 1 else ""
-    print(f"{shown_path(arguments.out)}: initial weights for {len(made)} image{several}")
+    text = f"{shown_path(arguments.out)}: initial weights for {len(made)} image{several}"
+    result("generated", text, out=shown_path(arguments.out), images=len(made))
     return 0
 
 
@@ -124,6 +130,7 @@ def render_parser(prog: str) -> Parser:
     parser.add_argument(
         *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"
     )
+    add_manner(parser)
     return parser
 
 
@@ -157,5 +164,6 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
         shown = images[arguments.index or 0]
         size = shown["height"], shown["width"]
     save_image(render(params, *size), arguments.out)
-    print(f"{shown_path(arguments.out)}: {size[0]}x{size[1]}")
+    out = shown_path(arguments.out)
+    result("rendered", f"{out}: {size[0]}x{size[1]}", out=out, height=size[0], width=size[1])
     return 0

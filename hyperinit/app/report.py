@@ -20,10 +20,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyperinit.base.arguments import add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
+from hyperinit.base.results import result, results_markdown
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import forgiving_output
+from hyperinit.base.terminal import forgiving_output, say
 from hyperinit.record.records import read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
@@ -68,14 +70,15 @@ def build(prog: str) -> Parser:
         default=RECORDS_DIR,
         help="of the blocks' records (default: baselines/records)",
     )
+    add_manner(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hyperinit report") -> int:
     """Returns the exit code: 0, 1 if a document is outdated, 2 for bad input."""
     parser = build(prog)
-    arguments = parser.parse_args(argv)
     with forgiving_output():
+        arguments = parser.parse_args(argv)
         try:
             return run(arguments)
         except InputError as error:
@@ -121,7 +124,8 @@ def write_report(
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
     write_atomically(out / "report.md", text.encode(errors="replace"))
     done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
-    print(done, file=sys.stderr)
+    say(done)
+    result("report", None, out=str(out / "index.html"), records=len(records))
     return story
 
 
@@ -130,12 +134,11 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
     write_atomically(out / "report_spec.json", spec(story, to).encode())
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
     if publish_now or (logged_in() and not offline):
-        print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
+        say(f"W&B report: {publish(story, to, out)}")
         return
-    print(
+    say(
         f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
-        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
-        file=sys.stderr,
+        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}"
     )
 
 
@@ -143,7 +146,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     """Rewrites the blocks of documents, or only says which ones are outdated."""
     from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
 
-    constant = {"inits": inits_markdown, "rooms": rooms_markdown}
+    constant = {"inits": inits_markdown, "rooms": rooms_markdown, "results": results_markdown}
 
     outdated = []
     for path in documents:
@@ -160,6 +163,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     for path in outdated:
         state = "updated" if write else "is outdated: run report.py --update on it"
         print(f"{path} {state}", file=sys.stderr)
+        result("document", None, path=str(path), updated=write)
     return 1 if outdated and not write else 0
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyperinit.base.arguments import add_manner
+from hyperinit.base.results import results
 from hyperinit.base.settings import Parser
 
 
@@ -19,6 +21,7 @@ def score_parser(prog: str) -> Parser:
         action="store_true",
         help="choose learning rates on the test images, where records have no tuning runs",
     )
+    add_manner(parser)
     return parser
 
 
@@ -26,12 +29,12 @@ def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     """Runs `hyperinit score`."""
     arguments = score_parser(prog).parse_args(argv)
     from hyperinit.record.records import read_records
-    from hyperinit.report.tables import markdown
+    from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
 
     records = read_records(arguments.records)
     scores = score_groups(records, arguments.reference, tune_on_test=arguments.tune_on_test)
-    print(markdown(scores).rstrip("\n"))
+    results("score", markdown(scores).rstrip("\n"), score_rows(scores))
     return 0
 
 
@@ -42,7 +45,7 @@ def inits_parser(prog: str) -> Parser:
         description="Prints the inits that have a name: the 38 hand-designed rows of the seed"
         " experiment, and ours.",
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
     return parser
 
 

@@ -1,12 +1,15 @@
-"""Packages that are optional: which extra brings them, and one line where one is missing."""
+"""What is optional: packages, each with the extra that brings it, and an account at W&B."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import netrc
+import os
 import sys
 from dataclasses import dataclass
 from types import ModuleType
+from urllib.parse import urlsplit
 
 from hyperinit.base.errors import InputError
 
@@ -65,3 +68,17 @@ def need(extra: str) -> ModuleType:
 def _broken(row: Extra, error: ImportError) -> InputError:
     reason = " ".join(str(error).split())[:200]
     return InputError(f"{row.what} {row.package}, which cannot be imported ({reason})")
+
+
+def has_key(base_url: str) -> bool:
+    """Whether a key for this W&B server is configured (if not, W&B would ask on a terminal).
+
+    Found out without importing W&B.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        file = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return file.authenticators(urlsplit(base_url).netloc) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hyperinit.base.arguments import add_device, add_threads
+from hyperinit.base.arguments import add_device, add_manner, add_threads
 from hyperinit.base.settings import Parser
 
 
@@ -27,6 +27,7 @@ def build(prog: str) -> Parser:
     add("--no-browser", action="store_true", help="print the address alone")
     add_device(parser)
     add_threads(parser)
+    add_manner(parser)
     return parser
 
 

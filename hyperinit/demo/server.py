@@ -13,6 +13,7 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import need
+from hyperinit.base.results import result
 from hyperinit.demo.arena import Arena
 from hyperinit.demo.page import page_of
 from hyperinit.demo.race import BUDGET_EPOCHS, race, race_config
@@ -65,7 +66,7 @@ def serve(
         except OSError as error:
             wanted = "from 7860 on" if port is None else port
             raise InputError(f"no free port {wanted}: choose one with --port") from error
-        print(f"{url} shows the demo; Ctrl-C ends it", flush=True)
+        result("demo", f"{url} shows the demo; Ctrl-C ends it", url=url)
         try:
             while True:
                 time.sleep(1)

@@ -8,6 +8,7 @@ target is reached is only ever said of all pixels, and no more than the cap is s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import ceil, inf, log
 from typing import Any
@@ -84,6 +85,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     image: ImageSource,
     target_mse: float,
     config: FitConfig | None = None,
+    *,
+    on_progress: Callable[[float, float, float], None] = lambda epochs, planned, mse: None,
     **options: Any,
 ) -> TargetResult:
     """Fits one SIREN until its error over all pixels is at most `target_mse`.
@@ -96,6 +99,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
             next to nothing, or blows up, is given up and restarted at half the rate, whatever
             `max_restarts` says. "auto" is the eager engine: how long the fit will be is not known.
+        on_progress: Called now and then with (epochs spent, epochs that are planned in all by now,
+            estimated MSE over all pixels), on the clock.
         **options: Fields of FitConfig to set.
 
     Raises:
@@ -126,6 +131,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 round(left / step_epochs),
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
+                on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
@@ -146,6 +152,15 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     )
 
 
+def _in_epochs(
+    on_progress: Callable[[float, float, float], None], spent: float, step_epochs: float
+) -> Callable[[int, int, float], None]:
+    """A function of steps as one of epochs, those included that were spent before."""
+    return lambda step, steps, mse: on_progress(
+        spent + step * step_epochs, spent + steps * step_epochs, mse
+    )
+
+
 @dataclass
 class End:
     """Where a fit from the start has to end: a `Replan` of `descend`.
@@ -160,6 +175,7 @@ class End:
         lr_factor: On the fit's rate from here on.
         losses: Training loss after so many steps.
         lowered_step: When the rate was last lowered.
+        on_plan: Called with (steps taken, steps of the whole fit, estimated MSE).
     """
 
     target_mse: float
@@ -171,6 +187,7 @@ class End:
     lr_factor: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)
     lowered_step: int = 0
+    on_plan: Callable[[int, int, float], None] = lambda step, steps, mse: None
 
     def running(self, step: int, train_mse: float) -> int:
         """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
@@ -179,7 +196,10 @@ class End:
         if self._stalls(step):
             self.lr_factor *= STALL_LR_FACTOR
             self.lowered_step = step
-        return step if self.hopeless(step) else self._steps(step, train_mse / self.loss_ratio)
+        mse = train_mse / self.loss_ratio
+        steps = step if self.hopeless(step) else self._steps(step, mse)
+        self.on_plan(step, steps, mse)
+        return steps
 
     def looked(self, step: int, mse: float) -> int:
         """The same, now that the error over all pixels is known."""

@@ -34,8 +34,8 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import has_key
 from hyperinit.base.files import write_atomically
-from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
 
 LOG_NAME = "metrics.jsonl"

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.extras import need
-from hyperinit.base.wandb_key import has_key
+from hyperinit.base.extras import has_key, need
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, shown_workload
