@@ -84,6 +84,9 @@ ROOMS: dict[str, Room] = {
             *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
         ),
     ),
+    "shell": Room(
+        "around the commands: their completion, and whether they will work here", ("base", "app")
+    ),
 }
 
 # Rooms that can be imported without torch: reading records and writing reports needs none.

@@ -1,4 +1,4 @@
-"""`--quiet` and `--json` of every command: what is on stdout and stderr, and its documented fields."""
+"""`--quiet` and `--json` of every command: what is on stdout and stderr, and its fields."""
 
 from __future__ import annotations
 

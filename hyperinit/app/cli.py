@@ -56,6 +56,11 @@ COMMANDS = {
     ),
     "score": Command("print the tables of record files", "hyperinit.app.tables:score"),
     "report": Command("a page, tables and charts from record files", "hyperinit.app.report:main"),
+    "doctor": Command("what would go wrong on this machine", "hyperinit.shell.doctor:main"),
+    "completion": Command(
+        "a script that completes commands and options in bash or zsh",
+        "hyperinit.shell.completion:main",
+    ),
 }
 
 
