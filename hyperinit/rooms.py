@@ -61,7 +61,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "demo": Room(
-        "the page where fits race",
+        "pages for people: where fits race, and a gallery of those that are over",
         (
             *(
                 "base",

@@ -78,6 +78,8 @@ def test_images_and_sirens_as_json(place, capsys):
     *each, whole = run("fit", "photos", "--init", "33", *SMALL, "-o", "fitted", code=1)
     assert sorted(one["kind"] for one in each) == ["failed", "image", "image"]
     assert (whole["fitted"], whole["finished"], whole["failed"]) == (2, 0, 1)
+    (page,) = run("gallery", "fitted", "--images", "photos")
+    assert (page["out"], page["images"], page["left_out"]) == ("fitted/gallery.html", 2, 0)
     (drawn,) = run("render", "a.safetensors", "--size", "5x9", "-o", "a.png")
     assert (drawn["height"], drawn["width"]) == (5, 9)
     (whole,) = run("export", "a.safetensors", "--to", "npz")
