@@ -346,14 +346,15 @@ def test_the_real_page_races_to_the_end(tmp_path):
         bad, good = tmp_path / "bad.png", tmp_path / "good.png"
         bad.write_bytes(b"junk")
         save_image(smooth_image(24), good)
-        for user, path in zip(users, (bad, good), strict=True):
-            user.predict([client_of.handle_file(path)], api_name="/choose")
+        for user, paths in zip(users, ([bad], [good, good]), strict=True):
+            user.predict([client_of.handle_file(path) for path in paths], api_name="/choose")
         jobs = [user.submit(1e-3, 4, api_name="/run") for user in users]
         for job in jobs:
             job.result(timeout=300)
         assert "not an image" in jobs[0].outputs()[-1][0]
         html, files = jobs[1].outputs()[-1]
-        assert "epochs to 0.0008" in html and len(files["value"]) == 4
+        assert "epochs to 0.0008" in html and "Image 2 of 2" in html
+        assert len(files["value"]) == 2 * len(arena().inits)
         for path in files["value"]:
             assert load_params(path)[0].config.width == 128
     finally:
