@@ -25,7 +25,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.base.results import result, results_markdown
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import forgiving_output, say
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.record.records import read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
@@ -118,7 +118,7 @@ def write_report(
     text = story.markdown
     make_directory(out)
     write_atomically(out / "index.html", html.encode())
-    for name, figure in figures(scores).items():
+    for name, figure in progress(figures(scores).items(), desc="charts", leave=False):
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
