@@ -30,6 +30,7 @@ learning rate that suits it, if none is given for all.
 """
 UPDATE_SEC = 0.3  # between two pictures of a race
 MAX_IMAGES = 8  # at a time: all their boards are sent with every picture
+DROP = {"label": f"Drop an image here, or up to {MAX_IMAGES}", "height": 130}
 
 
 def save_lane(prefix: str, lane: Lane, image: Tensor, config: FitConfig) -> str:
@@ -140,12 +141,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
         session, paths = gr.State(Session()), examples()  # each user has a copy of the state
         with gr.Row():
             with gr.Column(scale=2):
-                drop = gr.File(
-                    label=f"Drop an image here, or up to {MAX_IMAGES}",
-                    file_types=["image"],
-                    file_count="multiple",
-                    height=130,
-                )
+                drop = gr.File(file_types=["image"], file_count="multiple", **DROP)
                 with gr.Row():
                     buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
