@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hyperinit.exchange.write import write_siren as write_siren
     from hyperinit.fitting.config import FitConfig as FitConfig
     from hyperinit.fitting.descent import FitResult as FitResult
-    from hyperinit.fitting.directory import fit_directory as fit_directory
     from hyperinit.fitting.fit import fit as fit
     from hyperinit.fitting.many import fit_many as fit_many
     from hyperinit.fitting.target import TargetResult as TargetResult
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from hyperinit.inits.rules import sample_params as sample_params
     from hyperinit.inits.start import Init as Init
     from hyperinit.inits.start import Start as Start
+    from hyperinit.sets.directory import fit_directory as fit_directory
     from hyperinit.siren.dataset import ParamDataset as ParamDataset
     from hyperinit.siren.network import Params as Params
     from hyperinit.siren.network import Siren as Siren
@@ -58,7 +58,7 @@ _HOMES = {
     "read_siren": "hyperinit.exchange.read",
     "write_siren": "hyperinit.exchange.write",
     "FitConfig": "hyperinit.fitting.config",
-    "fit_directory": "hyperinit.fitting.directory",
+    "fit_directory": "hyperinit.sets.directory",
     "FitResult": "hyperinit.fitting.descent",
     "fit": "hyperinit.fitting.fit",
     "fit_many": "hyperinit.fitting.many",

@@ -45,13 +45,21 @@ ROOMS: dict[str, Room] = {
         "the hypernetwork and other trained inits, pretrained ones included",
         ("base", "images", "siren", "inits"),
     ),
+    "sets": Room(
+        "a set of images -> a fitted SIREN each, from starts that get better on the way",
+        ("base", "images", "siren", "inits", "fitting", "hypernet"),
+    ),
     "exchange": Room(
         "SIRENs of other programs: read, written, initialised in place",
         ("base", "images", "siren", "inits", "hypernet"),
     ),
+    "loggers": Room("TensorBoard and MLflow by name, beside a run's own log", ("base",)),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
-        ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
+        (
+            *("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting"),
+            *("hypernet", "loggers"),
+        ),
     ),
     "bench": Room(
         "inits x images x budgets -> records",
@@ -59,6 +67,10 @@ ROOMS: dict[str, Room] = {
             *("base", "record", "score", "images", "photos"),
             *("siren", "inits", "stepping", "fitting", "hypernet", "exchange"),
         ),
+    ),
+    "publish": Room(
+        "records -> what others can use: a submission, the leaderboard and its rules, LaTeX",
+        ("base", "record", "score", "report", "bench"),
     ),
     "demo": Room(
         "pages for people: where fits race, and a gallery of those that are over",
@@ -81,7 +93,17 @@ ROOMS: dict[str, Room] = {
         "the commands",
         (
             *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
+            *(
+                "fitting",
+                "hypernet",
+                "sets",
+                "exchange",
+                "loggers",
+                "learn",
+                "bench",
+                "publish",
+                "demo",
+            ),
         ),
     ),
     "shell": Room(

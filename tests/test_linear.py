@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from skimage import data
@@ -11,8 +13,9 @@ from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.hypernet.learned import LearnedConfig, LearnedInit, load_learned
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.pixels import square_crop
-from hyperinit.learn.reptile import PRESETS, REPTILE, ReptileConfig, displacement_loss
-from hyperinit.learn.state import new_state, save_state
+from hyperinit.inits.linear import with_one
+from hyperinit.learn.reptile import PRESETS, REPTILE, ReptileConfig, correction_loss
+from hyperinit.learn.state import load_state, new_state, save_state
 from hyperinit.siren.vectors import from_vector, to_vector
 
 PHOTO = square_crop(to_image(data.astronaut()), 48)
@@ -59,16 +62,51 @@ def test_each_image_gets_a_start_of_its_own_and_files_keep_it(tmp_path):
     assert start.epochs == 0
 
 
-def test_an_outer_step_moves_the_start_of_its_image_by_eps_times_the_displacement():
-    state = new_state(REPTILE, TINY)
-    model, images = state.model, PHOTO[None]
-    before = to_vector(model.generate(PHOTO))
-    ended = from_vector(before + torch.linspace(-1, 1, len(before)), model.config.siren)
-    leverage = float(1 + model.read(images).square().sum())
-    displacement_loss(model(images).unbatch(), [ended], [leverage]).backward()
-    state.optimizer.step()
-    moved = to_vector(model.generate(PHOTO)) - before
-    assert torch.allclose(moved, TINY.eps * (to_vector(ended) - before), atol=1e-5)
+def test_outer_steps_find_where_fits_end_if_that_depends_linearly_on_the_image():
+    config = replace(TINY, eps=1.0, schedule="constant", memory_images=1000)
+    state = new_state(REPTILE, config)
+    model = state.model
+    before = to_vector(model.base.params).detach()
+    truth = torch.randn(7, len(before), generator=torch.Generator().manual_seed(1)) * 0.1
+    photos = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    photos = torch.nn.functional.interpolate(photos, size=(16, 16), mode="bilinear")
+
+    def ends(images):
+        return before + with_one(model.read(images)) @ truth
+
+    def missed():
+        with torch.no_grad():
+            return float((to_vector(model(photos[50:])) - ends(photos[50:])).norm())
+
+    first = missed()
+    for images in photos[:50].split(2):
+        fitted = [from_vector(end, model.config.siren) for end in ends(images)]
+        state.optimizer.zero_grad()
+        correction_loss(model, images, fitted).backward()
+        state.optimizer.step()
+    assert missed() < 0.2 * first
+
+
+def test_training_that_was_interrupted_is_the_same(tmp_path):
+    photos, rng = torch.rand(6, 3, 16, 16), torch.Generator
+    whole, parts = new_state(REPTILE, TINY), new_state(REPTILE, TINY)
+    for step in range(6):
+        if step == 3:
+            save_state(tmp_path / "checkpoint.safetensors", parts, TINY)
+            parts, _, _ = load_state(tmp_path / "checkpoint.safetensors", REPTILE)
+        for state in (whole, parts):
+            state.optimizer.zero_grad()
+            generator = rng().manual_seed(step)
+            REPTILE.loss(state.model, TINY, photos[step : step + 1], generator).loss.backward()
+            state.optimizer.step()
+    assert all(map(torch.equal, *(s.model.state_dict().values() for s in (whole, parts))))
+    assert torch.equal(whole.model.moments, parts.model.moments)
+
+
+def test_finished_one_cannot_be_trained_further():
+    model = LearnedInit(LearnedConfig(siren=base().config, read_numbers=4), base())
+    with pytest.raises(InputError, match="cannot continue"):
+        correction_loss(model, PHOTO[None], [base()])
 
 
 def test_one_that_reads_nothing_is_as_before():

@@ -15,16 +15,16 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
-from hyperinit.fitting import directory as directory_module
 from hyperinit.fitting.config import PROTOCOL_1
 from hyperinit.fitting.descent import FitResult
-from hyperinit.fitting.directory import DirectoryReport, fit_directory, result_name
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
 from hyperinit.images.decode import load_image
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import spec_init
+from hyperinit.sets import directory as directory_module
+from hyperinit.sets.directory import DirectoryReport, fit_directory, result_name
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params, save_params, save_tensors
 from hyperinit.siren.vectors import stack_params
@@ -359,8 +359,8 @@ def test_memory_is_bounded_by_pixels_not_by_images(
         together.append(len(images))
         return whole(starts, images, *args, **options)
 
-    monkeypatch.setattr("hyperinit.fitting.directory.fit_many", watched)
-    monkeypatch.setattr("hyperinit.fitting.directory.MAX_BATCH_PIXELS", 2 * 12 * 12)
+    monkeypatch.setattr("hyperinit.sets.directory.fit_many", watched)
+    monkeypatch.setattr("hyperinit.sets.directory.MAX_BATCH_PIXELS", 2 * 12 * 12)
     assert run(photos).fitted == 5
     assert max(together) == 2
 

@@ -10,13 +10,13 @@ from hyperinit import fit_directory, load_image, load_params, save_image
 from hyperinit.base.errors import InputError
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import load_init
-from hyperinit.fitting.directory import result_name
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.neighbours import thumbnail, thumbnail_of
 from hyperinit.inits.rules import NAMED_INITS, named_init
 from hyperinit.inits.start import spec_init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
+from hyperinit.sets.directory import result_name
 
 WIDTH, DEPTH, SIZE = 24, 2, 32
 

@@ -10,9 +10,9 @@ from conftest import assert_same, smooth_image
 
 import hyperinit
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.directory import fit_directory
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import spec_init
+from hyperinit.sets.directory import fit_directory
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params, save_params, save_tensors
 from hyperinit.siren.vectors import from_vector, stack_params, to_vector

@@ -18,6 +18,7 @@ from hyperinit.demo import command as demo
 from hyperinit.exchange import command as exchange
 from hyperinit.hypernet.pretrained import pretrained_path
 from hyperinit.images.save import save_image
+from hyperinit.publish import command as publish
 from hyperinit.shell import completion, doctor
 from hyperinit.siren.store import CHECKPOINT_NAME
 from scripts import train_baseline
@@ -37,6 +38,8 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "hyperinit inits": lambda: tables.inits_parser(""),
     "hyperinit score": lambda: tables.score_parser(""),
     "hyperinit report": lambda: report.build(""),
+    "hyperinit submit": lambda: publish.submit_parser(""),
+    "hyperinit leaderboard": lambda: publish.leaderboard_parser(""),
     "hyperinit benchmark": lambda: benchmark.build("", ""),
     "hyperinit meta-train": lambda: train.build(meta_train.PROGRAM),
     "scripts/meta_train.py": lambda: train.build(meta_train.PROGRAM),

@@ -77,7 +77,7 @@ def test_images_and_sirens_as_json(place, capsys):
     assert fit["mse"] <= 0.5 and fit["psnr_start"] is None and fit["attempts"] >= 1
     *each, whole = run("fit", "photos", "--init", "33", *SMALL, "-o", "fitted", code=1)
     assert sorted(one["kind"] for one in each) == ["failed", "image", "image"]
-    assert (whole["fitted"], whole["finished"], whole["failed"]) == (2, 0, 1)
+    assert (whole["fitted"], whole["missed"], whole["failed"]) == (2, 0, 1)
     (page,) = run("gallery", "fitted", "--images", "photos")
     assert (page["out"], page["images"], page["left_out"]) == ("fitted/gallery.html", 2, 0)
     (drawn,) = run("render", "a.safetensors", "--size", "5x9", "-o", "a.png")

@@ -1,6 +1,7 @@
 """`hyperinit benchmark`: a command line -> a plan, its records, and a table.
 
     hyperinit benchmark --quick                        three minutes, small images
+    hyperinit benchmark my_init.py:make --quick        an init of your own beside 33
     hyperinit benchmark --images DIR --limit 8         paper, 22 and 33; about an hour
     hyperinit benchmark --images DIR --inits all-rows  the seed experiment's whole table
     hyperinit benchmark --images DIR --inits 33 runs/NAME my_init.py:start
@@ -12,6 +13,7 @@
 tuned   every init is fitted alike, each at its own best learning rate, on a ladder of budgets that
         are declared before; rates are chosen on tuning images
 seed    as the seed experiment ran it: constant rate from an LR range test, random points
+published  as most papers fit: all pixels a step, Adam at 1e-4; PSNR after 500 to 5,000 steps
 open    as tuned, with --fit to change the fit; names of inits then say how
 frozen  as tuned, with no layer frozen, each alone, the first two, all but the output layer
 
@@ -45,9 +47,10 @@ if TYPE_CHECKING:
     from hyperinit.record.records import CurvePoint, Record
     from hyperinit.score.score import GroupScore
 
-TRACK_NAMES = ("tuned", "seed", "open", "frozen")
+TRACK_NAMES = ("tuned", "seed", "published", "open", "frozen")
 DEFAULT_INITS: dict[str, Sequence[str]] = {"frozen": ("33",)}  # of the other tracks:
 USUAL_INITS: Sequence[str] = ("paper", "22", "33")
+REFERENCE: Sequence[str] = ("33",)  # beside inits that are named alone: what ratios are to
 
 # Of files that records must not replace: pictures (their chart is one), networks, documents.
 OTHER_SUFFIXES = (
@@ -82,6 +85,12 @@ def build(
 def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | None) -> None:
     """What is measured, on what."""
     add = parser.add_argument
+    add(
+        "more_inits",
+        nargs="*",
+        metavar="INIT",
+        help="as in --inits; measured beside these, or beside 33 if there is no --inits",
+    )
     add(
         *("--inits",),
         nargs="+",
@@ -164,6 +173,7 @@ def main(
 
 
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
+    from hyperinit.bench.declared import declare
     from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
     from hyperinit.bench.run import open_records
     from hyperinit.report.tables import markdown, score_rows
@@ -176,7 +186,9 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         result("names", text, **{what: list(own) for what, own in names.items()})
         return 0
     if arguments.inits is None:
-        arguments.inits = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
+        usual = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
+        arguments.inits = REFERENCE if arguments.more_inits else usual
+    arguments.inits = [*arguments.inits, *arguments.more_inits]
     if arguments.verify is not None and arguments.verify < 1:
         raise InputError("--verify must be at least 1")
     suffix = "-quick" if arguments.quick else ""
@@ -196,6 +208,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     with open_records(out, thumbnails, workers) as file:
         if arguments.verify is not None:
             return check(plan, file, arguments.verify)
+        declare(plan, out)
         records = measure(plan, file)
     scores = score_groups(records)
     results("score", markdown(scores), score_rows(scores))

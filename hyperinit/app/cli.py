@@ -60,6 +60,12 @@ COMMANDS = {
     ),
     "score": Command("print the tables of record files", "hyperinit.app.tables:score"),
     "report": Command("a page, tables and charts from record files", "hyperinit.app.report:main"),
+    "submit": Command(
+        "check records and pack them for a pull request", "hyperinit.publish.command:submit"
+    ),
+    "leaderboard": Command(
+        "one page of many people's records, with the rules", "hyperinit.publish.command:leaderboard"
+    ),
     "doctor": Command("what would go wrong on this machine", "hyperinit.shell.doctor:main"),
     "completion": Command(
         "a script that completes commands and options in bash or zsh",
@@ -105,7 +111,7 @@ def run(arguments: list[str]) -> int:
 
 def help_text() -> str:
     """What `hyperinit --help` prints."""
-    lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<13}{command.help}" for name, command in COMMANDS.items()]
     about = (__doc__ or "").partition("\n")[0]
     return (
         f"usage: hyperinit COMMAND ...\n\n{about}\n\ncommands:\n" + "\n".join(lines) + "\n\n"

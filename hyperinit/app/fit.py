@@ -19,10 +19,10 @@ from hyperinit.base.arguments import (
 )
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
-from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
+from hyperinit.base.outputs import IMAGE, SIREN, check_output
 from hyperinit.base.results import result as print_result
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import Countdown, EpochBar, Told
+from hyperinit.base.terminal import EpochBar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +61,17 @@ def build(prog: str) -> Parser:
         type=int,
         metavar="N",
         help="of a directory, fitted together (16; on a CUDA device as many as its memory holds)",
+    )
+    add(
+        "--learn",
+        action=argparse.BooleanOptionalAction,
+        help="of a directory: each image starts from what the fits of those before it taught "
+        "(default: where there are 100 or more and no init is named)",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="of a directory: say how long it will take and how much it will write",
     )
     add_device(parser)
     add_threads(parser)
@@ -105,7 +116,7 @@ def _add_fit(parser: Parser) -> None:
     add(
         "--target-mse",
         type=float,
-        help="fit one image until its error is this (normalised; 8e-4 is 43.9 dB)",
+        help="fit until the error is this (normalised; 8e-4 is 43.9 dB, 0.02 is 30 dB)",
     )
     add(
         "--lr",
@@ -134,6 +145,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
     # Read once, though the init, the width and the fit all need it.
     image = None if arguments.image.is_dir() else load_sized(arguments.image, arguments.size)
+    is_named = arguments.init is not None
     arguments.init = arguments.init or _default_init(arguments, config, image)
     named = inits_for_fit(arguments.init, arguments.omega_0)
     arguments.width = arguments.width or _width(arguments, image)
@@ -142,7 +154,14 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     device = choose_device(arguments.device)
     if image is None:
-        return fit_images(arguments, init, config, device)
+        from hyperinit.sets.command import fit_images
+
+        named = inits_for_fit(SHORT_DEFAULT_INIT, arguments.omega_0)
+        base = None if is_named else load_init(SHORT_DEFAULT_INIT, named, *sizes)
+        return fit_images(arguments, init, base, config, device)
+    for flag, value in (("--learn", arguments.learn), ("--dry-run", arguments.dry_run)):
+        if value:
+            raise InputError(f"{flag} is for a directory of images")
     return fit_image(arguments, init, config, image, device)
 
 
@@ -287,8 +306,6 @@ def _fit_to_target(
     """Fits until the error is as low as wanted; what improved is written even if it is not."""
     from hyperinit.fitting.suits import width_for
     from hyperinit.fitting.target import fit_to_target
-    from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
-    from hyperinit.siren.network import predict
 
     target, name = arguments.target_mse, shown_path(arguments.image)
     with EpochBar(config.budget_epochs) as bar:
@@ -296,10 +313,9 @@ def _fit_to_target(
             *(start, image, target, config),
             on_progress=lambda epochs, planned, mse: bar.show(epochs, mse, planned),
         )
-    mse, _ = grid_errors(predict(start.params, image_coords(image)), image_to_rgb(image))
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
-    if result.reached or result.mse < float(mse):
+    if result.improved:
         _write(arguments, result.params, image, facts)
     outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
     cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
@@ -336,57 +352,3 @@ def looks(config: FitConfig) -> tuple[float, ...]:
     its time at most."""
     every = max(config.budget_epochs / 16, 2.0)
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))
-
-
-def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, device: Any) -> int:
-    """Fits all images of a directory; 1 if some have no result.
-
-    Raises:
-        InputError: bad input, or no image has a result.
-    """
-    source = shown_path(arguments.image)
-    if arguments.out is None:
-        raise InputError(f"{source} is a directory: say where to with -o OUT_DIR")
-    if arguments.render is not None:
-        raise InputError("--render is for one image: use `hyperinit render` on the results")
-    if arguments.target_mse is not None:
-        raise InputError("--target-mse is for one image: directories take --budget-epochs")
-    check_directory(arguments.out, may_be_made=True)
-    from hyperinit.fitting.directory import BATCH_IMAGES, fit_directory
-    from hyperinit.images.files import image_files
-    from hyperinit.siren.device import choose_threads, on_threads
-
-    names, unread = image_files(arguments.image, follow_links=True)
-    told = Told(Countdown(len(names) + len(unread)))
-    height, width = arguments.size or (512, 512)
-    work = config.step_pixels(height * width) * arguments.width**2
-    work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
-    with on_threads(choose_threads(arguments.threads, work)):
-        report = fit_directory(
-            arguments.image,
-            arguments.out,
-            init,
-            config,
-            size=arguments.size,
-            batch_images=arguments.batch_images,
-            device=device,
-            eval_epochs=(),  # start and end alone
-            on_fitted=told.fitted,
-            on_failed=told.failed,
-            on_finished=told.finished,
-        )
-    counts = f"{report.fitted} fitted, {report.finished} finished before"
-    counts += f", {len(report.failed)} without a result" if report.failed else ""
-    if not report.fitted and not report.finished:
-        raise InputError(f"{source}: no image could be fitted; the reasons are above")
-    out, rate = shown_path(arguments.out), report.images_per_hour
-    print_result(
-        "directory",
-        f"{out}: {counts}; {rate:.0f} images per hour",
-        out=out,
-        fitted=report.fitted,
-        finished=report.finished,
-        failed=len(report.failed),
-        images_per_hour=rate,
-    )
-    return 1 if report.failed else 0

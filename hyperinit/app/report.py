@@ -8,7 +8,8 @@
 Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
 <!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
 <!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code where
-it says <!-- protocol --> or <!-- inits -->; each goes up to its <!-- /records --> or the like.
+it says <!-- protocol -->, <!-- rules --> or <!-- inits -->; each goes up to its <!-- /records -->
+or the like.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from pathlib import Path
 
 from hyperinit.base.arguments import add_manner
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.base.results import result, results_markdown
 from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import forgiving_output, progress, say
+from hyperinit.publish.latex import latex
+from hyperinit.publish.rules import rules_markdown
 from hyperinit.record.records import read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
@@ -109,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 def write_report(
     paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
 ) -> Story:
-    """Writes index.html, report.md, report.csv and charts of record files into a directory."""
+    """Writes index.html, report.md, .csv and .tex, and charts of record files into a directory."""
     records = read_records(paths)
     scores = score_groups(records, reference, tune_on_test=tune_on_test, strict=False)
     thumbnails = Thumbnails([folder_of(path) for path in paths])
@@ -122,10 +126,18 @@ def write_report(
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
+    write_atomically(out / "report.tex", latex(scores).encode())
     write_atomically(out / "report.md", text.encode(errors="replace"))
-    done = f"{len(records)} records -> {out}/index.html; report.md, report.csv and charts beside it"
-    say(done)
+    say(f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it")
     result("report", None, out=str(out / "index.html"), records=len(records))
+    offline = [
+        run for folder in dict.fromkeys(p.parent for p in paths) for run in unsent_runs(folder)
+    ]
+    if offline:
+        say(
+            f"W&B wrote {len(offline)} of these runs offline; to send it: wandb login, then wandb"
+            f" sync {shlex.join(offline)}"
+        )
     return story
 
 
@@ -137,8 +149,9 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
         say(f"W&B report: {publish(story, to, out)}")
         return
     say(
-        f"{out}/report_spec.json is the W&B report; publish it, after `wandb login`, with the same"
-        f" command and --publish:\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}"
+        f"{out}/index.html is the same page without an account, in one file; {out}/report_spec.json"
+        " is the W&B report: publish it, after `wandb login`, with the same command and --publish:"
+        f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}"
     )
 
 
@@ -146,7 +159,8 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     """Rewrites the blocks of documents, or only says which ones are outdated."""
     from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
 
-    constant = {"inits": inits_markdown, "rooms": rooms_markdown, "results": results_markdown}
+    constant = {"inits": inits_markdown, "rooms": rooms_markdown, "rules": rules_markdown}
+    constant["results"] = results_markdown
 
     outdated = []
     for path in documents:

@@ -10,16 +10,24 @@ from hyperinit.base.arguments import add_manner
 from hyperinit.base.results import results
 from hyperinit.base.settings import Parser
 
+FORMATS = ("markdown", "csv", "latex")
+
 
 def score_parser(prog: str) -> Parser:
     """The command line of `hyperinit score`."""
-    parser = Parser(prog=prog, description="Prints the tables of record files as Markdown.")
+    parser = Parser(prog=prog, description="Prints the tables of record files.")
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
     parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
     parser.add_argument(
         *("--tune-on-test",),
         action="store_true",
         help="choose learning rates on the test images, where records have no tuning runs",
+    )
+    parser.add_argument(
+        *("--format",),
+        choices=FORMATS,
+        default="markdown",
+        help="of the tables, with 95 %% intervals in all three (default: markdown)",
     )
     add_manner(parser)
     return parser
@@ -28,13 +36,15 @@ def score_parser(prog: str) -> Parser:
 def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     """Runs `hyperinit score`."""
     arguments = score_parser(prog).parse_args(argv)
+    from hyperinit.publish.latex import latex
     from hyperinit.record.records import read_records
-    from hyperinit.report.tables import markdown, score_rows
+    from hyperinit.report.tables import csv_text, markdown, score_rows
     from hyperinit.score.score import score_groups
 
     records = read_records(arguments.records)
     scores = score_groups(records, arguments.reference, tune_on_test=arguments.tune_on_test)
-    results("score", markdown(scores).rstrip("\n"), score_rows(scores))
+    written = {"markdown": markdown, "csv": csv_text, "latex": latex}[arguments.format]
+    results("score", written(scores).rstrip("\n"), score_rows(scores))
     return 0
 
 

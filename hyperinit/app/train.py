@@ -5,6 +5,7 @@ train have in common.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,6 +17,7 @@ import torch
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
 from hyperinit.base.arguments import add_device, add_manner
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
 from hyperinit.base.results import results
@@ -38,6 +40,7 @@ from hyperinit.learn.rundir import (
 )
 from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker
+from hyperinit.loggers.table import check_logger
 from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
@@ -138,6 +141,7 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
         check_directory(run_dir, may_be_made=True)
         if config.data not in NAMES:
             check_outside(run_dir, [config.data])
+    check_logger(config.log)
     config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return run(program, config, run_dir, state, info.get("train_hashes"), device)
@@ -176,7 +180,9 @@ def run(
             clear(run_dir)
         write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
         resume_step = None if state is None else state.step
-        tracker = open_tracker(run_dir, to_dict(config), config.wandb, resume_step=resume_step)
+        tracker = open_tracker(
+            run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
+        )
         exit_code = 1
         try:
             state = _moved(state or new_state(program.task, config), device)
@@ -194,7 +200,15 @@ def run(
             say(f"stopped at once; continue with --resume {run_dir}")
         finally:
             tracker.finish(exit_code)
+            say_unsent(run_dir)
     return exit_code
+
+
+def say_unsent(run_dir: Path) -> None:
+    """How to send what W&B wrote offline, if it did."""
+    offline = unsent_runs(run_dir)
+    if offline:
+        say(f"W&B wrote offline; to send it: wandb login, then wandb sync {shlex.join(offline)}")
 
 
 def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:

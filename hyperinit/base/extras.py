@@ -8,6 +8,7 @@ import netrc
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -82,3 +83,9 @@ def has_key(base_url: str) -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return file.authenticators(urlsplit(base_url).netloc) is not None
+
+
+def unsent_runs(directory: str | Path) -> list[str]:
+    """The runs below a directory's `wandb/` that were written offline and not synced since."""
+    found = sorted(Path(directory).glob("wandb/offline-run-*"))
+    return [str(run) for run in found if not any(run.glob("*.wandb.synced"))]

@@ -48,8 +48,15 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
         "out": ("text", "directory of the results"),
         "fitted": ("whole", "images fitted now"),
         "finished": ("whole", "images that were finished before"),
+        "missed": ("whole", "of those, short of --target-mse"),
         "failed": ("whole", "images without a result"),
         "images_per_hour": ("number", "of those fitted now"),
+    },
+    "estimate": {"text": ("text", "what --dry-run found out")},
+    "submission": {
+        "out": ("text", "the file for a pull request"),
+        "records": ("whole", "in it"),
+        "images": ("whole", "that they are on"),
     },
     "rendered": {
         "out": ("text", "file of the picture"),
@@ -164,7 +171,7 @@ def set_manner(**changes: bool) -> None:
     _manner.set(replace(_manner.get(), **changes))
 
 
-def result(kind: str, text: str | None, **fields: Any) -> None:
+def result(kind: str, text: str | None, /, **fields: Any) -> None:
     """A result on stdout: a text for people, or an object {"kind": KIND, ...} with `--json`.
 
     Args:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperinit.base.files import shown_path
-from hyperinit.base.results import manner, own_manner, result
+from hyperinit.base.results import manner, own_manner
 
 BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
 LOG_LINE_SEC = 30.0  # where stderr is not a terminal: before a first line, and between two
@@ -202,30 +201,6 @@ class Countdown:
         sec = (self.clock() - self.began) / max(self.timed, 1) * left
         ahead = f", {shown_sec(sec)} left" if left > 0 and self.timed else ""
         return f"{self.done} of {self.total}{ahead}"
-
-
-@dataclass
-class Told:
-    """Says of each image of a directory what became of it, how many are left and for how long."""
-
-    count: Countdown
-
-    def fitted(self, name: str, fit: Any) -> None:
-        """A file has been written, of a fit with an evaluation `kept`."""
-        kept, done = fit.kept, self.count.worked()
-        text = f"{shown_path(name)}: PSNR {kept.psnr:.2f} dB, MSE {kept.mse:.3g} ({done})"
-        fields = {"psnr": kept.psnr, "mse": kept.mse, "done": done}
-        result("image", text, image=shown_path(name), **fields)
-
-    def failed(self, name: str, reason: str) -> None:
-        """There will be no file."""
-        done = self.count.passed()
-        print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
-        result("failed", None, image=shown_path(name), reason=reason)
-
-    def finished(self, name: str) -> None:
-        """A file was there."""
-        self.count.passed()
 
 
 def shown_sec(sec: float) -> str:

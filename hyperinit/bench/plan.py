@@ -16,8 +16,6 @@ from hyperinit.record.labels import label
 from hyperinit.record.protocol import Protocol
 from hyperinit.record.tracks import Track, find_track
 
-SEED_EVAL_EPOCHS = 10  # seed epochs between evaluations
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -157,11 +155,12 @@ class Plan:
     def _curve_fit(self) -> dict[str, Any]:
         """Where a fit that is read along its curve is evaluated, and when it stops."""
         pixels = self.protocol.image_size**2
-        batch_pixels = min(self.protocol.batch_pixels, pixels)
-        every = SEED_EVAL_EPOCHS * ceil(pixels / batch_pixels) * batch_pixels / pixels
+        full = {"batch_pixels": pixels} if self.row.full_batch else {}
+        batch_pixels = min(full.get("batch_pixels", self.protocol.batch_pixels), pixels)
+        every = self.row.eval_epochs * ceil(pixels / batch_pixels) * batch_pixels / pixels
         count = int(max(self.protocol.budgets_epochs) / every)
         evals = tuple(every * (k + 1) for k in range(count))
-        return {"eval_epochs": evals, "stop_mse": self.stop_mse}
+        return {"eval_epochs": evals, "stop_mse": self.stop_mse, **full}
 
 
 def most_fits(

@@ -225,7 +225,7 @@ def _run_curves(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
     budget = max(plan.protocol.budgets_epochs)
     yield from file.run(
         [
-            plan.trial(entry, image, budget, entry.lr, seed)
+            plan.trial(entry, image, budget, entry.lr or plan.row.lr, seed)
             for image, seed, entry in itertools.product(
                 plan.images, range(plan.seeds), plan.entries
             )
@@ -240,8 +240,9 @@ def epoch_sec(plan: Plan, workers: int = 1) -> float:
     With several workers, what an epoch adds to the time until all are done.
     """
     pixels = plan.protocol.image_size**2
-    budget = 4 * min(plan.protocol.batch_pixels, pixels) / pixels
-    trial = plan.trial(plan.entries[0], plan.images[0], budget, 1e-6, 0)
+    whole = plan.trial(plan.entries[0], plan.images[0], plan.protocol.budgets_epochs[0], 1e-6, 0)
+    budget = 4 * whole.fit_config.step_pixels(pixels) / pixels
+    trial = replace(whole, budget_epochs=budget)
     params = trial.start().params
 
     def sec(_: int) -> float:

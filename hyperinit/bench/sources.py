@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -109,7 +110,7 @@ def load_init(
     if source == "hyper" or source in PRETRAINED:
         return pretrained_init(source, width, depth)
     if ":" in source:
-        return callable_init(source)
+        return callable_init(source, width, depth)
     raise _unknown(source, named)
 
 
@@ -168,28 +169,45 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
     return replace(_file_init(pretrained_path(pretrained), None, {}), name=name)
 
 
-def callable_init(source: str) -> Init:
+def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     """A user's function (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
 
-    It may have an attribute `epochs`, the pixel visits per pixel that it costs: a number, or a
-    function of the image. Records identify it by the SHA-256 of the file it is in.
+    If it has parameters `width` and `depth`, it is told the network's. It may have an attribute
+    `epochs`, the pixel visits per pixel that it costs: a number, or a function of the image; and
+    `train_hashes`, `image_hash` of every photograph it was made from, which it is not tested on.
+    Records identify it by the SHA-256 of the file it is in.
 
     Args:
         source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
+        width, depth: Of the SIREN that is wanted.
 
     Raises:
         InputError: no such file, module or function, or it cannot be imported; its `epochs` are
-            no number, negative or not finite.
+            no number, negative or not finite; its `train_hashes` are no texts.
     """
     place, _, name = source.rpartition(":")
     module = _import(place)
     function = getattr(module, name, None)
     if not callable(function):
-        known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-        raise unknown_name(f"function in {place}", name, known)
+        functions = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown_name(f"function in {place}", name, functions)
     content = Path(module.__file__).read_bytes() if module.__file__ else b""
     facts = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
-    return Init(name, function, _epochs_of(function, source), facts)
+    made_from = getattr(function, "train_hashes", ())
+    known = isinstance(made_from, (list, tuple, set, frozenset))
+    if not known or not all(isinstance(one, str) for one in made_from):
+        raise InputError(f"train_hashes of {source} must be a list of texts, see image_hash")
+    make = _told(function, {"width": width, "depth": depth})
+    return Init(name, make, _epochs_of(function, source), facts, frozenset(made_from))
+
+
+def _told(function: Any, sizes: Mapping[str, int]) -> Any:
+    """A function that is told those sizes that it has parameters for."""
+    try:
+        wanted = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in ones have none to look at
+        return function
+    return functools.partial(function, **{k: v for k, v in sizes.items() if k in wanted})
 
 
 def _import(place: str) -> ModuleType:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 
+import hyperinit
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded
 from hyperinit.fitting.config import AUTO, PROTOCOL_1, FitConfig
@@ -39,22 +42,48 @@ FITS: dict[int, dict[str, Any]] = {
 
 @functools.cache
 def _versions() -> dict[str, Any]:
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
+    version: str | None = None
+    with contextlib.suppress(ImportError):  # a copy that nobody installed
+        version = hyperinit.__version__
     return {
-        "commit": commit or None,
+        "commit": _commit(),
+        "hyperinit": version,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
 
 
+def _commit() -> str | None:
+    """Of the checkout that this module is in; None where it is installed, wherever that is."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found or None
+
+
+@functools.cache
+def machine(device: str = "cpu") -> str:
+    """What seconds were measured on: the processor, its cores, and a GPU; no name of a host."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux's
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+    return f"{processor}, {os.cpu_count()} cores{gpu}"
+
+
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What a result may depend on besides its settings."""
-    return {**_versions(), "threads": torch.get_num_threads(), "device": str(device)}
+    where = {"threads": torch.get_num_threads(), "device": str(device)}
+    return {**_versions(), "machine": machine(str(device)), **where}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +115,21 @@ class Trial:
     def label(self) -> str:
         """What tables call the entry it is of."""
         return label(self.init.name, self.changes)
+
+    @property
+    def init_facts(self) -> dict[str, Any]:
+        """See Record."""
+        return self.init.facts
+
+    @property
+    def image_hash(self) -> str:
+        """See Record."""
+        return self.image.hash
+
+    @property
+    def version(self) -> int:
+        """The protocol's."""
+        return self.protocol.version
 
     @property
     def fit_config(self) -> FitConfig:
@@ -122,18 +166,7 @@ class Trial:
     @property
     def key(self) -> tuple[Any, ...]:
         """`Record.trial` of the record that running it gives."""
-        return trial_key(
-            track=self.track,
-            is_tuning=self.is_tuning,
-            label=self.label,
-            init_facts=self.init.facts,
-            settings=self.settings,
-            image_hash=self.image.hash,
-            seed=self.seed,
-            budget_epochs=self.budget_epochs,
-            lr=self.lr,
-            version=self.protocol.version,
-        )
+        return trial_key(self)
 
     def start(self) -> Start:
         """Where the fit starts, on the image's device.
@@ -161,9 +194,9 @@ class Trial:
         record = Record(
             track=self.track,
             init=self.init.name,
-            init_facts=self.init.facts,
+            init_facts=self.init_facts,
             image=self.image.name,
-            image_hash=self.image.hash,
+            image_hash=self.image_hash,
             seed=self.seed,
             lr=result.lr,
             budget_epochs=self.budget_epochs,
@@ -174,7 +207,7 @@ class Trial:
             diverged=result.diverged,
             settings=self.settings,
             environment=environment(image.device),
-            version=self.protocol.version,
+            version=self.version,
             changes=dict(self.changes),
             is_tuning=self.is_tuning,
         )

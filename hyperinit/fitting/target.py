@@ -27,6 +27,9 @@ from hyperinit.siren.network import Params
 # about gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and
 # 96 x 96, `identity-sized`, docs/research-log.md 42. Only the cost depends on these numbers.
 DECAY = {"power": (6.0, 1.5), "linear": (5.0, 1.7), "constant": (5.0, 1.7)}
+# A short fit has not come as far above its end: of a fit over n steps the gain is at most this
+# times n ^ GAIN_POWER (docs/research-log.md 51).
+SHORT_GAIN, GAIN_POWER = 0.72, 0.3
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 2.6}
 USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
@@ -65,6 +68,7 @@ class TargetResult:
         params: The best SIREN that was found.
         mse, psnr: Of `params`, over all pixels, in ImageNet-normalised units and in dB on [0, 1].
         reached: Whether `mse` is at or below the target.
+        improved: Whether it is, or is below the start's.
         epochs: Pixel visits / pixels of all runs together, making the start included.
         sec: Seconds of the same, and of every look at all pixels on the way.
         runs: What was run, in order.
@@ -77,6 +81,7 @@ class TargetResult:
     epochs: float
     sec: float
     runs: tuple[Run, ...]
+    improved: bool = True
 
 
 @with_own_settings
@@ -122,6 +127,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     epochs = start.epochs
     clock = Clock(image.device)
     best: FitResult | None = None
+    start_mse = inf
     with clock.running():
         while best is None or best.kept.mse > target_mse:
             left = max(config.budget_epochs - epochs, 0)
@@ -135,6 +141,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
+            start_mse = min(start_mse, end.start_mse)
             visited = result.curve[-1].epochs
             if visited == 0:  # the start is good enough or no number, or less than a step is left
                 break
@@ -149,6 +156,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         epochs=epochs,
         sec=start.sec + clock.sec,
         runs=tuple(runs),
+        improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
 
 
@@ -213,9 +221,9 @@ class End:
 
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
-        slow = (
-            step >= HOPE_STEPS and not self.train_mse / self.loss_ratio * HOPE_GAIN < self.start_mse
-        )
+        # Of a start that is near the target already no such gain can be expected.
+        hoped_mse = max(self.start_mse / HOPE_GAIN, HOPE_GAIN * self.target_mse)
+        slow = step >= HOPE_STEPS and not self.train_mse / self.loss_ratio < hoped_mse
         blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
         return slow or not self.train_mse < min(blown_mse, DIVERGED_MSE)
 
@@ -227,6 +235,11 @@ class End:
 
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(mse / self.target_mse, 1))
-        gain, power = self.decay
-        part = 1 - min(above / gain, 1) ** (1 / power)
-        return self.max_steps if part <= 0 else min(round(step / part), self.max_steps)
+        most, power = self.decay
+        steps = float(max(step, 1))
+        for _ in range(10):  # the gain depends on what is looked for
+            gain = min(most, SHORT_GAIN * steps**GAIN_POWER)
+            part = 1 - min(above / gain, 1) ** (1 / power)
+            found = self.max_steps if part <= 0 else min(step / part, self.max_steps)
+            steps = (steps * found) ** 0.5
+        return min(round(steps), self.max_steps)

@@ -23,6 +23,7 @@ from hyperinit.hypernet.modulation import ModulationConfig, Modulator
 from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
+from hyperinit.inits.linear import gains, with_one
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
@@ -51,6 +52,8 @@ class LearnedConfig:
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
         read_numbers: How many numbers of an image, its lowest cosines, the parameters depend on,
             linearly: a linear hypernetwork. 0: they are the same for all images.
+        memory_images: While a linear hypernetwork is trained, after how many images an older one
+            counts for less; 0: it is not trained any further.
         modulation: The transformer that makes an image's weights of the learned ones; none: they
             are the same for all images.
     """
@@ -67,9 +70,10 @@ class LearnedConfig:
     modulation: ModulationConfig | None = None
     lr_factor: float = 1.0
     read_numbers: int = 0
+    memory_images: int = 0
 
     def __post_init__(self) -> None:
-        check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1})
+        check_at_least(self, {"heads": 0, "inner_steps": 0, "inner_pixels": 1, "memory_images": 0})
         if self.inner_steps > MAX_INNER_STEPS:
             raise InputError(f"inner_steps must be at most {MAX_INNER_STEPS}")
         if not 0 <= self.read_numbers <= MOST_COSINES:
@@ -111,6 +115,13 @@ class LearnedInit(Shared, nn.Module):
         self.reader: nn.Parameter | None = None
         if config.read_numbers:
             self.reader = nn.Parameter(torch.zeros(config.read_numbers, numbers))
+        # Running statistics of what was read, as batch normalisation keeps them.
+        self.moments: Tensor
+        self.moments_images: Tensor
+        if config.memory_images:
+            moments = torch.zeros(config.read_numbers + 1, config.read_numbers + 1)
+            self.register_buffer("moments", moments.double())
+            self.register_buffer("moments_images", torch.zeros((), dtype=torch.int64))
         self.modulator: Modulator | None = None
         if config.modulation is not None:
             with torch.random.fork_rng(devices=[]):
@@ -127,6 +138,7 @@ class LearnedInit(Shared, nn.Module):
             "lr_factor",
             "inner_hidden_factor",
             "read_numbers",
+            "memory_images",
         ]  # since the first checkpoints
         return {"learned": as_recorded(self.config, new)}
 
@@ -152,6 +164,22 @@ class LearnedInit(Shared, nn.Module):
         count = self.config.read_numbers
         numbers: Tensor = lowest_cosines(images, count) / max(count, 1) ** 0.5
         return numbers
+
+    def gains(self, images: Tensor) -> Tensor:
+        """What displacements of fits of these images correct [A, theta_0] by: see `linear.gains`.
+
+        Args:
+            images: (B, 3, H, W), none of which was passed before.
+
+        Raises:
+            InputError: the init keeps no statistics.
+        """
+        if not self.config.memory_images:
+            raise InputError("this learned init was finished: its training cannot continue")
+        read = with_one(self.read(images))
+        self.moments += read.double().T @ read.double()
+        self.moments_images += len(images)
+        return gains(self.moments, int(self.moments_images), read, self.config.memory_images)
 
     def show_heads(self, coords: Tensor) -> Tensor:
         """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""

@@ -54,7 +54,7 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
     drawn = sized_init("identity-sized", NAMED_INITS["identity"], width, depth, SIZED_POWER)
 
     def make(image: Tensor, seed: int) -> Params:
-        params = drawn.make(image, seed).map(lambda value: value.to(image.device))
+        params = drawn.start(image, seed).params
         return adapt(params, image, step_sizes(params, scale), step_pixels(image), seed=seed)
 
     # No rule of a draw in its facts: scores do not count it as hand-designed.

@@ -7,7 +7,7 @@ is the only place where making one is timed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, sqrt
 from typing import Any, Protocol
@@ -63,21 +63,25 @@ class Init:
 
     Attributes:
         name: What tables call it.
-        make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
+        make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN; or a Start, where what it
+            costs, or the rate that suits it, is not the same for all images.
         epochs: image -> pixel visits that `make` costs, per pixel of the image.
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
         lr_factor: See Start. Benchmarks search for a rate of their own.
         prefers: See Start.
+        learn: (images, their fitted Params, the fits' seed): called with the fits of a set, in
+            order, by those who let the init learn from them. None: it does not.
     """
 
     name: str
-    make: Callable[[Tensor, int], Params]
+    make: Callable[[Tensor, int], Params | Start]
     epochs: Callable[[Tensor], float] = lambda image: 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     train_hashes: frozenset[str] = frozenset()
     lr_factor: float = 1.0
     prefers: Preference = USUAL
+    learn: Callable[[Sequence[Tensor], Sequence[Params], int], None] | None = None
 
     @with_own_settings
     def start(self, image: Tensor, seed: int) -> Start:
@@ -88,12 +92,16 @@ class Init:
         """
         clock = Clock(image.device)
         with _starting, clock.running():
-            params = self.make(image, seed)
+            made = self.make(image, seed)
+            like = made if isinstance(made, Start) else None
+            params = made.params if isinstance(made, Start) else made
             if isinstance(params, Params):
                 params = params.map(lambda value: plain(value).to(image.device))
         if not isinstance(params, Params) or params.batch_shape:
             found = type(params).__name__
             raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
+        if like is not None:
+            return replace(like, params=params, sec=clock.sec)
         try:
             return Start(params, float(self.epochs(image)), clock.sec, self.lr_factor, self.prefers)
         except (InputError, TypeError, ValueError) as error:

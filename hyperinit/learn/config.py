@@ -84,6 +84,10 @@ class LoopConfig:
         "auto", "auto: online with a key, else offline"
     )
 
+    log: Literal["wandb", "tensorboard", "mlflow", "none"] = option(
+        "wandb", "logger beside metrics.jsonl"
+    )
+
     def __post_init__(self) -> None:
         least = {"max_steps": 1, "batch_images": 1, "size": 4, "eval_steps": 1}
         check_at_least(self, {**least, "warmup_steps": 0, "compare_images": 0})

@@ -4,9 +4,9 @@ theta_0 += eps (fitted - theta_0), where `fitted` is where the fit that users ru
 budget, leads from theta_0. Nothing is differentiated but the fit itself.
 
 With `read_numbers` the start depends on the image: theta(x) = theta_0 + z(x) A, z being the image's
-lowest cosines, and the displacement of each fit is what A and theta_0 are corrected by, as least
-mean squares does: + eps (fitted - theta(x)) [z, 1] / (1 + |z|^2). A linear hypernetwork, taught by
-nothing but the fits that follow it.
+lowest cosines, and the displacements of fits are what A and theta_0 are corrected by, as recursive
+least squares does (`inits.linear`). A linear hypernetwork, taught by nothing but the fits that
+follow it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_ini
 from hyperinit.learn.config import LoopConfig, check_positive
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
+from hyperinit.siren.vectors import to_vector
 
 _SIZED = "-sized"
 
@@ -56,6 +57,9 @@ class ReptileConfig(LoopConfig):
     read_numbers: int = option(
         0, "numbers of an image, its lowest cosines, on which the start depends; 0: none"
     )
+    memory_images: int = option(
+        800, "with read_numbers: after how many images an older one counts for less", at_least=1
+    )
     fit_lr: float | None = option(None, "learning rate of the fits; none: what suits the base init")
 
     def __post_init__(self) -> None:
@@ -79,9 +83,7 @@ class ReptileConfig(LoopConfig):
         return FitConfig(budget_epochs=self.horizon_epochs, lr=self.fit_lr, eval_epochs=())
 
 
-def displacement_loss(
-    starts: Sequence[Params], fitted: Sequence[Params], leverages: Sequence[float] = ()
-) -> Tensor:
+def displacement_loss(starts: Sequence[Params], fitted: Sequence[Params]) -> Tensor:
     """Half the mean squared distance of starts to where fits from them ended, ().
 
     Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
@@ -90,16 +92,33 @@ def displacement_loss(
     Args:
         starts: Live parameters, one for each image; all may be the same.
         fitted: Where the fits ended.
-        leverages: What each distance is divided by; 1 by default.
     """
     distances = [
         torch.stack([(value - end[name]).square().sum() for name, value in start.items()]).sum()
-        / leverage
-        for start, end, leverage in zip(
-            starts, fitted, leverages or [1.0] * len(fitted), strict=True
-        )
+        for start, end in zip(starts, fitted, strict=True)
     ]
     return 0.5 * torch.stack(distances).mean()
+
+
+def correction_loss(model: LearnedInit, images: Tensor, fitted: Sequence[Params]) -> Tensor:
+    """The same value for a linear reader, with recursive least squares' step as its gradient, ().
+
+    A step of plain gradient descent at rate eps goes the part eps of the way to the regression of
+    all fits so far.
+
+    Args:
+        model: Has a reader; its statistics take the images in.
+        images: (B, 3, H, W).
+        fitted: Where the fits of the images, from the model's starts, ended.
+    """
+    assert model.reader is not None
+    starts = model(images)
+    ended = torch.stack([to_vector(end) for end in fitted])
+    displaced = (ended - to_vector(starts)).detach()
+    step = model.gains(images).T @ displaced  # (read_numbers + 1, parameters)
+    towards = (model.reader * step[:-1]).sum() + to_vector(model.base.params) @ step[-1]
+    distance = 0.5 * displaced.square().sum(-1).mean()
+    return distance - (towards - towards.detach())
 
 
 def _build(config: ReptileConfig) -> LearnedInit:
@@ -107,7 +126,10 @@ def _build(config: ReptileConfig) -> LearnedInit:
     # A start that is near its image already takes a lower rate: docs/research-log.md 49.
     factor = start.lr_factor * (READ_LR_FACTOR if config.read_numbers else 1)
     learned = LearnedConfig(
-        siren=start.params.config, lr_factor=factor, read_numbers=config.read_numbers
+        siren=start.params.config,
+        lr_factor=factor,
+        read_numbers=config.read_numbers,
+        memory_images=config.memory_images if config.read_numbers else 0,
     )
     return LearnedInit(learned, start.params)
 
@@ -133,13 +155,13 @@ def _loss(
 ) -> StepResult:
     results = _fits(model, config, images, int(torch.randint(2**31, (1,), generator=generator)))
     before, after = [r.curve[0] for r in results], [r.kept for r in results]
-    starts = [model.base.params] * len(images)
-    leverages: list[float] = []
+    fitted = [result.params for result in results]
     if config.read_numbers:
-        starts = model(images).unbatch()
-        leverages = (1 + model.read(images).square().sum(-1)).tolist()
+        loss = correction_loss(model, images, fitted)
+    else:
+        loss = displacement_loss([model.base.params] * len(images), fitted)
     return StepResult(
-        displacement_loss(starts, [result.params for result in results], leverages),
+        loss,
         *(fmean(point.mse for point in points) for points in (before, after)),
         *(fmean(point.psnr for point in points) for points in (before, after)),
     )
@@ -179,7 +201,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
     # A linear hypernetwork for 96x96, SIREN 4x128.
-    "linear": {"read_numbers": 128, "eps": 0.6, "horizon_epochs": 1.0, "max_steps": 8000},
+    "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
     # Seconds: to see that everything works.
     "tiny": {
         "size": 16,

@@ -18,12 +18,15 @@ CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"
 
 # What a run that was killed before its first checkpoint can have left, besides temporary files.
-_BEFORE_A_CHECKPOINT = {CONFIG_NAME, LOCK_NAME, LOG_NAME, "images", "wandb", "wandb_id.txt"}
+_BEFORE_A_CHECKPOINT = {
+    *(CONFIG_NAME, LOCK_NAME, LOG_NAME, "images", "wandb", "wandb_id.txt"),
+    *("tensorboard", "mlflow.db", "mlflow-files", "mlflow_id.txt"),
+}
 
 # Settings that move no training: a resumed run may have others. Where the images lie is one of
 # them, because their hashes are compared.
 MAY_CHANGE = {
-    *("time_limit_min", "checkpoint_sec", "wandb", "data"),
+    *("time_limit_min", "checkpoint_sec", "wandb", "log", "data"),
     *("compare_budgets", "compare_lrs", "compare_images"),
 }
 

@@ -1,7 +1,8 @@
-"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and W&B on top.
+"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and a logger on top.
 
-Nothing that happens to W&B stops a run: its first failure is one warning, after which only the
-JSONL file is written. That file has one JSON object per line, each with a "kind" and a "step":
+That is W&B or one of `loggers/table.py`. Nothing that happens to it stops a run: its first failure
+is one warning, after which only the JSONL file is written. That file has one JSON object per line,
+each with a "kind" and a "step":
 
     {"kind": "start", "step": 0, "config": {...}}
     {"kind": "metrics", "step": 20, "values": {"train/loss": 0.31}}
@@ -18,18 +19,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
 import re
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,12 +35,14 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.extras import has_key
 from hyperinit.base.files import write_atomically
 from hyperinit.images.save import save_image
+from hyperinit.loggers.bounded import bounded
+from hyperinit.loggers.plain import plain, safe_name, safe_part, text, unwrap
+from hyperinit.loggers.table import LOGGERS, WANDB, LoggedRun, Logger, check_logger
 
 LOG_NAME = "metrics.jsonl"
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 _logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 
@@ -50,6 +50,7 @@ _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 # costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
 _INIT_SEC = 8
 _START_SEC = 13.0
+_OTHER_START_SEC = 60.0  # MLflow makes a database, and takes half a minute on a busy machine
 _CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
 _ABANDON_SEC = 5.0
 _FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
@@ -61,11 +62,13 @@ class Tracker:
     Attributes:
         path: The JSONL file.
         wandb_run: The W&B run, or None if there is none (any more).
+        other: Another logger and what messages call it, or None likewise.
     """
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
         self.wandb_run: Any = None
+        self.other: tuple[str, Logger] | None = None
         self._file = file
         self._step = 0
         self._lost_images = False
@@ -73,15 +76,16 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers of one step, by name; "/" in a name groups charts."""
         self._write("metrics", step, values=metrics)
-        numbers = {_safe_name(name): _unwrap(value) for name, value in metrics.items()}
+        numbers = {safe_name(name): unwrap(value) for name, value in metrics.items()}
         self._send(lambda run: run.log(numbers, step=step))
+        self._tell(lambda logger: logger.numbers(numbers, step))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
         """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black.
 
         The first one that cannot be written is a warning.
         """
-        path = self.path.parent / "images" / f"{_safe_part(name)}-{step:06d}.png"
+        path = self.path.parent / "images" / f"{safe_part(name)}-{step:06d}.png"
         with contextlib.suppress(OSError):  # save_image says it better
             path.parent.mkdir(exist_ok=True)
         try:
@@ -96,22 +100,24 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            run.log({_safe_name(name): wandb.Image(str(path))}, step=step)
+            run.log({safe_name(name): wandb.Image(str(path))}, step=step)
 
         self._send(send)
+        self._tell(lambda logger: logger.picture(safe_name(name), path, step))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table of texts, numbers and None."""
         self._write("table", self._step, name=name, columns=columns, rows=rows)
+        header, data = plain(columns), plain(rows)
 
         def send(run: Any) -> None:
             import wandb
 
-            plain = {"columns": _plain(columns), "data": _plain(rows)}
-            table = wandb.Table(**plain, allow_mixed_types=True)
-            run.log({_safe_name(name): table}, step=self._step)
+            table = wandb.Table(columns=header, data=data, allow_mixed_types=True)
+            run.log({safe_name(name): table}, step=self._step)
 
         self._send(send)
+        self._tell(lambda logger: logger.table(safe_name(name), header, data, self._step))
 
     def log_artifact(self, name: str, path: str | Path) -> None:
         """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
@@ -120,24 +126,28 @@ class Tracker:
         def send(run: Any) -> None:
             import wandb
 
-            artifact = wandb.Artifact(_safe_part(name), type="file")
-            artifact.add_file(str(path), name=_safe_part(Path(path).name), skip_cache=True)
+            artifact = wandb.Artifact(safe_part(name), type="file")
+            artifact.add_file(str(path), name=safe_part(Path(path).name), skip_cache=True)
             run.log_artifact(artifact)
 
         self._send(send)
+        self._tell(lambda logger: logger.file(Path(path)))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """The run's headline numbers; a later value of the same name wins."""
         self._write("summary", self._step, values=values)
-        plain = {_safe_name(name): _plain(value) for name, value in values.items()}
-        self._send(lambda run: run.summary.update(plain))
+        named = {safe_name(name): plain(value) for name, value in values.items()}
+        self._send(lambda run: run.summary.update(named))
+        self._tell(lambda logger: logger.summary(named, self._step))
 
     def finish(self, exit_code: int = 0) -> None:
-        """Closes the log; W&B marks the run as failed unless the exit code is 0."""
+        """Closes the log; loggers mark the run as failed unless the exit code is 0."""
         self._file.close()
         missing = f"send what is missing with: wandb sync {self.path.parent / 'wandb'}"
         self._send(lambda run: run.finish(exit_code), missing, _FINISH_SEC + 10)
         self.wandb_run = None
+        self._tell(lambda logger: logger.finish(exit_code != 0))
+        self.other = None
 
     def _relative(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
@@ -145,7 +155,7 @@ class Tracker:
     def _write(self, kind: str, step: int, **content: Any) -> None:
         """One line, in one write: a killed process leaves at most a half-written last line."""
         self._step = int(step)
-        row = {"kind": kind, "step": self._step, **_plain(content)}
+        row = {"kind": kind, "step": self._step, **plain(content)}
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
@@ -164,11 +174,22 @@ class Tracker:
         if run is None:
             return
         try:
-            _bounded(lambda: action(run), limit_sec or _CALL_SEC)
+            bounded(lambda: action(run), limit_sec or _CALL_SEC)
         except Exception as error:
             self.wandb_run = None
-            _warn("failed", error, consequence)
+            _warn("W&B failed", error, consequence)
             _abandon(run)
+
+    def _tell(self, action: Callable[[Logger], object]) -> None:
+        """As `_send`, for the other logger."""
+        if self.other is None:
+            return
+        title, logger = self.other
+        try:
+            bounded(lambda: action(logger), _CALL_SEC)
+        except Exception as error:
+            self.other = None
+            _warn(f"{title} failed", error, _ONLY_JSONL)
 
 
 def open_tracker(
@@ -178,6 +199,7 @@ def open_tracker(
     project: str = "hyperinit",
     name: str | None = None,
     resume_step: int | None = None,
+    log: str = WANDB,
 ) -> Tracker:
     """Starts or continues the log of a run. Takes at most 15 s, whatever W&B does.
 
@@ -190,10 +212,13 @@ def open_tracker(
         name: W&B display name; by default the directory's name.
         resume_step: Step of the checkpoint that is resumed: what was logged after it is dropped
             (it will be logged again), and the W&B run is continued under its id.
+        log: The logger on top: "wandb", a name in `LOGGERS` (given a minute to start), or "none".
 
     Raises:
-        InputError: the directory cannot be written, or holds a log and `resume_step` is None.
+        InputError: the directory cannot be written, or holds a log and `resume_step` is None, or
+            the logger's package is not installed.
     """
+    check_logger(log)
     run_dir = Path(run_dir).absolute()
     path = run_dir / LOG_NAME
     try:
@@ -211,19 +236,34 @@ def open_tracker(
     except InputError:
         file.close()
         raise
-    if wandb_mode != "disabled":
-        label = " ".join(_text(name or run_dir.name).split())[:120]
-        settings = {"config": _plain(config), "project": project, "name": label}
-        resumed = resume_step is not None
-        try:
-            tracker.wandb_run, problem = _bounded(
-                lambda: _start_wandb(run_dir, wandb_mode, resumed, settings), _START_SEC
-            )
-            if problem:
-                _warn("did not start online", problem, "logging offline")
-        except Exception as error:
-            _warn("did not start", error, _ONLY_JSONL)
+    label = " ".join(text(name or run_dir.name).split())[:120]
+    run = LoggedRun(run_dir, project, label, plain(config), resume_step)
+    if log in LOGGERS:
+        _start_other(tracker, log, run)
+    elif log == WANDB and wandb_mode != "disabled":
+        _start_wandb_in_time(tracker, wandb_mode, run)
     return tracker
+
+
+def _start_other(tracker: Tracker, log: str, run: LoggedRun) -> None:
+    kind = LOGGERS[log]
+    try:
+        tracker.other = kind.title, bounded(lambda: kind.start(run), _OTHER_START_SEC)
+    except Exception as error:
+        _warn(f"{kind.title} did not start", error, _ONLY_JSONL)
+
+
+def _start_wandb_in_time(tracker: Tracker, mode: WandbMode, run: LoggedRun) -> None:
+    settings = {"config": run.config, "project": run.project, "name": run.name}
+    resumed = run.resume_step is not None
+    try:
+        tracker.wandb_run, problem = bounded(
+            lambda: _start_wandb(run.directory, mode, resumed, settings), _START_SEC
+        )
+        if problem:
+            _warn("W&B did not start online", problem, "logging offline")
+    except Exception as error:
+        _warn("W&B did not start", error, _ONLY_JSONL)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -248,65 +288,9 @@ def _drop_after(path: Path, step: int) -> None:
     write_atomically(path, b"".join(kept))
 
 
-def _plain(value: Any) -> Any:
-    """Any value as JSON can hold it; a number that is not finite becomes None."""
-    if isinstance(value, Mapping):
-        return {_text(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    value = _unwrap(value)
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int)) else _text(value)
-
-
-def _text(value: object) -> str:
-    """As text that UTF-8 can hold: file names may have bytes that it cannot."""
-    return str(value).encode(errors="replace").decode()
-
-
-def _unwrap(value: Any) -> Any:
-    """A one-element tensor or a NumPy scalar as a Python number; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _safe_part(name: str) -> str:
-    """A name as one part of a path: itself if harmless, else cleaned and with a digest."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
-        return name
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[:40].strip('_') or 'x'}-{digest}"
-
-
-def _safe_name(name: str) -> str:
-    """A name for W&B, which makes file names of the names of images and tables."""
-    return "/".join(_safe_part(part) for part in name.split("/")[:8])
-
-
 def _warn(what: str, error: Exception, consequence: str) -> None:
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    _logger.warning("W&B %s (%s); %s", what, reason.removesuffix(": "), consequence)
-
-
-def _bounded(work: Callable[[], _Result], limit_sec: float) -> _Result:
-    """Runs `work` in a thread that is left behind, with a TimeoutError, after `limit_sec`."""
-    results: list[_Result] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="hyperinit-wandb", daemon=True)
-    thread.start()
-    thread.join(limit_sec)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {limit_sec:g} s")
-    return results[0]
+    _logger.warning("%s (%s); %s", what, reason.removesuffix(": "), consequence)
 
 
 def _abandon(run: Any) -> None:
@@ -315,12 +299,12 @@ def _abandon(run: Any) -> None:
     Otherwise W&B's exit hook would wait for it, or fail with a traceback.
     """
     with contextlib.suppress(Exception):
-        _bounded(lambda: run.finish(1), _ABANDON_SEC)
+        bounded(lambda: run.finish(1), _ABANDON_SEC)
     with contextlib.suppress(Exception):
         import wandb
 
         if wandb.run is None:  # nobody else's run is open
-            _bounded(wandb.teardown, _ABANDON_SEC)
+            bounded(wandb.teardown, _ABANDON_SEC)
 
 
 def _start_wandb(

@@ -167,4 +167,12 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "output_lr_factor": 1.0,
         "weight_decay": 0.01,
     },
+    # What most papers print: 5,000 steps, each on all pixels, of Adam. The track has the rate.
+    "published": {
+        **_FIT_1,
+        "budgets_epochs": (5000.0,),
+        "batch_pixels": 224**2,
+        "schedule": "constant",
+        "output_lr_factor": 1.0,
+    },
 }

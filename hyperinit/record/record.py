@@ -136,40 +136,20 @@ class Record:
     @cached_property
     def trial(self) -> tuple[Any, ...]:
         """What makes two records the same trial: rerunning it must give the same result."""
-        return trial_key(
-            track=self.track,
-            is_tuning=self.is_tuning,
-            label=self.label,
-            init_facts=self.init_facts,
-            settings=self.settings,
-            image_hash=self.image_hash,
-            seed=self.seed,
-            budget_epochs=self.budget_epochs,
-            lr=self.lr,
-            version=self.version,
-        )
+        return trial_key(self)
 
 
-def trial_key(
-    *,
-    track: str,
-    is_tuning: bool,
-    label: str,
-    init_facts: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    image_hash: str,
-    seed: int,
-    budget_epochs: float,
-    lr: float | None,
-    version: int = PROTOCOL_VERSION,
-) -> tuple[Any, ...]:
+def trial_key(of: Any) -> tuple[Any, ...]:
     """Identity of a trial, known before it is run; the rate is its last entry.
 
     It is of the label, so that records of the first format keep theirs.
+
+    Args:
+        of: A `Record`, or what will give one: anything with these attributes of it.
     """
-    facts = _make(init_facts, settings)
-    track = stored_track(track, is_tuning)
-    return (version, track, label, facts, image_hash, seed, budget_epochs, lr)
+    track = stored_track(of.track, of.is_tuning)
+    facts = _make(of.init_facts, of.settings)
+    return (of.version, track, of.label, facts, of.image_hash, of.seed, of.budget_epochs, of.lr)
 
 
 def _make(init_facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

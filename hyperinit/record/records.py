@@ -24,6 +24,7 @@ from hyperinit.record.tracks import stored_track
 __all__ = ["CurvePoint", "Record", "append_record", "read_records", "repair_jsonl", "to_line"]
 
 MAX_LINE_BYTES = 16 * 2**20  # the longest committed line has 34,157
+SUBMISSION_START = b'{"submission": '  # a first line that is about the records, see publish
 
 
 def to_line(record: Record) -> str:
@@ -108,7 +109,7 @@ def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
                 if line.isspace() or line.startswith(b"{"):
                     return
                 raise InputError(f"{where}: not a record file")
-            if line.isspace():
+            if line.isspace() or (number == 1 and line.startswith(SUBMISSION_START)):
                 continue
             try:
                 yield number, line.decode("utf-8")

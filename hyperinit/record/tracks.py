@@ -26,6 +26,10 @@ class Track:
         preset: Of the protocol, where none is named.
         chosen_by: How rates are chosen where no tuning images are used, for people.
         own_command: It is not a choice of `--track` but a command of its own.
+        full_batch: Every step sees all pixels, so an epoch is a step; an init's epochs count too.
+        lr: The rate of all its fits, where none is given; None: the range test's, or chosen.
+        eval_epochs: Along a curve: seed epochs between two evaluations.
+        psnr_steps: Steps after which the mean PSNR over pairs is a column of tables.
     """
 
     name: str
@@ -39,10 +43,16 @@ class Track:
     preset: str = "standard"
     chosen_by: str = "on these very images"
     own_command: bool = False
+    full_batch: bool = False
+    lr: float | None = None
+    eval_epochs: int = 10
+    psnr_steps: tuple[int, ...] = ()
 
     @property
     def unit(self) -> str:
         """What its costs are counted in, besides seconds."""
+        if self.full_batch:
+            return "steps"
         return "seed epochs" if self.along_curve else "epochs"
 
 
@@ -63,6 +73,17 @@ TRACKS: Mapping[str, Track] = {
             along_curve=True,
             preset="seed",
             chosen_by="by a range test",
+        ),
+        Track(
+            "published",
+            "As the literature fits: every step sees all pixels, with Adam at a constant 1e-4.",
+            along_curve=True,
+            preset="published",
+            chosen_by="by nobody: it is 1e-4 for all",
+            full_batch=True,
+            lr=1e-4,
+            eval_epochs=50,
+            psnr_steps=(500, 1000, 2000, 5000),
         ),
         Track(
             "open",

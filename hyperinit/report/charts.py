@@ -36,7 +36,7 @@ def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
         if len(name) > 120:  # file systems take 255 bytes
             name = f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         if group.track.along_curve:
-            found[f"{name}-curves"] = seed_curves(inits, title)
+            found[f"{name}-curves"] = seed_curves(inits, title, group.track.unit)
             continue
         target = hardest_solved(inits)
         found[f"{name}-errors"] = error_ladder(inits, title)
@@ -143,9 +143,9 @@ def profile_curves(scores: Sequence[InitScore], title: str, target: float) -> Fi
     return _finish(figure, axes)
 
 
-def seed_curves(scores: Sequence[InitScore], title: str) -> Figure:
-    """Error against seed epochs, as the source's chart: training loss solid, grid MSE dashed."""
-    figure, axes = _axes(title, "seed epochs", "MSE (solid: training, dashed: grid)", len(scores))
+def seed_curves(scores: Sequence[InitScore], title: str, unit: str = "seed epochs") -> Figure:
+    """Error along the fit, as the seed experiment's chart: training loss solid, grid MSE dashed."""
+    figure, axes = _axes(title, unit, "MSE (solid: training, dashed: grid)", len(scores))
     from matplotlib import colormaps
 
     for i, found in enumerate(scores):

@@ -1,6 +1,6 @@
 """Names that somebody else chose -> text that is safe where it is shown: one line, no more.
 
-In HTML the templates escape everything; Markdown and CSV are escaped here.
+In HTML the templates escape everything; Markdown, CSV and LaTeX are escaped here.
 """
 
 from __future__ import annotations
@@ -47,6 +47,28 @@ def csv_cell(text: str) -> str:
     """A name in a CSV file that no spreadsheet takes for a formula."""
     line = " ".join(text.split()) if set(text) & set("\t\r\n") else text
     return f"'{line}" if _FORMULA & {text[:1], line[:1]} else line
+
+
+_LATEX = {
+    **{c: f"\\{c}" for c in "{}$&#_%"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}"},
+}
+
+
+def latex_cell(text: object) -> str:
+    """A text in a cell of a LaTeX table: one line with no commands in it.
+
+    Letters beyond Latin, which not every engine has, become their code points. The braces keep a
+    bracket at the beginning from being read as an argument of the line break before it.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+    def escaped(c: str) -> str:
+        plain = c.isascii() or (c.isalpha() and ord(c) < 0x180)
+        return _LATEX.get(c, c) if plain else f"U+{ord(c):04X}"
+
+    return f"{{{''.join(map(escaped, line))}}}"
 
 
 def count(n: int, what: str) -> str:

@@ -10,8 +10,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hyperinit.base.errors import InputError
@@ -22,11 +23,12 @@ from hyperinit.report.headline import MEANINGS, shown_workload
 from hyperinit.report.names import shown, templates
 from hyperinit.report.sections import Pictures, View, section
 from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
+from hyperinit.score.beside import places
 from hyperinit.score.score import GroupScore
 
-_SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "torch")
 FACTS_CHARS = 600  # of what identifies an init
 LISTED = 20  # values of a setting
+ENTRANTS_HEADER = ("file", "by", "inits", "measured on", "test images", "test fits")
 
 
 def with_tests(scores: Iterable[GroupScore]) -> list[GroupScore]:
@@ -46,6 +48,8 @@ def page(
     *,
     thumbnails: Thumbnails | None = None,
     sources: Sequence[Path] = (),
+    rules: Mapping[str, str] = MappingProxyType({}),
+    entrants: Sequence[Sequence[str]] = (),
 ) -> str:
     """The page, as text for a file index.html.
 
@@ -53,6 +57,8 @@ def page(
         scores: Of all groups.
         thumbnails: Pictures of the fits; what is not there is left out.
         sources: The record files, for the page to name with their digests.
+        rules: Title -> text, of a leaderboard.
+        entrants: Rows under ENTRANTS_HEADER: who takes part in it.
 
     Raises:
         InputError: there are no test runs.
@@ -76,9 +82,12 @@ def page(
         dark=DARK,
         charts=STYLE,
         styles=STYLES,
-        sections=[section(group, styles, pictures) for group in found],
+        sections=[section(group, styles, pictures, found) for group in found],
         targets=[f"{target:g}: {MEANINGS[target]}" for target in TARGETS],
         settings=[_settings(group) for group in found],
+        rules=rules,
+        entrants_header=ENTRANTS_HEADER,
+        entrants=[list(map(shown, row)) for row in entrants],
         provenance=_provenance([r for group in scores for r in group.group.records], sources),
     )
     return html.encode(errors="replace").decode()
@@ -120,10 +129,9 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> dict[str,
     inits = dict.fromkeys(
         (record.init, json.dumps(record.init_facts, sort_keys=True)) for record in records
     )
-    # Not by `values`: a record without workers differs from one with some.
-    kinds = {tuple(str(r.environment.get(n)) for n in _SECONDS_DEPEND_ON) for r in records}
     return {
-        "mixed": len(kinds) > 1,
+        # Not by `values`: a record without workers differs from one with some.
+        "mixed": len(places(records)) > 1,
         "environment": [(shown(name), _listed(own)) for name, own in sorted(values.items())],
         "inits": [(shown(init), facts[:FACTS_CHARS]) for init, facts in inits],
         "files": [

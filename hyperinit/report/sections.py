@@ -13,6 +13,7 @@ from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, middle, share, shown_workload
 from hyperinit.report.names import shown
 from hyperinit.report.svg import Series, chart, sample
+from hyperinit.report.tables import psnr_columns
 from hyperinit.score.costs import Pair, number, performance_profile, solved_share
 from hyperinit.score.groups import Ladder
 from hyperinit.score.score import GroupScore, InitScore, Unit
@@ -46,8 +47,11 @@ class Pictures:
         return f"data:image/webp;base64,{encoded}"
 
 
-def section(found: GroupScore, styles: Styles, pictures: Pictures) -> View:
-    """Everything that the section of a group shows."""
+def section(
+    found: GroupScore, styles: Styles, pictures: Pictures, scores: Sequence[GroupScore] = ()
+) -> View:
+    """Everything that the section of a group shows; `scores` may have what papers print of it."""
+    psnr_header, psnr_cells = psnr_columns(found, scores)
     unit = found.inits[0].targets[found.target].epochs.unit
     return {
         "track": shown(found.track.name),
@@ -58,7 +62,8 @@ def section(found: GroupScore, styles: Styles, pictures: Pictures) -> View:
         "target": f"{found.target:g}",
         "unit": unit,
         "reference": shown(found.reference),
-        "overview": _overview(found, styles),
+        "psnr_header": psnr_header,
+        "overview": _overview(found, styles, psnr_cells),
         "charts": _charts(found, styles, unit),
         "costs": _costs(found),
         "frozen": _frozen(found),
@@ -68,7 +73,9 @@ def section(found: GroupScore, styles: Styles, pictures: Pictures) -> View:
     }
 
 
-def _overview(found: GroupScore, styles: Styles) -> list[View]:
+def _overview(
+    found: GroupScore, styles: Styles, psnr_cells: Mapping[str, Sequence[str]]
+) -> list[View]:
     """A line per init with a bar of what it costs."""
     costs = {s.init: s.targets[found.target].epochs for s in found.fastest_first}
 
@@ -93,6 +100,7 @@ def _overview(found: GroupScore, styles: Styles) -> list[View]:
                 "share": share(cost),
                 "compared": against,
                 "psnr": f"{s.start_psnr:.1f} dB",
+                "psnr_after": psnr_cells.get(s.init, ()),
             }
         )
     return rows
@@ -104,7 +112,7 @@ def _charts(found: GroupScore, styles: Styles, unit: str) -> View:
     ends = "Every point is the end of runs with that budget."
     if found.track.along_curve:
         ends = "The median of the runs at every evaluation."
-    units: tuple[Unit, ...] = ("epochs", "seconds")
+    units: tuple[Unit, ...] = ("epochs", "seconds") if found.has_seconds else ("epochs",)
     for name in units:
         drawn = chart(
             [Series(shown(s.init), styles[s.init], s.mse_curve(name)) for s in inits],

@@ -15,7 +15,8 @@ from hyperinit.base.errors import InputError
 from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.report.names import csv_cell, markdown_cell
-from hyperinit.score.costs import Cost, Pair, Ratio, number
+from hyperinit.score.beside import psnr_beside
+from hyperinit.score.costs import Cost, Mean, Pair, Ratio, number
 from hyperinit.score.groups import Choice, Ladder, select_choices
 from hyperinit.score.score import (
     GroupScore,
@@ -35,7 +36,9 @@ over pairs. Every init has the learning rate{others} that was best for it on {tu
 """
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True
+) -> str:
     """Cells are Markdown."""
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -68,6 +71,7 @@ def markdown(scores: Iterable[GroupScore]) -> str:
         InputError: there are none.
     """
     parts = []
+    scores = list(scores)
     for found in scores:
         workload = found.group.workload
         name = f"**{markdown_cell(workload.track.name)} track**, {markdown_cell(workload.text)}"
@@ -78,8 +82,10 @@ def markdown(scores: Iterable[GroupScore]) -> str:
         parts += [f"{markdown_cell(note)}\n" for note in found.notes]
         if found.track.along_curve:
             parts.append(_curve_table(found.inits))
+            parts += _psnr_table(found, scores)
             continue
-        parts += [_cost_table(found.inits), _ratio_table(found), _error_table(found.inits)]
+        parts += [_cost_table(found), _ratio_table(found), _error_table(found.inits)]
+        parts += _psnr_table(found, scores)
         tuned_on = "these very images" if found.tune_on_test else "tuning images"
         choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
         others = ", and what stands beside it," if len(choices) > 1 else ""
@@ -104,7 +110,7 @@ def _provenance(found: GroupScore) -> str:
 def _environment(found: Mapping[str, Any]) -> str:
     """What seconds depend on."""
     parts = [
-        str(found.get("processor")),
+        str(found.get("machine") or found.get("processor")),
         str(found.get("device")),
         f"{found.get('threads')} threads",
     ]
@@ -113,18 +119,40 @@ def _environment(found: Mapping[str, Any]) -> str:
     return ", ".join([*parts, f"torch {str(found.get('torch')).partition('+')[0]}"])
 
 
-def _cost_table(scores: Sequence[InitScore]) -> str:
-    hardest = hardest_solved(scores)
-    header = ["init", *(f"epochs to {t:g}" for t in TARGETS), f"seconds to {hardest:g}"]
-    rows = [
-        [
-            markdown_cell(s.init),
-            *(str(s.targets[t].epochs) for t in TARGETS),
-            str(s.targets[hardest].seconds),
-        ]
-        for s in scores
-    ]
-    return _table(header, rows)
+def _cost_table(found: GroupScore) -> str:
+    hardest = hardest_solved(found.inits)
+    header = ["init", *(f"epochs to {t:g}" for t in TARGETS)]
+    header += [f"seconds to {hardest:g}"] if found.has_seconds else []
+    rows = []
+    for s in found.inits:
+        row = [markdown_cell(s.init), *(str(s.targets[t].epochs) for t in TARGETS)]
+        rows.append(row + ([str(s.targets[hardest].seconds)] if found.has_seconds else []))
+    return markdown_table(header, rows)
+
+
+def psnr_columns(
+    found: GroupScore, scores: Iterable[GroupScore]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """What papers print, for the inits of a group: the header, and init -> cells.
+
+    Empty where nothing of the kind was measured.
+    """
+    beside = psnr_beside(found, scores)
+    steps = list(next(iter(beside.values()), {}))
+    header = [f"PSNR after {n:,} steps, dB" for n in steps]
+    nothing: dict[int, Mean | None] = dict.fromkeys(steps)
+    cells = {
+        s.init: [str(value or "-") for value in beside.get(s.init, nothing).values()]
+        for s in found.inits
+    }
+    return header, cells if steps else {}
+
+
+def _psnr_table(found: GroupScore, scores: Iterable[GroupScore]) -> list[str]:
+    """The table of these, if there is one."""
+    header, cells = psnr_columns(found, scores)
+    rows = [[markdown_cell(init), *row] for init, row in cells.items()]
+    return [markdown_table(["init", *header], rows)] if rows else []
 
 
 def _ratio_table(found: GroupScore) -> str:
@@ -145,7 +173,7 @@ def _ratio_table(found: GroupScore) -> str:
         ]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _error_table(scores: Sequence[InitScore]) -> str:
@@ -160,7 +188,7 @@ def _error_table(scores: Sequence[InitScore]) -> str:
         [markdown_cell(s.init), f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _curve_table(scores: Sequence[InitScore]) -> str:
@@ -176,7 +204,7 @@ def _curve_table(scores: Sequence[InitScore]) -> str:
         ]
         for s in scores
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def at_best_lr(records: Iterable[Record]) -> list[Record]:
@@ -220,7 +248,7 @@ def comparison_table(records: Iterable[Record]) -> str:
             shown = number(cost.median) if isfinite(cost.median) else "-"
             row.append(f"{shown} ({cost.hits}/{cost.n})")
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def rivals_table(
@@ -257,7 +285,7 @@ def rivals_table(
         row += [str(other.targets[t].epochs) if other else "-" for t in shown]
         row += [str(other.targets[t].seconds) if other else "-" for t in shown]
         rows.append(row)
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def read_training(path: Path) -> dict[str, dict[str, str]]:
@@ -281,31 +309,42 @@ CSV_FIELDS = (
     *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
     *("best_init", "best_ratio", "best_low", "best_high", "protocol"),
+    *("mean", "low", "high"),
 )
 
 
 def csv_text(scores: Iterable[GroupScore]) -> str:
-    """One line per group, init, measure and target; an unsolved median is "inf"."""
+    """One line per group, init, measure and target; an unsolved median is "inf".
+
+    `low` and `high` are 95 % intervals over images. A PSNR has a `mean`, and no target or median.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_FIELDS, restval="", lineterminator="\n")
     writer.writeheader()
+    rows: list[dict[str, Any]] = []
     for found in scores:
         workload = found.group.workload
-        group = {"track": workload.track.name, "workload": workload.text}
+        group: dict[str, Any] = {"track": workload.track.name, "workload": workload.text}
+        group["protocol"] = workload.version
         for s in found.inits:
             for target, values in s.targets.items():
-                for measure, cost, ratios in _measures(values):
+                for measure, cost, ratios in _measures(found, values):
                     numbers = {"median": cost.median, "n": cost.n, "hits": cost.hits}
                     row = {**group, "init": s.init, "measure": measure, "target": target}
-                    row |= {**numbers, **ratios, "protocol": workload.version}
-                    cells = {k: csv_cell(v) if isinstance(v, str) else v for k, v in row.items()}
-                    writer.writerow(cells)
+                    rows.append({**row, **numbers, **ratios})
+            for steps, psnr in s.psnr_after.items():
+                row = {**group, "init": s.init, "measure": f"PSNR after {steps} steps, dB"}
+                if psnr is not None:
+                    row |= {"mean": psnr.value, "low": psnr.low, "high": psnr.high, "n": psnr.n}
+                rows.append(row)
+    for row in rows:
+        writer.writerow({k: csv_cell(v) if isinstance(v, str) else v for k, v in row.items()})
     return out.getvalue()
 
 
-def _measures(found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
+def _measures(group: GroupScore, found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
     """Name, cost and columns of ratios of everything that is measured for a target."""
-    if found.seconds is None:
+    if group.track.along_curve:
         kinds = (("training loss", found.train), ("grid MSE", found.epochs))
         return [(f"{cost.unit}, {kind}", cost, {}) for kind, cost in kinds if cost is not None]
     ratios: dict[str, Any] = {}
@@ -313,7 +352,8 @@ def _measures(found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
         if ratio is not None:
             ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
             ratios |= {f"{to}_low": ratio.low, f"{to}_high": ratio.high}
-    return [("epochs", found.epochs, ratios), ("seconds", found.seconds, {})]
+    measures = [("epochs", found.epochs, ratios)]
+    return measures if found.seconds is None else [*measures, ("seconds", found.seconds, {})]
 
 
 def protocol_markdown() -> str:
@@ -325,6 +365,6 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + _table(
+    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + markdown_table(
         header, rows, False
     )

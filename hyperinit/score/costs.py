@@ -182,27 +182,63 @@ def _divide(cost: float, other: float) -> float:
     return cost / other if other > 0 else inf
 
 
-@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report ask for the same
+@dataclass(frozen=True)
+class Mean:
+    """An arithmetic mean over pairs, the seeds of an image being averaged before.
+
+    Attributes:
+        value: The mean.
+        low, high: 95 % interval over images; None with fewer than two.
+        n: Pairs.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def __str__(self) -> str:
+        """Such as "31.2 [30.1, 32.4]"."""
+        shown = f"{self.value:.2f}"
+        if self.low is not None and self.high is not None:
+            shown += f" [{self.low:.2f}, {self.high:.2f}]"
+        return shown
+
+
+def mean(values: Mapping[Pair, float]) -> Mean:
+    """The mean over pairs, which must be finite and at least one, with its interval."""
+    images: dict[str, list[float]] = {}
+    for (image, _), value in values.items():
+        images.setdefault(image, []).append(value)
+    return Mean(*_interval(tuple(map(fmean, images.values()))), len(values))
+
+
 def _mean_with_interval(
     logs: tuple[float, ...],
 ) -> tuple[float | None, float | None, float | None]:
     """exp of the mean of logarithms, and of the ends of its 95 % bootstrap interval."""
     if not logs:
         return None, None, None
-    mean = exp(fmean(logs))
-    if len(logs) < 2:
-        return mean, None, None
+    middle, low, high = _interval(logs)
+    return exp(middle), None if low is None else exp(low), None if high is None else exp(high)
+
+
+@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report ask for the same
+def _interval(values: tuple[float, ...]) -> tuple[float, float | None, float | None]:
+    """The mean of values, and the ends of its 95 % bootstrap interval."""
+    if len(values) < 2:
+        return fmean(values), None, None
     import numpy as np
     from scipy.stats import bootstrap
 
     interval = bootstrap(
-        (np.array(logs),),
+        (np.array(values),),
         np.mean,
         n_resamples=_RESAMPLES,
         method="percentile",
         random_state=np.random.default_rng(0),
     ).confidence_interval
-    return mean, exp(interval.low), exp(interval.high)
+    return fmean(values), float(interval.low), float(interval.high)
 
 
 def solved_share(cost: Cost) -> tuple[list[float], list[float]]:

@@ -17,11 +17,21 @@ from typing import Any, Literal
 from hyperinit.base.errors import InputError
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import CurvePoint, Record
-from hyperinit.record.tracks import Track
-from hyperinit.score.costs import Cost, Pair, Ratio, cost_to_target, geometric_mean, ratio
+from hyperinit.record.tracks import Track, track_of
+from hyperinit.score.costs import (
+    Cost,
+    Mean,
+    Pair,
+    Ratio,
+    cost_to_target,
+    geometric_mean,
+    mean,
+    ratio,
+)
 from hyperinit.score.groups import Choice, Group, Ladder, choose_ladders, groups, name_entries
 
 Unit = Literal["epochs", "seconds"]
+PsnrAfter = dict[int, Mean | None]  # steps -> mean over pairs
 COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
 MAX_CURVE_POINTS = 150  # of a curve that is drawn
 
@@ -96,6 +106,19 @@ class InitScore:
         """Mean PSNR in dB before the first step."""
         return fmean(next(iter(ladder.values())).start.psnr for ladder in self.ladders.values())
 
+    @cached_property
+    def psnr_after(self) -> dict[int, Mean | None]:
+        """Steps -> mean PSNR in dB; None where a pair was not evaluated there, or diverged.
+
+        An init's epochs count as steps, as it spent them on the image.
+        """
+        ends = {pair: ladder[max(ladder)] for pair, ladder in self.ladders.items()}
+        found: dict[int, Mean | None] = {}
+        for steps in self.track.psnr_steps:
+            psnrs = {pair: _psnr_at(run, steps) for pair, run in ends.items()}
+            found[steps] = mean(psnrs) if all(map(isfinite, psnrs.values())) else None
+        return found
+
     @property
     def final_mse(self) -> float:
         """Geometric mean over pairs of the error after the largest budget of each."""
@@ -125,6 +148,7 @@ class GroupScore:
         inits: Best first: by the hardest target, then by the next.
         tune_on_test: Rates were chosen on the test runs of all inits.
         notes: Sentences on what a reader must know of how this was scored.
+        has_seconds: False where seconds were left out, see beside.py.
     """
 
     group: Group
@@ -132,6 +156,7 @@ class GroupScore:
     inits: Sequence[InitScore]
     tune_on_test: bool = False
     notes: Sequence[str] = ()
+    has_seconds: bool = True
 
     @property
     def track(self) -> Track:
@@ -277,21 +302,29 @@ def _all_ladder_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str
 
 
 def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
-    """First time along the curve that each error is there, in seed epochs.
+    """First time along the curve that each error is there, in the track's unit.
 
     A seed epoch is as many steps as it takes to visit as many points as the image has pixels.
     """
     found = {}
     for key, error in (("epochs", attrgetter("mse")), ("train", attrgetter("train_mse"))):
-        values, limits = {}, {}
+        values, limits, unit = {}, {}, "seed epochs"
         for pair, ladder in ladders.items():
             run = ladder[max(ladder)]
-            steps = seed_epoch_steps(run)
-            hit = (point.steps / steps for point in run.curve if error(point) <= target)
+            track, unit = track_of(run.track), track_of(run.track).unit
+            steps = 0 if track.full_batch else seed_epoch_steps(run)
+            costs = [point.steps / steps if steps else point.epochs for point in run.curve]
+            hit = (c for c, p in zip(costs, run.curve, strict=True) if error(p) <= target)
             values[pair] = next(hit, inf)
-            limits[pair] = run.end.steps / steps
-        found[key] = Cost("seed epochs", values, limits)
+            limits[pair] = costs[-1]
+        found[key] = Cost(unit, values, limits)
     return found
+
+
+def _psnr_at(run: Record, steps: int) -> float:
+    """PSNR of the evaluation after so many epochs, which are steps; infinite where none is."""
+    at = (p.psnr for p in run.curve if abs(p.epochs - steps) <= 0.5 and isfinite(p.mse))
+    return next(at, inf)
 
 
 def seed_epoch_steps(record: Record) -> int:

@@ -9,14 +9,14 @@ import torch
 from conftest import smooth_image
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting import directory as directory_module
 from hyperinit.fitting.descent import FitResult
-from hyperinit.fitting.directory import fit_directory
 from hyperinit.fitting.fit import failure
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, sample_params
 from hyperinit.inits.start import spec_init
 from hyperinit.record.records import CurvePoint
+from hyperinit.sets import directory as directory_module
+from hyperinit.sets.directory import fit_directory
 from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import load_params
 from hyperinit.stepping import engine

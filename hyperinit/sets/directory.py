@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
-from hyperinit.fitting.descent import FitResult
-from hyperinit.fitting.fit import failure
 from hyperinit.fitting.many import fit_many, most_together
+from hyperinit.fitting.target import TargetResult, fit_to_target
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import image_files
 from hyperinit.images.pixels import centre_crop, image_hash
-from hyperinit.inits.start import Init
-from hyperinit.siren.network import SirenConfig
+from hyperinit.inits.start import Init, Start
+from hyperinit.sets.results import Fitted, facts_of, why_none
+from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
 LOCK_NAME = ".lock"
@@ -55,6 +55,7 @@ class DirectoryReport:
         fitted: Images fitted now.
         finished: Images that were finished before and left as they are.
         failed: (name of the image below the directory, why it has no result).
+        missed: (name, what it ended with) of images whose result is not as good as was wanted.
         sec: Seconds from the first image to the last file, decoding and writing included.
     """
 
@@ -62,6 +63,7 @@ class DirectoryReport:
     finished: int
     failed: tuple[tuple[str, str], ...]
     sec: float
+    missed: tuple[tuple[str, str], ...] = ()
 
     @property
     def images_per_hour(self) -> float:
@@ -75,10 +77,12 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     init: Init,
     config: FitConfig | None = None,
     *,
+    target_mse: float | None = None,
     size: int | tuple[int, int] | None = None,
     batch_images: int | None = BATCH_IMAGES,
+    most_images: int | None = None,
     device: torch.device | str = "cpu",
-    on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
+    on_fitted: Callable[[str, Fitted], None] = lambda name, result: None,
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
     on_finished: Callable[[str], None] = lambda name: None,
     **options: Any,
@@ -95,8 +99,13 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
             metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
             cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts,
-            became (what "auto" was: the first result decides for the whole directory).
-        init: Where each fit starts, with the seed of the config.
+            became (what "auto" was: the first result decides for the whole directory); with a
+            target, reached and runs instead of the last three.
+        init: Where each fit starts, with the seed of the config. One that has `learn` is told where
+            the fits of each batch ended, in the order of the names, those of an earlier run too: a
+            run that was interrupted continues with the starts that it would have had.
+        target_mse: Fit each image until its error is this (see `fit_to_target`), one by one; the
+            config's budget is the most that each may cost. None: fit over the budget.
         size: Crop to the centre square and resize to so many pixels a side, or to the shape of
             (height, width) and resize to that; None leaves images as they are. Images of different
             sizes are fitted in separate batches.
@@ -104,9 +113,11 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             its memory holds.
             An image's result depends on its neighbours by rounding alone, and so by a tenth of a
             dB or so: docs/reliability.md.
+        most_images: How many of the directory's images, the first by name, are looked at; all.
         device: Where images are fitted.
         on_fitted: Called with (name, result) after a file has been written.
-        on_failed: Called with (name, reason) where an image has no result, as it happens.
+        on_failed: Called with (name, reason) where an image has no result, or one that misses the
+            target, as it happens.
         on_finished: Called with the name of an image that was finished before.
         **options: Fields of FitConfig to set.
 
@@ -128,16 +139,22 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     if not names:
         raise InputError(f"{shown_path(top)}: no image files in this directory")
     make_directory(target)
-    how = {"init": init.name, "init_facts": init.facts, "fit": asdict(config), "size": size}
+    how: dict[str, Any] = {
+        "init": init.name,
+        "init_facts": init.facts,
+        "fit": asdict(config),
+        "size": size,
+    }
+    how |= {} if target_mse is None else {"target_mse": target_mse}
     how = json.loads(json.dumps(how))  # as it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
-    run.device, run.batch_images = torch.device(device), batch_images
+    run.device, run.batch_images, run.target_mse = torch.device(device), batch_images, target_mse
     waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
         for name, reason in failed:
             run.fail(name, reason)
-        for name in names:
+        for name in names[:most_images]:
             job = run.prepare(top, name, size)
             if job is None:
                 continue
@@ -151,7 +168,8 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
                 run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
         for jobs in waiting.values():
             run.fit(jobs)
-    return DirectoryReport(run.fitted, run.finished, tuple(run.failed), clock.sec)
+    none, short = tuple(run.failed), tuple(run.missed)
+    return DirectoryReport(run.fitted, run.finished, none, clock.sec, short)
 
 
 def result_name(name: str) -> str:
@@ -184,6 +202,7 @@ class _Job:
     path: Path
     source_sha256: str
     photo_sha256: str
+    finished: Params | None = None  # an earlier run's result, for an init that learns from it
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -199,11 +218,13 @@ class _Run:
     init: Init
     config: FitConfig
     how: dict[str, Any]
-    on_fitted: Callable[[str, FitResult], None]
+    on_fitted: Callable[[str, Fitted], None]
     on_failed: Callable[[str, str], None]
     on_finished: Callable[[str], None]
     images: int
+    target_mse: float | None = None
     failed: list[tuple[str, str]] = field(default_factory=list)
+    missed: list[tuple[str, str]] = field(default_factory=list)
     fitted: int = 0
     finished: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009  never changes
@@ -231,16 +252,26 @@ class _Run:
         self.failed.append((name, reason))
         self.on_failed(name, reason)
 
+    def miss(self, name: str, mse: float) -> None:
+        """Notes that an image's fit did not reach the target, and says so."""
+        reason = f"target_mse {self.target_mse:g} was not reached: MSE {mse:.3g}"
+        self.missed.append((name, reason))
+        self.on_failed(name, reason)
+
     def prepare(self, top: Path, name: str, size: int | tuple[int, int] | None) -> _Job | None:
         """Decodes an image, unless its result is there or it cannot be read."""
         source, path = top / name, self.target / result_name(name)
         try:
             # What is no file (a pipe may never end) is left to `load_image`, which says so.
             content = _file_sha256(source) if source.is_file() else ""
-            if self._is_finished(path, content):
+            finished, info = self._finished(path, content)
+            if finished is not None:
                 self.finished += 1
                 self.on_finished(name)
-                return None
+                if info.get("reached") is False:
+                    self.miss(name, info["mse"])
+                if self.init.learn is None:
+                    return None
             image = load_image(source)
             if content != _file_sha256(source):  # what is stored must be of what was fitted
                 self.fail(name, "was changed while it was read: run the command again")
@@ -256,18 +287,18 @@ class _Run:
             return None
         sides = (size, size) if isinstance(size, int) else size
         shown = image if sides is None else centre_crop(image, *sides)
-        return _Job(name, shown, path, content, image_hash(image))
+        return _Job(name, shown, path, content, image_hash(image), finished)
 
-    def _is_finished(self, path: Path, source_sha256: str) -> bool:
-        """Whether there is an undamaged result of this very image, made in this very way."""
+    def _finished(self, path: Path, source_sha256: str) -> tuple[Params | None, dict[str, Any]]:
+        """The undamaged result of this very image, made in this very way, if there is one."""
         if not os.path.lexists(path):
-            return False
+            return None, {}
         try:
             kind = file_kind(path)
             params, info = load_params(path) if kind == PARAMS_KIND else (None, {})
         except InputError as error:
             if path.is_file():
-                return False  # truncated or damaged: made again
+                return None, {}  # truncated or damaged: made again
             raise _UnusableResult(str(error)) from error
         ours = all(info.get(key) == self.how[key] for key in self.how)
         if params is None or not ours or not self._is_alike(params.config, info.get("became")):
@@ -275,7 +306,8 @@ class _Run:
                 f"{shown_path(path)}: made by another init, with other options or by another"
                 " program; use another output directory"
             )
-        return bool(info.get("source_sha256") == source_sha256)  # or the image has changed since
+        # Or else the image has changed since.
+        return (params if info.get("source_sha256") == source_sha256 else None), info
 
     def _is_alike(self, siren: SirenConfig, became: Any) -> bool:
         """Whether a result is of a network as this run's, and with what "auto" is in this run.
@@ -302,17 +334,25 @@ class _Run:
             self.config = replace(self.config, **chosen)
 
     def fit(self, jobs: list[_Job]) -> None:
-        """Fits images of one size and writes their files."""
+        """Fits images of one size, writes their files, and lets the init learn from them."""
+        ended = {job.name: job.finished for job in jobs if job.finished is not None}
+        ended |= self._fit([job for job in jobs if job.finished is None])
+        if self.init.learn is not None:
+            learned = [job for job in jobs if job.name in ended]
+            fitted = [ended[job.name] for job in learned]
+            self.init.learn([job.image for job in learned], fitted, self.config.seed)
+
+    def _fit(self, jobs: list[_Job]) -> dict[str, Params]:
+        """Fits images of one size and writes their files; the SIREN of each that has one."""
+        if not jobs:
+            return {}
+        fitted: dict[str, Params] = {}
         images = [job.image.to(self.device) for job in jobs]
         starts = [self.init.start(image, self.config.seed) for image in images]
-        results = fit_many(starts, images, self.config, planned_images=self.images)
-        self._settle(results[0].became)
-        for job, result in zip(jobs, results, strict=True):
-            if result.diverged:
-                self.fail(job.name, failure(result))
-                continue
-            if not result.kept.mse < result.curve[0].mse:
-                self.fail(job.name, f"no better than its start: try lr below {result.lr:g}")
+        for job, result in zip(jobs, self._results(starts, images), strict=True):
+            reason = why_none(result)
+            if reason:
+                self.fail(job.name, reason)
                 continue
             height, width = job.shape
             shown = {"name": job.name, "height": height, "width": width}
@@ -323,14 +363,23 @@ class _Run:
                 **self.how,
                 images=[{**shown, "sha256": image_hash(job.image), **photo}],
                 source_sha256=job.source_sha256,
-                mse=result.kept.mse,
-                psnr=result.kept.psnr,
-                lr=result.lr,
-                restarts=result.restarts,
-                became=dict(result.became),
+                **facts_of(result),
             )
             self.fitted += 1
+            fitted[job.name] = result.params
             self.on_fitted(job.name, result)
+            if isinstance(result, TargetResult) and not result.reached:
+                self.miss(job.name, result.mse)
+        return fitted
+
+    def _results(self, starts: list[Start], images: list[Tensor]) -> Iterable[Fitted]:
+        """The fits: together, or to a target one by one, as each has an end of its own."""
+        if self.target_mse is not None:
+            fits = zip(starts, images, strict=True)
+            return (fit_to_target(*fit, self.target_mse, self.config) for fit in fits)
+        results = fit_many(starts, images, self.config, planned_images=self.images)
+        self._settle(results[0].became)
+        return results
 
 
 class _UnusableResult(InputError):

@@ -1,0 +1,207 @@
+"""What a benchmark declared before it ran: its plans, beside the records, and whether all is there.
+
+A plan in a file has no pixels, only their hashes. That is enough to follow the benchmark's own
+course through records that are there: `declared_records` runs the code that measures, with
+stored records in the place of fits, so what counts as complete is said only once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.base.settings import from_dict, to_dict
+from hyperinit.bench.plan import Entry, Plan
+from hyperinit.bench.run import OnEval, RecordFile, run
+from hyperinit.bench.trial import Trial
+from hyperinit.inits.start import Init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
+from hyperinit.record.records import Record
+
+# Of the hashes of training images, of which there may be a million: with so many the chance that
+# two of a hundred test images agree with one by accident is 1e-6.
+HASH_CHARS = 12
+MOST_EPOCHS = 1e6  # of a budget in a file, far beyond any use
+
+Values = dict[str, Any]  # a plan as JSON has it
+
+
+def plans_path(records: str | Path) -> Path:
+    """Where the plans of a record file are: beside it."""
+    return Path(records).with_suffix(".plans.json")
+
+
+def declare(plan: Plan, records: str | Path) -> None:
+    """Writes a plan beside the records that it is about to give, unless it is there.
+
+    Raises:
+        InputError: the file is there but is not one of plans, or cannot be written.
+    """
+    path, values = plans_path(records), plan_values(plan)
+    known = read_plans(records) if path.exists() else []
+    if values not in known:
+        text = json.dumps([*known, values], indent=1)
+        write_atomically(path, text.encode() + b"\n")
+
+
+def read_plans(records: str | Path) -> list[Values]:
+    """The plans beside a record file.
+
+    Raises:
+        InputError: there are none, or the file is not one of plans; the line says what to do.
+    """
+    path = plans_path(records)
+    if not path.is_file():
+        raise InputError(
+            f"{shown_path(records)}: its plan {shown_path(path)} is missing: the command that made"
+            " the records writes it, and runs nothing again"
+        )
+    try:
+        plans = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{shown_path(path)}: cannot be read ({error})") from error
+    if not isinstance(plans, list) or not all(isinstance(one, dict) for one in plans):
+        raise InputError(f"{shown_path(path)}: not a file of plans")
+    return plans
+
+
+def plan_values(plan: Plan) -> Values:
+    """A plan as JSON can hold it."""
+    values = {
+        "track": plan.track,
+        "seeds": plan.seeds,
+        "stop_mse": plan.stop_mse,
+        "protocol": to_dict(plan.protocol),
+        "entries": [
+            {
+                "init": entry.init.name,
+                "facts": entry.init.facts,
+                "changes": dict(entry.changes),
+                "source_fit": dict(entry.source_fit),
+                "train_hashes": sorted({h[:HASH_CHARS] for h in entry.init.train_hashes}),
+            }
+            for entry in plan.entries
+        ],
+        "images": list(map(_image_values, plan.images)),
+        "tuning_images": list(map(_image_values, plan.tuning_images)),
+    }
+    plain: Values = json.loads(json.dumps(values))  # tuples are lists, as when it is read
+    return plain
+
+
+def declared_records(values: Values, records: Sequence[Record], source: str) -> list[Record]:
+    """The records of everything that a plan declares, tuning runs included.
+
+    Args:
+        values: The plan.
+        records: What is there, others included.
+        source: What errors call it.
+
+    Raises:
+        InputError: it is no plan, a fit is missing, or an init is tested on an image that it was
+            made from, or that rates were tuned on.
+    """
+    plan = _plan(values, source)
+    _check_unseen(plan, values, source)
+    stored = _Stored(records, source)
+    fits = len(plan.entries) * len(plan.images) * plan.seeds
+    if fits > len(records):  # before anything of that size is made
+        raise InputError(f"{source}: {fits} fits are declared, {len(records)} are there")
+    return list(run(plan, stored))
+
+
+class _Stored(RecordFile):
+    """Records that are there; no other is run."""
+
+    def __init__(self, records: Iterable[Record], source: str) -> None:
+        self.path, self.thumbnails, self.workers = Path(source), None, 1
+        self._records = {record.trial: record for record in records}
+        self._source = source
+
+    def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
+        """As a RecordFile's, but what is missing is refused."""
+        for trial in trials:
+            record = self.find(trial)
+            if record is None:
+                kind = "tuning image" if trial.is_tuning else "image"
+                raise InputError(
+                    f"{self._source}: init {trial.label}, {kind} {trial.image.name}, seed"
+                    f" {trial.seed}, {trial.budget_epochs:g} epochs was declared and is missing:"
+                    " run the same `hyperinit benchmark` command again"
+                )
+            yield record
+
+
+def _image_values(image: NamedImage) -> dict[str, str]:
+    return {"name": image.name, "hash": image.hash, "source_hash": image.source_hash}
+
+
+def _plan(values: Values, source: str) -> Plan:
+    """A plan whose images have no pixels, and whose inits give nothing."""
+    try:
+        protocol = from_dict(Protocol, values["protocol"], source="protocol")
+        if max(protocol.budgets_epochs) > MOST_EPOCHS:
+            raise ValueError(f"a budget above {MOST_EPOCHS:g} epochs")
+        stop_mse = values["stop_mse"]
+        return Plan(
+            track=_text(values["track"]),
+            entries=tuple(map(_entry, values["entries"])),
+            images=tuple(map(_image, values["images"])),
+            tuning_images=tuple(map(_image, values["tuning_images"])),
+            seeds=int(values["seeds"]),
+            protocol=protocol,
+            stop_mse=None if stop_mse is None else float(stop_mse),
+        )
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{source}: not the plan of a benchmark ({reason})") from error
+
+
+def _entry(values: Values) -> Entry:
+    init = Init(_text(values["init"]), _gives_nothing, facts=dict(values["facts"]))
+    return Entry(init, _fields(values["changes"]), _fields(values["source_fit"]))
+
+
+def _gives_nothing(image: Any, seed: int) -> NoReturn:
+    raise AssertionError("an init in a file has no code")
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of FitConfig, which has tuples."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _image(values: Mapping[str, Any]) -> NamedImage:
+    name, own, photo = (_text(values[key]) for key in ("name", "hash", "source_hash"))
+    return NamedImage(name, torch.empty(0), own, photo)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in the place of a text")
+    return value
+
+
+def _check_unseen(plan: Plan, values: Values, source: str) -> None:
+    """As the plan itself checks, with hashes as they are in a file."""
+    for entry, own in zip(plan.entries, values["entries"], strict=True):
+        seen = own.get("train_hashes")
+        if not isinstance(seen, list):
+            raise InputError(f"{source}: init {entry.label} does not say its train_hashes")
+        known = {str(one)[:HASH_CHARS] for one in seen}
+        for image in plan.images:
+            own_hashes = {image.hash[:HASH_CHARS], image.source_hash[:HASH_CHARS]} - {""}
+            if own_hashes & known:
+                raise InputError(
+                    f"{source}: init {entry.label} was trained on the test image {image.name}:"
+                    " leave one of them out"
+                )

@@ -1,0 +1,1 @@
+"""Loggers by name, beside a run's own log."""

@@ -1,0 +1,110 @@
+"""`hyperinit submit` and `hyperinit leaderboard`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hyperinit.base.arguments import add_manner
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.base.outputs import check_directory, is_same_file
+from hyperinit.base.results import result
+from hyperinit.base.settings import Parser
+from hyperinit.base.terminal import say
+
+SUBMIT = """Checks records and packs them into one file for a pull request.
+
+    hyperinit benchmark my_init.py:make --images DIR
+    hyperinit submit runs/benchmark-tuned.jsonl --by "Ada Lovelace"
+
+The plan beside the records says what was declared. What is missing, tested on an image that it was
+trained on, measured on several machines, or no number, is refused in one line, and nothing is
+written. The same records give the same file.
+"""
+LEADERBOARD = """Makes one page of submissions and record files, with the rules beside it.
+
+    hyperinit leaderboard submissions/*.jsonl -o leaderboard
+
+Submissions are checked once more; a trial that is there twice is the first file's. Only what was
+measured alike is compared, and seconds only within one machine.
+"""
+
+
+def submit_parser(prog: str) -> Parser:
+    """The command line of `hyperinit submit`."""
+    parser = _parser(prog, SUBMIT)
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
+    by = "who measured them, a name and perhaps an address: it is published"
+    parser.add_argument("--by", required=True, metavar="NAME", help=by)
+    parser.add_argument(
+        *("-o", "--out"),
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: the first of RECORDS, with .submission.jsonl)",
+    )
+    add_manner(parser)
+    return parser
+
+
+def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
+    """Runs `hyperinit submit`."""
+    arguments = submit_parser(prog).parse_args(argv)
+    records: list[Path] = arguments.records
+    out: Path = arguments.out or records[0].with_suffix(".submission.jsonl")
+    if out.suffix != ".jsonl":
+        raise InputError(f"{shown_path(out)}: a submission's name ends in .jsonl")
+    for path in records:
+        if is_same_file(path, out):
+            raise InputError(f"{shown_path(out)}: is what is read: choose another --out")
+    check_directory(out.parent)
+    from hyperinit.base.files import write_atomically
+    from hyperinit.publish.submission import submission_of
+
+    found = submission_of(records, arguments.by)
+    write_atomically(out, found.content)
+    about = found.about
+    say(
+        f"{about['records']} records of {', '.join(about['inits'])} on {len(about['images'])}"
+        f" images, measured on {about['places'][0]}: {shown_path(out)} is complete. Put it into a"
+        " pull request, with the init's code."
+    )
+    counts = {"records": about["records"], "images": len(about["images"])}
+    result("submission", None, out=shown_path(out), **counts)
+    return 0
+
+
+def leaderboard_parser(prog: str) -> Parser:
+    """The command line of `hyperinit leaderboard`."""
+    parser = _parser(prog, LEADERBOARD)
+    what = "submissions, or plain record files"
+    parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help=what)
+    parser.add_argument(
+        *("-o", "--out"),
+        type=Path,
+        default=Path("leaderboard"),
+        help="directory of the page (default: leaderboard)",
+    )
+    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    add_manner(parser)
+    return parser
+
+
+def leaderboard(argv: Sequence[str], prog: str = "hyperinit leaderboard") -> int:
+    """Runs `hyperinit leaderboard`."""
+    arguments = leaderboard_parser(prog).parse_args(argv)
+    from hyperinit.publish.leaderboard import write_leaderboard
+
+    out: Path = arguments.out
+    count = write_leaderboard(arguments.records, out, arguments.reference)
+    shown = shown_path(out)
+    say(f"{count} records -> {shown}/index.html, leaderboard.md and .csv")
+    result("report", None, out=f"{shown}/index.html", records=count)
+    return 0
+
+
+def _parser(prog: str, description: str) -> Parser:
+    return Parser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )

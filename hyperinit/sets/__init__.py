@@ -1,0 +1,1 @@
+"""A set of images -> a fitted SIREN each, from starts that get better on the way."""

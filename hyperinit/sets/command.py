@@ -1,0 +1,189 @@
+"""`hyperinit fit DIR`: what it says and asks before, while and after a set is fitted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.base.outputs import check_directory
+from hyperinit.base.results import result as print_result
+from hyperinit.base.terminal import Countdown, shown_sec
+from hyperinit.fitting.config import FitConfig
+from hyperinit.fitting.target import TargetResult
+from hyperinit.images.files import image_files
+from hyperinit.inits.start import Init
+from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_directory, result_name
+from hyperinit.sets.on_the_way import OnTheWay
+from hyperinit.sets.results import Fitted
+from hyperinit.siren.device import choose_threads, on_threads
+
+# From so many images on, starts that are learned on the way are ahead, what they cost the first
+# images included: docs/research-log.md 51.
+LEARN_IMAGES = 100
+FIRST_IMAGES = 32  # that start from the default init, before there is enough to learn from
+DRY_IMAGES = 4  # that `--dry-run` fits
+
+
+def fit_images(
+    arguments: argparse.Namespace, init: Init, base: Init | None, config: FitConfig, device: Any
+) -> int:
+    """Fits all images of a directory; 1 if some have no result, or not the one that was wanted.
+
+    Args:
+        arguments: Of `hyperinit fit`.
+        init: Where fits start that learn nothing.
+        base: What a learned start is added to; None: `init`, which was named.
+
+    Raises:
+        InputError: bad input, or no image has a result.
+    """
+    source, out = shown_path(arguments.image), arguments.out
+    if out is None and not arguments.dry_run:
+        raise InputError(f"{source} is a directory: say where to with -o OUT_DIR")
+    if arguments.render is not None:
+        raise InputError("--render is for one image: use `hyperinit render` on the results")
+    if out is not None:
+        check_directory(out, may_be_made=True)
+    names, unread = image_files(arguments.image, follow_links=True)
+    init = _with_learning(init, base, arguments.learn, len(names))
+    told = Told(Countdown(len(names) + len(unread)))
+    height, width = arguments.size or (512, 512)
+    work = config.step_pixels(height * width) * arguments.width**2
+    work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
+
+    def run(out: Path, told: Told, most_images: int | None = None) -> DirectoryReport:
+        return fit_directory(
+            arguments.image,
+            out,
+            init,
+            config,
+            target_mse=arguments.target_mse,
+            size=arguments.size,
+            batch_images=arguments.batch_images,
+            most_images=most_images,
+            device=device,
+            eval_epochs=(),  # start and end alone
+            on_fitted=told.fitted,
+            on_failed=told.failed,
+            on_finished=told.finished,
+        )
+
+    with on_threads(choose_threads(arguments.threads, work)):
+        if arguments.dry_run:
+            with TemporaryDirectory() as scratch:
+                tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)
+                sizes = [path.stat().st_size for path in Path(scratch).glob("*.safetensors")]
+            text = estimate(names, tried, sizes, out, init)
+            print_result("estimate", text, text=text)
+            return 0
+        report = run(out, told)
+    _tell(report, source, shown_path(out))
+    return 1 if report.failed or report.missed else 0
+
+
+def _tell(report: DirectoryReport, source: str, out: str) -> None:
+    """Says what became of a set.
+
+    Raises:
+        InputError: no image has a result.
+    """
+    counts = f"{report.fitted} fitted, {report.finished} finished before"
+    counts += f", {len(report.missed)} short of the target" if report.missed else ""
+    counts += f", {len(report.failed)} without a result" if report.failed else ""
+    if not report.fitted and not report.finished:
+        raise InputError(f"{source}: no image could be fitted; the reasons are above")
+    print_result(
+        "directory",
+        f"{out}: {counts}; {report.images_per_hour:.0f} images per hour",
+        out=out,
+        fitted=report.fitted,
+        finished=report.finished,
+        missed=len(report.missed),
+        failed=len(report.failed),
+        images_per_hour=report.images_per_hour,
+    )
+
+
+def _with_learning(init: Init, base: Init | None, learn: bool | None, images: int) -> Init:
+    """What fits of a set start from: an init that learns on the way, if wanted or if it pays."""
+    if learn is None:  # an init that was named is what it says
+        learn = base is not None and images >= LEARN_IMAGES
+    if not learn:
+        return init
+    return OnTheWay(base or init, init, 0 if base is None else FIRST_IMAGES).init
+
+
+def estimate(
+    names: Sequence[str], tried: DirectoryReport, sizes: Sequence[int], out: Path | None, init: Init
+) -> str:
+    """What a set will cost, in a line or two.
+
+    Args:
+        names: Of all images.
+        tried: What became of the few that were fitted to see.
+        sizes: Bytes of their results.
+        out: Where results are to go, where that is known.
+        init: Where fits start.
+
+    Raises:
+        InputError: none could be fitted.
+    """
+    if not tried.fitted:
+        raise InputError(f"none of the first images could be fitted: {tried.failed[0][1]}")
+    finished = sum((out / result_name(name)).exists() for name in names) if out else 0
+    left, sec = len(names) - finished, tried.sec / tried.fitted
+    need = left * sum(sizes) / len(sizes)
+    text = (
+        f"{len(names)} images, {finished} finished: about {shown_sec(sec * left)} and"
+        f" {shown_bytes(need)} for the rest ({sec:.2g} s an image from {init.name}, from"
+        f" {tried.fitted} that were fitted and thrown away)"
+    )
+    if out is None:
+        return text
+    at = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = disk_usage(at).free
+    return text if need < free else f"{text}; only {shown_bytes(free)} are free there"
+
+
+def shown_bytes(count: float) -> str:
+    """Bytes as people read them: 900 kB, 1.2 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+@dataclass
+class Told:
+    """Says of each image of a directory what became of it, how many are left and for how long."""
+
+    count: Countdown
+    quiet: bool = False
+
+    def fitted(self, name: str, result: Fitted) -> None:
+        """A file has been written."""
+        end = result if isinstance(result, TargetResult) else result.kept
+        text = f"{shown_path(name)}: PSNR {end.psnr:.2f} dB, MSE {end.mse:.3g}"
+        text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
+        if not self.quiet:
+            done = self.count.worked()
+            fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
+            print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
+
+    def failed(self, name: str, reason: str) -> None:
+        """There will be no file."""
+        done = self.count.passed()
+        print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
+        print_result("failed", None, image=shown_path(name), reason=reason)
+
+    def finished(self, name: str) -> None:
+        """A file was there."""
+        self.count.passed()
