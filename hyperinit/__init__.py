@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hyperinit.fitting.target import TargetResult as TargetResult
     from hyperinit.fitting.target import fit_to_target as fit_to_target
     from hyperinit.hypernet.checkpoint import load as load
+    from hyperinit.hypernet.hub import from_pretrained as from_pretrained
+    from hyperinit.hypernet.learned import LearnedInit as LearnedInit
     from hyperinit.hypernet.network import HyperConfig as HyperConfig
     from hyperinit.hypernet.network import HyperNetwork as HyperNetwork
     from hyperinit.hypernet.pretrained import load_pretrained as load_pretrained
@@ -66,6 +68,8 @@ _HOMES = {
     "TargetResult": "hyperinit.fitting.target",
     "fit_to_target": "hyperinit.fitting.target",
     "load": "hyperinit.hypernet.checkpoint",
+    "from_pretrained": "hyperinit.hypernet.hub",
+    "LearnedInit": "hyperinit.hypernet.learned",
     "HyperConfig": "hyperinit.hypernet.network",
     "HyperNetwork": "hyperinit.hypernet.network",
     "load_pretrained": "hyperinit.hypernet.pretrained",
@@ -101,6 +105,7 @@ __all__ = [
     "Init",
     "InitSpec",
     "InputError",
+    "LearnedInit",
     "ParamDataset",
     "Params",
     "Siren",
@@ -113,6 +118,7 @@ __all__ = [
     "fit_directory",
     "fit_many",
     "fit_to_target",
+    "from_pretrained",
     "from_vector",
     "init_",
     "load",

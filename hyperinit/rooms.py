@@ -78,7 +78,7 @@ ROOMS: dict[str, Room] = {
         ("base", "record", "score", "report", "bench"),
     ),
     "demo": Room(
-        "the page where fits race",
+        "pages for people: where fits race, and a gallery of those that are over",
         (
             *(
                 "base",
@@ -110,6 +110,9 @@ ROOMS: dict[str, Room] = {
                 "demo",
             ),
         ),
+    ),
+    "shell": Room(
+        "around the commands: their completion, and whether they will work here", ("base", "app")
     ),
 }
 

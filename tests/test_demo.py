@@ -25,11 +25,13 @@ from hyperinit.demo.arena import Arena, arena
 from hyperinit.demo.board import board, verdict
 from hyperinit.demo.page import live
 from hyperinit.demo.race import Lane, race, race_config
-from hyperinit.fitting.config import FitConfig, rate_of
+from hyperinit.fitting.config import FitConfig, rate_of, suited
+from hyperinit.images.errors import error_map
 from hyperinit.images.pixels import image_hash, square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.state import TrainState, save_state
+from hyperinit.learn.reptile import REPTILE, ReptileConfig
+from hyperinit.learn.state import TrainState, new_state, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.store import CHECKPOINT_NAME
 
@@ -124,7 +126,15 @@ def test_the_board_has_every_picture_curve_and_target_and_needs_no_colour(tmp_pa
     elements = Elements(html)
     alts = [attributes["alt"] for tag, attributes in elements.found if tag == "img"]
     assert alts[0].startswith("the image")
-    shown = [f"{init.name} {when}" for init in inits() for when in ("at step 0", "now")]
+    shown = [
+        text
+        for init in inits()
+        for text in (
+            f"{init.name} at step 0",
+            f"{init.name} now",
+            f"where {init.name} is wrong now",
+        )
+    ]
     assert alts[1:] == shown
     targets = re.findall(r'<text class="aim"[^>]*>([^<]*)', html)
     assert targets == ["0.08", "0.02", "0.0008"]
@@ -152,6 +162,45 @@ def test_files_of_a_race_load_back_and_render(tmp_path, monkeypatch):
         assert params.config.width == 16 and info["images"][0]["width"] == 16
         assert main(["render", str(path), "-o", str(tmp_path / "r.png")]) == 0
         assert load_image(tmp_path / "r.png").shape == (3, 16, 16)
+
+
+def test_the_map_of_errors_is_black_where_a_picture_is_right_and_white_where_it_is_far_off():
+    image = torch.full((3, 4, 4), 0.5)
+    picture = image.clone()
+    picture[:, 0, 0] += 0.05
+    picture[:, 1, 1] -= 0.3
+    picture[:, 2, 2] = torch.nan
+    shown = error_map(image, picture)
+    assert shown[:, 3].eq(0).all() and 0 < shown[:, 0, 0].sum() < 3
+    assert shown[:, 1, 1].eq(1).all() and shown[:, 2, 2].eq(1).all()
+    with pytest.raises(InputError, match="cannot be compared"):
+        error_map(image, picture[:, :2])
+
+
+def test_several_images_race_one_after_the_other_and_all_stay_on_the_page(tmp_path):
+    names = ["a.png", "<b>bad.png", "c.png"]
+    for seed, name in enumerate(names):
+        save_image(smooth_image(24, seed), tmp_path / name)
+    (tmp_path / names[1]).write_bytes(b"junk")
+    paths = [str(tmp_path / name) for name in names]
+    seen, kept = [], set()
+    for html, files in live(paths, ring(), str(tmp_path), None, 1):
+        elements = Elements(html)
+        assert "b" not in {tag for tag, _ in elements.found}
+        title = re.search(r"Image (\d) of 3", elements.text)
+        seen.append(int(title[1]))
+        assert all(load_params(file) for file in files)  # those of earlier images too
+        kept = {Path(file).name for file in files}
+    assert sorted(seen) == seen and set(seen) == {1, 2, 3}
+    assert [tag for tag, _ in elements.found].count("details") == 2
+    assert "not an image" in elements.text and elements.text.count("None got to MSE") == 2
+    wanted = {f"{i}-{init.name}-siren.safetensors" for i in (1, 3) for init in inits()}
+    assert kept == wanted
+
+
+def test_too_many_images_are_one_line(tmp_path):
+    ((html, _),) = live(["x.png"] * 9, ring(), str(tmp_path), None, 1)
+    assert "9 images are too many" in html
 
 
 @pytest.mark.parametrize(
@@ -239,6 +288,22 @@ def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(t
     assert found.inits[-1].train_hashes == {"abc"}
 
 
+def test_a_run_of_any_kind_takes_part_and_so_does_what_comes_with_the_package(tmp_path):
+    own = ReptileConfig(size=24, width=16, depth=2, read_numbers=3)
+    save_state(tmp_path / CHECKPOINT_NAME, new_state(REPTILE, own), own, train_hashes=["abc"])
+    found = arena(tmp_path)
+    assert found.size == 24 and found.inits[-1].name == "learned"
+    assert found.inits[-1].train_hashes == {"abc"}
+    image = smooth_image(24)
+    config = replace(CONFIG, budget_epochs=1)
+    *_, lanes = race(image, found.inits, config, target=0.0)
+    # Nobody proposes a rate for it: the fit chooses, as it does without a page.
+    start = found.inits[-1].start(image, 0)
+    assert lanes[-1].result.lr == rate_of(suited(config, start), start, 24 * 24)
+    linear = arena("linear-96")
+    assert linear.size == 96 and linear.inits[-1].train_hashes
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -280,14 +345,15 @@ def test_the_real_page_races_to_the_end(tmp_path):
         bad, good = tmp_path / "bad.png", tmp_path / "good.png"
         bad.write_bytes(b"junk")
         save_image(smooth_image(24), good)
-        for user, path in zip(users, (bad, good), strict=True):
-            user.predict(client_of.handle_file(path), api_name="/choose")
+        for user, paths in zip(users, ([bad], [good, good]), strict=True):
+            user.predict([client_of.handle_file(path) for path in paths], api_name="/choose")
         jobs = [user.submit(1e-3, 4, api_name="/run") for user in users]
         for job in jobs:
             job.result(timeout=300)
         assert "not an image" in jobs[0].outputs()[-1][0]
         html, files = jobs[1].outputs()[-1]
-        assert "epochs to 0.0008" in html and len(files["value"]) == 4
+        assert "epochs to 0.0008" in html and "Image 2 of 2" in html
+        assert len(files["value"]) == 2 * len(arena().inits)
         for path in files["value"]:
             assert load_params(path)[0].config.width == 128
     finally:

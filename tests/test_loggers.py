@@ -14,7 +14,7 @@ from records import ladder
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
-from hyperinit.base.wandb_key import unsent_runs
+from hyperinit.base.extras import unsent_runs
 from hyperinit.learn import tracking
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.tracking import Tracker, open_tracker, read_log

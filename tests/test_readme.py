@@ -12,12 +12,14 @@ import pytest
 from conftest import smooth_image
 
 from hyperinit.app import benchmark, cli, fit, generate, meta_train, report, tables, train
+from hyperinit.base.results import own_manner
 from hyperinit.base.settings import Parser
 from hyperinit.demo import command as demo
 from hyperinit.exchange import command as exchange
 from hyperinit.hypernet.pretrained import pretrained_path
 from hyperinit.images.save import save_image
 from hyperinit.publish import command as publish
+from hyperinit.shell import completion, doctor
 from hyperinit.siren.store import CHECKPOINT_NAME
 from scripts import train_baseline
 
@@ -30,6 +32,9 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "hyperinit render": lambda: generate.render_parser(""),
     "hyperinit export": lambda: exchange.build(""),
     "hyperinit demo": lambda: demo.build(""),
+    "hyperinit gallery": lambda: demo.gallery_parser(""),
+    "hyperinit doctor": lambda: doctor.build(""),
+    "hyperinit completion": lambda: completion.build(""),
     "hyperinit inits": lambda: tables.inits_parser(""),
     "hyperinit score": lambda: tables.score_parser(""),
     "hyperinit report": lambda: report.build(""),
@@ -73,7 +78,8 @@ def test_every_command_of_a_document_parses(path, capsys):
         if program == "scripts/train_baseline.py" and not arguments[0].startswith("-"):
             arguments = arguments[1:]
         try:
-            PARSERS[program]().parse_args(arguments)
+            with own_manner():
+                PARSERS[program]().parse_args(arguments)
         except SystemExit as stopped:
             assert not stopped.code, f"{program} {shlex.join(arguments)}: {capsys.readouterr().err}"
 

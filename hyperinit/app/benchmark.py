@@ -25,18 +25,27 @@ file, with pictures of the fits if they were kept (--thumbnails).
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import COUNT, MAX_RATE, RATE, THREADS, add_device, number, whole
+from hyperinit.base.arguments import (
+    COUNT,
+    MAX_RATE,
+    RATE,
+    THREADS,
+    add_device,
+    add_manner,
+    number,
+    whole,
+)
 from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
+from hyperinit.base.results import manner, result, results
 from hyperinit.base.settings import Parser, build_parser
 from hyperinit.base.stopping import advising, stoppable
-from hyperinit.base.terminal import forgiving_output, say, visible
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -138,6 +147,7 @@ def _add_how(parser: Parser) -> None:
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
     verify = "run N stored trials again and compare, and exit"
     add("--verify", type=COUNT, metavar="N", help=verify)
+    add_manner(parser)
 
 
 def main(
@@ -164,8 +174,8 @@ def main(
         signal.
     """
     parser = build(prog, description or __doc__ or "", inits=inits, track=track)
-    arguments = parser.parse_args(argv)
     with forgiving_output():
+        arguments = parser.parse_args(argv)
         try:
             from hyperinit.bench.catalogue import PACKAGE
 
@@ -181,13 +191,14 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.declared import declare
     from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
     from hyperinit.bench.run import open_records
-    from hyperinit.report.tables import markdown
+    from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
 
     if arguments.list:
-        print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
-        print(f"rules: {' '.join(catalogue.rules)}")
-        print(f"images: {' '.join(catalogue.image_names)}, files, directories")
+        text = f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}\nrules: {' '.join(catalogue.rules)}\n"
+        text += f"images: {' '.join(catalogue.image_names)}, files, directories"
+        names = {"inits": catalogue.rows, "rules": catalogue.rules, "images": catalogue.image_names}
+        result("names", text, **{what: list(own) for what, own in names.items()})
         return 0
     if arguments.inits is None:
         usual = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
@@ -214,7 +225,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         declare(plan, out)
         records = measure(plan, file)
     scores = score_groups(records)
-    print(markdown(scores))
+    results("score", markdown(scores), score_rows(scores))
     draw(scores, out)
     return 0
 
@@ -288,23 +299,31 @@ def check(plan: Plan, file: RecordFile, count: int) -> int:
     from hyperinit.bench.run import verify
 
     differences = []
-    for found in verify(plan, file, count):
+    for found in progress(verify(plan, file, count), total=count, desc="verifying", leave=False):
         differences.append(found.difference)
         old, new = found.record, found.again
         others = [k for k, v in old.environment.items() if new.environment.get(k) != v]
         note = f" ({', '.join(others)} differ)" if others else ""
-        line = f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
-        line += f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}"
-        print(visible(line))
+        result(
+            "rerun",
+            f"{old.label}, {old.image}, seed {old.seed}, {old.budget_epochs:g} epochs, LR"
+            f" {old.lr:g}: {old.mse:.6e} then, {new.mse:.6e} now{note}",
+            init=old.label,
+            image=old.image,
+            seed=old.seed,
+            budget_epochs=old.budget_epochs,
+            lr=old.lr,
+            mse_then=old.mse,
+            mse_now=new.mse,
+            difference=found.difference,
+        )
     same = sum(difference <= SAME for difference in differences)
-    print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
+    if not manner().json:
+        print(f"{same}/{len(differences)} equal to within {SAME:g}; worst {max(differences):.1e}")
     return 0 if same == len(differences) else 1
 
 
 def _bar(**settings: Any) -> Any:
-    """A progress bar on stderr; a line every half minute where that is not a terminal."""
-    from tqdm import tqdm
-
-    form = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} epochs, {remaining}{postfix}"
-    every = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(mininterval=every, bar_format=form, **settings)
+    """A progress bar that counts epochs."""
+    form = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} epochs, {remaining} left{postfix}"
+    return progress(bar_format=form, **settings)

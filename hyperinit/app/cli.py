@@ -47,6 +47,10 @@ COMMANDS = {
         "a local page: drop an image, see its fits race (needs 'hyperinit[demo]')",
         "hyperinit.demo.command:main",
     ),
+    "gallery": Command(
+        "a page of a fitted directory: each image, its fit and its error",
+        "hyperinit.demo.command:gallery",
+    ),
     "inits": Command("print the inits that have a name, as a table", "hyperinit.app.tables:inits"),
     "meta-train": Command(
         "train a hypernetwork on images, and compare its inits", "hyperinit.app.meta_train:main"
@@ -62,6 +66,11 @@ COMMANDS = {
     ),
     "leaderboard": Command(
         "one page of many people's records, with the rules", "hyperinit.publish.command:leaderboard"
+    ),
+    "doctor": Command("what would go wrong on this machine", "hyperinit.shell.doctor:main"),
+    "completion": Command(
+        "a script that completes commands and options in bash or zsh",
+        "hyperinit.shell.completion:main",
     ),
 }
 

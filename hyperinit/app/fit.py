@@ -14,9 +14,10 @@ from hyperinit.base import arguments as typed
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_output
+from hyperinit.base.results import result as print_result
 from hyperinit.base.settings import Parser
 from hyperinit.base.stopping import advising
-from hyperinit.base.terminal import EpochBar, visible
+from hyperinit.base.terminal import EpochBar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,7 @@ def build(prog: str) -> Parser:
         "where images that are finished are skipped",
     )
     add("--render", type=Path, help="write what the SIREN shows: OUT.png (of a signal .wav, .npy)")
+    typed.add_manner(parser)
     return parser
 
 
@@ -94,8 +96,8 @@ def _add_init(parser: Parser) -> None:
         "--init",
         help="paper | 1 to 38 | identity | identity-sized | 33-sized | untrained (`hyperinit inits`"
         " says what they are) | hyper (the pretrained hypernetwork of this width and depth) | "
-        "photo-224 | photo-96 | linear-96 | CHECKPOINT or run directory of a trained init | FILE "
-        "with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
+        "photo-224 | photo-96 | linear-96 | CHECKPOINT or run directory of a trained init | "
+        "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
         f"--omega-0) (default: {DEFAULT_INIT}; {SHORT_DEFAULT_INIT} for a short budget)",
@@ -250,7 +252,10 @@ def fit_image(
     facts |= sample_facts(arguments.image, image)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
-        print(visible(do(arguments, start, image, config, facts)))
+        text, fields = do(arguments, start, image, config, facts)
+    files = {"out": arguments.out, "render": arguments.render}
+    fields |= {what: None if path is None else shown_path(path) for what, path in files.items()}
+    print_result("fit", text, image=shown_path(arguments.image), init=init.name, **fields)
     return 0
 
 
@@ -260,8 +265,8 @@ def _fit_budget(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> str:
-    """Fits over the declared budget, writes the result, and returns the line about it."""
+) -> tuple[str, dict[str, Any]]:
+    """Fits over the declared budget, writes the result; returns a line and fields about it."""
     from hyperinit.fitting.fit import failure, fit, too_small
 
     with EpochBar(config.budget_epochs) as bar:
@@ -282,11 +287,13 @@ def _fit_budget(
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     if result.collapses and not result.restarts:
         restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
-    return (
+    text = (
         f"{name}: from {facts['init']}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
         f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
         f"{last.sec:.2f} s{restarted}"
     )
+    fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
+    return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1}
 
 
 def _with_flags(reason: str) -> str:
@@ -302,7 +309,7 @@ def _fit_to_target(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> str:
+) -> tuple[str, dict[str, Any]]:
     """Fits until the error is as low as wanted; what improved is written even if it is not."""
     from hyperinit.fitting.target import advice, fit_to_target
 
@@ -323,7 +330,9 @@ def _fit_to_target(
             f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost};"
             f" {_with_flags(advice(result, target))}"
         )
-    return f"{name}: from {facts['init']}, {outcome}, {cost}"
+    fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
+    text = f"{name}: from {facts['init']}, {outcome}, {cost}"
+    return text, {**fields, "sec": result.sec, "attempts": len(result.runs)}
 
 
 def _write(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hyperinit.base.arguments import (
     add_device,
     add_index,
+    add_manner,
     add_seed,
     add_size,
     add_theirs,
@@ -20,8 +21,10 @@ from hyperinit.base.arguments import (
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
+from hyperinit.base.results import result
 from hyperinit.base.settings import Parser
 from hyperinit.base.stopping import advising
+from hyperinit.base.terminal import progress
 
 if TYPE_CHECKING:
     from hyperinit.hypernet.learned import LearnedInit
@@ -40,7 +43,7 @@ def generate_parser(prog: str) -> Parser:
         default="photo-224",
         metavar="RUN",
         help="photo-224, linear-96 or photo-96, which come with the package, or a run directory or "
-        "checkpoint (default: photo-224)",
+        "checkpoint, or hub:OWNER/NAME (default: photo-224)",
     )
     parser.add_argument(
         *("-o", "--out"),
@@ -52,6 +55,7 @@ def generate_parser(prog: str) -> Parser:
     add_seed(parser, "of the pixels the inner steps see")
     add_device(parser)
     add_threads(parser)
+    add_manner(parser)
     return parser
 
 
@@ -71,7 +75,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     images = [load_sized(path, arguments.size) for path in arguments.images]
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
     facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
-    made = (hyper.generate(image, seed=arguments.seed) for image in images)
+    shown = progress(images, desc="generating", leave=False)
+    made = (hyper.generate(image, seed=arguments.seed) for image in shown)
     with on_threads(choose_threads(arguments.threads, work)):
         if len(paths) == 1 and paths[0] == arguments.out:
             with advising("nothing was written"):
@@ -83,7 +88,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
                 for path, params, fact in zip(paths, made, facts, strict=True):
                     save_params(path, params, images=[fact])
     several = "s" if len(images) > 1 else ""
-    print(f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}")
+    text = f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}"
+    result("generated", text, out=shown_path(arguments.out), images=len(images))
     return 0
 
 
@@ -107,9 +113,12 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _hypernetwork(source: str) -> HyperNetwork | LearnedInit:
+    from hyperinit.hypernet.hub import local_checkpoint
     from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, load_trained
 
-    return load_pretrained(source) if source in PRETRAINED else load_trained(source)[0]
+    if source in PRETRAINED:
+        return load_pretrained(source)
+    return load_trained(local_checkpoint(source))[0]
 
 
 def render_parser(prog: str) -> Parser:
@@ -134,6 +143,7 @@ def render_parser(prog: str) -> Parser:
     parser.add_argument(
         *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"
     )
+    add_manner(parser)
     return parser
 
 
@@ -169,7 +179,9 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     if rate_hz is not None and arguments.size:  # more samples of as many seconds
         rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
     save_samples(render_samples(params, size), arguments.out, rate_hz)
-    print(f"{shown_path(arguments.out)}: {'x'.join(map(str, size))}")
+    out = shown_path(arguments.out)
+    shown = "x".join(map(str, size))
+    result("rendered", f"{out}: {shown}", out=out, size=shown)
     return 0
 
 

@@ -113,4 +113,4 @@ def main(argv: Sequence[str] | None = None, prog: str = "hyperinit meta-train") 
         method, rest = method_of(sys.argv[1:] if argv is None else argv)
     except InputError as error:
         Parser(prog=prog).error(str(error))
-    return run_command(rest, replace(METHODS[method], prog=prog))
+    return run_command(rest, replace(METHODS[method], prog=prog, methods=tuple(METHODS)))

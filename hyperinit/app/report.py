@@ -21,11 +21,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyperinit.base.arguments import add_manner
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import make_directory, read_small, write_atomically
+from hyperinit.base.results import result, results_markdown
 from hyperinit.base.settings import Parser
-from hyperinit.base.terminal import forgiving_output
-from hyperinit.base.wandb_key import unsent_runs
+from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.publish.latex import latex
 from hyperinit.publish.rules import rules_markdown
 from hyperinit.record.records import read_records
@@ -72,14 +74,15 @@ def build(prog: str) -> Parser:
         default=RECORDS_DIR,
         help="of the blocks' records (default: baselines/records)",
     )
+    add_manner(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hyperinit report") -> int:
     """Returns the exit code: 0, 1 if a document is outdated, 2 for bad input."""
     parser = build(prog)
-    arguments = parser.parse_args(argv)
     with forgiving_output():
+        arguments = parser.parse_args(argv)
         try:
             return run(arguments)
         except InputError as error:
@@ -119,22 +122,21 @@ def write_report(
     text = story.markdown
     make_directory(out)
     write_atomically(out / "index.html", html.encode())
-    for name, figure in figures(scores).items():
+    for name, figure in progress(figures(scores).items(), desc="charts", leave=False):
         write_atomically(out / f"{name}.png", png(figure))
         text += f"\n![{name}]({name}.png)\n"
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
     write_atomically(out / "report.tex", latex(scores).encode())
     write_atomically(out / "report.md", text.encode(errors="replace"))
-    done = f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it"
-    print(done, file=sys.stderr)
+    say(f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it")
+    result("report", None, out=str(out / "index.html"), records=len(records))
     offline = [
         run for folder in dict.fromkeys(p.parent for p in paths) for run in unsent_runs(folder)
     ]
     if offline:
-        print(
+        say(
             f"W&B wrote {len(offline)} of these runs offline; to send it: wandb login, then wandb"
-            f" sync {shlex.join(offline)}",
-            file=sys.stderr,
+            f" sync {shlex.join(offline)}"
         )
     return story
 
@@ -144,13 +146,12 @@ def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now:
     write_atomically(out / "report_spec.json", spec(story, to).encode())
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
     if publish_now or (logged_in() and not offline):
-        print(f"W&B report: {publish(story, to, out)}", file=sys.stderr)
+        say(f"W&B report: {publish(story, to, out)}")
         return
-    print(
+    say(
         f"{out}/index.html is the same page without an account, in one file; {out}/report_spec.json"
         " is the W&B report: publish it, after `wandb login`, with the same command and --publish:"
-        f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}",
-        file=sys.stderr,
+        f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}"
     )
 
 
@@ -159,6 +160,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
 
     constant = {"inits": inits_markdown, "rooms": rooms_markdown, "rules": rules_markdown}
+    constant["results"] = results_markdown
 
     outdated = []
     for path in documents:
@@ -175,6 +177,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
     for path in outdated:
         state = "updated" if write else "is outdated: run report.py --update on it"
         print(f"{path} {state}", file=sys.stderr)
+        result("document", None, path=str(path), updated=write)
     return 1 if outdated and not write else 0
 
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyperinit.base.arguments import add_manner
+from hyperinit.base.results import results
 from hyperinit.base.settings import Parser
 
 FORMATS = ("markdown", "csv", "latex")
@@ -27,6 +29,7 @@ def score_parser(prog: str) -> Parser:
         default="markdown",
         help="of the tables, with 95 %% intervals in all three (default: markdown)",
     )
+    add_manner(parser)
     return parser
 
 
@@ -35,13 +38,13 @@ def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     arguments = score_parser(prog).parse_args(argv)
     from hyperinit.publish.latex import latex
     from hyperinit.record.records import read_records
-    from hyperinit.report.tables import csv_text, markdown
+    from hyperinit.report.tables import csv_text, markdown, score_rows
     from hyperinit.score.score import score_groups
 
     records = read_records(arguments.records)
     scores = score_groups(records, arguments.reference, tune_on_test=arguments.tune_on_test)
     written = {"markdown": markdown, "csv": csv_text, "latex": latex}[arguments.format]
-    print(written(scores).rstrip("\n"))
+    results("score", written(scores).rstrip("\n"), score_rows(scores))
     return 0
 
 
@@ -52,7 +55,7 @@ def inits_parser(prog: str) -> Parser:
         description="Prints the inits that have a name: the 38 hand-designed rows of the seed"
         " experiment, and ours.",
     )
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="as one JSON document")
     return parser
 
 

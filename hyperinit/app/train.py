@@ -15,15 +15,16 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
-from hyperinit.base.arguments import add_device
+from hyperinit.base.arguments import add_device, add_manner
 from hyperinit.base.errors import InputError, memory_errors
+from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
+from hyperinit.base.results import results
 from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
 from hyperinit.base.stopping import exit_code as code_of
 from hyperinit.base.stopping import stoppable
 from hyperinit.base.terminal import forgiving_output, progress, say
-from hyperinit.base.wandb_key import unsent_runs
 from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
@@ -65,6 +66,7 @@ class Program(Generic[Config]):
         images: (photographs, config) -> what it trains on.
         label: config -> what comparisons call its init.
         run_prefix: Of the names of run directories.
+        methods: What `--method` chooses from, where the command has it.
     """
 
     prog: str
@@ -74,6 +76,7 @@ class Program(Generic[Config]):
     images: Callable[[Photographs, Config], TrainingImages]
     label: Callable[[Config], str]
     run_prefix: str = ""
+    methods: tuple[str, ...] = ()
 
 
 def build(program: Program[Any]) -> Parser:
@@ -85,7 +88,14 @@ def build(program: Program[Any]) -> Parser:
     )
     parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
+    if program.methods:
+        parser.add_argument(
+            "--method",
+            choices=program.methods,
+            help=f"what is trained ({program.methods[0]}); a run that is resumed keeps its own",
+        )
     add_device(parser, what="where to train")
+    add_manner(parser)
     parser.add_argument(
         *("--time-limit",),
         dest="time_limit_min",
@@ -99,8 +109,8 @@ def build(program: Program[Any]) -> Parser:
 def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
     """Returns the exit code: 0, 2 for bad input, 130, 143 or 129 when stopped by a signal."""
     parser = build(program)
-    arguments = parser.parse_args(argv)
     with forgiving_output():
+        arguments = parser.parse_args(argv)
         try:
             with memory_errors():
                 return stoppable(lambda: _run_command(arguments, program))
@@ -303,7 +313,8 @@ def compare(
     table = write_comparison(done, held_out, run_dir, name)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
     tracker.log_table(name, rows[0], rows[2:])
-    print(table)
+    cells = [{"run": str(run_dir), "cells": dict(zip(rows[0], r, strict=True))} for r in rows[2:]]
+    results("comparison", table, cells)
     say(f"this table is {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
 
 

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.results import set_manner
 from hyperinit.base.settings import Parser
 
 Size = tuple[int, int]  # height and width in pixels
@@ -97,6 +98,26 @@ def add_device(
         metavar="auto|cpu|cuda|mps",
         help=f"{what}; auto is the GPU where there is one (default: {default}{why})",
     )
+
+
+class _SetManner(argparse.Action):
+    """A switch that takes effect where it is parsed, and leaves nothing in the namespace."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        set_manner(**{self.const: True})
+
+
+def add_manner(parser: Parser) -> None:
+    """`--quiet` and `--json`: how the command talks, see terminal.py."""
+    helps = {
+        "quiet": "no progress and no remarks: results and errors alone",
+        "json": "results as JSON, one object a line (docs/reference/json.md)",
+    }
+    for name, help in helps.items():
+        how: dict[str, Any] = {"nargs": 0, "const": name, "default": argparse.SUPPRESS}
+        parser.add_argument(
+            f"--{name}", action=_SetManner, dest=argparse.SUPPRESS, help=help, **how
+        )
 
 
 def add_threads(parser: Parser) -> None:

@@ -22,6 +22,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -328,6 +329,22 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     return values
 
 
+# Where `parser_of` waits for a parser.
+_seen: ContextVar[list[Parser] | None] = ContextVar("seen", default=None)
+
+
+def parser_of(command: Callable[[], Any]) -> Parser:
+    """The parser of a command, which is stopped where it would parse its command line."""
+    token = _seen.set([])
+    try:
+        with contextlib.suppress(SystemExit):
+            command()
+        (parser,) = _seen.get() or []
+        return parser
+    finally:
+        _seen.reset(token)
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line (exit code 2) and suggest the nearest flag."""
 
@@ -341,6 +358,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but nothing is left over: what is not known is refused here."""
+        seen = _seen.get()
+        if seen is not None:
+            seen.append(self)
+            raise SystemExit(0)
         namespace, rest = super().parse_known_args(args, namespace)
         if rest:
             flag = next((text for text in rest if text.startswith("-")), rest[0]).split("=")[0]

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hyperinit.base.results import manner, own_manner
+
 BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
+LOG_LINE_SEC = 30.0  # where stderr is not a terminal: before a first line, and between two
 
 # What a reader that has gone away, a full disk or a terminal that was closed make of a write.
 _LOST = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.ECONNRESET}
@@ -73,7 +76,8 @@ def forgiving_output() -> Iterator[None]:
 
     Characters that the terminal's encoding lacks are shown as backslash escapes. When the reader
     of a pipe has gone (`| head -1`) or the disk behind stdout is full, what is still printed is
-    lost and the work continues. The streams of before are put back at the end.
+    lost and the work continues. The streams of before, and how the command talks (see results.py),
+    are put back at the end.
     """
     _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
@@ -83,7 +87,8 @@ def forgiving_output() -> Iterator[None]:
     nothing = open(os.devnull, "w")  # noqa: SIM115  for a stream that was closed (`>&-`)
     sys.stdout, sys.stderr = (ForgivingStream(stream or nothing) for stream in before)
     try:
-        yield
+        with own_manner():
+            yield
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -113,14 +118,23 @@ def _show_unknown(stream: Any, errors: str | None) -> None:
 
 
 def progress(*arguments: Any, **settings: Any) -> Any:
-    """A progress bar on stderr; a line every half minute where that is not a terminal."""
+    """A progress bar with the time left, on stderr, for work that takes longer than two seconds.
+
+    Where stderr is not a terminal, there is a line every half minute, which a log of hours needs
+    and a pipe of seconds never sees.
+    """
     from tqdm import tqdm
 
-    return tqdm(*arguments, mininterval=0.5 if sys.stderr.isatty() else 30, **settings)
+    shown = sys.stderr.isatty()
+    every, delay = (0.5, BAR_AFTER_SEC) if shown else (LOG_LINE_SEC, LOG_LINE_SEC)
+    settings = {"mininterval": every, "delay": delay, "disable": manner().quiet, **settings}
+    return tqdm(*arguments, **settings)
 
 
 def say(text: str) -> None:
-    """A line for the user, beside the progress bar."""
+    """A line for the user on stderr, beside the progress bar."""
+    if manner().quiet:
+        return
     from tqdm import tqdm
 
     tqdm.write(visible(text), file=sys.stderr)
@@ -145,7 +159,7 @@ class EpochBar:
     def __init__(self, budget_epochs: float) -> None:
         from tqdm import tqdm
 
-        self.is_shown = sys.stderr.isatty()
+        self.is_shown = sys.stderr.isatty() and not manner().quiet
         self._bar = tqdm(
             total=budget_epochs,
             delay=BAR_AFTER_SEC,

@@ -22,6 +22,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.exchange.quantized import INT8_KIND
 from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
+from hyperinit.hypernet.hub import HUB_PREFIX, local_checkpoint
 from hyperinit.hypernet.pretrained import (
     PRETRAINED,
     load_trained,
@@ -76,7 +77,8 @@ def load_init(
         source: A name in `named`; "hyper" for the pretrained hypernetwork of this width and
             depth, or a name in `PRETRAINED`; a file with a SIREN that `read_siren` knows; the
             checkpoint or run directory of a hypernetwork or a learned init; a directory of fitted
-            SIRENs (see `neighbour_init`); "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
+            SIRENs (see `neighbour_init`); "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION", a
+            checkpoint on the Hugging Face Hub; "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
             `callable_init`). "NAME=" before it is what tables call it. "@NUMBER" behind a name in
             `named` sets the one number of a rule; of an InitSpec, it is a factor on the first
             layer's weights.
@@ -103,6 +105,8 @@ def load_init(
     path = Path(source)
     if os.path.exists(source):  # False for what can be no path
         return _file_init(path, index, theirs or {})
+    if source.startswith(HUB_PREFIX):
+        return replace(_file_init(Path(local_checkpoint(source)), None, {}), name=source)
     if source == "hyper" or source in PRETRAINED:
         return pretrained_init(source, width, depth)
     if ":" in source:

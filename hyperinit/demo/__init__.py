@@ -1,1 +1,1 @@
-"""The page where fits race."""
+"""Pages for people: where fits race, and a gallery of those that are over."""

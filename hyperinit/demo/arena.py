@@ -13,8 +13,9 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.demo.command import MIN_SIDE
-from hyperinit.hypernet.checkpoint import load_hypernetwork
-from hyperinit.hypernet.pretrained import pretrained_path
+from hyperinit.hypernet.hub import local_checkpoint
+from hyperinit.hypernet.network import HyperNetwork
+from hyperinit.hypernet.pretrained import PRETRAINED, load_trained, pretrained_path
 from hyperinit.images.decode import load_image
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
@@ -43,20 +44,30 @@ class Arena:
 
 
 def arena(
-    checkpoint: Path = DEFAULT_CHECKPOINT, size: int | None = None, device: Any = "cpu"
+    checkpoint: str | Path = DEFAULT_CHECKPOINT, size: int | None = None, device: Any = "cpu"
 ) -> Arena:
-    """The hand-designed inits, and the hypernetwork of a checkpoint, which sets the sizes.
+    """The hand-designed inits, and the trained one of a checkpoint, which sets the sizes.
+
+    Args:
+        checkpoint: Of a hypernetwork or a learned init: a name in PRETRAINED, a run directory, a
+            file, or hub:OWNER/NAME.
+        size: Side of the images in pixels; None: what the checkpoint was trained on.
+        device: Where fits are computed.
 
     Raises:
         InputError: no usable checkpoint there, or the size is too small.
     """
     if size is not None and size < MIN_SIDE:
         raise InputError(f"--size must be at least {MIN_SIDE}, not {size}")
-    hyper, info = load_hypernetwork(checkpoint)
+    name = str(checkpoint)
+    path = pretrained_path(name) if name in PRETRAINED else local_checkpoint(name)
+    model, info = load_trained(path)
     hashes = frozenset(info.get("train_hashes", ()))
-    learned = replace(model_init("hyper", hyper), train_hashes=hashes)
-    width, depth = hyper.config.siren.width, hyper.config.siren.depth
-    trained_size = info.get("train", {}).get("size", PROTOCOLS["small"]["image_size"])
+    called = "hyper" if isinstance(model, HyperNetwork) else "learned"
+    learned = replace(model_init(called, model), train_hashes=hashes)
+    width, depth = model.config.siren.width, model.config.siren.depth
+    trained_size = PRETRAINED[name][-1] if name in PRETRAINED else PROTOCOLS["small"]["image_size"]
+    trained_size = info.get("train", {}).get("size", trained_size)
     named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
     return Arena([*named, learned], size or trained_size, device)
 

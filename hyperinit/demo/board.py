@@ -1,4 +1,6 @@
-"""A race as it stands -> the HTML that shows it: who leads, pictures, curves, who was where."""
+"""A race as it stands -> the HTML that shows it: who leads, pictures and where they are wrong,
+curves, who was where.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
 from torch import Tensor
 
 from hyperinit.demo.race import Lane
 from hyperinit.fitting.config import FitConfig
+from hyperinit.images.errors import MOST_ERROR, error_map
 from hyperinit.images.save import webp
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.records import CurvePoint
@@ -43,9 +47,29 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
         verdict=one_line(verdict(lanes, config)),
         note=one_line(note),
         image=_url(image),
-        lanes=[_shown(lane, i) for i, lane in enumerate(lanes)],
+        lanes=[_shown(lane, i, image) for i, lane in enumerate(lanes)],
         curves=curves,
         targets=[f"{target:g}" for target in TARGETS],
+        white=f"white: off by {MOST_ERROR:.0%} or more",
+    )
+
+
+def several(over: Sequence[tuple[str, str]], name: str, html: str, total: int) -> str:
+    """The race that is on, and below it those of other images that are over.
+
+    Args:
+        over: (name of the image, HTML of its race as it ended), in their order.
+        name: Of the image that is raced for now.
+        html: Of its race.
+        total: Images in all; one alone is shown as it is.
+    """
+    if total == 1:
+        return html
+    return _render(
+        "several.html.j2",
+        title=f"Image {len(over) + 1} of {total}: {shown(name)}",
+        now=Markup(html),
+        over=[(shown(own), Markup(page)) for own, page in reversed(over)],
     )
 
 
@@ -98,7 +122,7 @@ def _url(image: Tensor) -> str:
     return f"data:image/webp;base64,{content}"
 
 
-def _shown(lane: Lane, style: int) -> dict[str, Any]:
+def _shown(lane: Lane, style: int, image: Tensor) -> dict[str, Any]:
     """What the templates show of a lane."""
     first, now = lane.result.curve[0], lane.now
     state = "diverged: try a lower rate" if lane.result.diverged else lane_mse(lane)
@@ -110,6 +134,7 @@ def _shown(lane: Lane, style: int) -> dict[str, Any]:
         "start_text": f"step 0: {first.psnr:.1f} dB",
         "now": _url(lane.picture),
         "now_text": f"epoch {now.epochs:.3g}: {lane.result.kept.psnr:.1f} dB",
+        "error": _url(error_map(image.cpu(), lane.picture.cpu())),
         "hits": [_hit(lane.hit(target)) for target in TARGETS],
         "lr": f"{lane.result.lr:.2g}",
         "state": state,

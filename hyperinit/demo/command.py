@@ -1,14 +1,20 @@
-"""`hyperinit demo`: a local page where the fits of an image race."""
+"""`hyperinit demo` and `hyperinit gallery`: a page where fits race, a page of many fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_device, add_threads, number, whole
+from hyperinit.base.arguments import add_device, add_manner, add_threads, number, whole
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.base.outputs import check_output
+from hyperinit.base.results import result
 from hyperinit.base.settings import Parser
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels of an image that is worth a race, and can be waited for
+GALLERY_NAME = "gallery.html"
+GALLERY_SIZE = 100  # results, unless told
 
 
 def build(prog: str) -> Parser:
@@ -20,9 +26,9 @@ def build(prog: str) -> Parser:
     add = parser.add_argument
     add(
         "--checkpoint",
-        type=Path,
         metavar="RUN",
-        help="of the hypernetwork that takes part (photo-96, which comes with the package)",
+        help="of the trained init that takes part: a run directory or file of a hypernetwork or a"
+        " learned init, hub:OWNER/NAME, or one that comes with the package (photo-96)",
     )
     sides, ports = whole(MIN_SIDE, MAX_SIDE), whole(1, 65535)
     add("--size", type=sides, metavar="N", help="images in pixels (the checkpoint's, or 96)")
@@ -32,6 +38,7 @@ def build(prog: str) -> Parser:
     add("--no-browser", action="store_true", help="print the address alone")
     add_device(parser)
     add_threads(parser)
+    add_manner(parser)
     return parser
 
 
@@ -46,4 +53,42 @@ def main(argv: Sequence[str], prog: str = "hyperinit demo") -> int:
     with on_threads(choose_threads(arguments.threads, 0.0)):
         place = arena(arguments.checkpoint or DEFAULT_CHECKPOINT, arguments.size, device)
         serve(place, arguments.budget_epochs, port=arguments.port, browser=not arguments.no_browser)
+    return 0
+
+
+def gallery_parser(prog: str) -> Parser:
+    """The command line of `hyperinit gallery`."""
+    parser = Parser(
+        prog=prog,
+        description="Shows what `hyperinit fit DIR -o OUT_DIR` made as one page: each image beside"
+        " its fit and where that is wrong, the worst first.",
+    )
+    add = parser.add_argument
+    add("results", type=Path, metavar="OUT_DIR", help="directory of fitted SIRENs")
+    add("--images", type=Path, metavar="DIR", help="the images, for the originals and the errors")
+    add("-o", "--out", type=Path, metavar="FILE", help=f"the page (OUT_DIR/{GALLERY_NAME})")
+    add(
+        "--limit", type=int, default=GALLERY_SIZE, metavar="N", help=f"the N worst ({GALLERY_SIZE})"
+    )
+    add_manner(parser)
+    return parser
+
+
+def gallery(argv: Sequence[str], prog: str = "hyperinit gallery") -> int:
+    """Runs `hyperinit gallery`."""
+    arguments = gallery_parser(prog).parse_args(argv)
+    from hyperinit.demo.gallery import write_gallery
+
+    if arguments.limit < 1:
+        raise InputError(f"--limit must be at least 1, not {arguments.limit}")
+    if arguments.images is not None and not arguments.images.is_dir():
+        raise InputError(f"--images {shown_path(arguments.images)}: no such directory")
+    out: Path = arguments.out or arguments.results / GALLERY_NAME
+    if not arguments.results.is_dir():
+        raise InputError(f"{shown_path(arguments.results)}: no such directory of fitted SIRENs")
+    check_output(out, [".html", ".htm"], "another file")
+    images, left_out = write_gallery(arguments.results, arguments.images, out, arguments.limit)
+    text = f"{shown_path(out)}: {images} image{'' if images == 1 else 's'}"
+    text += f", {left_out} left out" if left_out else ""
+    result("gallery", text, out=shown_path(out), images=images, left_out=left_out)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.demo.arena import Arena, examples, read_photo
-from hyperinit.demo.board import board, failure, style, waiting
+from hyperinit.demo.board import board, failure, several, style, waiting
 from hyperinit.demo.race import Lane, race, race_config
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.pixels import image_hash, square_crop
@@ -29,11 +29,13 @@ of the budget. A demo, not the benchmark's protocol: one image, one seed, and fo
 learning rate that suits it, if none is given for all.
 """
 UPDATE_SEC = 0.3  # between two pictures of a race
+MAX_IMAGES = 8  # at a time: all their boards are sent with every picture
+DROP = {"label": f"Drop an image here, or up to {MAX_IMAGES}", "height": 130}
 
 
-def save_lane(folder: str | Path, lane: Lane, image: Tensor, config: FitConfig) -> str:
-    """Writes a fitted SIREN as `hyperinit fit` does, and returns the path."""
-    path = Path(folder) / f"{lane.init}-siren.safetensors"
+def save_lane(prefix: str, lane: Lane, image: Tensor, config: FitConfig) -> str:
+    """Writes a fitted SIREN as `hyperinit fit` does, and returns the path, PREFIX and its name."""
+    path = Path(f"{prefix}{lane.init}-siren.safetensors")
     height, width = image.shape[-2:]
     shown = {"name": "demo", "height": height, "width": width, "sha256": image_hash(image)}
     kept = lane.result.kept
@@ -43,22 +45,51 @@ def save_lane(folder: str | Path, lane: Lane, image: Tensor, config: FitConfig) 
 
 
 def live(
-    path: str | None, arena: Arena, folder: str, lr: float | None, budget_epochs: float
+    paths: str | Sequence[str] | None,
+    arena: Arena,
+    folder: str,
+    lr: float | None,
+    budget_epochs: float,
 ) -> Iterator[tuple[str, list[str]]]:
-    """A race as the page shows it.
+    """A race as the page shows it; of several images, one race after the other.
 
     Args:
-        path: An uploaded file.
+        paths: An uploaded file, or several.
         folder: Where fitted SIRENs are written during the race.
         lr, budget_epochs: See FitConfig.
 
     Yields:
-        HTML, and the files of the fits that are over. Bad input is one line of HTML.
+        HTML, and the files of the fits that are over. Bad input is one line of HTML, and the next
+        image has its race.
     """
+    paths = [paths] if isinstance(paths, str) else list(paths or ())
     try:
-        if path is None:
+        if not paths:
             raise InputError("Drop an image first.")
+        if len(paths) > MAX_IMAGES:
+            raise InputError(f"{len(paths)} images are too many for a page: at most {MAX_IMAGES}.")
         config = race_config(lr, budget_epochs)
+    except InputError as error:
+        yield failure(str(error)), []
+        return
+    over: list[tuple[str, str]] = []
+    files: list[str] = []
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        for i, path in enumerate(paths):
+            name, html = Path(path).name, ""
+            made: list[str] = []
+            prefix = f"{i + 1}-" if len(paths) > 1 else ""
+            for html, made in _race_of(path, arena, f"{out}/{prefix}", config):
+                yield several(over, name, html, len(paths)), [*files, *made]
+            over.append((name, html))
+            files += made
+
+
+def _race_of(
+    path: str, arena: Arena, prefix: str, config: FitConfig
+) -> Iterator[tuple[str, list[str]]]:
+    """The race of one image; `prefix` is what the paths of its files begin with."""
+    try:
         photo = read_photo(path)
         image = square_crop(photo, arena.size)
         seen = {image_hash(image), image_hash(photo)}
@@ -66,25 +97,24 @@ def live(
         note = f"{known[0]} was trained on this very image." if known else ""
         files: dict[str, str] = {}
         drawn = -math.inf
-        with tempfile.TemporaryDirectory(dir=folder) as out:
-            for lanes in race(image.to(arena.device), arena.inits, config):
-                over = [lane for lane in lanes if lane.over]
-                if len(over) < len(lanes) and time.monotonic() - drawn < UPDATE_SEC:
-                    continue
-                for lane in over:
-                    if lane.init not in files:
-                        files[lane.init] = save_lane(out, lane, image, config)
-                yield board(image, lanes, config, note), list(files.values())
-                drawn = time.monotonic()
+        for lanes in race(image.to(arena.device), arena.inits, config):
+            over = [lane for lane in lanes if lane.over]
+            if len(over) < len(lanes) and time.monotonic() - drawn < UPDATE_SEC:
+                continue
+            for lane in over:
+                if lane.init not in files:
+                    files[lane.init] = save_lane(prefix, lane, image, config)
+            yield board(image, lanes, config, note), list(files.values())
+            drawn = time.monotonic()
     except InputError as error:
         yield failure(str(error)), []
 
 
 @dataclass
 class Session:
-    """One user: the file that was dropped, and the race that may continue; any other ends."""
+    """One user: the files that were dropped, and the race that may continue; any other ends."""
 
-    path: str | None = None
+    paths: Sequence[str] = ()
     race: object | None = None
 
 
@@ -93,7 +123,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
 
     def run(session: Session, lr: float | None, budget: float) -> Iterator[Any]:
         me = session.race = object()
-        for html, paths in live(session.path, arena, folder, lr, budget):
+        for html, paths in live(session.paths, arena, folder, lr, budget):
             if session.race is not me:
                 break
             yield html, gr.File(paths, visible=bool(paths))
@@ -101,9 +131,9 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
     def halt(session: Session) -> None:
         session.race = None
 
-    def choose(session: Session, path: str | None) -> tuple[None, str, Any]:
-        session.path, session.race = path, None
-        # The place to drop is free for the next image, and what is shown is no longer of this one.
+    def choose(session: Session, paths: Sequence[str] | None) -> tuple[None, str, Any]:
+        session.paths, session.race = paths or (), None
+        # The place to drop is free for the next images, and what is shown is no longer of this one.
         return None, waiting(), gr.File(visible=False)
 
     with gr.Blocks(title="hyperinit demo", delete_cache=(600, 21600)) as page:
@@ -111,7 +141,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
         session, paths = gr.State(Session()), examples()  # each user has a copy of the state
         with gr.Row():
             with gr.Column(scale=2):
-                drop = gr.File(label="Drop an image here", file_types=["image"], height=130)
+                drop = gr.File(file_types=["image"], file_count="multiple", **DROP)
                 with gr.Row():
                     buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
@@ -128,9 +158,9 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
         cleared = [drop, shown, files]
         chosen = [
             drop.upload(choose, [session, drop], cleared),
-            again.click(lambda session: choose(session, session.path), session, cleared),
+            again.click(lambda session: choose(session, session.paths), session, cleared),
             *(
-                button.click(partial(choose, path=str(path)), session, cleared)
+                button.click(partial(choose, paths=[str(path)]), session, cleared)
                 for button, path in zip(buttons, paths, strict=True)
             ),
         ]

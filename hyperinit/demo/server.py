@@ -7,12 +7,13 @@ import signal
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import need
+from hyperinit.base.results import result
 from hyperinit.demo.arena import Arena
 from hyperinit.demo.page import page_of
 from hyperinit.demo.race import BUDGET_EPOCHS, race, race_config
@@ -65,7 +66,7 @@ def serve(
         except OSError as error:
             wanted = "from 7860 on" if port is None else port
             raise InputError(f"no free port {wanted}: choose one with --port") from error
-        print(f"{url} shows the demo; Ctrl-C ends it", flush=True)
+        result("demo", f"{url} shows the demo; Ctrl-C ends it", url=url)
         try:
             while True:
                 time.sleep(1)
@@ -75,12 +76,9 @@ def serve(
 
 def _import_gradio(folder: str) -> Any:
     """Gradio, which sends no analytics and keeps its files in a folder."""
-    if find_spec("gradio") is None:
-        raise InputError("hyperinit demo needs gradio: pip install 'hyperinit[demo]'")
     # Read when it is imported; "False" is how it wants to be told.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/cache"}
-    import gradio
-
+    gradio = need("demo")
     if int(gradio.__version__.split(".")[0]) < 6:
         raise InputError(f"hyperinit demo needs gradio 6, not {gradio.__version__}")
     return gradio

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import Size, add_index, add_theirs, side_or_size, theirs_of
+from hyperinit.base.arguments import (
+    Size,
+    add_index,
+    add_manner,
+    add_theirs,
+    side_or_size,
+    theirs_of,
+)
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import SIREN, check_output
+from hyperinit.base.results import result
 from hyperinit.base.settings import Parser
 
 if TYPE_CHECKING:
@@ -18,6 +26,11 @@ if TYPE_CHECKING:
 
 LOSSY = ("fp16", "int8")
 FOREIGN_KIND = "a file of another program"  # as base/outputs.py calls a safetensors file
+NO_COST: dict[str, float | None] = {
+    "psnr_to_full": None,
+    "psnr_before": None,
+    "psnr_after": None,
+}
 PSNR_SIDE = 256  # pixels at which the cost of fewer bits is measured, where no size is known
 
 
@@ -56,6 +69,7 @@ def build(prog: str) -> Parser:
         help="what the file to write has otherwise than its format usually has: as --theirs",
     )
     add("--image", type=Path, help="the photograph, to print what fewer bits cost against it")
+    add_manner(parser)
     return parser
 
 
@@ -84,11 +98,14 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     kind = INT8_KIND if arguments.to == "int8" else kind
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
     write_siren(out, params, arguments.to, size=size, info=info, **conventions)
-    print(f"{shown_path(out)}: {arguments.to}, {out.stat().st_size} bytes")
+    facts = {"out": shown_path(out), "format": arguments.to, "bytes": out.stat().st_size}
+    text = f"{facts['out']}: {arguments.to}, {facts['bytes']} bytes"
+    line, cost = "", NO_COST
     if arguments.to in LOSSY and params.config.is_image:
-        print(_cost(arguments, params, out, size))
+        line, cost = _cost(arguments, params, out, size)
     elif arguments.to in LOSSY and info.get("signal"):
-        print(_cost_of_signal(params, out, info["signal"]["sides"]))
+        line = _cost_of_signal(params, out, info["signal"]["sides"])
+    result("exported", f"{text}\n{line}".rstrip("\n"), **facts, **cost)
     return 0
 
 
@@ -102,8 +119,10 @@ def _stored_size(info: dict[str, Any], index: int | None) -> Size | None:
     return (shown["height"], shown["width"]) if {"height", "width"} <= set(shown) else None
 
 
-def _cost(arguments: argparse.Namespace, params: Params, out: Path, size: Size | None) -> str:
-    """The line about what was lost in what was written, where that can be read again."""
+def _cost(
+    arguments: argparse.Namespace, params: Params, out: Path, size: Size | None
+) -> tuple[str, dict[str, float | None]]:
+    """What was lost in what was written, as a line and as fields."""
     from hyperinit.exchange.read import read_any
     from hyperinit.images.decode import load_sized
     from hyperinit.siren.network import render
@@ -113,10 +132,13 @@ def _cost(arguments: argparse.Namespace, params: Params, out: Path, size: Size |
     if image is not None:
         height, width = image.shape[-2:]
     full, written = (render(p, height, width) for p in (params, read_any(out)[0]))
-    line = f"{height}x{width}: PSNR to the full one {_psnr(written, full):.1f} dB"
+    cost = {**NO_COST, "psnr_to_full": _psnr(written, full)}
+    line = f"{height}x{width}: PSNR to the full one {cost['psnr_to_full']:.1f} dB"
     if image is not None:
-        line += f", to the image {_psnr(full, image):.2f} -> {_psnr(written, image):.2f} dB"
-    return line
+        before, after = _psnr(full, image), _psnr(written, image)
+        cost |= {"psnr_before": before, "psnr_after": after}
+        line += f", to the image {before:.2f} -> {after:.2f} dB"
+    return line, cost
 
 
 def _cost_of_signal(params: Params, out: Path, sides: Sequence[int]) -> str:

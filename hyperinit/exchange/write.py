@@ -15,6 +15,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.extras import need
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.glsl import page, shader
@@ -159,10 +160,9 @@ def onnx_bytes(layers: Layers) -> bytes:
     Raises:
         InputError: the package `onnx` is not installed.
     """
-    try:
-        from onnx import TensorProto, checker, helper, numpy_helper
-    except ImportError as error:
-        raise InputError("ONNX files need onnx: pip install 'hyperinit[export]'") from error
+    need("export")
+    from onnx import TensorProto, checker, helper, numpy_helper
+
     nodes, weights, hidden = [], [], "coords"
     for i, (weight, bias) in enumerate(layers):
         last = i == len(layers) - 1

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
+from hyperinit.hypernet.hub import Origin
+from hyperinit.hypernet.network import CHECKPOINT_KIND as CHECKPOINT_KIND
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
-
-CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 
 
 @with_own_settings
@@ -32,7 +32,9 @@ def load_hypernetwork(path: str | Path) -> tuple[HyperNetwork, dict[str, Any]]:
         facts = dict(info["hypernetwork"])
         base = base_from(facts.pop("siren"), tensors, "hyper/base.")
         config = config_from(HyperConfig, facts, siren=base.config)
-        return restored(lambda: HyperNetwork(config, base), tensors, "hyper", path), info
+        model = restored(lambda: HyperNetwork(config, base), tensors, "hyper", path)
+        model.origin = Origin(path, info)
+        return model, info
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a hypernetwork of this version ({reason})") from error

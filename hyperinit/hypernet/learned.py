@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded, check, option
-from hyperinit.hypernet.generate import start_of
+from hyperinit.hypernet.hub import Origin, Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
 from hyperinit.hypernet.modulation import ModulationConfig, Modulator
 from hyperinit.hypernet.restore import base_from, config_from, restored
@@ -24,7 +24,7 @@ from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.linear import gains, with_one
 from hyperinit.inits.rules import PAPER_INIT, sample_params
-from hyperinit.inits.start import Start
+from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
@@ -79,7 +79,7 @@ class LearnedConfig:
             self.modulation.layers(self.siren)  # checks that there are any
 
 
-class LearnedInit(nn.Module):
+class LearnedInit(Shared, nn.Module):
     """The same parameters for every image, but for what the config says is drawn or adapted.
 
     Args:
@@ -88,6 +88,7 @@ class LearnedInit(nn.Module):
         generator: Draws the heads, or the transformer.
     """
 
+    kind, prefix = LEARNED_KIND, "model"
     objective = staticmethod(plain_mse)  # what its inner steps descend
     normalized_steps = False
 
@@ -281,7 +282,9 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
         rows = max((len(value) for value in tensors.values() if value.ndim), default=0)
         if max(loops) > max(rows, len(tensors)):  # before so many layers are made
             raise InputError(f"heads or transformer_layers: {max(loops)} are not in the file")
-        return restored(lambda: LearnedInit(config, base), tensors, "model", path), info
+        model = restored(lambda: LearnedInit(config, base), tensors, "model", path)
+        model.origin = Origin(path, info)
+        return model, info
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a learned init of this version ({reason})") from error

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded, check, option
-from hyperinit.hypernet.generate import start_of
+from hyperinit.hypernet.hub import Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, root_mse
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.inits.start import Start
+from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
+
+CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ _IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6), dec
 _NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
 
 
-class HyperNetwork(nn.Module):
+class HyperNetwork(Shared, nn.Module):
     """Outputs all weights and biases of a SIREN for an image.
 
     Args:
@@ -154,6 +156,7 @@ class HyperNetwork(nn.Module):
         step_size_start: Where the step sizes start if gradient steps are plain.
     """
 
+    kind, prefix = CHECKPOINT_KIND, "hyper"
     objective = staticmethod(root_mse)  # what its inner steps descend
 
     def __init__(

@@ -228,6 +228,22 @@ def model_init(name: str, model: InitModel) -> Init:
     )
 
 
+def start_of(model: InitModel, image: Tensor, seed: int) -> Start:
+    """What a trained module generates for an image, what that cost, and the rate that suits it.
+
+    Args:
+        model: A hypernetwork or a learned init.
+        image: (3, H, W) in [0, 1], on the device of the model.
+        seed: See the model's `generate`.
+    """
+    name, rate = type(model).__name__, model.config.lr_factor
+
+    def make(image: Tensor, seed: int) -> Params:
+        return model.generate(image, seed=seed)
+
+    return Init(name, make, model.generate_epochs, lr_factor=rate).start(image, seed)
+
+
 def params_init(name: str, params: Params) -> Init:
     """Fixed parameters, the same for every image and seed (a learned init, a stored SIREN)."""
     facts = {"siren": params.config.facts, "sha256": tensors_hash(params.tensors)}

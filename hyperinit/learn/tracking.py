@@ -32,8 +32,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import has_key
 from hyperinit.base.files import write_atomically
-from hyperinit.base.wandb_key import has_key
 from hyperinit.images.save import save_image
 from hyperinit.loggers.bounded import bounded
 from hyperinit.loggers.plain import cell, plain, safe_name, safe_part, text, unwrap

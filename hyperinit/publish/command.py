@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hyperinit.base.arguments import add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory, is_same_file
+from hyperinit.base.results import result
 from hyperinit.base.settings import Parser
+from hyperinit.base.terminal import say
 
 SUBMIT = """Checks records and packs them into one file for a pull request.
 
@@ -42,6 +44,7 @@ def submit_parser(prog: str) -> Parser:
         metavar="FILE",
         help="the file to write (default: the first of RECORDS, with .submission.jsonl)",
     )
+    add_manner(parser)
     return parser
 
 
@@ -62,12 +65,13 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     found = submission_of(records, arguments.by)
     write_atomically(out, found.content)
     about = found.about
-    print(
+    say(
         f"{about['records']} records of {', '.join(about['inits'])} on {len(about['images'])}"
         f" images, measured on {about['places'][0]}: {shown_path(out)} is complete. Put it into a"
-        " pull request, with the init's code.",
-        file=sys.stderr,
+        " pull request, with the init's code."
     )
+    counts = {"records": about["records"], "images": len(about["images"])}
+    result("submission", None, out=shown_path(out), **counts)
     return 0
 
 
@@ -83,6 +87,7 @@ def leaderboard_parser(prog: str) -> Parser:
         help="directory of the page (default: leaderboard)",
     )
     parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    add_manner(parser)
     return parser
 
 
@@ -94,7 +99,8 @@ def leaderboard(argv: Sequence[str], prog: str = "hyperinit leaderboard") -> int
     out: Path = arguments.out
     count = write_leaderboard(arguments.records, out, arguments.reference)
     shown = shown_path(out)
-    print(f"{count} records -> {shown}/index.html, leaderboard.md and .csv", file=sys.stderr)
+    say(f"{count} records -> {shown}/index.html, leaderboard.md and .csv")
+    result("report", None, out=f"{shown}/index.html", records=count)
     return 0
 
 

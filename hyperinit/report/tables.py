@@ -45,6 +45,26 @@ def markdown_table(
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def score_rows(scores: Iterable[GroupScore]) -> list[dict[str, Any]]:
+    """Every init and target of every group, as `results.RESULTS` has them."""
+    return [
+        {
+            "track": found.track.name,
+            "workload": found.group.workload.text,
+            "init": own.init,
+            "psnr_start": own.start_psnr,
+            "target_mse": target,
+            "median": cost.epochs.median,
+            "unit": cost.epochs.unit,
+            "hits": cost.epochs.hits,
+            "pairs": cost.epochs.n,
+        }
+        for found in scores
+        for own in found.inits
+        for target, cost in own.targets.items()
+    ]
+
+
 def markdown(scores: Iterable[GroupScore]) -> str:
     """Tables of every group of records that may be compared.
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import has_key, need
 from hyperinit.base.terminal import defused
-from hyperinit.base.wandb_key import has_key
 from hyperinit.record.protocol import TARGETS
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, shown_workload
@@ -179,12 +179,9 @@ def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
 
 
 def _api() -> Any:
-    try:
-        import wandb_workspaces.reports.v2 as wr
-    except ImportError as error:
-        raise InputError(
-            "a W&B report needs wandb-workspaces: pip install 'hyperinit[report]'"
-        ) from error
+    need("report")
+    import wandb_workspaces.reports.v2 as wr
+
     return wr
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
+from hyperinit.base.results import result as print_result
 from hyperinit.base.stopping import advising
 from hyperinit.base.terminal import Countdown, shown_sec
 from hyperinit.fitting.config import FitConfig
@@ -84,16 +85,35 @@ def fit_images(
             with TemporaryDirectory() as scratch:
                 tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)
                 sizes = [path.stat().st_size for path in Path(scratch).glob("*.safetensors")]
-            print(estimate(names, tried, sizes, out, init))
+            text = estimate(names, tried, sizes, out, init)
+            print_result("estimate", text, text=text)
             return 0
         report = run(out, told)
+    _tell(report, source, shown_path(out))
+    return 1 if report.failed or report.missed else 0
+
+
+def _tell(report: DirectoryReport, source: str, out: str) -> None:
+    """Says what became of a set.
+
+    Raises:
+        InputError: no image has a result.
+    """
     counts = f"{report.fitted} fitted, {report.finished} finished before"
     counts += f", {len(report.missed)} short of the target" if report.missed else ""
     counts += f", {len(report.failed)} without a result" if report.failed else ""
     if not report.fitted and not report.finished:
         raise InputError(f"{source}: no image could be fitted; the reasons are above")
-    print(f"{shown_path(out)}: {counts}; {report.images_per_hour:.0f} images per hour")
-    return 1 if report.failed or report.missed else 0
+    print_result(
+        "directory",
+        f"{out}: {counts}; {report.images_per_hour:.0f} images per hour",
+        out=out,
+        fitted=report.fitted,
+        finished=report.finished,
+        missed=len(report.missed),
+        failed=len(report.failed),
+        images_per_hour=report.images_per_hour,
+    )
 
 
 def _with_learning(init: Init, base: Init | None, learn: bool | None, images: int) -> Init:
@@ -159,7 +179,9 @@ class Told:
         text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
         if self.quiet:
             return
-        print(f"{text} ({self.count.worked()})", flush=True)
+        done = self.count.worked()
+        fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
+        print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
         if isinstance(result, FitResult) and (warning := too_small(result)):
             print(f"{shown_path(name)}: warning: {warning} (--width)", file=sys.stderr, flush=True)
 
@@ -167,6 +189,7 @@ class Told:
         """There will be no file."""
         done = self.count.passed()
         print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
+        print_result("failed", None, image=shown_path(name), reason=reason)
 
     def finished(self, name: str) -> None:
         """A file was there."""

@@ -1,0 +1,205 @@
+"""The results of `hyperinit fit DIR` -> one HTML file: each image beside its fit and its error.
+
+The file needs nothing else: no network, no script, no other file. Its Content-Security-Policy
+forbids all of these, so a name that slipped through unescaped could do nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.base.terminal import progress
+from hyperinit.images.decode import load_image
+from hyperinit.images.errors import MOST_ERROR, error_map
+from hyperinit.images.pixels import MAX_PIXELS, centre_crop, image_hash
+from hyperinit.images.save import webp
+from hyperinit.report.names import count, shown, templates
+from hyperinit.siren.network import render
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_siren, read_info
+
+PICTURE_SIDE = 256  # pixels at most
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One result of a directory, as its file's facts have it.
+
+    Attributes:
+        path: Of the SIREN.
+        name: Of the image, below its directory.
+        height, width: In pixels, as it was fitted.
+        sha256: Of the image as it was fitted.
+        psnr: In dB on [0, 1].
+        init: Where the fit started.
+    """
+
+    path: Path
+    name: str
+    height: int
+    width: int
+    sha256: str
+    psnr: float
+    init: str
+
+
+def write_gallery(results: Path, images: Path | None, out: Path, limit: int) -> tuple[int, int]:
+    """Writes the page of a directory of results.
+
+    Args:
+        results: Where `hyperinit fit DIR -o` wrote to.
+        images: The DIR; None: the page has neither originals nor errors.
+        out: The file to write.
+        limit: Results on the page at most: the worst ones.
+
+    Returns:
+        How many results are on the page, and how many are not.
+
+    Raises:
+        InputError: no result there, or the file cannot be written.
+    """
+    found, unusable = fitted(results)
+    views: list[dict[str, Any]] = []
+    chosen = sorted(found, key=lambda one: one.psnr)[:limit]
+    for one in progress(chosen, desc="drawing", leave=False):
+        try:
+            views.append(_view(one, images))
+        except InputError as error:
+            found.remove(one)
+            unusable.append((one.path.name, _without(error, one.path)))
+    write_atomically(out, _page(results, found, unusable, views).encode(errors="replace"))
+    return len(views), len(found) + len(unusable) - len(views)
+
+
+def fitted(directory: Path) -> tuple[list[Fitted], list[tuple[str, str]]]:
+    """The results in a directory, and (file, reason) of those that cannot be used.
+
+    Raises:
+        InputError: no such directory, or no result in it.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{shown_path(directory)}: no such directory of fitted SIRENs")
+    found, unusable = [], []
+    paths = sorted(directory.glob("*.safetensors"))
+    for path in progress(paths, desc="reading", leave=False):
+        try:
+            if file_kind(path) != PARAMS_KIND:
+                raise InputError("no SIREN of ours")
+            found.append(_fitted(path, read_info(path, PARAMS_KIND)))
+        except InputError as error:
+            unusable.append((path.name, _without(error, path)))
+    if not found:
+        raise InputError(
+            f"{shown_path(directory)}: no results of `hyperinit fit DIR -o {shown_path(directory)}`"
+        )
+    return found, unusable
+
+
+def _without(error: InputError, path: Path) -> str:
+    """What an error says, without the file."""
+    return str(error).removeprefix(f"{shown_path(path)}: ")
+
+
+def _fitted(path: Path, info: dict[str, Any]) -> Fitted:
+    """The facts of a file that are shown; their types have been checked by `read_info`."""
+    images = info.get("images") or [{}]
+    if len(images) > 1:
+        raise InputError(f"holds {len(images)} SIRENs, and not one")
+    facts = images[0]
+    psnr, height, width = info.get("psnr"), facts.get("height"), facts.get("width")
+    if not isinstance(psnr, (int, float)) or not math.isfinite(psnr) or not height or not width:
+        raise InputError("does not say which image it is of, and how well it fits")
+    if height * width > MAX_PIXELS:
+        raise InputError(f"is of {height} x {width} pixels, over the limit of {MAX_PIXELS}")
+    name, init = facts.get("name", path.stem), str(info.get("init", "?"))
+    return Fitted(path, name, height, width, facts.get("sha256", ""), float(psnr), init)
+
+
+def _view(one: Fitted, images: Path | None) -> dict[str, Any]:
+    """What the page shows of a result."""
+    view: dict[str, Any] = {
+        "name": shown(one.name),
+        "psnr": f"{one.psnr:.2f} dB",
+        "size": f"{one.height} x {one.width}",
+        "how": f"from {shown(one.init)}",
+        "note": "",
+        "original": "",
+        "error": "",
+    }
+    picture = render(load_siren(one.path)[0], one.height, one.width)
+    view["fit"] = _url(picture)
+    if images is None:
+        return view
+    try:
+        original = _original(one, images)
+    except InputError as error:
+        view["note"] = f"No original: {error}."
+    else:
+        view |= {"original": _url(original), "error": _url(error_map(original, picture))}
+    return view
+
+
+def _original(one: Fitted, images: Path) -> Tensor:
+    """The image as it was fitted.
+
+    Raises:
+        InputError: it is not there, has changed since, or its name leads out of the directory.
+    """
+    name = PurePosixPath(one.name)
+    if name.is_absolute() or ".." in name.parts or "\0" in one.name:
+        raise InputError("its name leads out of the directory of images")
+    try:
+        image = load_image(images / name)
+    except InputError as error:
+        raise InputError(_without(error, images / name)) from error
+    if tuple(image.shape[-2:]) != (one.height, one.width) or image_hash(image) != one.sha256:
+        image = centre_crop(image, one.height, one.width)
+    if image_hash(image) != one.sha256:
+        raise InputError("it is no longer the image that was fitted")
+    return image
+
+
+def _page(
+    directory: Path,
+    found: Sequence[Fitted],
+    unusable: Sequence[tuple[str, str]],
+    views: Sequence[dict[str, Any]],
+) -> str:
+    values = sorted(one.psnr for one in found)
+    if not values:
+        raise InputError(f"{shown_path(directory)}: no result in it can be read")
+    summary = (
+        f"{count(len(found), 'image')}; PSNR {values[0]:.2f} to {values[-1]:.2f} dB,"
+        f" median {median(values):.2f} dB."
+    )
+    notes = []
+    if len(views) < len(found):
+        notes.append(f"The {len(views)} worst are shown; {len(found) - len(views)} are left out.")
+    notes += [f"Left out: {shown(name)} ({shown(reason)})" for name, reason in unusable[:10]]
+    html = (
+        templates("hyperinit.demo")
+        .get_template("gallery.html.j2")
+        .render(
+            title=f"Fitted SIRENs: {shown(directory.resolve().name)}",
+            summary=summary,
+            legend="The worst first. Pictures of errors are black where a fit is right and white"
+            f" where it is off by {MOST_ERROR:.0%} of the range of colours or more.",
+            notes=notes,
+            shown=views,
+        )
+    )
+    return html.strip() + "\n"
+
+
+def _url(image: Tensor) -> str:
+    content = base64.b64encode(webp(image, PICTURE_SIDE)).decode()
+    return f"data:image/webp;base64,{content}"
