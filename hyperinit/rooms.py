@@ -24,6 +24,7 @@ class Room:
 
 ROOMS: dict[str, Room] = {
     "base": Room("errors, settings, files, locks, clock, terminal: nothing about SIRENs"),
+    "spread": Room("work over processes and machines: torch.distributed, Ray", ("base",)),
     "record": Room("the protocol, the records of fits, their thumbnails", ("base",)),
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
@@ -51,7 +52,10 @@ ROOMS: dict[str, Room] = {
     ),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
-        ("base", "record", "images", "photos", "siren", "inits", "stepping", "fitting", "hypernet"),
+        (
+            *("base", "spread", "record", "images", "photos"),
+            *("siren", "inits", "stepping", "fitting", "hypernet"),
+        ),
     ),
     "bench": Room(
         "inits x images x budgets -> records",
@@ -80,8 +84,8 @@ ROOMS: dict[str, Room] = {
     "app": Room(
         "the commands",
         (
-            *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *("fitting", "hypernet", "exchange", "learn", "bench", "demo"),
+            *("base", "spread", "record", "score", "report", "images", "photos", "siren"),
+            *("inits", "fitting", "hypernet", "exchange", "learn", "bench", "demo"),
         ),
     ),
 }

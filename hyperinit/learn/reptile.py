@@ -116,22 +116,32 @@ def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(model.parameters(), lr=config.eps)
 
 
-def _fits(model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int) -> list[FitResult]:
-    """The fit of each image from where the model starts it, each with pixels of its own."""
+def _fits(
+    model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int, first: int = 0
+) -> list[FitResult]:
+    """The fit of each image from where the model starts it, each with pixels of its own.
+
+    The images are those of a step from number `first` on.
+    """
     starts = [
         Start(model.unadapted(image, seed=seed), lr_factor=model.config.lr_factor)
         for image in images
     ]
     return [
         fit(start, image, config.fit, seed=seed + i)
-        for i, (start, image) in enumerate(zip(starts, images, strict=True))
+        for i, (start, image) in enumerate(zip(starts, images, strict=True), first)
     ]
 
 
 def _loss(
-    model: LearnedInit, config: ReptileConfig, images: Tensor, generator: torch.Generator
+    model: LearnedInit,
+    config: ReptileConfig,
+    images: Tensor,
+    generator: torch.Generator,
+    part: slice,
 ) -> StepResult:
-    results = _fits(model, config, images, int(torch.randint(2**31, (1,), generator=generator)))
+    seed, images = int(torch.randint(2**31, (1,), generator=generator)), images[part]
+    results = _fits(model, config, images, seed, part.start)
     before, after = [r.curve[0] for r in results], [r.kept for r in results]
     starts = [model.base.params] * len(images)
     leverages: list[float] = []
