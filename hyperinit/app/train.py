@@ -157,7 +157,7 @@ def run(
     comparison_protocol(config)  # what is wrong there is said before the work is done
     photos = _photographs(config, resumed=state is not None)
     if processes.leads:
-        _describe(photos)
+        _describe(photos, processes)
     images = _on_device(program.images(photos, config), device)
     check_same_images(config, train_hashes, images.hashes)
     _check_alike(processes, config, images, state)
@@ -192,13 +192,16 @@ def run(
     return exit_code
 
 
-def _describe(photos: Photographs) -> None:
+def _describe(photos: Photographs, processes: Processes) -> None:
+    """Says what there is to train on, and with what."""
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
     say(
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
+    if processes.count > 1:
+        say(f"{processes.count} processes share the images of a step")
 
 
 def _check_alike(
