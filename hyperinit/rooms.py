@@ -40,7 +40,7 @@ ROOMS: dict[str, Room] = {
     ),
     "fitting": Room(
         "a start + an image -> a fitted SIREN",
-        ("base", "record", "images", "siren", "inits", "stepping"),
+        ("base", "spread", "record", "images", "siren", "inits", "stepping"),
     ),
     "hypernet": Room(
         "the hypernetwork and other trained inits, pretrained ones included",
@@ -60,7 +60,7 @@ ROOMS: dict[str, Room] = {
     "bench": Room(
         "inits x images x budgets -> records",
         (
-            *("base", "record", "score", "images", "photos"),
+            *("base", "spread", "record", "score", "images", "photos"),
             *("siren", "inits", "stepping", "fitting", "hypernet", "exchange"),
         ),
     ),

@@ -1,4 +1,4 @@
-"""What tests train with several processes, and one of these: `python share_training.py OUT WHAT`."""
+"""What tests train with several processes; `python share_training.py OUT` is one of these."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device
+from hyperinit.base.arguments import add_device, add_ray
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
@@ -120,6 +120,7 @@ def _add_how(parser: Parser) -> None:
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
     add("--workers", type=int, metavar="N", help=workers)
     add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
+    add_ray(parser, "run fits")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
@@ -167,6 +168,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.run import open_records
     from hyperinit.report.tables import markdown
     from hyperinit.score.score import score_groups
+    from hyperinit.spread.engines import OnRay, engine_of
 
     if arguments.list:
         print(f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}")
@@ -183,7 +185,11 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
         check_outside(out, [*arguments.images, *arguments.tuning_images])
         check_directory(out.parent, may_be_made=arguments.out is None)
-    workers = set_threads(arguments.threads, arguments.workers, arguments.device)
+    on_ray = arguments.ray is not None
+    if on_ray and arguments.device != "cpu":
+        raise InputError("--device is this machine's: with --ray say --ray-gpus")
+    asked = 1 if on_ray else arguments.workers
+    workers = set_threads(arguments.threads, asked, arguments.device)
     plan = make_plan(arguments, catalogue)
     say(describe(plan, out, workers))
     if arguments.dry_run:
@@ -191,10 +197,17 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-    with open_records(out, thumbnails, workers) as file:
-        if arguments.verify is not None:
+    if arguments.verify is not None:
+        with open_records(out, thumbnails, workers) as file:
             return check(plan, file, arguments.verify)
-        records = measure(plan, file)
+    limits = {"gpus": arguments.ray_gpus, "most": arguments.workers}
+    with engine_of(arguments.ray, threads=arguments.threads, **limits) as engine:
+        cluster = engine if isinstance(engine, OnRay) else None
+        if cluster is not None:
+            workers = cluster.workers
+            say(f"{workers} fits at a time on Ray; their seconds are not this machine's")
+        with open_records(out, thumbnails, workers, cluster) as file:
+            records = measure(plan, file)
     scores = score_groups(records)
     print(markdown(scores))
     draw(scores, out)

@@ -10,7 +10,14 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import add_device, add_size, add_theirs, add_threads, theirs_of
+from hyperinit.base.arguments import (
+    add_device,
+    add_ray,
+    add_size,
+    add_theirs,
+    add_threads,
+    theirs_of,
+)
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
@@ -58,6 +65,7 @@ def build(prog: str) -> Parser:
     )
     add_device(parser)
     add_threads(parser)
+    add_ray(parser, "fit a directory")
     add(
         *("-o", "--out"),
         type=Path,
@@ -201,6 +209,8 @@ def fit_image(
     from hyperinit.images.save import SAVE_OPTIONS
     from hyperinit.siren.device import choose_threads, on_threads
 
+    if arguments.ray is not None:
+        raise InputError("--ray is for a directory: one image is one fit")
     # What can be known to fail is found out before the work is done.
     inputs = [arguments.image, arguments.init.rpartition("=")[2]]
     if arguments.out is not None:
@@ -337,13 +347,15 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
     from hyperinit.fitting.directory import BATCH_IMAGES, fit_directory
     from hyperinit.images.files import image_files
     from hyperinit.siren.device import choose_threads, on_threads
+    from hyperinit.spread.engines import engine_of
 
     names, unread = image_files(arguments.image, follow_links=True)
     told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
     work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
-    with on_threads(choose_threads(arguments.threads, work)):
+    ray = engine_of(arguments.ray, threads=arguments.threads, gpus=arguments.ray_gpus)
+    with ray as engine, on_threads(choose_threads(arguments.threads, work)):
         report = fit_directory(
             arguments.image,
             arguments.out,
@@ -351,7 +363,8 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
             config,
             size=arguments.size,
             batch_images=arguments.batch_images,
-            device=device,
+            device=engine.device or device,
+            engine=engine,
             eval_epochs=(),  # start and end alone
             on_fitted=told.fitted,
             on_failed=told.failed,

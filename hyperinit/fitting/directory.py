@@ -12,8 +12,10 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init
 from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
+from hyperinit.spread.engines import HERE, Engine, WorkLost
 
 LOCK_NAME = ".lock"
 
@@ -78,6 +81,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     size: int | tuple[int, int] | None = None,
     batch_images: int | None = BATCH_IMAGES,
     device: torch.device | str = "cpu",
+    engine: Engine = HERE,
     on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
     on_finished: Callable[[str], None] = lambda name: None,
@@ -105,6 +109,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             An image's result depends on its neighbours by rounding alone, and so by a tenth of a
             dB or so: docs/reliability.md.
         device: Where images are fitted.
+        engine: What fits batches of images; files are read and written here.
         on_fitted: Called with (name, result) after a file has been written.
         on_failed: Called with (name, reason) where an image has no result, as it happens.
         on_finished: Called with the name of an image that was finished before.
@@ -132,25 +137,15 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     how = json.loads(json.dumps(how))  # as it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
     run.device, run.batch_images = torch.device(device), batch_images
-    waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
         for name, reason in failed:
             run.fail(name, reason)
-        for name in names:
-            job = run.prepare(top, name, size)
-            if job is None:
-                continue
-            waiting[job.shape].append(job)
-            if len(waiting[job.shape]) >= run.together(job):
-                run.fit(waiting.pop(job.shape))
-            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
-            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > run.pixels(
-                MAX_WAITING_PIXELS
-            ):
-                run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
-        for jobs in waiting.values():
-            run.fit(jobs)
+        batches = run.batches(top, names, size)
+        # What "auto" becomes in the first batch, it is for all.
+        for some in (islice(batches, 1), batches):
+            for (_, jobs), results in engine.map(run.fits, some):
+                run.keep(jobs, results)
     return DirectoryReport(run.fitted, run.finished, tuple(run.failed), clock.sec)
 
 
@@ -191,6 +186,9 @@ class _Job:
         return height, width
 
 
+_Batch = tuple[FitConfig, list[_Job]]  # images that are fitted together, and how
+
+
 @dataclass
 class _Run:
     """The state of `fit_directory`: what has been done so far."""
@@ -225,6 +223,32 @@ class _Run:
             batch_pixels = self.config.step_pixels(pixels)
             most = most_together(self.siren, pixels, batch_pixels, self.device)
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
+
+    def batches(
+        self, top: Path, names: Sequence[str], size: int | tuple[int, int] | None
+    ) -> Iterator[_Batch]:
+        """What is to be fitted, as many images of a size as are fitted together."""
+        waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
+        for name in names:
+            job = self.prepare(top, name, size)
+            if job is None:
+                continue
+            waiting[job.shape].append(job)
+            if len(waiting[job.shape]) >= self.together(job):
+                yield self.config, waiting.pop(job.shape)
+            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
+            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > self.pixels(
+                MAX_WAITING_PIXELS
+            ):
+                shape = max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])
+                yield self.config, waiting.pop(shape)
+        for jobs in waiting.values():
+            yield self.config, jobs
+
+    @property
+    def fits(self) -> Callable[[_Batch], list[FitResult]]:
+        """Fits images of one size, wherever that is done; results are in the CPU's memory."""
+        return partial(_fits, self.init, self.device, self.images)
 
     def fail(self, name: str, reason: str) -> None:
         """Notes that an image has no result, and says so."""
@@ -301,11 +325,12 @@ class _Run:
         if chosen:
             self.config = replace(self.config, **chosen)
 
-    def fit(self, jobs: list[_Job]) -> None:
-        """Fits images of one size and writes their files."""
-        images = [job.image.to(self.device) for job in jobs]
-        starts = [self.init.start(image, self.config.seed) for image in images]
-        results = fit_many(starts, images, self.config, planned_images=self.images)
+    def keep(self, jobs: Sequence[_Job], results: list[FitResult] | WorkLost) -> None:
+        """Writes the files of images that have been fitted."""
+        if isinstance(results, WorkLost):
+            for job in jobs:
+                self.fail(job.name, str(results))
+            return
         self._settle(results[0].became)
         for job, result in zip(jobs, results, strict=True):
             if result.diverged:
@@ -331,6 +356,14 @@ class _Run:
             )
             self.fitted += 1
             self.on_fitted(job.name, result)
+
+
+def _fits(init: Init, device: torch.device, planned_images: int, batch: _Batch) -> list[FitResult]:
+    config, jobs = batch
+    images = [job.image.to(device) for job in jobs]
+    starts = [init.start(image, config.seed) for image in images]
+    results = fit_many(starts, images, config, planned_images=planned_images)
+    return [replace(r, params=r.params.map(lambda value: value.cpu())) for r in results]
 
 
 class _UnusableResult(InputError):

@@ -24,7 +24,7 @@ from hyperinit.report.sections import Pictures, View, section
 from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
 from hyperinit.score.score import GroupScore
 
-_SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "torch")
+_SECONDS_DEPEND_ON = ("processor", "device", "threads", "workers", "machine", "torch")
 FACTS_CHARS = 600  # of what identifies an init
 LISTED = 20  # values of a setting
 

@@ -105,7 +105,7 @@ def _charts(found: GroupScore, styles: Styles, unit: str) -> View:
     if found.track.along_curve:
         ends = "The median of the runs at every evaluation."
     units: tuple[Unit, ...] = ("epochs", "seconds")
-    for name in units:
+    for name in units if found.group.is_timed else units[:1]:
         drawn = chart(
             [Series(shown(s.init), styles[s.init], s.mse_curve(name)) for s in inits],
             title=f"MSE against {name}, by init",

@@ -88,6 +88,8 @@ def _environment(found: Mapping[str, Any]) -> str:
         str(found.get("device")),
         f"{found.get('threads')} threads",
     ]
+    if "machine" in found:
+        parts.append(f"machine {found['machine']}")
     if "workers" in found:
         parts.append(f"{found['workers']} fits at a time")
     return ", ".join([*parts, f"torch {str(found.get('torch')).partition('+')[0]}"])
@@ -100,7 +102,7 @@ def _cost_table(scores: Sequence[InitScore]) -> str:
         [
             markdown_cell(s.init),
             *(str(s.targets[t].epochs) for t in TARGETS),
-            str(s.targets[hardest].seconds),
+            str(s.targets[hardest].seconds or "-"),
         ]
         for s in scores
     ]
@@ -232,10 +234,10 @@ def rivals_table(
         steps = f"{cost['outer_steps']} ({cost['published_steps']})" if cost else "-"
         row = [markdown_cell(s.init), steps, cost["minutes"] if cost else "-"]
         row += [str(found[t].epochs) for t in shown]
-        row += [str(found[t].seconds) for t in shown]
+        row += [str(found[t].seconds or "-") for t in shown]
         row += [str(found[hardest].to_reference or "-")]
         row += [str(other.targets[t].epochs) if other else "-" for t in shown]
-        row += [str(other.targets[t].seconds) if other else "-" for t in shown]
+        row += [str(other.targets[t].seconds or "-") if other else "-" for t in shown]
         rows.append(row)
     return _table(header, rows)
 
@@ -285,15 +287,18 @@ def csv_text(scores: Iterable[GroupScore]) -> str:
 
 def _measures(found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
     """Name, cost and columns of ratios of everything that is measured for a target."""
-    if found.seconds is None:
+    if found.train is not None:
         kinds = (("training loss", found.train), ("grid MSE", found.epochs))
-        return [(f"{cost.unit}, {kind}", cost, {}) for kind, cost in kinds if cost is not None]
+        return [(f"{cost.unit}, {kind}", cost, {}) for kind, cost in kinds]
     ratios: dict[str, Any] = {}
     for to, ratio in (("reference", found.to_reference), ("best", found.to_best)):
         if ratio is not None:
             ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
             ratios |= {f"{to}_low": ratio.low, f"{to}_high": ratio.high}
-    return [("epochs", found.epochs, ratios), ("seconds", found.seconds, {})]
+    seconds: list[tuple[str, Cost, dict[str, Any]]] = []
+    if found.seconds is not None:
+        seconds = [("seconds", found.seconds, {})]
+    return [("epochs", found.epochs, ratios), *seconds]
 
 
 def protocol_markdown() -> str:
