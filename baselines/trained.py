@@ -326,9 +326,9 @@ def _loss(
     config: BaselineConfig,
     images: Tensor,
     generator: torch.Generator,
-    part: slice,
+    part: slice = slice(None),
 ) -> StepResult:
-    if part != slice(0, len(images)):
+    if part not in (slice(None), slice(0, len(images))):
         raise InputError(f"{config.rival} is trained by one process: start it without torchrun")
     return RIVALS[config.rival].loss(model, config, images, generator)
 

@@ -138,10 +138,10 @@ def _loss(
     config: ReptileConfig,
     images: Tensor,
     generator: torch.Generator,
-    part: slice,
+    part: slice = slice(None),
 ) -> StepResult:
     seed, images = int(torch.randint(2**31, (1,), generator=generator)), images[part]
-    results = _fits(model, config, images, seed, part.start)
+    results = _fits(model, config, images, seed, part.start or 0)
     before, after = [r.curve[0] for r in results], [r.kept for r in results]
     starts = [model.base.params] * len(images)
     leverages: list[float] = []

@@ -81,7 +81,7 @@ def _loss(
     config: TrainConfig,
     images: Tensor,
     generator: torch.Generator,
-    part: slice,
+    part: slice = slice(None),
 ) -> StepResult:
     return outer_loss(hyper, images, config.outer, generator=generator, part=part)
 
