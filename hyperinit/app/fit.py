@@ -364,7 +364,7 @@ def fit_images(arguments: argparse.Namespace, init: Init, config: FitConfig, dev
             size=arguments.size,
             batch_images=arguments.batch_images,
             device=engine.device or device,
-            engine=engine,
+            spread=engine,
             eval_epochs=(),  # start and end alone
             on_fitted=told.fitted,
             on_failed=told.failed,

@@ -81,7 +81,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     size: int | tuple[int, int] | None = None,
     batch_images: int | None = BATCH_IMAGES,
     device: torch.device | str = "cpu",
-    engine: Engine = HERE,
+    spread: Engine = HERE,
     on_fitted: Callable[[str, FitResult], None] = lambda name, result: None,
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
     on_finished: Callable[[str], None] = lambda name: None,
@@ -109,7 +109,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             An image's result depends on its neighbours by rounding alone, and so by a tenth of a
             dB or so: docs/reliability.md.
         device: Where images are fitted.
-        engine: What fits batches of images; files are read and written here.
+        spread: What fits batches of images; files are read and written here.
         on_fitted: Called with (name, result) after a file has been written.
         on_failed: Called with (name, reason) where an image has no result, as it happens.
         on_finished: Called with the name of an image that was finished before.
@@ -144,7 +144,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
         batches = run.batches(top, names, size)
         # What "auto" becomes in the first batch, it is for all.
         for some in (islice(batches, 1), batches):
-            for (_, jobs), results in engine.map(run.fits, some):
+            for (_, jobs), results in spread.map(run.fits, some):
                 run.keep(jobs, results)
     return DirectoryReport(run.fitted, run.finished, tuple(run.failed), clock.sec)
 
