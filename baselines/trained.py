@@ -324,8 +324,14 @@ def _optimizer(model: LearnedInit, config: BaselineConfig) -> torch.optim.Optimi
 
 
 def _loss(
-    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+    model: LearnedInit,
+    config: BaselineConfig,
+    images: Tensor,
+    generator: torch.Generator,
+    part: slice = slice(None),
 ) -> StepResult:
+    if part not in (slice(None), slice(0, len(images))):
+        raise InputError(f"{config.rival} is trained by one process: start it without torchrun")
     return RIVALS[config.rival].loss(model, config, images, generator)
 
 

@@ -24,6 +24,7 @@ class Room:
 
 ROOMS: dict[str, Room] = {
     "base": Room("errors, settings, files, locks, clock, terminal: nothing about SIRENs"),
+    "spread": Room("work over processes and machines: torch.distributed, Ray", ("base",)),
     "record": Room("the protocol, the records of fits, their thumbnails", ("base",)),
     "score": Room("records -> costs, ratios, intervals", ("base", "record")),
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
@@ -44,7 +45,7 @@ ROOMS: dict[str, Room] = {
     ),
     "fitting": Room(
         "a start + an image -> a fitted SIREN",
-        ("base", "record", "images", "siren", "inits", "stepping"),
+        ("base", "spread", "record", "images", "siren", "inits", "stepping"),
     ),
     "hypernet": Room(
         "the hypernetwork and other trained inits, pretrained ones included",
@@ -52,7 +53,7 @@ ROOMS: dict[str, Room] = {
     ),
     "sets": Room(
         "a set of images -> a fitted SIREN each, from starts that get better on the way",
-        ("base", "images", "siren", "inits", "fitting", "hypernet"),
+        ("base", "spread", "images", "siren", "inits", "fitting", "hypernet"),
     ),
     "exchange": Room(
         "SIRENs of other programs: read, written, initialised in place",
@@ -62,14 +63,14 @@ ROOMS: dict[str, Room] = {
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
         (
-            *("base", "record", "images", "data", "photos", "siren", "inits", "stepping"),
-            *("fitting", "hypernet", "loggers"),
+            *("base", "spread", "record", "images", "data", "photos", "siren", "inits"),
+            *("stepping", "fitting", "hypernet", "loggers"),
         ),
     ),
     "bench": Room(
         "inits x images x budgets -> records",
         (
-            *("base", "record", "score", "images", "photos"),
+            *("base", "spread", "record", "score", "images", "photos"),
             *("siren", "inits", "stepping", "fitting", "hypernet", "exchange"),
         ),
     ),
@@ -97,18 +98,9 @@ ROOMS: dict[str, Room] = {
     "app": Room(
         "the commands",
         (
-            *("base", "record", "score", "report", "images", "photos", "siren", "inits"),
-            *(
-                "fitting",
-                "hypernet",
-                "sets",
-                "exchange",
-                "loggers",
-                "learn",
-                "bench",
-                "publish",
-                "demo",
-            ),
+            *("base", "spread", "record", "score", "report", "images", "photos", "siren"),
+            *("inits", "fitting", "hypernet", "sets", "exchange", "loggers", "learn", "bench"),
+            *("publish", "demo"),
         ),
     ),
     "shell": Room(

@@ -36,6 +36,7 @@ from hyperinit.base.arguments import (
     THREADS,
     add_device,
     add_manner,
+    add_ray,
     number,
     whole,
 )
@@ -142,6 +143,7 @@ def _add_how(parser: Parser) -> None:
     workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
     add("--workers", type=THREADS, metavar="N", help=workers)
     add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
+    add_ray(parser, "run fits")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
     add("--dry-run", action="store_true", help="print what would be run and its cost, and exit")
@@ -193,6 +195,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.run import open_records
     from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
+    from hyperinit.spread.engines import OnRay, engine_of
 
     if arguments.list:
         text = f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}\nrules: {' '.join(catalogue.rules)}\n"
@@ -210,7 +213,11 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
         check_outside(out, [*arguments.images, *arguments.tuning_images])
         check_directory(out.parent, may_be_made=arguments.out is None)
-    workers = set_threads(arguments.threads, arguments.workers, arguments.device)
+    on_ray = arguments.ray is not None
+    if on_ray and arguments.device != "cpu":
+        raise InputError("--device is this machine's: with --ray say --ray-gpus")
+    asked = 1 if on_ray else arguments.workers
+    workers = set_threads(arguments.threads, asked, arguments.device)
     plan = make_plan(arguments, catalogue)
     say(describe(plan, out, workers))
     if arguments.dry_run:
@@ -219,11 +226,18 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
     again = advising("the same command continues where it was")
-    with open_records(out, thumbnails, workers) as file, again:
-        if arguments.verify is not None:
+    if arguments.verify is not None:
+        with open_records(out, thumbnails, workers) as file, again:
             return check(plan, file, arguments.verify)
-        declare(plan, out)
-        records = measure(plan, file)
+    limits = {"gpus": arguments.ray_gpus, "most": arguments.workers}
+    with engine_of(arguments.ray, threads=arguments.threads, **limits) as engine:
+        cluster = engine if isinstance(engine, OnRay) else None
+        if cluster is not None:
+            workers = cluster.workers
+            say(f"{workers} fits at a time on Ray; their seconds are not this machine's")
+        with open_records(out, thumbnails, workers, cluster) as file, again:
+            declare(plan, out)
+            records = measure(plan, file)
     scores = score_groups(records)
     results("score", markdown(scores), score_rows(scores))
     draw(scores, out)

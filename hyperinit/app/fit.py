@@ -79,6 +79,7 @@ def build(prog: str) -> Parser:
     )
     typed.add_device(parser)
     typed.add_threads(parser)
+    typed.add_ray(parser, "fit a directory")
     add(
         *("-o", "--out"),
         type=Path,
@@ -235,6 +236,8 @@ def fit_image(
     from hyperinit.images.signals import output_suffixes, sample_facts
     from hyperinit.siren.device import choose_threads, on_threads
 
+    if arguments.ray is not None:
+        raise InputError("--ray is for a directory: one image is one fit")
     # What can be known to fail is found out before the work is done.
     inputs = [arguments.image, arguments.init.rpartition("=")[2]]
     if arguments.out is not None:

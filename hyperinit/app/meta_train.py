@@ -114,3 +114,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hyperinit meta-train") 
     except InputError as error:
         Parser(prog=prog).error(str(error))
     return run_command(rest, replace(METHODS[method], prog=prog, methods=tuple(METHODS)))
+
+
+if __name__ == "__main__":  # torchrun -m hyperinit.app.meta_train
+    sys.exit(main())

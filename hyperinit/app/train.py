@@ -5,6 +5,7 @@ train have in common.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,14 +43,15 @@ from hyperinit.learn.rundir import (
     with_absolute_data,
 )
 from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
-from hyperinit.learn.tracking import Tracker, open_tracker
+from hyperinit.learn.tracking import Tracker, open_tracker, silent_tracker
 from hyperinit.loggers.table import check_logger
 from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
 from hyperinit.siren.device import choose_device
-from hyperinit.siren.store import CHECKPOINT_NAME
+from hyperinit.siren.store import CHECKPOINT_NAME, tensors_hash
+from hyperinit.spread.processes import Processes, launched
 
 Config = TypeVar("Config", bound=LoopConfig)
 
@@ -112,13 +114,13 @@ def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
     with forgiving_output():
         arguments = parser.parse_args(argv)
         try:
-            with memory_errors():
-                return stoppable(lambda: _run_command(arguments, program))
+            with memory_errors(), launched() as processes:
+                return stoppable(lambda: _run_command(arguments, program, processes))
         except InputError as error:
             parser.error(str(error))
 
 
-def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
+def _run_command(arguments: argparse.Namespace, program: Program[Any], processes: Processes) -> int:
     """What the command line asks for: a new run, or a resumed one."""
     task, device = program.task, choose_device(arguments.device)
     if arguments.resume:
@@ -139,14 +141,15 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any]) -> int:
         config = resolve(task.config, arguments, program.presets)
         name = f"{program.run_prefix}{arguments.preset}-{datetime.now():%Y%m%d-%H%M%S}"
         run_dir, state, info = arguments.out or Path("runs") / name, None, {}
-        check_vacant(run_dir)
-        check_directory(run_dir, may_be_made=True)
+        if processes.leads:
+            check_vacant(run_dir)
+            check_directory(run_dir, may_be_made=True)
         if config.data not in NAMES:
             check_outside(run_dir, [config.data])
     check_logger(config.log)
     config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    return run(program, config, run_dir, state, info.get("train_hashes"), device)
+    return run(program, config, run_dir, state, info.get("train_hashes"), device, processes)
 
 
 def run(
@@ -156,6 +159,7 @@ def run(
     state: TrainState | None,
     train_hashes: list[str] | None,
     device: torch.device,
+    processes: Processes,
 ) -> int:
     """Trains, compares and reports in a run directory.
 
@@ -163,19 +167,19 @@ def run(
         state: Where a resumed run stands.
         train_hashes: The images that a resumed run was trained on so far.
         device: Where to train and compare.
+        processes: That share the training; the first one does everything else.
     """
     comparison_protocol(config)  # what is wrong there is said before the work is done
     photos = _photographs(config, resumed=state is not None)
-    for name, reason in photos.skipped:
-        say(f"skipped {name}: {reason}")
-    crops = squares_and_quarters(photos.held_out, config.size, config.compare_images)
-    held_out = [replace(shown, image=shown.image.to(device)) for shown in crops]
-    say(
-        f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
-        f"{len(photos.skipped)} skipped"
-    )
+    if processes.leads:
+        _describe(photos, processes)
     images = _on_device(made_ahead(program.images(photos, config), config.data_workers), device)
     check_same_images(config, train_hashes, images.hashes)
+    _check_alike(processes, config, images, state)
+    if not processes.leads:
+        return _help_training(program, config, images, state, device, processes)
+    crops = squares_and_quarters(photos.held_out, config.size, config.compare_images)
+    held_out = [replace(shown, image=shown.image.to(device)) for shown in crops]
     make_directory(run_dir)
     with exclusive(run_dir / LOCK_NAME):
         if state is None:
@@ -189,7 +193,7 @@ def run(
         try:
             state = _moved(state or new_state(program.task, config), device)
             with Stop().on_signals() as stop:
-                train_visibly(state, config, images, held_out, run_dir, tracker, stop)
+                train_visibly(state, config, images, held_out, run_dir, tracker, stop, processes)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
             if exit_code:
                 say(f"stopped at step {state.step}; continue with --resume {run_dir}")
@@ -211,6 +215,44 @@ def say_unsent(run_dir: Path) -> None:
     offline = unsent_runs(run_dir)
     if offline:
         say(f"W&B wrote offline; to send it: wandb login, then wandb sync {shlex.join(offline)}")
+
+
+def _describe(photos: Photographs, processes: Processes) -> None:
+    """Says what there is to train on, and with what."""
+    for name, reason in photos.skipped:
+        say(f"skipped {name}: {reason}")
+    say(
+        f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
+        f"{len(photos.skipped)} skipped"
+    )
+    if processes.count > 1:
+        say(f"{processes.count} processes share the images of a step")
+
+
+def _check_alike(
+    processes: Processes, config: LoopConfig, images: TrainingImages, state: TrainState | None
+) -> None:
+    """Refuses processes that would train something else than each other."""
+    settings = {k: v for k, v in to_dict(config).items() if k not in MAY_CHANGE}
+    stands = state and (state.step, tensors_hash(state.model.state_dict()))
+    facts = {"settings": settings, "images": images.hashes, "checkpoint": stands}
+    processes.check_alike({what: repr(value) for what, value in facts.items()})
+
+
+def _help_training(
+    program: Program[Config],
+    config: Config,
+    images: TrainingImages,
+    state: TrainState | None,
+    device: torch.device,
+    processes: Processes,
+) -> int:
+    """All that a process does which does not lead: its part of every step."""
+    state = _moved(state or new_state(program.task, config), device)
+    where = (state, config, images.batches, torch.empty(0), Path(os.devnull), silent_tracker())
+    with Stop().on_signals() as stop:
+        train(*where, info={}, stop=stop, processes=processes)
+    return 128 + stop.signal if stop.signal else 0
 
 
 def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
@@ -267,6 +309,7 @@ def train_visibly(
     run_dir: Path,
     tracker: Tracker,
     stop: Stop,
+    processes: Processes,
 ) -> None:
     """The outer loop under a progress bar."""
     bar = progress(total=config.max_steps, initial=state.step, desc="training")
@@ -289,6 +332,7 @@ def train_visibly(
             info={"train_hashes": images.hashes},
             stop=stop,
             on_step=on_step,
+            processes=processes,
         )
 
 

@@ -142,6 +142,25 @@ def add_index(parser: Parser) -> None:
     parser.add_argument("--index", type=whole(0, MAX_COUNT), metavar="N", help=what)
 
 
+def add_ray(parser: Parser, what: str) -> None:
+    """`--ray` and `--ray-gpus`: what `engine_of` takes."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help=f"{what} on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; without ADDRESS one of "
+        "this machine's cores (needs hyperinit[ray])",
+    )
+    parser.add_argument(
+        "--ray-gpus",
+        type=number(most=64),
+        default=0.0,
+        metavar="X",
+        help="GPUs of a Ray worker, such as 0.25 (0: it computes on --threads cores)",
+    )
+
+
 def add_size(parser: Parser) -> None:
     """`--size`, for images that are read."""
     parser.add_argument(

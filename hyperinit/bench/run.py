@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -34,12 +36,14 @@ from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.record.tracks import track_of
 from hyperinit.score.groups import Choice, choice_at, select_choices
 from hyperinit.siren.network import preview
+from hyperinit.spread.engines import Engine, WorkLost
 
 TUNING_SEED = 1_000_000  # no test seed
 
 _logger = logging.getLogger("hyperinit")
 
 OnEval = Callable[[Trial, CurvePoint], None]
+_Fitted = tuple[Trial, Record, FitResult]
 
 
 class RecordFile:
@@ -51,17 +55,23 @@ class RecordFile:
             again for it, its record is left alone.
         workers: Fits at a time. Each is one thread of this process and computes with as many
             threads as this one, so that results do not depend on it; seconds do.
+        cluster: Where trials are run instead, see `Engine`; `workers` is then how many it takes.
 
     Raises:
         InputError: the file is there but is not one of records of this protocol's version.
     """
 
     def __init__(
-        self, path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+        self,
+        path: str | Path,
+        thumbnails: Thumbnails | None = None,
+        workers: int = 1,
+        cluster: Engine | None = None,
     ) -> None:
         self.path = Path(path)
         self.thumbnails = thumbnails
         self.workers = workers
+        self.cluster = cluster
         found = read_records(path) if self.path.exists() else []
         self._records = {record.trial: record for record in found}
 
@@ -91,8 +101,8 @@ class RecordFile:
                 missing.append(replace(trial, lr=record.lr))
             else:
                 yield record
-        with _side_by_side(self.workers) as apply:
-            for trial, made, result in apply(lambda trial: _fit(trial, on_eval), missing):
+        with self._fits(missing, on_eval) as fits:
+            for trial, made, result in fits:
                 if self.workers > 1:  # seconds depend on it
                     made = replace(made, environment={**made.environment, "workers": self.workers})
                 record = self.find(trial) or made
@@ -106,6 +116,15 @@ class RecordFile:
                     append_record(self.path, record)
                     self._records[record.trial] = record
                 yield record
+
+    @contextlib.contextmanager
+    def _fits(self, trials: Sequence[Trial], on_eval: OnEval) -> Iterator[Iterator[_Fitted]]:
+        """Trials as they are run: with their rate, the record and the fit."""
+        if self.cluster is not None:
+            yield _fits_elsewhere(self.cluster, trials)
+            return
+        with _side_by_side(self.workers) as apply:
+            yield apply(lambda trial: _fit(trial, on_eval), trials)
 
     def _keep_pictures(self, record: Record, *pictures: bytes) -> None:
         """Without its pictures a record is whole: where they cannot be written, a line says so,
@@ -128,7 +147,30 @@ def _shown(trial: Trial) -> bool:
     return shown and trial.seed == 0 and not trial.is_tuning
 
 
-def _fit(trial: Trial, on_eval: OnEval) -> tuple[Trial, Record, FitResult]:
+def _fits_elsewhere(cluster: Engine, trials: Sequence[Trial]) -> Iterator[_Fitted]:
+    """Trials as a cluster runs them, which is sent all of them once, and then their numbers.
+
+    Raises:
+        WorkLost: the workers of one died every time; what is on record stays.
+    """
+    work = partial(_fit_there, trials, cluster.device)
+    for i, found in cluster.map(work, range(len(trials))):
+        if isinstance(found, WorkLost):
+            raise found
+        record, result = found
+        yield replace(trials[i], lr=record.lr), record, result
+
+
+def _fit_there(trials: Sequence[Trial], device: str, i: int) -> tuple[Record, FitResult]:
+    """Runs one of the trials on a machine that its record names."""
+    image = trials[i].image
+    there = replace(trials[i], image=replace(image, image=image.image.to(device)))
+    _, record, result = _fit(there, lambda trial, point: None)
+    result = replace(result, params=result.params.map(lambda value: value.cpu()))
+    return replace(record, environment={**record.environment, "machine": platform.node()}), result
+
+
+def _fit(trial: Trial, on_eval: OnEval) -> _Fitted:
     """Runs a trial; a rate that it leaves open is first found by an LR range test."""
     if trial.lr is None:
         params = trial.start().params
@@ -152,7 +194,10 @@ def _side_by_side(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
 
 @contextlib.contextmanager
 def open_records(
-    path: str | Path, thumbnails: Thumbnails | None = None, workers: int = 1
+    path: str | Path,
+    thumbnails: Thumbnails | None = None,
+    workers: int = 1,
+    cluster: Engine | None = None,
 ) -> Iterator[RecordFile]:
     """A RecordFile that no other process writes to in the meantime.
 
@@ -160,7 +205,7 @@ def open_records(
         InputError: another process does, or see RecordFile, or the directory is not there.
     """
     with exclusive(f"{path}.lock"):
-        yield RecordFile(path, thumbnails, workers)
+        yield RecordFile(path, thumbnails, workers, cluster)
 
 
 def run(

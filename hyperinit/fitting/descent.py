@@ -293,7 +293,7 @@ class _Descent:
         chosen = torch.tensor(keep, device=shown.device).reshape(self.batch)
         kept = {name: _choose(chosen, params[name], self.kept[name]) for name in self.kept}
         self.kept = Params(self.kept.config, kept)
-        if self.replan is not None:
+        if self.replan is not None and not all(progress.gave_up for progress in self.fits):
             self.steps = max(self.replan.looked(self.step, mse[0]), self.step)
         self.over = self.step >= self.steps or all(progress.over for progress in self.fits)
         singles = self.kept.unbatch() if self.batch else [self.kept]

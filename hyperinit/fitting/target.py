@@ -39,11 +39,13 @@ USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its pow
 MIN_MORE = 0.05
 
 HOPE_STEPS = 100  # by then a fit at a good rate
-HOPE_GAIN = 4.0  # has surely become better by this factor
+HOPE_GAIN = 4.0  # has surely become better by this factor, or is
+HOPE_ABOVE = 10.0  # at most so many times above the target
+MAX_RUNS = 3  # given up for a lower rate; then one is made to its end, at the rate that did best
 BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
 STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
 STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
-STALL_ABOVE = 10.0  # still so many times above the target, has too high a rate:
+STALL_ABOVE = 3.0  # still so many times above the target, has too high a rate:
 STALL_LR_FACTOR = 0.6  # what it continues with
 
 
@@ -149,13 +151,15 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start_mse = inf
     with clock.running():
         while best is None or best.kept.mse > target_mse:
-            left = max(config.budget_epochs - epochs, 0)
+            left, is_last = max(config.budget_epochs - epochs, 0), len(runs) == MAX_RUNS
+            lr = min(runs, key=lambda run: run.mse).lr if is_last else lr
             own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
             end = End(
                 target_mse,
                 round(left / step_epochs),
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
+                is_last=is_last,
                 on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
@@ -166,6 +170,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 break
             epochs += visited
             runs.append(Run(visited, result.mse, lr))
+            if is_last:
+                break
             lr = min(lr / 2, suits)  # from a rate far too high, halves would take the whole budget
     return TargetResult(
         params=best.params,
@@ -212,6 +218,7 @@ class End:
         max_steps: Of the whole fit.
         loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
         decay: Of the fit's schedule, see DECAY.
+        is_last: Whether there is no other fit to hope for.
         start_mse: Before the first step.
         train_mse: The last that was seen.
         lr_factor: On the fit's rate from here on.
@@ -224,6 +231,7 @@ class End:
     max_steps: int
     loss_ratio: float
     decay: tuple[float, float] = DECAY["power"]
+    is_last: bool = False
     start_mse: float = inf
     train_mse: float = inf
     lr_factor: float = 1.0
@@ -256,8 +264,9 @@ class End:
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
         # Of a start that is near the target already no such gain can be expected.
-        hoped_mse = max(self.start_mse / HOPE_GAIN, HOPE_GAIN * self.target_mse)
-        slow = step >= HOPE_STEPS and not self.train_mse / self.loss_ratio < hoped_mse
+        hoped_mse = max(self.start_mse / HOPE_GAIN, HOPE_ABOVE * self.target_mse)
+        hopes = self.is_last or self.train_mse / self.loss_ratio < hoped_mse
+        slow = step >= HOPE_STEPS and not hopes
         blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
         return slow or not self.train_mse < min(blown_mse, DIVERGED_MSE)
 

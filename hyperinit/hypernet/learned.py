@@ -158,21 +158,27 @@ class LearnedInit(Shared, nn.Module):
         numbers: Tensor = lowest_cosines(images, count) / max(count, 1) ** 0.5
         return numbers
 
+    @torch.no_grad()
+    def remember(self, images: Tensor) -> None:
+        """Takes images (B, 3, H, W) that are being fitted into the statistics, if it keeps any."""
+        if self.config.memory_images:
+            read = with_one(self.read(images)).double()
+            self.moments += read.T @ read
+            self.moments_images += len(images)
+
     def gains(self, images: Tensor) -> Tensor:
         """What displacements of fits of these images correct [A, theta_0] by: see `linear.gains`.
 
         Args:
-            images: (B, 3, H, W), none of which was passed before.
+            images: (B, 3, H, W), which are remembered.
 
         Raises:
             InputError: the init keeps no statistics.
         """
         if not self.config.memory_images:
             raise InputError("this learned init was finished: its training cannot continue")
-        read = with_one(self.read(images))
-        self.moments += read.double().T @ read.double()
-        self.moments_images += len(images)
-        return gains(self.moments, int(self.moments_images), read, self.config.memory_images)
+        read, memory = with_one(self.read(images)), self.config.memory_images
+        return gains(self.moments, int(self.moments_images), read, memory)
 
     def show_heads(self, coords: Tensor) -> Tensor:
         """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""

@@ -27,6 +27,7 @@ from hyperinit.learn.state import Batches, TrainState, save_state
 from hyperinit.learn.tracking import Tracker
 from hyperinit.siren.network import Params, predict, preview
 from hyperinit.siren.store import CHECKPOINT_NAME
+from hyperinit.spread.processes import ALONE, Processes
 
 _logger = logging.getLogger("hyperinit")
 
@@ -78,7 +79,7 @@ class Stop:
             restore()
 
 
-def train(
+def train(  # more than 60 lines: a third is its docstring
     state: TrainState,
     config: LoopConfig,
     batches: Batches,
@@ -89,10 +90,12 @@ def train(
     info: Mapping[str, Any],
     stop: Stop,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
+    processes: Processes = ALONE,
 ) -> None:
     """The outer loop: runs until `max_steps`, the time limit, or a signal.
 
     Writes a checkpoint every `checkpoint_sec`, and one at the end whatever the reason to end was.
+    Where several processes share the steps, all of them call this, and the first one writes.
 
     Args:
         state: Changed in place.
@@ -100,26 +103,37 @@ def train(
         held_out: (M, 3, size, size) images to evaluate and show, never trained on.
         run_dir: Where the checkpoint goes.
         info: Further facts for the checkpoint, such as the hashes of the training images.
-        stop: Looked at after every step.
+        stop: Looked at after every step; what one process is told, all are.
         on_step: Called with the number of steps done and the step's metrics.
+        processes: That share the images of every step.
 
     Raises:
         InputError: the loss became non-finite; the last checkpoint is left as it was.
+        ProcessLost: another process has ended; what was trained is kept if it can be.
     """
     path = run_dir / CHECKPOINT_NAME
+
+    def save(to: Path = path) -> None:
+        if processes.leads:
+            save_state(to, state, config, **info)
+
     limit_sec = math.inf if config.time_limit_min is None else config.time_limit_min * 60
     started, saved_at = time.monotonic() - state.train_sec, time.monotonic()
     if state.step == 0:
-        save_state(path, state, config, **info)
+        save()
         _evaluate(state, config, held_out, tracker)
-    while state.step < config.max_steps and stop.signal is None and state.train_sec < limit_sec:
-        metrics = train_step(state, config, batches.batch(state.step, config.batch_images))
-        state.train_sec = max(time.monotonic() - started, state.train_sec)
+    while state.step < config.max_steps:
         try:
+            if _is_over(state, stop, limit_sec, processes):
+                break
+            images = batches.batch(state.step, config.batch_images)
+            metrics = train_step(state, config, images, processes)
+            state.train_sec = max(time.monotonic() - started, state.train_sec)
             tracker.log(metrics, state.step)
-        except InputError:  # such as on a full disk: what was trained is kept if it can be
-            with contextlib.suppress(InputError):
-                save_state(path, state, config, **info)
+        except InputError:  # a full disk, a lost process: what was trained is kept if it can be
+            if state.skipped_in_a_row < MAX_SKIPPED:
+                with contextlib.suppress(InputError):
+                    save()
             raise
         on_step(state.step, metrics)
         if state.step % config.eval_steps == 0 or state.step == config.max_steps:
@@ -127,30 +141,42 @@ def train(
         due = time.monotonic() - saved_at > config.checkpoint_sec
         if due and state.skipped_in_a_row == 0:
             try:
-                save_state(path, state, config, **info)
+                save()
             except InputError as error:  # there may be room again before the end
                 _logger.warning("%s; training continues, the last checkpoint stands", error)
             saved_at = time.monotonic()
-    write_or_spare(path, lambda to: save_state(to, state, config, **info), f"step {state.step}")
+    write_or_spare(path, save, f"step {state.step}")
 
 
-def train_step(state: TrainState, config: LoopConfig, images: Tensor) -> dict[str, float]:
+def _is_over(state: TrainState, stop: Stop, limit_sec: float, processes: Processes) -> bool:
+    """Whether to end before the next step, in which all processes agree."""
+    signal_number, is_late = processes.greatest(stop.signal or 0, state.train_sec >= limit_sec)
+    stop.signal = int(signal_number) or None
+    return bool(signal_number or is_late)
+
+
+def train_step(
+    state: TrainState, config: LoopConfig, images: Tensor, processes: Processes = ALONE
+) -> dict[str, float]:
     """One outer step, in place; returns its metrics.
 
     Where the inner steps of one image are chaotic, the second-order gradient explodes and points
     nowhere. A few such steps, even clipped, push more images into chaos, until none is left out:
     so a step whose gradient is far from its usual norm changes nothing and is only counted.
 
+    Args:
+        state: Changed in place.
+        images: All images of the step, (B, 3, size, size), in every process.
+        processes: That share them. Each takes the gradient of its part, and all take the step.
+
     Raises:
         InputError: MAX_SKIPPED steps in a row were skipped: this is no accident.
+        ProcessLost: another process has ended; the state is that before the step.
     """
-    generator = torch.Generator().manual_seed(_step_seed(config.seed, state.step))
-    result = state.task.loss(state.model, config, images, generator)
     state.optimizer.zero_grad(set_to_none=True)
-    result.loss.backward()
+    loss, errors = _descend(state, config, images, processes)
     most = math.inf if config.clip_norm is None else config.clip_norm
     norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), most))
-    loss = float(result.loss.detach())
     factor = rate(state.step, config)
     usual = state.usual_norm or norm
     chaotic = config.skip_norm is not None and norm > config.skip_norm * usual
@@ -170,14 +196,29 @@ def train_step(state: TrainState, config: LoopConfig, images: Tensor) -> dict[st
     state.step += 1
     return {
         "train/loss": loss,
-        "train/mse_before": result.mse_before,
-        "train/mse_after": result.mse_after,
-        "train/psnr_before": result.psnr_before,
-        "train/psnr_after": result.psnr_after,
+        **errors,
         "train/gradient_norm": norm,
         "train/rate": factor,
         "train/skipped_in_a_row": state.skipped_in_a_row,
     }
+
+
+def _descend(
+    state: TrainState, config: LoopConfig, images: Tensor, processes: Processes
+) -> tuple[float, dict[str, float]]:
+    """Leaves the step's gradient in the model; the loss, and the errors by name."""
+    generator = torch.Generator().manual_seed(_step_seed(config.seed, state.step))
+    part = processes.part(len(images))
+    state.task.see(state.model, images)
+    names = ("mse_before", "mse_after", "psnr_before", "psnr_after")
+    numbers = [0.0] * (1 + len(names))
+    if part.stop > part.start:
+        result = state.task.loss(state.model, config, images, generator, part)
+        result.loss.backward()
+        numbers = [float(result.loss.detach()), *(getattr(result, name) for name in names)]
+    weight = (part.stop - part.start) / len(images)
+    loss, *errors = processes.weighted_sum(weight, state.model.parameters(), numbers)
+    return loss, {f"train/{name}": value for name, value in zip(names, errors, strict=True)}
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -89,6 +89,7 @@ def outer_loss(
     config: OuterLoss,
     *,
     generator: torch.Generator,
+    part: slice = slice(None),
 ) -> StepResult:
     """The loss of one outer step; errors are those on the query pixels.
 
@@ -97,16 +98,19 @@ def outer_loss(
         images: (B, 3, H, W) in [0, 1].
         config: See OuterLoss.
         generator: Of the pixels; a CPU generator.
+        part: Of the images, over which the loss is the mean; pixels are drawn for all.
     """
-    batch, steps = len(images), model.config.inner_steps
+    drawn, steps = len(images), model.config.inner_steps
+    images = images[part]
     all_coords = image_coords(images).to(images.dtype)
     all_rgb = image_to_rgb(images)
     pixels = len(all_coords)
 
     def draw(*shape: int) -> tuple[Tensor, Tensor]:
         """Coordinates and colours of random pixels, (B, *shape, 2) and (B, *shape, 3)."""
-        indices = torch.randint(pixels, (batch, *shape), generator=generator).to(images.device)
-        rows = torch.arange(batch, device=images.device).view(-1, *(1 for _ in shape))
+        indices = torch.randint(pixels, (drawn, *shape), generator=generator)[part]
+        indices = indices.to(images.device)
+        rows = torch.arange(len(images), device=images.device).view(-1, *(1 for _ in shape))
         return all_coords[indices], all_rgb[rows, indices]
 
     inner_coords, inner_rgb = draw(steps, min(model.config.inner_pixels, pixels))

@@ -106,22 +106,25 @@ def displacement_loss(starts: Sequence[Params], fitted: Sequence[Params]) -> Ten
     return 0.5 * torch.stack(distances).mean()
 
 
-def correction_loss(model: LearnedInit, images: Tensor, fitted: Sequence[Params]) -> Tensor:
+def correction_loss(
+    model: LearnedInit, images: Tensor, fitted: Sequence[Params], share: float = 1.0
+) -> Tensor:
     """The same value for a linear reader, with recursive least squares' step as its gradient, ().
 
     A step of plain gradient descent at rate eps goes the part eps of the way to the regression of
     all fits so far.
 
     Args:
-        model: Has a reader; its statistics take the images in.
+        model: Has a reader, and remembers the images.
         images: (B, 3, H, W).
         fitted: Where the fits of the images, from the model's starts, ended.
+        share: Of all images of the step; the gradients of all shares are averaged.
     """
     assert model.reader is not None
     starts = model(images)
     ended = torch.stack([to_vector(end) for end in fitted])
     displaced = (ended - to_vector(starts)).detach()
-    step = model.gains(images).T @ displaced  # (read_numbers + 1, parameters)
+    step = model.gains(images).T @ displaced / share  # (read_numbers + 1, parameters)
     towards = (model.reader * step[:-1]).sum() + to_vector(model.base.params) @ step[-1]
     distance = 0.5 * displaced.square().sum(-1).mean()
     return distance - (towards - towards.detach())
@@ -144,26 +147,37 @@ def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(model.parameters(), lr=config.eps)
 
 
-def _fits(model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int) -> list[FitResult]:
-    """The fit of each image from where the model starts it, each with pixels of its own."""
+def _fits(
+    model: LearnedInit, config: ReptileConfig, images: Tensor, seed: int, first: int = 0
+) -> list[FitResult]:
+    """The fit of each image from where the model starts it, each with pixels of its own.
+
+    The images are those of a step from number `first` on.
+    """
     starts = [
         Start(model.unadapted(image, seed=seed), lr_factor=model.config.lr_factor)
         for image in images
     ]
     return [
         fit(start, image, config.fit, seed=seed + i)
-        for i, (start, image) in enumerate(zip(starts, images, strict=True))
+        for i, (start, image) in enumerate(zip(starts, images, strict=True), first)
     ]
 
 
 def _loss(
-    model: LearnedInit, config: ReptileConfig, images: Tensor, generator: torch.Generator
+    model: LearnedInit,
+    config: ReptileConfig,
+    images: Tensor,
+    generator: torch.Generator,
+    part: slice = slice(None),
 ) -> StepResult:
-    results = _fits(model, config, images, int(torch.randint(2**31, (1,), generator=generator)))
+    seed, count = int(torch.randint(2**31, (1,), generator=generator)), len(images)
+    images = images[part]
+    results = _fits(model, config, images, seed, part.start or 0)
     before, after = [r.curve[0] for r in results], [r.kept for r in results]
     fitted = [result.params for result in results]
     if config.read_numbers:
-        loss = correction_loss(model, images, fitted)
+        loss = correction_loss(model, images, fitted, len(images) / count)
     else:
         loss = displacement_loss([model.base.params] * len(images), fitted)
     return StepResult(
@@ -193,6 +207,7 @@ REPTILE: Task[ReptileConfig, LearnedInit] = Task(
     optimizer=_optimizer,
     loss=_loss,
     starts=_starts,
+    see=LearnedInit.remember,
 )
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -69,9 +69,12 @@ class Task(Generic[Config, Model]):
         config: Type of its config.
         build: config -> a fresh model; its `facts` go into checkpoints.
         optimizer: (model, config) -> its optimiser; the rates it has are scaled by `rate`.
-        loss: (model, config, images (B, 3, H, W), generator) -> the step's loss and errors.
+        loss: (model, config, images (B, 3, H, W), generator, part) -> the step's loss and errors,
+            as means over the images of the part; pixels are drawn for all, so that what is drawn
+            for an image does not depend on the part that it is in.
         starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
             further numbers to log.
+        see: (model, all images of a step): before the step, in every process that shares it.
     """
 
     name: str
@@ -81,8 +84,9 @@ class Task(Generic[Config, Model]):
     config: type[Config]
     build: Callable[[Config], Model]
     optimizer: Callable[[Model, Config], torch.optim.Optimizer]
-    loss: Callable[[Model, Config, Tensor, torch.Generator], StepResult]
+    loss: Callable[[Model, Config, Tensor, torch.Generator, slice], StepResult]
     starts: Callable[[Model, Config, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
+    see: Callable[[Model, Tensor], None] = lambda model, images: None
 
 
 @dataclass

@@ -80,9 +80,13 @@ def _optimizer(hyper: HyperNetwork, config: TrainConfig) -> torch.optim.Optimize
 
 
 def _loss(
-    hyper: HyperNetwork, config: TrainConfig, images: Tensor, generator: torch.Generator
+    hyper: HyperNetwork,
+    config: TrainConfig,
+    images: Tensor,
+    generator: torch.Generator,
+    part: slice = slice(None),
 ) -> StepResult:
-    return outer_loss(hyper, images, config.outer, generator=generator)
+    return outer_loss(hyper, images, config.outer, generator=generator, part=part)
 
 
 def _starts(

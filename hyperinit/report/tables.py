@@ -115,6 +115,8 @@ def _environment(found: Mapping[str, Any]) -> str:
         str(found.get("device")),
         f"{found.get('threads')} threads",
     ]
+    if "machine" in found:
+        parts.append(f"machine {found['machine']}")
     if "workers" in found:
         parts.append(f"{found['workers']} fits at a time")
     return ", ".join([*parts, f"torch {str(found.get('torch')).partition('+')[0]}"])
@@ -281,10 +283,10 @@ def rivals_table(
         steps = f"{cost['outer_steps']} ({cost['published_steps']})" if cost else "-"
         row = [markdown_cell(s.init), steps, cost["minutes"] if cost else "-"]
         row += [str(found[t].epochs) for t in shown]
-        row += [str(found[t].seconds) for t in shown]
+        row += [str(found[t].seconds or "-") for t in shown]
         row += [str(found[hardest].to_reference or "-")]
         row += [str(other.targets[t].epochs) if other else "-" for t in shown]
-        row += [str(other.targets[t].seconds) if other else "-" for t in shown]
+        row += [str(other.targets[t].seconds or "-") if other else "-" for t in shown]
         rows.append(row)
     return markdown_table(header, rows)
 

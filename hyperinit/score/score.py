@@ -35,6 +35,7 @@ PsnrAfter = dict[int, Mean | None]  # steps -> mean over pairs
 COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
 MAX_CURVE_POINTS = 150  # of a curve that is drawn
 
+SEVERAL_MACHINES = "Several machines have measured this: what they took in seconds is left out."
 DIFFERENT_PAIRS = (
     "Not every init was run on the same images and seeds: a median is over an init's own pairs, a"
     " ratio over the pairs that both ran."
@@ -47,7 +48,8 @@ class TargetScore:
 
     Attributes:
         epochs: Its cost in the track's unit.
-        seconds: On a ladder; None along a curve, whose evaluations are on the clock.
+        seconds: On a ladder that one machine has measured; None along a curve, whose evaluations
+            are on the clock.
         train: Along a curve: the cost until the smoothed training loss is there.
         to_reference, to_best: Ratios in epochs; None for the init it would be to, or without one.
     """
@@ -243,6 +245,10 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
     measure = _curve_costs if track.along_curve else _all_ladder_costs
     costs = {init: {t: measure(pairs, t) for t in TARGETS} for init, pairs in ladders.items()}
+    if not group.is_timed:  # a second here is not a second there
+        notes = [*notes, SEVERAL_MACHINES]
+        for own in (own for by_target in costs.values() for own in by_target.values()):
+            own.pop("seconds", None)
     facts = {name(record): record.init_facts for record in group.tests}
     hand_designed = [init for init in ladders if "hidden" in facts[init]]
 
@@ -273,7 +279,9 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
         found.append(InitScore(init, track, pairs, rungs[init], targets))
     order = along if track.along_curve else rank
     found.sort(key=lambda s: [order(s.init, target) for target in sorted(TARGETS)])
-    return GroupScore(group, reference, tuple(found), tune_on_test, tuple(notes))
+    return GroupScore(
+        group, reference, tuple(found), tune_on_test, tuple(notes), has_seconds=group.is_timed
+    )
 
 
 def _rank(cost: Cost, final_mse: float) -> tuple[float, ...]:

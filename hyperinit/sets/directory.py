@@ -10,25 +10,27 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path, write_or_spare
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
-from hyperinit.fitting.many import fit_many, most_together
-from hyperinit.fitting.target import TargetResult, fit_to_target
+from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.many import most_together
+from hyperinit.fitting.target import TargetResult
 from hyperinit.images.decode import load_image
 from hyperinit.images.files import MAX_FILE_BYTES, image_files
 from hyperinit.images.pixels import centre_crop, image_hash
-from hyperinit.inits.start import Init, Start
+from hyperinit.inits.start import Init
+from hyperinit.sets.jobs import Batch, Job, all_fits, fits_of
 from hyperinit.sets.results import (
     Fitted,
     facts_of,
@@ -39,6 +41,7 @@ from hyperinit.sets.results import (
 )
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params
+from hyperinit.spread.engines import HERE, Engine, WorkLost
 
 LOCK_NAME = ".lock"
 
@@ -88,6 +91,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     batch_images: int | None = BATCH_IMAGES,
     most_images: int | None = None,
     device: torch.device | str = "cpu",
+    spread: Engine = HERE,
     on_fitted: Callable[[str, Fitted], None] = lambda name, result: None,
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
     on_finished: Callable[[str], None] = lambda name: None,
@@ -121,6 +125,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             dB or so: docs/reliability.md.
         most_images: How many of the directory's images, the first by name, are looked at; all.
         device: Where images are fitted.
+        spread: What fits batches of images; files are read and written here.
         on_fitted: Called with (name, result) after a file has been written.
         on_failed: Called with (name, reason) where an image has no result, or one that misses the
             target, as it happens.
@@ -155,44 +160,17 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     how = json.loads(json.dumps(how))  # as it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
     run.device, run.batch_images, run.target_mse = torch.device(device), batch_images, target_mse
-    waiting: dict[tuple[int, int], list[_Job]] = defaultdict(list)
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
         for name, reason in failed:
             run.fail(name, reason)
-        for name in names[:most_images]:
-            job = run.prepare(top, name, size)
-            if job is None:
-                continue
-            waiting[job.shape].append(job)
-            if len(waiting[job.shape]) >= run.together(job):
-                run.fit(waiting.pop(job.shape))
-            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
-            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > run.pixels(
-                MAX_WAITING_PIXELS
-            ):
-                run.fit(waiting.pop(max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])))
-        for jobs in waiting.values():
-            run.fit(jobs)
+        batches = run.batches(top, names[:most_images], size)
+        # What "auto" becomes in the first batch, it is for all.
+        for some in (islice(batches, 1), batches):
+            for (_, jobs), results in spread.map(run.fits(spread), some):
+                run.keep(jobs, results)
     none, short = tuple(run.failed), tuple(run.missed)
     return DirectoryReport(run.fitted, run.finished, none, clock.sec, short)
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """An image that is to be fitted, and the file its SIREN goes into."""
-
-    name: str
-    image: Tensor
-    path: Path
-    source_sha256: str
-    photo_sha256: str
-    finished: Params | None = None  # an earlier run's result, for an init that learns from it
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        height, width = self.image.shape[-2:]
-        return height, width
 
 
 @dataclass
@@ -220,7 +198,7 @@ class _Run:
         """A bound on pixels in memory, on the device at hand."""
         return on_cpu * (GPU_PIXELS_FACTOR if self.device.type == "cuda" else 1)
 
-    def together(self, job: _Job) -> int:
+    def together(self, job: Job) -> int:
         """Images of a job's size that are fitted together: fewer where they are large."""
         pixels = math.prod(job.shape)
         most = BATCH_IMAGES if self.batch_images is None else self.batch_images
@@ -231,6 +209,32 @@ class _Run:
             batch_pixels = self.config.step_pixels(pixels)
             most = most_together(self.siren, pixels, batch_pixels, self.device)
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
+
+    def batches(
+        self, top: Path, names: Sequence[str], size: int | tuple[int, int] | None
+    ) -> Iterator[Batch]:
+        """What is to be fitted, as many images of a size as are fitted together."""
+        waiting: dict[tuple[int, int], list[Job]] = defaultdict(list)
+        for name in names:
+            job = self.prepare(top, name, size)
+            if job is None:
+                continue
+            waiting[job.shape].append(job)
+            if len(waiting[job.shape]) >= self.together(job):
+                yield self.config, waiting.pop(job.shape)
+            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
+            elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > self.pixels(
+                MAX_WAITING_PIXELS
+            ):
+                shape = max(waiting, key=lambda s: len(waiting[s]) * s[0] * s[1])
+                yield self.config, waiting.pop(shape)
+        for jobs in waiting.values():
+            yield self.config, jobs
+
+    def fits(self, spread: Engine) -> Callable[[Batch], Iterable[Fitted]]:
+        """Fits images of one size; here one after the other, each when it is asked for."""
+        fits = partial(fits_of, self.init, self.device, self.images, self.target_mse)
+        return fits if spread is HERE else partial(all_fits, fits)
 
     def fail(self, name: str, reason: str) -> None:
         """Notes that an image has no result, and says so."""
@@ -243,7 +247,7 @@ class _Run:
         self.missed.append((name, reason))
         self.on_failed(name, reason)
 
-    def prepare(self, top: Path, name: str, size: int | tuple[int, int] | None) -> _Job | None:
+    def prepare(self, top: Path, name: str, size: int | tuple[int, int] | None) -> Job | None:
         """Decodes an image, unless its result is there or it cannot be read."""
         source, path = top / name, self.target / result_name(name)
         try:
@@ -273,7 +277,7 @@ class _Run:
             return None
         sides = (size, size) if isinstance(size, int) else size
         shown = image if sides is None else centre_crop(image, *sides)
-        return _Job(name, shown, path, content, image_hash(image), finished)
+        return Job(name, shown, path, content, image_hash(image), finished)
 
     def _finished(self, path: Path, source_sha256: str) -> tuple[Params | None, dict[str, Any]]:
         """The undamaged result of this very image, made in this very way, if there is one."""
@@ -319,28 +323,32 @@ class _Run:
         if chosen:
             self.config = replace(self.config, **chosen)
 
-    def fit(self, jobs: list[_Job]) -> None:
-        """Fits images of one size, writes their files, and lets the init learn from them."""
+    def keep(self, jobs: Sequence[Job], results: Iterable[Fitted] | WorkLost) -> None:
+        """Writes the files of images that have been fitted, and lets the init learn from them.
+
+        Raises:
+            InputError: a file could not be written; the line says where its SIREN is instead.
+        """
         ended = {job.name: job.finished for job in jobs if job.finished is not None}
-        ended |= self._fit([job for job in jobs if job.finished is None])
+        due = [job for job in jobs if job.finished is None]
+        if isinstance(results, WorkLost):
+            for job in due:
+                self.fail(job.name, str(results))
+            due = []
+        else:
+            ended |= self._write(due, results)
         if self.init.learn is not None:
             learned = [job for job in jobs if job.name in ended]
             fitted = [ended[job.name] for job in learned]
             self.init.learn([job.image for job in learned], fitted, self.config.seed)
 
-    def _fit(self, jobs: list[_Job]) -> dict[str, Params]:
-        """Fits images of one size and writes their files; the SIREN of each that has one.
-
-        Raises:
-            InputError: a file could not be written; the line says where its SIREN is instead.
-        """
-        if not jobs:
-            return {}
+    def _write(self, jobs: Sequence[Job], results: Iterable[Fitted]) -> dict[str, Params]:
+        """The SIREN of each image that has one, in its file."""
         fitted: dict[str, Params] = {}
         lost: list[InputError] = []
-        images = [job.image.to(self.device) for job in jobs]
-        starts = [self.init.start(image, self.config.seed) for image in images]
-        for job, result in zip(jobs, self._results(starts, images), strict=True):
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, FitResult):
+                self._settle(result.became)
             reason = why_none(result)
             if reason:
                 self.fail(job.name, reason)
@@ -369,15 +377,6 @@ class _Run:
             more = f"; {len(lost) - 1} more, in directories beside it" if len(lost) > 1 else ""
             raise InputError(f"{lost[0]}{more}")
         return fitted
-
-    def _results(self, starts: list[Start], images: list[Tensor]) -> Iterable[Fitted]:
-        """The fits: together, or to a target one by one, as each has an end of its own."""
-        if self.target_mse is not None:
-            fits = zip(starts, images, strict=True)
-            return (fit_to_target(*fit, self.target_mse, self.config) for fit in fits)
-        results = fit_many(starts, images, self.config, planned_images=self.images)
-        self._settle(results[0].became)
-        return results
 
 
 class _UnusableResult(InputError):

@@ -1,0 +1,227 @@
+"""Where pieces of work that need nothing of each other are done: here, or on a Ray cluster.
+
+An engine is a map whose results come as they are ready. Ray schedules, retries and notices what has
+died; here is only how much is handed to it at a time, and what its errors mean for a user. Workers
+read and write no files: what they are given and what they find goes through whoever asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from typing import Any, Protocol
+
+from hyperinit.base.errors import InputError
+
+LOCAL = "local"  # a cluster of this machine's cores that ends with the command
+
+RETRIES = 3  # of a piece of work whose worker has died, before it is given up
+
+# Memory for what is on its way to and from a worker of a local cluster.
+STORE_BYTES_PER_WORKER = 2**26
+
+
+class WorkLost(InputError):
+    """A piece of work whose worker died every time it was tried."""
+
+
+class Engine(Protocol):
+    """Where work is done."""
+
+    @property
+    def device(self) -> str:
+        """What it is done on: "cpu" or "cuda"; "" where the caller decides."""
+        ...
+
+    def map(
+        self, function: Callable[[Any], Any], items: Iterable[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """(item, what the function makes of it) for all items, in any order.
+
+        Items are asked for when there is room for them. Where a worker died every time, a WorkLost
+        stands in for the result.
+        """
+        ...
+
+
+class Here:
+    """This process: one piece of work after the other."""
+
+    device = ""
+
+    def map(
+        self, function: Callable[[Any], Any], items: Iterable[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """See Engine; in the order of the items."""
+        for item in items:
+            yield item, function(item)
+
+
+HERE = Here()
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """A Ray cluster that this process is connected to; see `engine_of`.
+
+    Attributes:
+        threads: CPU threads, and cores that Ray sets aside, of a worker.
+        gpus: GPUs of a worker, such as 0.25; 0: it computes on CPUs.
+        most: Pieces of work at a time; None: as many as the cluster has room for.
+    """
+
+    threads: int = 1
+    gpus: float = 0.0
+    most: int | None = None
+
+    @property
+    def device(self) -> str:
+        """See Engine."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def workers(self) -> int:
+        """Pieces of work that the cluster has room for at a time, as it is now."""
+        import ray
+
+        found = ray.cluster_resources()
+        room = found.get("CPU", 0.0) // self.threads
+        if self.gpus:
+            room = min(room, found.get("GPU", 0.0) // self.gpus)
+        return max(1, min(int(room), self.most or int(room)))
+
+    def check_room(self) -> None:
+        """Refuses a cluster on which no worker could ever start.
+
+        Raises:
+            InputError: it has fewer cores or GPUs than one worker takes.
+        """
+        import ray
+
+        found = ray.cluster_resources()
+        wanted = {"CPU": ("--threads", self.threads), "GPU": ("--ray-gpus", self.gpus)}
+        for what, (flag, least) in wanted.items():
+            there = found.get(what, 0.0)
+            if there < least:
+                raise InputError(f"{flag} {least:g}: the cluster has {there:g} {what}s in all")
+
+    def map(
+        self, function: Callable[[Any], Any], items: Iterable[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """See Engine.
+
+        Twice as much as there is room for is handed out, so that no worker waits for the next; or
+        exactly `most`.
+
+        Raises:
+            InputError: the function raised it, or a worker has another version of this package.
+        """
+        import ray
+
+        call = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=RETRIES)(_call)
+        # In a list, as Ray would otherwise unpack the function anew for every piece.
+        shared = [ray.put(function)]
+        pending: dict[Any, Any] = {}
+        waiting = iter(items)
+        while True:
+            room = self.most or 2 * self.workers
+            for item in islice(waiting, max(0, room - len(pending))):
+                pending[call.remote(shared, item, self.threads, _version())] = item
+            if not pending:
+                return
+            done, _ = ray.wait(list(pending), num_returns=1)
+            for ref in done:
+                item = pending.pop(ref)
+                yield item, _outcome(ref)
+
+
+@contextlib.contextmanager
+def engine_of(
+    address: str | None, *, threads: int | None = None, gpus: float = 0.0, most: int | None = None
+) -> Iterator[Engine]:
+    """What `--ray` asks for; HERE where it is not given.
+
+    Args:
+        address: LOCAL, or of a cluster as `ray.init` takes it: "auto", "HOST:PORT", "ray://...".
+        threads, gpus, most: See OnRay; one thread unless told.
+
+    Raises:
+        InputError: Ray is not installed or there is no such cluster; a number is out of range.
+    """
+    if address is None:
+        if gpus:
+            raise InputError("--ray-gpus is for --ray")
+        yield HERE
+        return
+    for flag, value, least in (("--threads", threads, 1), ("--workers", most, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{flag} must be at least {least}, not {value}")
+    if not 0 <= gpus <= 64:
+        raise InputError(f"--ray-gpus must be at least 0, such as 0.25, not {gpus:g}")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs Ray: pip install 'hyperinit[ray]'") from error
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do
+    found: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address == LOCAL:
+        cores = max(most * (threads or 1) if most else os.cpu_count() or 1, threads or 1)
+        store = STORE_BYTES_PER_WORKER * max(2, cores)
+        found |= {"num_cpus": cores, "object_store_memory": store, "include_dashboard": False}
+    try:
+        ray.init(**found)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--ray {address}: no cluster there ({reason})") from error
+    engine = OnRay(threads or 1, gpus, most)
+    try:
+        engine.check_room()
+        yield engine
+    finally:
+        ray.shutdown()
+
+
+def _call(shared: list[Any], item: Any, threads: int, wanted: str) -> Any:
+    """What a worker does with a piece of work."""
+    import torch
+
+    if _version() != wanted:
+        raise InputError(f"a worker has hyperinit {_version()}, this is {wanted}: install the same")
+    torch.set_num_threads(threads)
+    return _unpacked(shared[0])(item)
+
+
+@lru_cache(maxsize=2)
+def _unpacked(ref: Any) -> Callable[[Any], Any]:
+    """A function in the cluster's memory; unpacked once a worker."""
+    import ray
+
+    function: Callable[[Any], Any] = ray.get(ref)
+    return function
+
+
+def _version() -> str:
+    try:
+        return version("hyperinit")
+    except PackageNotFoundError:
+        return "from a checkout"
+
+
+def _outcome(ref: Any) -> Any:
+    """The result of a piece of work that is over, or a WorkLost."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (InputError(str(cause)) if isinstance(cause, InputError) else error) from error
+    except ray.exceptions.RayError as error:
+        reason = type(error).__name__
+        return WorkLost(f"its worker died {RETRIES + 1} times ({reason}): run the command again")
