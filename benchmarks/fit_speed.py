@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
-from hyperinit.base.settings import Parser
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig, fit_options
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
-from hyperinit.base.settings import Parser
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit

@@ -39,9 +39,9 @@ from benchmarks.peer.run import (
     take_turns,
 )
 from benchmarks.peer.table import PEERS
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
-from hyperinit.base.settings import Parser
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_facts, square_crop
 

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 import numpy as np
 from PIL import Image
 
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
-from hyperinit.base.settings import Parser
 from hyperinit.record.records import Record, read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.charts import png

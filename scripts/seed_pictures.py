@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 from torch import Tensor
 
 from baselines import row
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
-from hyperinit.base.settings import Parser
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult, descent
 from hyperinit.images.coords import image_to_rgb, rgb_to_image

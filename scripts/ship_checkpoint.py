@@ -17,9 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
-from hyperinit.base.settings import Parser, from_dict, to_toml
+from hyperinit.base.settings import from_dict, to_toml
 from hyperinit.bench.trial import environment
 from hyperinit.hypernet.learned import LEARNED_KIND
 from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED

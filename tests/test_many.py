@@ -359,7 +359,7 @@ def test_memory_is_bounded_by_pixels_not_by_images(
         together.append(len(images))
         return whole(starts, images, *args, **options)
 
-    monkeypatch.setattr("hyperinit.sets.directory.fit_many", watched)
+    monkeypatch.setattr("hyperinit.sets.jobs.fit_many", watched)
     monkeypatch.setattr("hyperinit.sets.directory.MAX_BATCH_PIXELS", 2 * 12 * 12)
     assert run(photos).fitted == 5
     assert max(together) == 2

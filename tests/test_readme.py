@@ -12,8 +12,8 @@ import pytest
 from conftest import smooth_image
 
 from hyperinit.app import benchmark, cli, fit, generate, meta_train, report, tables, train
+from hyperinit.base.arguments import Parser
 from hyperinit.base.results import own_manner
-from hyperinit.base.settings import Parser
 from hyperinit.demo import command as demo
 from hyperinit.exchange import command as exchange
 from hyperinit.hypernet.pretrained import pretrained_path

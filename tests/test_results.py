@@ -14,7 +14,7 @@ from records import ladder
 from hyperinit import save_image
 from hyperinit.app.cli import COMMANDS, main
 from hyperinit.base import results, terminal
-from hyperinit.base.settings import parser_of
+from hyperinit.base.arguments import parser_of
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.record.records import append_record

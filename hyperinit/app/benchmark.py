@@ -34,6 +34,7 @@ from hyperinit.base.arguments import (
     MAX_RATE,
     RATE,
     THREADS,
+    Parser,
     add_device,
     add_manner,
     add_ray,
@@ -44,9 +45,8 @@ from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.results import manner, result, results
-from hyperinit.base.settings import Parser, build_parser
-from hyperinit.base.stopping import advising, stoppable
-from hyperinit.base.terminal import forgiving_output, progress, say
+from hyperinit.base.settings import build_parser
+from hyperinit.base.terminal import advising, forgiving_output, progress, say, stoppable
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyperinit.base.errors import InputError, memory_errors
-from hyperinit.base.stopping import stoppable
-from hyperinit.base.terminal import forgiving_output, visible
+from hyperinit.base.terminal import forgiving_output, stoppable, visible
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base import arguments as typed
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_output
 from hyperinit.base.results import result as print_result
-from hyperinit.base.settings import Parser
-from hyperinit.base.stopping import advising
-from hyperinit.base.terminal import EpochBar
+from hyperinit.base.terminal import EpochBar, advising
 
 if TYPE_CHECKING:
     from torch import Tensor

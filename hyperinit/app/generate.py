@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import (
+    Parser,
     add_device,
     add_index,
     add_manner,
@@ -22,9 +23,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.results import result
-from hyperinit.base.settings import Parser
-from hyperinit.base.stopping import advising
-from hyperinit.base.terminal import progress
+from hyperinit.base.terminal import advising, progress
 
 if TYPE_CHECKING:
     from hyperinit.hypernet.learned import LearnedInit

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.app.train import Program, run_command
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.base.settings import Parser
 from hyperinit.hypernet.learned import LEARNED_KIND
 from hyperinit.learn.config import SEED_SIZES, TINY_SIZES
 from hyperinit.learn.images import crops

@@ -21,12 +21,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_manner
+from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import make_directory, read_small, write_atomically
 from hyperinit.base.results import result, results_markdown
-from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.publish.latex import latex
 from hyperinit.publish.rules import rules_markdown

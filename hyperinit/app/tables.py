@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_manner
+from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.results import results
-from hyperinit.base.settings import Parser
 
 FORMATS = ("markdown", "csv", "latex")
 

@@ -16,16 +16,15 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
-from hyperinit.base.arguments import add_device, add_manner
+from hyperinit.base.arguments import Parser, add_device, add_manner
 from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
 from hyperinit.base.results import results
-from hyperinit.base.settings import Parser, Presets, build_parser, resolve, to_dict, to_toml
-from hyperinit.base.stopping import exit_code as code_of
-from hyperinit.base.stopping import stoppable
-from hyperinit.base.terminal import forgiving_output, progress, say
+from hyperinit.base.settings import Presets, build_parser, resolve, to_dict, to_toml
+from hyperinit.base.terminal import exit_code as code_of
+from hyperinit.base.terminal import forgiving_output, progress, say, stoppable
 from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init

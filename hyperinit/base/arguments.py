@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from math import isfinite
-from typing import Any
+from typing import Any, NoReturn
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, did_you_mean
 from hyperinit.base.results import set_manner
-from hyperinit.base.settings import Parser
+from hyperinit.base.terminal import visible
 
 Size = tuple[int, int]  # height and width in pixels
 
@@ -242,3 +244,44 @@ def _held(size: Size) -> Size:
             f"must be at most {MAX_PIXELS // 10**6} million pixels, not {size[0]} x {size[1]}"
         )
     return size
+
+
+# Where `parser_of` waits for a parser.
+_seen: ContextVar[list[Parser] | None] = ContextVar("seen", default=None)
+
+
+def parser_of(command: Callable[[], Any]) -> Parser:
+    """The parser of a command, which is stopped where it would parse its command line."""
+    token = _seen.set([])
+    try:
+        with contextlib.suppress(SystemExit):
+            command()
+        (parser,) = _seen.get() or []
+        return parser
+    finally:
+        _seen.reset(token)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line (exit code 2) and suggest the nearest flag."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.splitlines())
+        line = re.sub(r"^argument (?:-\w/)?(--[\w-]+): must ", r"\1 must ", line)
+        self.exit(2, f"{self.prog}: error: {visible(line)}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but nothing is left over: what is not known is refused here."""
+        seen = _seen.get()
+        if seen is not None:
+            seen.append(self)
+            raise SystemExit(0)
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            flag = next((text for text in rest if text.startswith("-")), rest[0]).split("=")[0]
+            known = [text for text in self._option_string_actions if text.startswith("--")]
+            self.error(f"unknown argument {flag!r}{did_you_mean(flag, known) or '; see --help'}")
+        return namespace, rest

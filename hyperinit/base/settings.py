@@ -17,21 +17,20 @@ import json
 import math
 import numbers
 import operator
-import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hyperinit.base.errors import InputError, did_you_mean, unknown_name
 from hyperinit.base.files import read_small
-from hyperinit.base.terminal import visible
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from hyperinit.base.arguments import Parser
 
 
 if sys.version_info >= (3, 11):
@@ -327,47 +326,6 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold keys and values, not {type(values).__name__}")
     return values
-
-
-# Where `parser_of` waits for a parser.
-_seen: ContextVar[list[Parser] | None] = ContextVar("seen", default=None)
-
-
-def parser_of(command: Callable[[], Any]) -> Parser:
-    """The parser of a command, which is stopped where it would parse its command line."""
-    token = _seen.set([])
-    try:
-        with contextlib.suppress(SystemExit):
-            command()
-        (parser,) = _seen.get() or []
-        return parser
-    finally:
-        _seen.reset(token)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line (exit code 2) and suggest the nearest flag."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings})
-
-    def error(self, message: str) -> NoReturn:
-        line = " ".join(message.splitlines())
-        line = re.sub(r"^argument (?:-\w/)?(--[\w-]+): must ", r"\1 must ", line)
-        self.exit(2, f"{self.prog}: error: {visible(line)}\n")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but nothing is left over: what is not known is refused here."""
-        seen = _seen.get()
-        if seen is not None:
-            seen.append(self)
-            raise SystemExit(0)
-        namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
-            flag = next((text for text in rest if text.startswith("-")), rest[0]).split("=")[0]
-            known = [text for text in self._option_string_actions if text.startswith("--")]
-            self.error(f"unknown argument {flag!r}{did_you_mean(flag, known) or '; see --help'}")
-        return namespace, rest
 
 
 def build_parser(cls: type[Config], presets: Presets, parser: Parser) -> Parser:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_device, add_manner, add_threads, number, whole
+from hyperinit.base.arguments import Parser, add_device, add_manner, add_threads, number, whole
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_output
 from hyperinit.base.results import result
-from hyperinit.base.settings import Parser
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels of an image that is worth a race, and can be waited for
 GALLERY_NAME = "gallery.html"

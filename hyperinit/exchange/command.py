@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import (
+    Parser,
     Size,
     add_index,
     add_manner,
@@ -19,7 +20,6 @@ from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import SIREN, check_output
 from hyperinit.base.results import result
-from hyperinit.base.settings import Parser
 
 if TYPE_CHECKING:
     from hyperinit.siren.network import Params

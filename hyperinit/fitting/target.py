@@ -279,6 +279,8 @@ class End:
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(mse / self.target_mse, 1))
         most, power = self.decay
+        if above >= most:  # too far off to tell
+            return self.max_steps
         steps = float(max(step, 1))
         for _ in range(10):  # the gain depends on what is looked for
             gain = min(most, SHORT_GAIN * steps**GAIN_POWER)

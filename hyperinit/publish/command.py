@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import add_manner
+from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory, is_same_file
 from hyperinit.base.results import result
-from hyperinit.base.settings import Parser
 from hyperinit.base.terminal import say
 
 SUBMIT = """Checks records and packs them into one file for a pull request.

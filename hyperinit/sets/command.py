@@ -15,8 +15,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result as print_result
-from hyperinit.base.stopping import advising
-from hyperinit.base.terminal import Countdown, shown_sec
+from hyperinit.base.terminal import Countdown, advising, shown_sec
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.app.cli import COMMANDS, Command
+from hyperinit.base.arguments import Parser, parser_of
 from hyperinit.base.errors import unknown_name
 from hyperinit.base.extras import need
-from hyperinit.base.settings import Parser, parser_of
 
 # Command -> the starts of its command line that have options of their own; () of all others.
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {

@@ -14,10 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from hyperinit.base.arguments import add_manner
+from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.extras import EXTRAS, has_key
 from hyperinit.base.results import manner, results
-from hyperinit.base.settings import Parser
 
 State = Literal["ok", "note", "fails"]
 

@@ -20,7 +20,7 @@ from records import ladder
 
 from hyperinit.app.cli import main
 from hyperinit.app.compare import ShownFit, write_comparison
-from hyperinit.base.settings import Parser
+from hyperinit.base.arguments import Parser
 from hyperinit.base.terminal import say, visible
 from hyperinit.demo.board import board, failure
 from hyperinit.demo.race import race, race_config

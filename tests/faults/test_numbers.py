@@ -13,9 +13,9 @@ from hyperinit.app import benchmark, cli, fit, generate, meta_train, report, tab
 from hyperinit.app.cli import COMMANDS, main
 from hyperinit.app.train import build as build_training
 from hyperinit.app.train import comparison_protocol
-from hyperinit.base.arguments import number, whole
+from hyperinit.base.arguments import Parser, number, whole
 from hyperinit.base.errors import InputError
-from hyperinit.base.settings import Parser, _settings, resolve
+from hyperinit.base.settings import _settings, resolve
 from hyperinit.demo import command as demo
 from hyperinit.exchange import command as export
 from hyperinit.fitting.config import FitConfig, fit_options

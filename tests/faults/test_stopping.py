@@ -15,7 +15,7 @@ import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit.app.cli import main
-from hyperinit.base.stopping import Stopped, advising, stoppable
+from hyperinit.base.terminal import Stopped, advising, stoppable
 from hyperinit.images.save import save_image
 from hyperinit.learn.loop import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
