@@ -27,7 +27,7 @@ from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit,
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.images.coords import RGB_STD
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.learn.config import MOST_PIXELS, LoopConfig
+from hyperinit.learn.config import MOST_PIXELS, MOST_SIDE, LoopConfig
 from hyperinit.learn.images import crops, fixed_squares
 from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.photos.photographs import Photographs
@@ -72,11 +72,15 @@ class BaselineConfig(LoopConfig):
     inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
     second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
-    patch_size: int = option(9, "transinr, ipc: side of an image token, in pixels of `size`")
+    patch_size: int = option(
+        9, "transinr, ipc: side of an image token, in pixels of `size`", at_most=MOST_SIDE
+    )
     weight_tokens: int = option(64, "transinr: tokens per layer; ipc: the rank")
-    token_size: int = option(768, "transinr, ipc: numbers in a token of the transformer")
-    transformer_layers: int = option(6, "transinr, ipc: its depth")
-    attention_heads: int = option(12, "transinr, ipc: its heads")
+    token_size: int = option(
+        768, "transinr, ipc: numbers in a token of the transformer", at_most=MOST_SIDE
+    )
+    transformer_layers: int = option(6, "transinr, ipc: its depth", at_most=MOST_SIDE)
+    attention_heads: int = option(12, "transinr, ipc: its heads", at_most=MOST_SIDE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

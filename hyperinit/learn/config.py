@@ -59,7 +59,9 @@ class LoopConfig:
     data_workers: int = option(
         0, "threads that make the images of later steps meanwhile", at_least=0, at_most=2**8
     )
-    held_out_fraction: float | None = option(None, "of a directory's photographs; none: 0.05")
+    held_out_fraction: float | None = option(
+        None, "of a directory's photographs; none: 0.05", at_least=0, below=1
+    )
     split_by: Literal["content", "name"] = option(
         "content", "which hash of a photograph decides whether it is held out"
     )
@@ -86,7 +88,9 @@ class LoopConfig:
         5.0, "skip steps whose gradient is so many times its usual norm; none: never", above=0
     )
     time_limit_min: float | None = option(
-        None, "stop (and compare) after so many minutes of training, resumed parts included"
+        None,
+        "stop (and compare) after so many minutes of training, resumed parts included",
+        at_least=0,
     )
     checkpoint_sec: float = option(120.0, "seconds between checkpoints", above=0)
     eval_steps: int = option(100, "outer steps between evaluations on held-out images", at_least=1)

@@ -24,9 +24,10 @@ from hyperinit.base.settings import option
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.fit import FitResult, fit
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
+from hyperinit.images.cosines import MOST_COSINES
 from hyperinit.inits.rules import factor_of, named_init
 from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
-from hyperinit.learn.config import SEED_SIZES, TINY_SIZES, LoopConfig
+from hyperinit.learn.config import MOST_PIXELS, SEED_SIZES, TINY_SIZES, LoopConfig
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 from hyperinit.siren.vectors import to_vector
@@ -60,10 +61,16 @@ class ReptileConfig(LoopConfig):
         4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
     )
     read_numbers: int = option(
-        0, "numbers of an image, its lowest cosines, on which the start depends; 0: none"
+        0,
+        "numbers of an image, its lowest cosines, on which the start depends; 0: none",
+        at_least=0,
+        at_most=MOST_COSINES,
     )
     memory_images: int = option(
-        800, "with read_numbers: after how many images an older one counts for less", at_least=1
+        800,
+        "with read_numbers: after how many images an older one counts for less",
+        at_least=1,
+        at_most=MOST_PIXELS,
     )
     fit_lr: float | None = option(
         None, "learning rate of the fits; none: what suits the base init", above=0

@@ -13,7 +13,7 @@ from hyperinit.base.settings import option
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.inits.rules import named_init
-from hyperinit.learn.config import MOST_PIXELS, LoopConfig
+from hyperinit.learn.config import MOST_PIXELS, MOST_SIDE, LoopConfig
 from hyperinit.learn.loss import OuterLoss, outer_loss
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
@@ -34,16 +34,18 @@ class TrainConfig(LoopConfig):
     step_size_lr: float = option(
         2e-2, "learning rate of the logarithms of the inner step sizes", above=0
     )
-    encoder_size: int = option(32, "images are resized to this side before they are encoded")
-    channels: int = option(32, "channels of the encoder's first convolution")
-    code_size: int = option(256, "length of the image's code")
-    rank: int = option(8, "rank of the predicted residual of a weight matrix")
+    encoder_size: int = option(
+        32, "images are resized to this side before they are encoded", at_most=MOST_SIDE
+    )
+    channels: int = option(32, "channels of the encoder's first convolution", at_most=MOST_SIDE)
+    code_size: int = option(256, "length of the image's code", at_most=MOST_SIDE)
+    rank: int = option(8, "rank of the predicted residual of a weight matrix", at_most=MOST_SIDE)
     inner_steps: int = option(3, "gradient steps from the generated init (K); 0: none")
     inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     normalized_steps: bool = option(False, "inner steps along gradients scaled to unit size")
-    weight_before: float = option(0.2, "weight of the loss before the inner steps")
-    weight_after: float = option(1.0, "weight of the loss after the inner steps")
-    residual_penalty: float = option(0.0, "weight of the heads' mean squared residual")
+    weight_before: float = option(0.2, "weight of the loss before the inner steps", at_least=0)
+    weight_after: float = option(1.0, "weight of the loss after the inner steps", at_least=0)
+    residual_penalty: float = option(0.0, "weight of the heads' mean squared residual", at_least=0)
     second_order: bool = option(True, "differentiate through the inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
 
