@@ -251,7 +251,8 @@ class _Descent:
         early = self.step < EARLY_SHARE * self.steps
         watched = zip(self.fits, self.watch.collapsed, self.watch.stalled, strict=True)
         for progress, collapsed, stalled in watched:
-            stalled &= self.step < STALL_SHARE * self.steps
+            # A plan lowers the rate of a fit that stalls, and knows when it is hopeless.
+            stalled &= self.replan is None and self.step < STALL_SHARE * self.steps
             if not (collapsed or stalled) or progress.gave_up:
                 continue
             self.collapses.append(epochs)

@@ -154,6 +154,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             left, is_last = max(config.budget_epochs - epochs, 0), len(runs) == MAX_RUNS
             lr = min(runs, key=lambda run: run.mse).lr if is_last else lr
             own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
+            own = replace(own, max_restarts=0) if is_last else own  # nothing is left to give up for
             end = End(
                 target_mse,
                 round(left / step_epochs),
