@@ -739,7 +739,7 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         ),
         (["--stop-mse", "1"], "--stop-mse is for the seed track"),
         (["--lr", "1e-4"], "--lr is for the seed track"),
-        (["--track", "seed", "--lr", "0"], "--lr must be positive"),
+        (["--track", "seed", "--lr", "0"], "--lr must be a positive number"),
         (["--quick", "--preset", "small"], "--quick is a preset"),
         (["--lr-images", "99"], "tuned on 99 images"),
         (["--device", "warp"], "device warp cannot be used"),

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import (
-    Parser,
     build_parser,
     check,
     from_dict,

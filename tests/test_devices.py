@@ -88,7 +88,7 @@ def assert_near(there: FitResult, here: FitResult, rel: float = 2e-3) -> None:
 def test_a_tensor_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     image = smooth_image(SIZE)
     monkeypatch.setattr(
-        "hyperinit.fitting.steps.image_coords", lambda image: torch.zeros(SIZE * SIZE, 2)
+        "hyperinit.fitting.steps.image_coords", lambda image, dims: torch.zeros(SIZE * SIZE, 2)
     )
     with pretended_gpu(), pytest.raises(AssertionError, match="tensors of two devices"):
         fit(on_gpu(drawn()), image, **SHORT)

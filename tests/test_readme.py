@@ -60,8 +60,8 @@ def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(program, its arguments) of each of our commands in the shell blocks of a document."""
     for block in blocks(path, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("#")[0].split("&&"):
-                words = shlex.split(part.split(">")[0])
+            for part in line.split("&&"):
+                words = shlex.split(part.split(">")[0], comments=True)
                 while words and ("=" in words[0] or words[0] in ("nice", "time")):
                     del words[0]
                 if words[:1] == ["hyperinit"] and len(words) > 1:

@@ -81,7 +81,7 @@ def test_images_and_sirens_as_json(place, capsys):
     (page,) = run("gallery", "fitted", "--images", "photos")
     assert (page["out"], page["images"], page["left_out"]) == ("fitted/gallery.html", 2, 0)
     (drawn,) = run("render", "a.safetensors", "--size", "5x9", "-o", "a.png")
-    assert (drawn["height"], drawn["width"]) == (5, 9)
+    assert drawn["size"] == "5x9"
     (whole,) = run("export", "a.safetensors", "--to", "npz")
     assert whole["bytes"] == Path(whole["out"]).stat().st_size and whole["psnr_to_full"] is None
     (half,) = run("export", "a.safetensors", "--to", "fp16", "--image", photo)
@@ -189,25 +189,26 @@ def test_a_bar_shows_the_time_left_on_a_terminal_and_nothing_in_a_pipe(monkeypat
 
 def test_a_fit_to_a_target_says_how_far_it_will_go():
     from hyperinit import fit_to_target, named_init, sample_params
+    from hyperinit.fitting.target import Progress
 
     start = sample_params(
         named_init("33"),
         named_init("33").siren_config(16, 2),
         generator=torch.Generator().manual_seed(0),
     )
-    seen: list[tuple[float, float, float]] = []
+    seen: list[Progress] = []
     found = fit_to_target(
         start,
         smooth_image(16),
         0.2,
         batch_pixels=64,
         budget_epochs=60,
-        on_progress=lambda *now: seen.append(now),
+        on_progress=seen.append,
     )
-    spent = [epochs for epochs, _, _ in seen]
+    spent = [now.epochs for now in seen]
     assert found.reached and spent == sorted(spent) and spent[-1] <= found.epochs
-    assert all(epochs <= planned <= 60 + 1e-9 for epochs, planned, _ in seen)
-    assert seen[-1][2] < 0.5  # an estimate of the error
+    assert all(now.epochs <= now.planned_epochs <= 60 + 1e-9 for now in seen)
+    assert seen[-1].mse < 0.5  # an estimate of the error
 
 
 def test_the_documents_have_the_fields():

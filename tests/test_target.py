@@ -191,7 +191,7 @@ def test_a_terminal_sees_progress_and_a_pipe_does_not(
 ) -> None:
     monkeypatch.setattr(terminal, "BAR_AFTER_SEC", 0.0)
     save_image(smooth_image(16), tmp_path / "a.png")
-    command = ["fit", str(tmp_path / "a.png"), "--width", "16", "--depth", "2", *mode]
+    command = ["fit", str(tmp_path / "a.png"), "--width", "16", "--depth", "1", *mode]
     seen = Terminal()
     monkeypatch.setattr(sys, "stderr", seen)
     assert main(command) == 0

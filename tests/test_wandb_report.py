@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import smooth_image
@@ -116,14 +115,7 @@ def test_a_destination_is_an_entity_and_a_project(name):
 
 
 def test_a_missing_extra_is_one_line(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("wandb_workspaces"):
-            raise ModuleNotFoundError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(InputError, match=r"pip install 'hyperinit\[report\]'"):
         spec(story(), TO)
 

@@ -76,7 +76,10 @@ def machine(device: str = "cpu") -> str:
             if line.startswith("model name"):
                 processor = line.partition(":")[2].strip()
                 break
-    gpu = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+    gpu = ""
+    if device.startswith("cuda"):
+        with contextlib.suppress(RuntimeError):
+            gpu = f", {torch.cuda.get_device_name(device)}"
     return f"{processor}, {os.cpu_count()} cores{gpu}"
 
 

@@ -31,8 +31,12 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
-from hyperinit.images.containers import START_BYTES, make_readable
-from hyperinit.images.files import IMAGE_FORMATS, MAX_FILE_BYTES
+from hyperinit.images.files import (
+    IMAGE_FORMATS,
+    MAX_FILE_BYTES,
+    START_BYTES,
+    make_readable,
+)
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
 from hyperinit.images.profiles import GREY_MODES, in_srgb
 

@@ -115,8 +115,6 @@ def _environment(found: Mapping[str, Any]) -> str:
         str(found.get("device")),
         f"{found.get('threads')} threads",
     ]
-    if "machine" in found:
-        parts.append(f"machine {found['machine']}")
     if "workers" in found:
         parts.append(f"{found['workers']} fits at a time")
     return ", ".join([*parts, f"torch {str(found.get('torch')).partition('+')[0]}"])

@@ -26,6 +26,7 @@ from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_director
 from hyperinit.sets.on_the_way import OnTheWay
 from hyperinit.sets.results import Fitted
 from hyperinit.siren.device import choose_threads, on_threads
+from hyperinit.spread.engines import engine_of
 
 # From so many images on, starts that are learned on the way are ahead, what they cost the first
 # images included: docs/research-log.md 51.
@@ -55,7 +56,12 @@ def fit_images(
     if out is not None:
         check_directory(out, may_be_made=True)
     names, unread = image_files(arguments.image, follow_links=True)
-    init = _with_learning(init, base, arguments.learn, len(names))
+    learn = arguments.learn
+    if arguments.ray is not None:  # whose fits are not done in order
+        if learn:
+            raise InputError("--learn is for one process: leave out --ray")
+        learn = False
+    init = _with_learning(init, base, learn, len(names))
     told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
@@ -71,7 +77,8 @@ def fit_images(
             size=arguments.size,
             batch_images=arguments.batch_images,
             most_images=most_images,
-            device=device,
+            device=engine.device or device,
+            spread=engine,
             eval_epochs=(),  # start and end alone
             on_fitted=told.fitted,
             on_failed=told.failed,
@@ -79,7 +86,8 @@ def fit_images(
         )
 
     kept = advising("images that are finished are kept; the same command continues")
-    with on_threads(choose_threads(arguments.threads, work)), kept:
+    ray = engine_of(arguments.ray, threads=arguments.threads, gpus=arguments.ray_gpus)
+    with ray as engine, on_threads(choose_threads(arguments.threads, work)), kept:
         if arguments.dry_run:
             with TemporaryDirectory() as scratch:
                 tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)

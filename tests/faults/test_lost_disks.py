@@ -100,7 +100,7 @@ def test_a_record_that_cannot_be_written_is_one_line_and_leaves_whole_lines(
     assert Path("b.jsonl").read_bytes() == before
     monkeypatch.setattr(records_module.os, "fsync", _no_space)
     error = refused([*benchmark("b.jsonl"), "--inits", "33", "22"], capsys)
-    assert "cannot write b.jsonl: No space left" in error
+    assert "cannot write b.plans.json: No space left" in error
     assert Path("b.jsonl").read_bytes() == before
 
 

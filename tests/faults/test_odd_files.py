@@ -27,7 +27,7 @@ from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn import loop
 from hyperinit.record.records import read_records
-from hyperinit.sets import directory
+from hyperinit.sets import results
 from hyperinit.siren.store import load_params
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files of POSIX")
@@ -240,10 +240,9 @@ def disk(request, place) -> Iterator[Path]:
         pytest.skip("may not mount a small disk")
     try:
         if request.param == "full":
-            with open(path / "filler", "wb") as file, pytest.raises(OSError):
+            with open(path / "filler", "wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(bytes(4096))
-                    file.flush()
         else:
             subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True)
         yield path
@@ -276,14 +275,14 @@ def test_results_of_a_batch_that_cannot_be_written_are_kept_elsewhere(place, mon
     (place / "photos").mkdir()
     for seed in range(3):
         save_image(smooth_image(16, seed), place / "photos" / f"{seed}.png")
-    real = directory.save_params
+    real = results.save_params
 
     def full(path, params, **facts):
         if Path(path).parent.name == "out":
             raise InputError(f"cannot write {path}: No space left on device")
         real(path, params, **facts)
 
-    monkeypatch.setattr(directory, "save_params", full)
+    monkeypatch.setattr(results, "save_params", full)
     line = refused(["fit", "photos", *SMALL, "-o", "out"], capsys)
     kept = list(place.glob("hyperinit-*/*.safetensors"))
     assert len(kept) == 3 and "No space left" in line and "hyperinit-" in line

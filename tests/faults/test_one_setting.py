@@ -16,6 +16,7 @@ from hyperinit.inits.rules import NAMED_INITS, sample_params
 from hyperinit.inits.start import spec_init
 from hyperinit.record.records import CurvePoint
 from hyperinit.sets import directory as directory_module
+from hyperinit.sets import results as results_module
 from hyperinit.sets.directory import fit_directory
 from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import load_params
@@ -55,12 +56,12 @@ def test_what_auto_became_first_holds_for_the_directory(photos, tmp_path, monkey
 
 
 def test_results_that_do_not_say_what_auto_became_are_finished(photos, tmp_path, monkeypatch):
-    real = directory_module.save_params
+    real = results_module.save_params
 
     def as_before(path, params, *, became, **facts):
         real(path, params, **facts)
 
-    monkeypatch.setattr(directory_module, "save_params", as_before)
+    monkeypatch.setattr(results_module, "save_params", as_before)
     options = {**FAST, "hidden_dtype": "auto"}
     fit_directory(photos, tmp_path / "out", INIT, **options)
     assert fit_directory(photos, tmp_path / "out", INIT, **options).finished == 2

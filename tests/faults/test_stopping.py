@@ -20,7 +20,7 @@ from hyperinit.images.save import save_image
 from hyperinit.learn.loop import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.record.records import read_records
-from hyperinit.sets import directory as directory_module
+from hyperinit.sets import results as results_module
 from hyperinit.siren.store import CHECKPOINT_NAME, load_params
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -152,7 +152,7 @@ def test_each_signal_is_one_line_and_what_was_made_stays(
     photos, tmp_path, network, number, monkeypatch, capsys
 ):
     """In this process, at a moment that is chosen: after the second file."""
-    real, made = directory_module.save_params, []
+    real, made = results_module.save_params, []
 
     def save(path, params, **facts):
         real(path, params, **facts)
@@ -160,7 +160,7 @@ def test_each_signal_is_one_line_and_what_was_made_stays(
         if len(made) == 2:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(directory_module, "save_params", save)
+    monkeypatch.setattr(results_module, "save_params", save)
     monkeypatch.setattr("hyperinit.siren.store.save_params", save)
     before = {n: signal.getsignal(n) for n in CODES}
     assert main(fit_all(photos, tmp_path / "out")) == CODES[number]
