@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from hyperinit.base.terminal import visible
 
+MOST_QUOTED = 80  # characters of a wrong name that a message repeats
+
 
 class InputError(ValueError):
     """Bad input, said in one line that names the file or field and what would be right.
@@ -52,5 +54,6 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a name that is not in a table: suggests the nearest, then lists the known."""
     names = [str(entry) for entry in known]
-    hint = did_you_mean(str(name), names, cutoff=0.5)
-    return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+    said = str(name) if len(str(name)) <= MOST_QUOTED else f"{str(name)[:MOST_QUOTED]}..."
+    hint = did_you_mean(said, names, cutoff=0.5)
+    return InputError(f"unknown {kind} {said!r}{hint}; known: {', '.join(names)}")

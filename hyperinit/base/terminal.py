@@ -321,7 +321,11 @@ class _Handler:
     def tell(self, line: str) -> None:
         """Prints what the user is told; another signal waits for that."""
         self.telling = True
-        say(line)
+        try:
+            say(line)
+        except Exception:  # the signal came while the display itself was being made
+            with contextlib.suppress(OSError):
+                os.write(2, f"{line}\n".encode(errors="replace"))
         self.telling, self.told = False, True
         if self.hurried and self.number is not None:
             os._exit(128 + self.number)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hyperinit.base.arguments import Parser, add_device, add_manner, add_threads, number, whole
+from hyperinit.base.arguments import (
+    COUNT,
+    Parser,
+    add_device,
+    add_manner,
+    add_threads,
+    number,
+    whole,
+)
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_output
@@ -67,7 +75,11 @@ def gallery_parser(prog: str) -> Parser:
     add("--images", type=Path, metavar="DIR", help="the images, for the originals and the errors")
     add("-o", "--out", type=Path, metavar="FILE", help=f"the page (OUT_DIR/{GALLERY_NAME})")
     add(
-        "--limit", type=int, default=GALLERY_SIZE, metavar="N", help=f"the N worst ({GALLERY_SIZE})"
+        "--limit",
+        type=COUNT,
+        default=GALLERY_SIZE,
+        metavar="N",
+        help=f"the N worst ({GALLERY_SIZE})",
     )
     add_manner(parser)
     return parser

@@ -56,12 +56,7 @@ def fit_images(
     if out is not None:
         check_directory(out, may_be_made=True)
     names, unread = image_files(arguments.image, follow_links=True)
-    learn = arguments.learn
-    if arguments.ray is not None:  # whose fits are not done in order
-        if learn:
-            raise InputError("--learn is for one process: leave out --ray")
-        learn = False
-    init = _with_learning(init, base, learn, len(names))
+    init = _with_learning(init, base, arguments, len(names))
     told = Told(Countdown(len(names) + len(unread)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
@@ -123,8 +118,15 @@ def _tell(report: DirectoryReport, source: str, out: str) -> None:
     )
 
 
-def _with_learning(init: Init, base: Init | None, learn: bool | None, images: int) -> Init:
+def _with_learning(
+    init: Init, base: Init | None, arguments: argparse.Namespace, images: int
+) -> Init:
     """What fits of a set start from: an init that learns on the way, if wanted or if it pays."""
+    learn = arguments.learn
+    if arguments.ray is not None:  # whose fits are not done in order
+        if learn:
+            raise InputError("--learn is for one process: leave out --ray")
+        learn = False
     if learn is None:  # an init that was named is what it says
         learn = base is not None and images >= LEARN_IMAGES
     if not learn:
