@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,10 @@ from hyperinit.inits.rules import named_init
 from hyperinit.siren.network import Params
 
 torch.set_num_threads(1)
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def smooth_image(size: int = 16, seed: int = 0) -> Tensor:

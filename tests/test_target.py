@@ -190,6 +190,7 @@ def test_a_terminal_sees_progress_and_a_pipe_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]
 ) -> None:
     monkeypatch.setattr(terminal, "BAR_AFTER_SEC", 0.0)
+    monkeypatch.setattr(terminal, "BAR_EVERY_SEC", 0.0)
     save_image(smooth_image(16), tmp_path / "a.png")
     command = ["fit", str(tmp_path / "a.png"), "--width", "16", "--depth", "1", *mode]
     seen = Terminal()

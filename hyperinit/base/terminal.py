@@ -19,6 +19,7 @@ from typing import Any
 from hyperinit.base.results import manner, own_manner
 
 BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
+BAR_EVERY_SEC = 0.1  # a bar is drawn anew at most
 LOG_LINE_SEC = 30.0  # where stderr is not a terminal: before a first line, and between two
 
 _HANG_UP = getattr(signal, "SIGHUP", None)  # not on every system
@@ -169,6 +170,7 @@ class EpochBar:
         self._bar = tqdm(
             total=budget_epochs,
             delay=BAR_AFTER_SEC,
+            mininterval=BAR_EVERY_SEC,
             disable=not self.is_shown,
             leave=False,
             bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs, {remaining} left"
