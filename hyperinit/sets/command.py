@@ -29,7 +29,7 @@ from hyperinit.siren.device import choose_threads, on_threads
 from hyperinit.spread.engines import engine_of
 
 # From so many images on, starts that are learned on the way are ahead, what they cost the first
-# images included: docs/research-log.md 51.
+# images included: docs/research-log.md 52.
 LEARN_IMAGES = 100
 FIRST_IMAGES = 32  # that start from the default init, before there is enough to learn from
 DRY_IMAGES = 4  # that `--dry-run` fits
@@ -183,11 +183,11 @@ class Told:
 
     def fitted(self, name: str, result: Fitted) -> None:
         """A file has been written."""
+        if self.quiet:
+            return
         end = result if isinstance(result, TargetResult) else result.kept
         text = f"{shown_path(name)}: PSNR {end.psnr:.2f} dB, MSE {end.mse:.3g}"
         text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
-        if self.quiet:
-            return
         done = self.count.worked()
         fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
         print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
