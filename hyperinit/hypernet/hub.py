@@ -180,7 +180,10 @@ def from_pretrained(
         source: A folder, run directory or checkpoint file; a name such as "photo-96"; or the
             "OWNER/NAME" of a repository of the Hugging Face Hub (extra `hub`).
         revision: Of the repository: a branch, a tag or, for what never changes, a commit.
-        token, cache_dir, local_files_only, force_download: As huggingface_hub takes them.
+        token: Of the Hub, as huggingface_hub takes it, like the three that follow.
+        cache_dir: Where downloads are kept.
+        local_files_only: Only what was downloaded before.
+        force_download: Even what was downloaded before.
 
     Raises:
         InputError: there is none, it cannot be fetched, or its file is damaged or of another kind.
