@@ -40,6 +40,7 @@ class FitConfig:
         weight_decay: Decoupled, AdamW's and NAdam's.
         frozen_layers: Indices of layers that are not trained, 0 being the first.
         eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
+        eval_pixels: How many pixels, drawn once, evaluations look at; None: the full grid.
         seed: Of the order in which pixels are visited.
         stop_mse: Stop at the first evaluation where the error and the smoothed training loss are
             both at or below this; None never does. Only for reproducing the seed experiment: the
@@ -76,6 +77,7 @@ class FitConfig:
     eval_epochs: tuple[float, ...] = option(
         (0.5, 1, 2, 4, 8, 16, 32, 64), at_least=0, at_most=MAX_EPOCHS
     )
+    eval_pixels: int | None = option(None, at_least=1, at_most=MAX_COUNT)
     seed: int = option(0, at_least=-(2**63), below=2**63)
     stop_mse: float | None = option(None, at_least=0)
     layer_lr_factors: tuple[float, ...] = option((), at_least=0, at_most=MAX_RATE)

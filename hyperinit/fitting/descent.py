@@ -176,6 +176,7 @@ class _Descent:
         self.dims = start.params.config.in_features
         self.coords, self.rgb = image_coords(image, self.dims), image_to_rgb(image, self.dims)
         self.pixels = len(self.coords)
+        self.eval_at = _eval_at(self.pixels, config.eval_pixels, image.device)
         self.batch_pixels = config.step_pixels(self.pixels)
         self.spent_epochs = start.epochs
         self.steps = self._steps_after(config.budget_epochs)
@@ -277,10 +278,12 @@ class _Descent:
         return False
 
     def evaluate(self) -> list[FitResult]:
-        """Looks at all pixels; one result for each fit."""
-        params = self.taker.params
-        shown = predict(params, self.coords)
-        errors = grid_errors(shown, self.rgb, self.dims)
+        """Looks at all pixels, or a sample; one result for each fit."""
+        params, coords, rgb = self.taker.params, self.coords, self.rgb
+        if self.eval_at is not None:
+            coords, rgb = coords[self.eval_at], rgb.index_select(-2, self.eval_at)
+        shown = predict(params, coords)
+        errors = grid_errors(shown, rgb, self.dims)
         mse, psnr = (value.reshape(-1).tolist() for value in errors)
         train = self.train_mse.reshape(-1).tolist()
         epochs = self.before.epochs + self.step * self.batch_pixels / self.pixels
@@ -364,6 +367,14 @@ class _Progress:
         if keep:
             self.kept = point
         return keep
+
+
+def _eval_at(pixels: int, eval_pixels: int | None, device: torch.device) -> Tensor | None:
+    """Which pixels evaluations look at, (eval_pixels,); None: all."""
+    if eval_pixels is None or eval_pixels >= pixels:
+        return None
+    drawn = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
+    return drawn[:eval_pixels].to(device)
 
 
 def _choose(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:

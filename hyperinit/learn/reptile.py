@@ -37,6 +37,9 @@ _SIZED = "-sized"
 # On the rate of starts that depend on the image.
 READ_LR_FACTOR = 0.6
 
+# Looked at by evaluations of the fits: of all pixels they would take as long as the fits do.
+EVAL_PIXELS = 4096
+
 
 @dataclass(frozen=True)
 class ReptileConfig(LoopConfig):
@@ -93,7 +96,12 @@ class ReptileConfig(LoopConfig):
     @property
     def fit(self) -> FitConfig:
         """The fit inside."""
-        return FitConfig(budget_epochs=self.horizon_epochs, lr=self.fit_lr, eval_epochs=())
+        return FitConfig(
+            budget_epochs=self.horizon_epochs,
+            lr=self.fit_lr,
+            eval_epochs=(),
+            eval_pixels=EVAL_PIXELS,
+        )
 
 
 def displacement_loss(starts: Sequence[Params], fitted: Sequence[Params]) -> Tensor:
