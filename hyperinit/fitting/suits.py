@@ -26,6 +26,10 @@ _BATCH_POWER = 0.45
 # its first layer is too fine.
 _FACTOR_OF_33, _SIDE_OF_33, _LEAST_OF_33 = 1.5, 70, 0.75
 
+# A network with so many weights for each number of a small image takes a little less
+# (docs/research-log.md 57).
+_LARGE_RATIO, _LARGE_POWER = 8.0, -0.1
+
 # Weights for each number of the image, 3 x pixels, that a default network has: error after 8
 # epochs is about 1.5e-3 times this ratio to the power of -1.3, whatever the size.
 _WEIGHTS_RATIO = 1.75
@@ -65,7 +69,13 @@ def suitable_lr(
     budget = max(budget_epochs, 0.25)
     size = batch_lr_factor(batch_pixels, _LR_BATCH) * (pixels / 9216) ** -0.25
     network = (siren.width / 128) ** -0.75 * (siren.depth / 4) ** -1.5
+    network *= max(_weights_ratio(siren, pixels) / _LARGE_RATIO, 1.0) ** _LARGE_POWER
     return float(_LR * size * network * (budget / 8) ** -0.1 * _init_factor(pixels, lr_factor))
+
+
+def _weights_ratio(siren: SirenConfig, pixels: int) -> float:
+    """Weights of the hidden layers for each number of an image."""
+    return (siren.depth - 1) * siren.width**2 / (3 * pixels)
 
 
 def batch_lr_factor(batch_pixels: int, than: int) -> float:
@@ -106,7 +116,7 @@ def enough_width(siren: SirenConfig, pixels: int, epochs: float, mse: float) -> 
         mse: What it ended with.
     """
     numbers = 3 * pixels
-    ratio = (siren.depth - 1) * siren.width**2 / numbers
+    ratio = _weights_ratio(siren, pixels)
     if siren.depth == 1 or mse <= GOOD_MSE or epochs < _NETWORK_EPOCHS * sqrt(ratio):
         return None
     most = 32 * ceil(sqrt(_MOST_WEIGHTS_RATIO * numbers / (siren.depth - 1)) / 32)
