@@ -9,6 +9,7 @@ the work, without a state to keep. Nothing is ever extracted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from array import array
@@ -45,6 +46,13 @@ class _Shards:
 
     def read(self, index: int) -> Tensor:
         """See `Source.read`."""
+        return decoded(self._content(index), self.names[index])
+
+    def digest(self, index: int) -> str:
+        """See `Source.digest`."""
+        return hashlib.sha256(self._content(index)).hexdigest()
+
+    def _content(self, index: int) -> bytes:
         path, size = self.paths[self.shard[index]], self.size[index]
         try:
             with open(path, "rb") as file:
@@ -54,7 +62,7 @@ class _Shards:
             raise InputError(error.strerror or "cannot be read") from error
         if len(content) < size:
             raise InputError("the archive ends before it does")
-        return decoded(content, self.names[index])
+        return content
 
     def groups(self, tiles: bool) -> list[str]:
         """See `Source.groups`: what has one key is one sample, so one photograph.
@@ -94,6 +102,7 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
         groups=shards.groups,
         skipped=tuple(shards.skipped),
         files=paths,
+        digest=shards.digest,
     )
 
 
