@@ -219,7 +219,7 @@ def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
     from hyperinit.exchange.read import own_kind, read_any
 
     theirs = {"size": arguments.size, **theirs_of(arguments.theirs)}
-    if own_kind(arguments.file):
+    if own_kind(arguments.file) or len(arguments.size or (0, 0)) != 2:  # sound, a volume
         del theirs["size"]
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     if "size" in theirs and arguments.size is None and theirs["size"]:

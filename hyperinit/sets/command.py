@@ -15,7 +15,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result as print_result
-from hyperinit.base.terminal import Countdown, advising, shown_sec
+from hyperinit.base.terminal import Countdown, advising, shown_bytes, shown_sec
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
@@ -165,14 +165,6 @@ def estimate(
     at = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = disk_usage(at).free
     return text if need < free else f"{text}; only {shown_bytes(free)} are free there"
-
-
-def shown_bytes(count: float) -> str:
-    """Bytes as people read them: 900 kB, 1.2 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
 
 
 @dataclass
