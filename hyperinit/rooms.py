@@ -81,18 +81,8 @@ ROOMS: dict[str, Room] = {
     "demo": Room(
         "pages for people: where fits race, and a gallery of those that are over",
         (
-            *(
-                "base",
-                "record",
-                "report",
-                "images",
-                "siren",
-                "inits",
-                "stepping",
-                "fitting",
-                "hypernet",
-            ),
-            "bench",
+            *("base", "record", "report", "images", "data", "photos", "siren", "inits"),
+            *("stepping", "fitting", "hypernet", "bench"),
         ),
     ),
     "app": Room(

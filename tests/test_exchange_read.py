@@ -215,14 +215,14 @@ def test_sirens_of_other_signals_come_in_and_go_out_unchanged(tmp_path, layout, 
 
 def test_a_sound_of_another_program_has_the_values_that_its_own_code_gives(tmp_path):
     torch.manual_seed(0)
-    net = Holder(nn.Sequential(SineLayer(1, 16, 3000), SineLayer(16, 16, 30), nn.Linear(16, 1)))
+    net = Holder(nn.Sequential(SineLayer(1, 16, 300), SineLayer(16, 16, 30), nn.Linear(16, 1)))
     path = save(tmp_path / "sound.pt", net.state_dict())
-    params = hyperinit.read_siren(path, first_omega=3000)
+    params = hyperinit.read_siren(path, first_omega=300)
     coords = torch.linspace(-1, 1, 50)[:, None]
     with torch.no_grad():
         torch.testing.assert_close(predict(params, coords), net(coords), atol=1e-3, rtol=0)
     out = tmp_path / "out.npy"
-    theirs = ["--theirs", "first_omega=3000"]
+    theirs = ["--theirs", "first_omega=300"]
     assert main(["render", str(path), *theirs, "--size", "40", "-o", str(out)]) == 0
     assert np.load(out).shape == (1, 40)
 

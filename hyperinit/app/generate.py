@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,7 +246,9 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     rate_hz = info.get("signal", {}).get("rate_hz")
     if rate_hz is not None and arguments.size:  # more samples of as many seconds
         rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
-    save_samples(render_samples(params, size), arguments.out, rate_hz)
+    with progress(total=prod(size), desc="drawing", unit="px", leave=False) as bar:
+        samples = render_samples(params, size, on_drawn=bar.update)
+    save_samples(samples, arguments.out, rate_hz)
     out = shown_path(arguments.out)
     shown = "x".join(map(str, size))
     result("rendered", f"{out}: {shown}", out=out, size=shown)

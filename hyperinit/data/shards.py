@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.base.terminal import progress
 from hyperinit.data.paths import expand, short_names
 from hyperinit.data.source import MAX_ENCODED_BYTES, Source, decoded, line
 from hyperinit.data.tiles import groups_of
@@ -93,7 +94,7 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
     """
     paths = expand(spec)
     shards = _Shards(paths, short_names(paths))
-    for number in range(len(paths)):
+    for number in progress(range(len(paths)), desc="opening shards", leave=False):
         _scan(shards, number)
     return Source(
         spec,
