@@ -27,7 +27,7 @@ from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit,
 from hyperinit.hypernet.modulation import ModulationConfig
 from hyperinit.images.coords import RGB_STD
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.learn.config import MOST_PIXELS, MOST_SIDE, LoopConfig
+from hyperinit.learn.config import MOST_SIDE, AdaptingConfig
 from hyperinit.learn.images import crops, fixed_squares
 from hyperinit.learn.state import StepResult, Task, TrainingImages
 from hyperinit.photos.photographs import Photographs
@@ -37,7 +37,7 @@ COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0,
 
 
 @dataclass(frozen=True)
-class BaselineConfig(LoopConfig):
+class BaselineConfig(AdaptingConfig):
     """A whole training run of a rival; the run's `config.toml` is this, resolved."""
 
     rival: str = option("", "which one: what NAME on the command line sets")
@@ -47,12 +47,6 @@ class BaselineConfig(LoopConfig):
     schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
         "constant",
         "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)",
-    )
-    query_pixels: int = option(
-        1024,
-        "pixels per image on which the outer loss is measured",
-        at_least=1,
-        at_most=MOST_PIXELS,
     )
     lr: float = option(1e-3, "learning rate of the outer loop", above=0)
     step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned", above=0)
@@ -68,10 +62,7 @@ class BaselineConfig(LoopConfig):
         None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)", at_least=0
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
-    inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
-    second_order: bool = option(True, "maml, meta-sgd: differentiate through inner gradients")
-    inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
     patch_size: int = option(
         9, "transinr, ipc: side of an image token, in pixels of `size`", at_most=MOST_SIDE
     )

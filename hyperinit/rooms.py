@@ -53,7 +53,7 @@ ROOMS: dict[str, Room] = {
     ),
     "sets": Room(
         "a set of images -> a fitted SIREN each, from starts that get better on the way",
-        ("base", "spread", "images", "siren", "inits", "fitting", "hypernet"),
+        ("base", "spread", "images", "data", "photos", "siren", "inits", "fitting", "hypernet"),
     ),
     "exchange": Room(
         "SIRENs of other programs: read, written, initialised in place",
@@ -81,18 +81,8 @@ ROOMS: dict[str, Room] = {
     "demo": Room(
         "pages for people: where fits race, and a gallery of those that are over",
         (
-            *(
-                "base",
-                "record",
-                "report",
-                "images",
-                "siren",
-                "inits",
-                "stepping",
-                "fitting",
-                "hypernet",
-            ),
-            "bench",
+            *("base", "record", "report", "images", "data", "photos", "siren", "inits"),
+            *("stepping", "fitting", "hypernet", "bench"),
         ),
     ),
     "app": Room(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import smooth_image
+from test_data import write_shards
 from test_page import Elements
 
 from hyperinit import load_params, save_image, save_params
@@ -85,7 +86,17 @@ def test_a_name_that_leads_out_of_the_directory_is_not_followed(place):
     save_image(smooth_image(16, 5), place / "outside.png")
     facts = {**info["images"][0], "name": "../outside.png"}
     save_params("out/x.safetensors", params, **{**info, "images": [facts]})
-    assert "its name leads out of the directory" in page().text
+    assert "No original: no such file in photos" in page().text
+
+
+def test_a_set_of_any_kind_has_a_gallery(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shards(tmp_path / "photos")
+    assert main(["fit", "photos/*.tar", "-o", "out", "--init", "33", *FIT, "--limit", "3"]) == 0
+    assert main(["gallery", "out", "--images", "photos/*.tar"]) == 0
+    found = Elements(Path("out/gallery.html").read_text(encoding="utf-8"))
+    assert len([tag for tag, _ in found.found if tag == "img"]) == 3 * 3
+    assert "s-00.tar/001.png" in found.text
 
 
 def test_a_large_set_shows_the_worst_and_says_how_many_are_left_out(place, capsys):

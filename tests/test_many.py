@@ -291,11 +291,11 @@ def test_images_that_wait_for_a_batch_of_their_size_are_bounded(
         save_image(smooth_image(16 + i, seed=i), folder / f"{i}.png")
     events: list[str] = []
 
-    def load_and_note(path: Path) -> Tensor:
+    def load_and_note(path: Path, **options: Any) -> Tensor:
         events.append("loaded")
-        return load_image(path)
+        return load_image(path, **options)
 
-    monkeypatch.setattr(directory_module, "load_image", load_and_note)
+    monkeypatch.setattr("hyperinit.photos.folder.load_image", load_and_note)
     monkeypatch.setattr(directory_module, "MAX_WAITING_PIXELS", 700)  # two of them, not three
     report = fit_directory(
         folder, tmp_path / "out", INIT, on_fitted=lambda *_: events.append("fitted"), **FAST

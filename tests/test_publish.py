@@ -288,3 +288,29 @@ def test_a_latex_table_has_costs_and_ratios_with_intervals():
 )
 def test_no_name_is_a_command_in_latex(name, cell):
     assert latex_cell(name) == cell
+
+
+def test_the_published_track_takes_its_own_size_and_refuses_to_enlarge(tmp_path, capsys):
+    for name, side in (("small", 100), ("large", 230)):
+        save_image(smooth_image(side), tmp_path / f"{name}.png")
+    how = ["benchmark", "--inits", "33", "--track", "published", "--seeds", "1", "--width", "8"]
+    how += ["--depth", "2", "--budgets-epochs", "500", "--workers", "1"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*how, "--images", str(tmp_path / "small.png"), "--out", str(tmp_path / "s.jsonl")])
+    assert stopped.value.code == 2 and not (tmp_path / "s.jsonl").exists()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "small.png: 100 pixels on its short side, fewer than the 224" in line
+    assert "--image-size 100" in line
+
+
+@pytest.mark.slow
+def test_the_published_track_runs_at_224(tmp_path):
+    save_image(smooth_image(230), tmp_path / "large.png")
+    how = ["benchmark", "--inits", "33", "--track", "published", "--seeds", "1", "--width", "8"]
+    how += ["--depth", "2", "--budgets-epochs", "500", "--workers", "1"]
+    out = tmp_path / "l.jsonl"
+    assert main([*how, "--images", str(tmp_path / "large.png"), "--out", str(out)]) == 0
+    (record,) = read_records(out)
+    assert record.settings["image_size"] == 224 and record.settings["batch_pixels"] == 224**2
+    (found,) = score_groups([record])
+    assert found.inits[0].psnr_after[500] is not None

@@ -220,5 +220,5 @@ def test_dry_run_writes_nothing(
 
 @pytest.mark.parametrize("flag", ["--learn", "--dry-run"])
 def test_flags_of_directories_are_refused_for_one_image(photos: Path, flag: str) -> None:
-    with pytest.raises(InputError, match=f"{flag} is for a directory"):
+    with pytest.raises(InputError, match=f"{flag} is for a set of images"):
         main([str(photos / "00.png"), flag, *COMMAND])

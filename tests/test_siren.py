@@ -10,7 +10,9 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import COORD_STD, RGB_MEAN, RGB_STD, pixel_coords
+from hyperinit.inits.rules import NAMED_INITS, sample_params
 from hyperinit.siren.network import Params, Siren, SirenConfig, apply, param_shapes, predict, render
+from hyperinit.siren.signals import render_samples
 
 TINY = SirenConfig(width=8, depth=2)
 CONFIGS = {
@@ -300,3 +302,14 @@ def test_all_tensors_are_stacked_alike() -> None:
 def test_config_names_the_field_that_is_out_of_range(field: str, value: float) -> None:
     with pytest.raises(InputError, match=field):
         SirenConfig(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dims", "values", "sides"), [(2, 3, (150, 100)), (1, 1, (70_000,))])
+def test_who_draws_is_told_how_far_it_is(dims, values, sides):
+    config = SirenConfig(4, 1, in_features=dims, out_features=values)
+    draw = torch.Generator().manual_seed(0)
+    params = sample_params(NAMED_INITS["33"], config, generator=draw)
+    told = []
+    shown = render_samples(params, sides, on_drawn=told.append)
+    assert sum(told) == math.prod(sides) and len(told) > 1
+    assert torch.equal(shown, render_samples(params, sides))

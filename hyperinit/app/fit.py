@@ -1,4 +1,4 @@
-"""`hyperinit fit`: an image, a signal, or a directory of images, -> fitted SIRENs."""
+"""`hyperinit fit`: an image, a signal, or a set of images, -> fitted SIRENs."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ def build(prog: str) -> Parser:
     """The command line."""
     parser = Parser(
         prog=prog,
-        description="Fits a SIREN to an image, or to every image of a directory, from any init.",
-        epilog="Exit code: 0; 1 if some images of a directory have no result; 2 for bad input or a"
+        description="Fits a SIREN to an image, or to every image of a set, from any init.",
+        epilog="Exit code: 0; 1 if some images of a set have no result; 2 for bad input or a"
         " fit that came to nothing; 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP.",
     )
     add = parser.add_argument
-    add("image", type=Path, metavar="IMAGE", help="an image, a signal (.wav, .npy), or a directory")
+    add(
+        "image",
+        type=Path,
+        metavar="IMAGE",
+        help="an image, a signal (.wav, .npy), or a set of images: a directory, or what"
+        f" `meta-train --data` takes, {typed.DATA_EXAMPLES}",
+    )
     _add_init(parser)
     _add_fit(parser)
     typed.add_size(parser)
@@ -63,26 +69,27 @@ def build(prog: str) -> Parser:
         "--batch-images",
         type=typed.COUNT,
         metavar="N",
-        help="of a directory, fitted together (16; on a CUDA device as many as its memory holds)",
+        help="of a set, fitted together (16; on a CUDA device as many as its memory holds)",
     )
     add(
         "--learn",
         action=argparse.BooleanOptionalAction,
-        help="of a directory: each image starts from what the fits of those before it taught "
+        help="of a set: each image starts from what the fits of those before it taught "
         "(default: where there are 100 or more and no init is named)",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="of a directory: say how long it will take and how much it will write",
+        help="of a set: say how long it will take and how much it will write",
     )
     typed.add_device(parser)
     typed.add_threads(parser)
-    typed.add_ray(parser, "fit a directory")
+    typed.add_limit(parser)
+    typed.add_ray(parser, "fit a set")
     add(
         *("-o", "--out"),
         type=Path,
-        help="write the SIREN: OUT.safetensors; for a directory of images another directory, "
+        help="write the SIREN: OUT.safetensors; for a set of images a directory, "
         "where images that are finished are skipped",
     )
     add("--render", type=Path, help="write what the SIREN shows: OUT.png (of a signal .wav, .npy)")
@@ -147,10 +154,11 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
     from hyperinit.images.signals import load_samples
+    from hyperinit.photos.load import is_set
     from hyperinit.siren.device import choose_device
 
     # Read once, though the init, the width and the fit all need it.
-    image = None if arguments.image.is_dir() else load_samples(arguments.image, arguments.size)
+    image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
     arguments.init = arguments.init or _default_init(arguments, config, image)
     named = inits_for_fit(arguments.init, arguments.omega_0)
@@ -165,9 +173,9 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
         named = inits_for_fit(SHORT_DEFAULT_INIT, arguments.omega_0)
         base = None if is_named else load_init(SHORT_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
-    for flag, value in (("--learn", arguments.learn), ("--dry-run", arguments.dry_run)):
-        if value:
-            raise InputError(f"{flag} is for a directory of images")
+    for flag in ("learn", "dry_run", "limit"):
+        if getattr(arguments, flag):
+            raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
     return fit_image(arguments, init, config, image, device)
 
 
@@ -236,7 +244,7 @@ def fit_image(
     from hyperinit.siren.device import choose_threads, on_threads
 
     if arguments.ray is not None:
-        raise InputError("--ray is for a directory: one image is one fit")
+        raise InputError("--ray is for a set of images: one image is one fit")
     # What can be known to fail is found out before the work is done.
     inputs = [arguments.image, arguments.init.rpartition("=")[2]]
     if arguments.out is not None:

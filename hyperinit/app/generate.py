@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import (
+    DATA_EXAMPLES,
     Parser,
     add_device,
     add_index,
+    add_limit,
     add_manner,
     add_seed,
     add_size,
@@ -36,7 +40,13 @@ def generate_parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog, description="Initial weights of the SIRENs of images, from a hypernetwork."
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help=f"images, or a set of them: a directory, or other data, {DATA_EXAMPLES}",
+    )
     parser.add_argument(
         "--checkpoint",
         default="photo-224",
@@ -48,8 +58,10 @@ def generate_parser(prog: str) -> Parser:
         *("-o", "--out"),
         required=True,
         type=Path,
-        help="OUT.safetensors (several images: stacked, in the order given), or a directory",
+        help="OUT.safetensors (several images: stacked, in the order given), or a directory; for a "
+        "set a directory, where images that are finished are skipped",
     )
+    add_limit(parser)
     add_size(parser)
     add_seed(parser, "of the pixels the inner steps see")
     add_device(parser)
@@ -61,6 +73,13 @@ def generate_parser(prog: str) -> Parser:
 def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     """Runs `hyperinit generate`."""
     arguments = generate_parser(prog).parse_args(argv)
+    from hyperinit.photos.load import is_set
+
+    sets = [path for path in arguments.images if is_set(path)]
+    if sets:
+        return _generate_set(arguments, sets)
+    if arguments.limit is not None:
+        raise InputError("--limit is for a set of images")
     paths = _outputs(arguments)
     from hyperinit.images.decode import load_sized
     from hyperinit.images.pixels import image_facts
@@ -88,8 +107,58 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
                     save_params(path, params, images=[fact])
     several = "s" if len(images) > 1 else ""
     text = f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}"
-    result("generated", text, out=shown_path(arguments.out), images=len(images))
+    counts = {"images": len(images), "finished": 0, "failed": 0}
+    result("generated", text, out=shown_path(arguments.out), **counts)
     return 0
+
+
+def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
+    """Initial weights for all images of a set; 1 if some have none."""
+    out: Path = arguments.out
+    if len(arguments.images) > 1:
+        raise InputError(f"{shown_path(sets[0])} is a set of images: give it alone")
+    if out.suffix == ".safetensors" and not out.is_dir():
+        raise InputError(f"{shown_path(sets[0])} is a set of images: say where to with -o OUT_DIR")
+    check_directory(out, may_be_made=True)
+    from hyperinit.inits.start import model_init
+    from hyperinit.photos.load import open_source
+    from hyperinit.sets.starts import generate_set
+    from hyperinit.siren.device import choose_device, choose_threads, on_threads
+
+    hyper = _hypernetwork(arguments.checkpoint)
+    work = hyper.config.inner_pixels * hyper.config.siren.width**2
+    source = open_source(sets[0], arguments.limit)
+    kept = advising("images that are finished are kept; the same command continues")
+    with on_threads(choose_threads(arguments.threads, work)), kept:
+        report = generate_set(
+            source,
+            out,
+            model_init(arguments.checkpoint, hyper),
+            size=arguments.size,
+            seed=arguments.seed,
+            most_images=arguments.limit,
+            device=choose_device(arguments.device),
+            on_failed=_tell_failed,
+        )
+    if not report.made and not report.finished:
+        raise InputError(f"{shown_path(sets[0])}: no image could be read; the reasons are above")
+    text = f"{shown_path(out)}: initial weights for {report.made} images"
+    text += f", {report.finished} finished before"
+    text += f", {len(report.failed)} without a result" if report.failed else ""
+    result(
+        "generated",
+        text,
+        out=shown_path(out),
+        images=report.made,
+        finished=report.finished,
+        failed=len(report.failed),
+    )
+    return 1 if report.failed else 0
+
+
+def _tell_failed(name: str, reason: str) -> None:
+    print(f"{shown_path(name)}: {reason}", file=sys.stderr, flush=True)
+    result("failed", None, image=shown_path(name), reason=reason)
 
 
 def _outputs(arguments: argparse.Namespace) -> list[Path]:
@@ -151,7 +220,7 @@ def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
     from hyperinit.exchange.read import own_kind, read_any
 
     theirs = {"size": arguments.size, **theirs_of(arguments.theirs)}
-    if own_kind(arguments.file):
+    if own_kind(arguments.file) or len(arguments.size or (0, 0)) != 2:  # sound, a volume
         del theirs["size"]
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     if "size" in theirs and arguments.size is None and theirs["size"]:
@@ -177,7 +246,9 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     rate_hz = info.get("signal", {}).get("rate_hz")
     if rate_hz is not None and arguments.size:  # more samples of as many seconds
         rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
-    save_samples(render_samples(params, size), arguments.out, rate_hz)
+    with progress(total=prod(size), desc="drawing", unit="px", leave=False) as bar:
+        samples = render_samples(params, size, on_drawn=bar.update)
+    save_samples(samples, arguments.out, rate_hz)
     out = shown_path(arguments.out)
     shown = "x".join(map(str, size))
     result("rendered", f"{out}: {shown}", out=out, size=shown)

@@ -80,6 +80,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+# Sets of images that are no directory, as help texts name them.
+DATA_EXAMPLES = "such as shards-{000..123}.tar, FILE.parquet, FILE.npz, hf:NAME, torchvision:NAME"
+
 # Types of the arguments that several commands have.
 COUNT = whole(1, MAX_COUNT)
 WIDTH, DEPTH = whole(1, MAX_WIDTH), whole(1, MAX_DEPTH)
@@ -136,6 +139,13 @@ def add_seed(parser: Parser, what: str) -> None:
     """`--seed`, of what one line says."""
     seeds = whole(-(2**63), 2**63 - 1)
     parser.add_argument("--seed", type=seeds, default=0, metavar="N", help=what)
+
+
+def add_limit(parser: Parser) -> None:
+    """`--limit`, of a set of images."""
+    parser.add_argument(
+        "--limit", type=COUNT, metavar="N", help="of a set: its first N images alone"
+    )
 
 
 def add_index(parser: Parser) -> None:

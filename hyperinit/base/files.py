@@ -59,6 +59,19 @@ def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
     return content
 
 
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Of a file's bytes, read in parts.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replaces a file with new content, or leaves it exactly as it was.
 

@@ -21,6 +21,8 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     "generated": {
         "out": ("text", "file or directory that was written"),
         "images": ("whole", "how many images it is for"),
+        "finished": ("whole", "images of a set that were finished before"),
+        "failed": ("whole", "images of a set that cannot be read"),
     },
     "fit": {
         "image": ("text", "the file"),

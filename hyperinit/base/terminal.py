@@ -234,6 +234,14 @@ def shown_sec(sec: float) -> str:
     return f"{minutes}:{seconds:02}" if minutes else f"{seconds} s"
 
 
+def shown_bytes(count: float) -> str:
+    """Bytes as people read them: 900 kB, 1.2 GB."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
 class Stopped(KeyboardInterrupt):
     """The process was asked to end.
 

@@ -71,6 +71,8 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     tested, skipped = catalogue.images_to_test(
         arguments.images, protocol.image_size, arguments.limit
     )
+    if track.psnr_steps:
+        _check_not_enlarged(tested, track, protocol.image_size)
     tuned: list[NamedImage] = []
     if not track.along_curve:
         tuned, more = catalogue.images_to_tune_on(
@@ -89,6 +91,21 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
         protocol=protocol,
         stop_mse=arguments.stop_mse,
     )
+
+
+def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -> None:
+    """Refuses images that are smaller than what is fitted: enlarged, they are easier than others'.
+
+    Raises:
+        InputError: the first such image is named.
+    """
+    for image in images:
+        if 0 < image.source_side < size:
+            raise InputError(
+                f"{shown_path(image.name)}: {image.source_side} pixels on its short side, fewer"
+                f" than the {size} of the {track.name} track: give larger images, or --image-size"
+                f" {image.source_side}"
+            )
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:

@@ -33,7 +33,7 @@ from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, file_kind
+from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, checkpoint_file, file_kind
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
@@ -134,7 +134,7 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init
     if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
         return neighbour_init(path.resolve().name, path)
     foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
-    kind = "" if foreign else file_kind(path / CHECKPOINT_NAME if path.is_dir() else path)
+    kind = "" if foreign else file_kind(checkpoint_file(path))
     if path.is_file() and not kind:
         return _foreign_init(path, theirs)
     if path.is_file() and kind in (PARAMS_KIND, INT8_KIND):

@@ -122,6 +122,15 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
     return Source(spec, names, read, skipped=tuple(skipped), again=again, files=paths, how=key)
 
 
+def is_stack(path: str) -> bool:
+    """Whether a .npy file holds images and can be no signal, whose values are floats."""
+    try:
+        with open(path, "rb") as file:
+            return _header(file)[2].kind != "f"
+    except (_NoStack, OSError, ValueError, EOFError):
+        return False
+
+
 class _NoStack(Exception):
     """An array is none of images; the text says why."""
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -114,6 +115,8 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
     """
     found = _parts(spec)
     name, split = found["name"], found["split"] or ""
+    # As other files are: a picture's name does not depend on where its set lies.
+    label = f"{Path(name).resolve().name}{split_name(spec)[1]}" if os.path.isdir(name) else spec
     package = _package()
     try:
         if os.path.isdir(name):
@@ -127,7 +130,7 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
         if isinstance(_features(rows)[column], package.Image):
             rows = rows.cast_column(column, package.Image(decode=False))
         if hasattr(rows, "__len__"):
-            names = Numbered([(spec, len(rows))])
+            names = Numbered([(label, len(rows))])
             return Source(spec, names, _Rows(rows, column, names).read)
         values = (row[column] for row in islice(rows, limit))
         streamed = _fetched(values, spec)

@@ -9,6 +9,7 @@ the work, without a state to keep. Nothing is ever extracted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
 from array import array
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.base.terminal import progress
 from hyperinit.data.paths import expand, short_names
 from hyperinit.data.source import MAX_ENCODED_BYTES, Source, decoded, line
 from hyperinit.data.tiles import groups_of
@@ -45,6 +47,13 @@ class _Shards:
 
     def read(self, index: int) -> Tensor:
         """See `Source.read`."""
+        return decoded(self._content(index), self.names[index])
+
+    def digest(self, index: int) -> str:
+        """See `Source.digest`."""
+        return hashlib.sha256(self._content(index)).hexdigest()
+
+    def _content(self, index: int) -> bytes:
         path, size = self.paths[self.shard[index]], self.size[index]
         try:
             with open(path, "rb") as file:
@@ -54,7 +63,7 @@ class _Shards:
             raise InputError(error.strerror or "cannot be read") from error
         if len(content) < size:
             raise InputError("the archive ends before it does")
-        return decoded(content, self.names[index])
+        return content
 
     def groups(self, tiles: bool) -> list[str]:
         """See `Source.groups`: what has one key is one sample, so one photograph.
@@ -85,7 +94,7 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
     """
     paths = expand(spec)
     shards = _Shards(paths, short_names(paths))
-    for number in range(len(paths)):
+    for number in progress(range(len(paths)), desc="opening shards", leave=False):
         _scan(shards, number)
     return Source(
         spec,
@@ -94,6 +103,7 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
         groups=shards.groups,
         skipped=tuple(shards.skipped),
         files=paths,
+        digest=shards.digest,
     )
 
 

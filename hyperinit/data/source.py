@@ -35,6 +35,9 @@ class Source:
         files: What the pictures are in, so that they are the same as long as these are; none where
             that is not known.
         how: What else decides what `read` gives.
+        digest: Number of a picture -> SHA-256 of the bytes that it is decoded from, "" where these
+            are left to `read` to refuse; InputError as that of `read`. None: only `read` tells
+            whether a picture is another than before.
     """
 
     title: str
@@ -45,6 +48,7 @@ class Source:
     again: bool = True
     files: Sequence[str] = ()
     how: str = ""
+    digest: Callable[[int], str] | None = None
 
 
 class Numbered(Sequence[str]):

@@ -72,7 +72,7 @@ def gallery_parser(prog: str) -> Parser:
     )
     add = parser.add_argument
     add("results", type=Path, metavar="OUT_DIR", help="directory of fitted SIRENs")
-    add("--images", type=Path, metavar="DIR", help="the images, for the originals and the errors")
+    add("--images", type=Path, metavar="SET", help="what was fitted, for originals and errors")
     add("-o", "--out", type=Path, metavar="FILE", help=f"the page (OUT_DIR/{GALLERY_NAME})")
     add(
         "--limit",
@@ -89,16 +89,20 @@ def gallery(argv: Sequence[str], prog: str = "hyperinit gallery") -> int:
     """Runs `hyperinit gallery`."""
     arguments = gallery_parser(prog).parse_args(argv)
     from hyperinit.demo.gallery import write_gallery
+    from hyperinit.photos.load import is_set, open_source
 
     if arguments.limit < 1:
         raise InputError(f"--limit must be at least 1, not {arguments.limit}")
-    if arguments.images is not None and not arguments.images.is_dir():
-        raise InputError(f"--images {shown_path(arguments.images)}: no such directory")
+    if arguments.images is not None and not is_set(arguments.images):
+        raise InputError(
+            f"--images {shown_path(arguments.images)}: no such directory or set of images"
+        )
     out: Path = arguments.out or arguments.results / GALLERY_NAME
     if not arguments.results.is_dir():
         raise InputError(f"{shown_path(arguments.results)}: no such directory of fitted SIRENs")
     check_output(out, [".html", ".htm"], "another file")
-    images, left_out = write_gallery(arguments.results, arguments.images, out, arguments.limit)
+    originals = None if arguments.images is None else open_source(arguments.images)
+    images, left_out = write_gallery(arguments.results, originals, out, arguments.limit)
     text = f"{shown_path(out)}: {images} image{'' if images == 1 else 's'}"
     text += f", {left_out} left out" if left_out else ""
     result("gallery", text, out=shown_path(out), images=images, left_out=left_out)

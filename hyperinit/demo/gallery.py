@@ -1,4 +1,4 @@
-"""The results of `hyperinit fit DIR` -> one HTML file: each image beside its fit and its error.
+"""The results of `hyperinit fit SET` -> one HTML file: each image beside its fit and its error.
 
 The file needs nothing else: no network, no script, no other file. Its Content-Security-Policy
 forbids all of these, so a name that slipped through unescaped could do nothing.
@@ -10,7 +10,7 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.terminal import progress
-from hyperinit.images.decode import load_image
+from hyperinit.data.source import Source
 from hyperinit.images.errors import MOST_ERROR, error_map
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, image_hash
 from hyperinit.images.save import webp
@@ -52,12 +52,12 @@ class Fitted:
     init: str
 
 
-def write_gallery(results: Path, images: Path | None, out: Path, limit: int) -> tuple[int, int]:
+def write_gallery(results: Path, images: Source | None, out: Path, limit: int) -> tuple[int, int]:
     """Writes the page of a directory of results.
 
     Args:
-        results: Where `hyperinit fit DIR -o` wrote to.
-        images: The DIR; None: the page has neither originals nor errors.
+        results: Where `hyperinit fit SET -o` wrote to.
+        images: The SET; None: the page has neither originals nor errors.
         out: The file to write.
         limit: Results on the page at most: the worst ones.
 
@@ -70,9 +70,12 @@ def write_gallery(results: Path, images: Path | None, out: Path, limit: int) -> 
     found, unusable = fitted(results)
     views: list[dict[str, Any]] = []
     chosen = sorted(found, key=lambda one: one.psnr)[:limit]
+    wanted = {one.name for one in chosen}
+    names = enumerate(images.names if images is not None else ())
+    numbers = {name: number for number, name in names if name in wanted}
     for one in progress(chosen, desc="drawing", leave=False):
         try:
-            views.append(_view(one, images))
+            views.append(_view(one, images, numbers.get(one.name)))
         except InputError as error:
             found.remove(one)
             unusable.append((one.path.name, _without(error, one.path)))
@@ -124,7 +127,7 @@ def _fitted(path: Path, info: dict[str, Any]) -> Fitted:
     return Fitted(path, name, height, width, facts.get("sha256", ""), float(psnr), init)
 
 
-def _view(one: Fitted, images: Path | None) -> dict[str, Any]:
+def _view(one: Fitted, images: Source | None, number: int | None) -> dict[str, Any]:
     """What the page shows of a result."""
     view: dict[str, Any] = {
         "name": shown(one.name),
@@ -140,7 +143,7 @@ def _view(one: Fitted, images: Path | None) -> dict[str, Any]:
     if images is None:
         return view
     try:
-        original = _original(one, images)
+        original = _original(one, images, number)
     except InputError as error:
         view["note"] = f"No original: {error}."
     else:
@@ -148,19 +151,15 @@ def _view(one: Fitted, images: Path | None) -> dict[str, Any]:
     return view
 
 
-def _original(one: Fitted, images: Path) -> Tensor:
+def _original(one: Fitted, images: Source, number: int | None) -> Tensor:
     """The image as it was fitted.
 
     Raises:
-        InputError: it is not there, has changed since, or its name leads out of the directory.
+        InputError: it is not there, or has changed since.
     """
-    name = PurePosixPath(one.name)
-    if name.is_absolute() or ".." in name.parts or "\0" in one.name:
-        raise InputError("its name leads out of the directory of images")
-    try:
-        image = load_image(images / name)
-    except InputError as error:
-        raise InputError(_without(error, images / name)) from error
+    if number is None:  # whatever else its name may lead to
+        raise InputError(f"no such file in {shown_path(images.title)}")
+    image = images.read(number)
     if tuple(image.shape[-2:]) != (one.height, one.width) or image_hash(image) != one.sha256:
         image = centre_crop(image, one.height, one.width)
     if image_hash(image) != one.sha256:

@@ -61,6 +61,8 @@ COLOURS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "signed": ((0.5,) * 3, (0.5,) * 3),
     "imagenet": (RGB_STD, RGB_MEAN),
 }
+# Outputs that are no colours but what a signal has at a point, which are left as they are.
+VALUES = "values"
 ORDERS = ("xy", "yx")
 
 
@@ -76,7 +78,7 @@ class Conventions:
             the image's borders at -1 and 1; "corners01" and "centres01" are these in [0, 1];
             "coin" divides both axes by H - 1.
         colours: What the network's outputs are, a name in `COLOURS`: "unit" is [0, 1], "signed"
-            [-1, 1], "imagenet" normalised by the ImageNet statistics.
+            [-1, 1], "imagenet" normalised by the ImageNet statistics; or "values", of a signal.
 
     Raises:
         InputError: an unknown name, or an omega_0 that is no positive number.
@@ -94,7 +96,7 @@ class Conventions:
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not 0 < value <= MAX_OMEGA:
                 raise InputError(f"{field} must be a positive number, not {value!r}")
-        tables: dict[str, Any] = {"order": ORDERS, "grid": GRIDS, "colours": COLOURS}
+        tables: dict[str, Any] = {"order": ORDERS, "grid": GRIDS, "colours": [*COLOURS, VALUES]}
         for field, known in tables.items():
             if getattr(self, field) not in known:
                 raise unknown_name(field, str(getattr(self, field)), known)
@@ -137,7 +139,9 @@ def to_params(layers: Layers, theirs: Conventions, size: Size | None = None) -> 
 
     Args:
         layers: From coordinates (2) over sine layers of one width to 3 colours, or 1, a grey that
-            becomes all three; the last layer is linear. Shapes are the caller's to check.
+            becomes all three; the last layer is linear. Shapes are the caller's to check. Of
+            another signal (see `shows_colours`) the outputs are left as they are, and the
+            coordinates too where they are not two.
         theirs: What their numbers mean.
         size: Height and width of the image, for grids that depend on it.
 
@@ -146,18 +150,27 @@ def to_params(layers: Layers, theirs: Conventions, size: Size | None = None) -> 
     """
     weights = [weight.detach().cpu().double() for weight, _ in layers]
     biases = [None if bias is None else bias.detach().cpu().double() for _, bias in layers]
-    (ax, bx), (ay, by) = theirs.axes(size)
-    columns = [0, 1] if theirs.order == "xy" else [1, 0]
-    first = weights[0][:, columns]  # of x, then of y
-    shift = first @ torch.tensor([bx, by], dtype=torch.float64)
-    weights[0] = first * torch.tensor([ax, ay], dtype=torch.float64)
+    shift = torch.zeros((), dtype=torch.float64)
+    if weights[0].shape[1] == 2:  # other coordinates than those of pixels stay as they are
+        (ax, bx), (ay, by) = theirs.axes(size)
+        columns = [0, 1] if theirs.order == "xy" else [1, 0]
+        first = weights[0][:, columns]  # of x, then of y
+        shift = first @ torch.tensor([bx, by], dtype=torch.float64)
+        weights[0] = first * torch.tensor([ax, ay], dtype=torch.float64)
     if biases[0] is not None or bool(shift.any()):
         biases[0] = shift + (0.0 if biases[0] is None else biases[0])
     ratio = theirs.hidden_omega / theirs.first_omega
     for i in range(1, len(layers) - 1):
         weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
-    weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], theirs.colours, "imagenet")
+    if shows_colours(layers, theirs):
+        weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], theirs.colours, "imagenet")
     return _as_params(weights, biases, theirs.first_omega)
+
+
+def shows_colours(layers: Layers, theirs: Conventions) -> bool:
+    """Whether they show a picture: two coordinates to 3 colours, or 1, a grey."""
+    is_picture = layers[0][0].shape[1] == 2 and len(layers[-1][0]) in (1, 3)
+    return is_picture and theirs.colours != VALUES
 
 
 def from_params(params: Params, theirs: Conventions, size: Size | None = None) -> Layers:
@@ -183,7 +196,7 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
     for i in range(config.depth):
         ratio = config.omega_0 / (theirs.first_omega if i == 0 else theirs.hidden_omega)
         weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
-    if config.out_features == 3:
+    if config.out_features == 3 and theirs.colours != VALUES:
         weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
     return [
         (weight.float(), None if bias is None else bias.float())
@@ -213,12 +226,19 @@ def _as_params(weights: list[Tensor], biases: list[Tensor | None], omega_0: floa
     """Float64 layers -> float32 `Params`; where one sine layer has a bias, all have."""
     depth = len(weights) - 1
     has_bias = any(bias is not None for bias in biases[:-1])
-    config = SirenConfig(len(weights[0]), depth, float(omega_0), bias=has_bias)
+    config = SirenConfig(
+        len(weights[0]),
+        depth,
+        float(omega_0),
+        bias=has_bias,
+        in_features=weights[0].shape[1],
+        out_features=len(weights[-1]),
+    )
     tensors = {}
-    for name in param_shapes(config):
+    for name, shape in param_shapes(config).items():
         _, index, field = name.split(".")
         value = weights[int(index)] if field == "weight" else biases[int(index)]
-        tensors[name] = torch.zeros(config.width) if value is None else value.float()
+        tensors[name] = torch.zeros(shape) if value is None else value.float()
     for name, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise InputError(f"{name} has values that are not finite, or too large for float32")

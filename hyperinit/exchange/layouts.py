@@ -13,6 +13,7 @@ from torch import Tensor
 from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.exchange.conventions import OURS, USUAL, Conventions, Layers, Size
+from hyperinit.images.signals import MAX_DIMS
 
 ABOUT = "docs/siren-files.md"  # the page where layouts and conventions are
 
@@ -275,19 +276,16 @@ def check_shapes(found: Found, tensors: Mapping[str, Any]) -> None:
         raise InputError(f"{len(found.keys) - 1} sine layers are more than {MAX_DEPTH}")
 
 
-def check_image(found: Found, layers: Layers) -> None:
-    """Refuses what shows no photograph: inputs other than 2, outputs other than 3, or 1 for grey.
+def check_signal(found: Found, layers: Layers) -> None:
+    """Refuses other inputs than the 1 to 3 coordinates of sound, of a pixel or of a volume.
 
     Raises:
         InputError: the key and its shape are named.
     """
-    (first, _), (last, _) = layers[0], layers[-1]
-    if first.shape[1] != 2:
+    first, _ = layers[0]
+    if not 1 <= first.shape[1] <= MAX_DIMS:
         key, shape = found.keys[0][0], tuple(first.shape)
-        raise InputError(f"{key} has shape {shape}: expected 2 inputs, the coordinates of a pixel")
-    if last.shape[0] not in (1, 3):
-        key, shape = found.keys[-1][0], tuple(last.shape)
-        raise InputError(f"{key} has shape {shape}: expected 3 outputs, R, G, B, or 1, a grey")
+        raise InputError(f"{key} has shape {shape}: expected 1 to {MAX_DIMS} inputs, coordinates")
 
 
 def size_of_grid(tensors: Mapping[str, Tensor]) -> Size | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import read_small, shown_path
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, to_params
-from hyperinit.exchange.layouts import ABOUT, check_image, find, size_of_grid
+from hyperinit.exchange.layouts import ABOUT, check_signal, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import file_kind, load_siren
@@ -79,10 +79,12 @@ def read_siren(
         index: Which SIREN of a file of hyperinit with several.
         **conventions: What differs from what the layout's program takes for granted: first_omega,
             hidden_omega, order ("xy", "yx"), grid ("corners", "centres", "corners01", "centres01",
-            "coin") and colours ("unit" for [0, 1], "signed" for [-1, 1], "imagenet").
+            "coin") and colours ("unit" for [0, 1], "signed" for [-1, 1], "imagenet", or "values"
+            where a picture is none, such as one band of many).
 
     Returns:
-        One SIREN in float32 on the CPU. A grey one has three equal colours.
+        One SIREN in float32 on the CPU. A grey one has three equal colours. Of sound, a volume or
+        other numbers of values, these are taken as they are, and so are coordinates other than two.
 
     Raises:
         InputError: no such file, or unreadable, or with code in it; a key or a shape that does not
@@ -142,7 +144,7 @@ def read_foreign(
         tensors = read_tensors(path)
         found = find(tensors, layout)
         layers = found.layers(tensors)
-        check_image(found, layers)
+        check_signal(found, layers)
         for keys, pair in zip(found.keys, layers, strict=True):
             for key, value in zip(keys, pair, strict=True):
                 _check_values(key, value)

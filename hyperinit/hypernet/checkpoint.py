@@ -11,7 +11,7 @@ from hyperinit.hypernet.network import CHECKPOINT_KIND as CHECKPOINT_KIND
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.siren.ambient import with_own_settings
-from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
+from hyperinit.siren.store import checkpoint_file, load_tensors
 
 
 @with_own_settings
@@ -24,9 +24,7 @@ def load_hypernetwork(path: str | Path) -> tuple[HyperNetwork, dict[str, Any]]:
     Raises:
         InputError: no checkpoint there, or a damaged one, or one of another program or version.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / CHECKPOINT_NAME
+    path = checkpoint_file(path)
     tensors, info = load_tensors(path, CHECKPOINT_KIND)
     try:
         facts = dict(info["hypernetwork"])

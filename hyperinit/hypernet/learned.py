@@ -27,7 +27,7 @@ from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
-from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors
+from hyperinit.siren.store import checkpoint_file, load_tensors
 from hyperinit.siren.vectors import from_vector, to_vector
 
 LEARNED_KIND = "hyperinit-learned-init-1"
@@ -274,8 +274,7 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
     Raises:
         InputError: no checkpoint there, or a damaged one, or one of another program or version.
     """
-    path = Path(path)
-    path = path / CHECKPOINT_NAME if path.is_dir() else path
+    path = checkpoint_file(path)
     tensors, info = load_tensors(path, LEARNED_KIND)
     try:
         facts = dict(info["learned"])

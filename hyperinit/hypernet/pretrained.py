@@ -14,7 +14,7 @@ from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
-from hyperinit.siren.store import CHECKPOINT_NAME, file_kind
+from hyperinit.siren.store import checkpoint_file, file_kind
 
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
@@ -61,9 +61,8 @@ def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str
     Raises:
         InputError: no checkpoint there, or a damaged one, or one of another program or version.
     """
-    path = Path(path)
-    file = path / CHECKPOINT_NAME if path.is_dir() else path
-    if file.is_file() and file_kind(file) == LEARNED_KIND:
+    path = checkpoint_file(path)
+    if path.is_file() and file_kind(path) == LEARNED_KIND:
         return load_learned(path)
     return load_hypernetwork(path)
 

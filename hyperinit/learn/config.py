@@ -129,3 +129,18 @@ class LoopConfig:
             if not folder or not 0 <= weights[folder] <= MAX_RATE:
                 raise InputError(f"data_weights: {entry!r} is not of the form clothing=0.1")
         return weights
+
+
+@dataclass(frozen=True)
+class AdaptingConfig(LoopConfig):
+    """Of a training whose loss is measured after inner steps on the image."""
+
+    query_pixels: int = option(
+        1024,
+        "pixels per image on which the outer loss is measured",
+        at_least=1,
+        at_most=MOST_PIXELS,
+    )
+    inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
+    second_order: bool = option(True, "differentiate through the inner gradients")
+    inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,22 +12,16 @@ from hyperinit.base.settings import option
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.inits.rules import named_init
-from hyperinit.learn.config import MOST_PIXELS, MOST_SIDE, LoopConfig
+from hyperinit.learn.config import MOST_SIDE, AdaptingConfig
 from hyperinit.learn.loss import OuterLoss, outer_loss
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params
 
 
 @dataclass(frozen=True)
-class TrainConfig(LoopConfig):
+class TrainConfig(AdaptingConfig):
     """A whole meta-training run; the run's `config.toml` is this, resolved."""
 
-    query_pixels: int = option(
-        1024,
-        "pixels per image on which the outer loss is measured",
-        at_least=1,
-        at_most=MOST_PIXELS,
-    )
     lr: float = option(1e-3, "learning rate of the encoder and the heads", above=0)
     base_lr: float = option(1e-4, "learning rate of the learned base", above=0)
     step_size_lr: float = option(
@@ -41,13 +34,10 @@ class TrainConfig(LoopConfig):
     code_size: int = option(256, "length of the image's code", at_most=MOST_SIDE)
     rank: int = option(8, "rank of the predicted residual of a weight matrix", at_most=MOST_SIDE)
     inner_steps: int = option(3, "gradient steps from the generated init (K); 0: none")
-    inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     normalized_steps: bool = option(False, "inner steps along gradients scaled to unit size")
     weight_before: float = option(0.2, "weight of the loss before the inner steps", at_least=0)
     weight_after: float = option(1.0, "weight of the loss after the inner steps", at_least=0)
     residual_penalty: float = option(0.0, "weight of the heads' mean squared residual", at_least=0)
-    second_order: bool = option(True, "differentiate through the inner gradients")
-    inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
 
     def __post_init__(self) -> None:
         super().__post_init__()

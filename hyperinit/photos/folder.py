@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import file_sha256, shown_path
 from hyperinit.data.source import Source
 from hyperinit.data.tiles import groups_of as groups_of
 from hyperinit.data.tiles import photograph_of as photograph_of
 from hyperinit.images.decode import load_image
-from hyperinit.images.files import image_files
+from hyperinit.images.files import MAX_FILE_BYTES, image_files
 from hyperinit.photos.photographs import Photo
 from hyperinit.photos.stored import photos_of
 
@@ -40,6 +40,15 @@ def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> 
         except InputError as error:  # a source gives the reason alone
             raise InputError(str(error).removeprefix(f"{shown_path(path)}: ")) from error
 
+    def digest(index: int) -> str:
+        path = top / names[index]
+        try:
+            # What is no file (a pipe may never end) or huge is left to `read`, which says so.
+            usual = path.is_file() and path.stat().st_size <= MAX_FILE_BYTES
+            return file_sha256(path) if usual else ""
+        except OSError as error:
+            raise InputError(error.strerror or "cannot be read") from error
+
     def groups(tiles: bool) -> list[str]:
         found = groups_of(names) if tiles else {}
         return [found.get(name, name) for name in names]
@@ -52,6 +61,7 @@ def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> 
         skipped=tuple(unreadable),
         files=[os.path.join(top, name) for name in names],
         how=f"profiles {profiles}",
+        digest=digest,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
+from hyperinit.data.arrays import is_stack
 from hyperinit.data.source import Source
 from hyperinit.data.table import KINDS, kind_of
 from hyperinit.photos.builtin import load_builtin
@@ -23,7 +24,7 @@ from hyperinit.photos.photographs import (
 )
 from hyperinit.photos.stored import MEMORY_MIB, keep_photos
 from hyperinit.photos.synthetic import load_synthetic
-from hyperinit.photos.torchvision_sets import SETS, load_torchvision
+from hyperinit.photos.torchvision_sets import SETS, load_torchvision, open_torchvision
 
 # Everything else is taken for data on disk; a directory that is called like this is "./builtin".
 NAMES = ("builtin", "synthetic", *(f"torchvision:{name}" for name in SETS))
@@ -55,29 +56,42 @@ class _Named:
     Attributes:
         load: (name without the kind, how) -> photographs.
         refuses: Option -> why it is not for them.
+        open: Name without the kind -> all of its images, not split.
     """
 
     load: Callable[[str, Wanted], Photographs]
     refuses: Mapping[str, str]
+    open: Callable[[str], Source]
 
 
 _FIXED = {"held_out_fraction": "{name} has a fixed split: held_out_fraction is not for it"}
 _NO_FOLDERS = {"weights": "{name} has no sub-folders: weights are not for it"}
 _WHOLE = {"limit": "{name} is always read whole: limit is not for it"}
 
+
+def _in_memory(found: Photographs) -> Source:
+    """A few images that are decoded already."""
+    photos = [*found.train, *found.held_out]
+    return Source(found.name, [photo.name for photo in photos], lambda i: photos[i].image)
+
+
 _NAMED = {
     "builtin": _Named(
-        lambda name, how: load_builtin(keep_side=how.keep_side), _FIXED | _NO_FOLDERS | _WHOLE
+        lambda name, how: load_builtin(keep_side=how.keep_side),
+        _FIXED | _NO_FOLDERS | _WHOLE,
+        lambda name: _in_memory(load_builtin(keep_side=None)),
     ),
     "synthetic": _Named(
         lambda name, how: load_synthetic(
             keep_side=how.keep_side, held_out_fraction=how.fraction, limit=how.limit
         ),
         _NO_FOLDERS,
+        lambda name: _in_memory(load_synthetic(keep_side=None, held_out_fraction=0, limit=None)),
     ),
     "torchvision": _Named(
         lambda name, how: load_torchvision(name, keep_side=how.keep_side, limit=how.limit),
         _FIXED | _NO_FOLDERS,
+        open_torchvision,
     ),
 }
 
@@ -133,14 +147,50 @@ def load(
         kind, _, rest = name.partition(":")
         _refuse(name, _NAMED[kind].refuses, how)
         return _NAMED[kind].load(rest, how)
+    if kind_of(name) is not None:
+        _refuse(name, _NO_FOLDERS, how)
+    return _load_source(_open(name, limit, profiles), how)
+
+
+def is_set(spec: str | os.PathLike[str]) -> bool:
+    """Whether something is a set of images, rather than a single image or signal.
+
+    A .npy file is a signal where it can be one, as ever; in several ("x-*.npy") are stacks.
+    """
+    name = os.fspath(spec)
+    if os.path.isdir(name):
+        return True
+    if os.path.isfile(name) and name.lower().endswith(".npy"):
+        return is_stack(name)
+    return name in NAMES or kind_of(name) is not None
+
+
+def open_source(spec: str | os.PathLike[str], limit: int | None = None) -> Source:
+    """All images of a data set, none of them decoded yet, and not split.
+
+    Args:
+        spec: As `load` takes it; an existing directory comes before a name.
+        limit: How many of its first images will be read at most. None: all.
+
+    Raises:
+        InputError: see `load`.
+    """
+    name = os.fspath(spec)
+    if name in NAMES and not os.path.isdir(name):
+        kind, _, rest = name.partition(":")
+        return _NAMED[kind].open(rest)
+    return _open(name, limit, profiles=True)
+
+
+def _open(name: str, limit: int | None, profiles: bool) -> Source:
+    """Data on disk, or on the Hub."""
     other = kind_of(name)
     if other is not None:
-        _refuse(name, _NO_FOLDERS, how)
-        return _load_source(other.open(name, limit), how)
+        return other.open(name, limit)
     if not name or (os.path.basename(name) == name and not Path(name).exists()):
         examples = ", ".join(kind.example for kind in KINDS)
         raise unknown_name("data set", name, [*NAMES, f"{examples}, or an existing directory"])
-    return _load_source(open_folder(name, profiles=profiles), how)
+    return open_folder(name, profiles=profiles)
 
 
 def _refuse(name: str, refuses: Mapping[str, str], how: Wanted) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.data.source import Source
 from hyperinit.images.decode import to_image
 from hyperinit.photos.photographs import Photo, Photographs, collect
 
@@ -69,9 +70,7 @@ def load_torchvision(
         InputError: unknown name; torchvision is missing or broken; no network, or the download
             failed.
     """
-    if name not in SETS:
-        raise unknown_name("torchvision data set", name, SETS)
-    row, cache = SETS[name], cache or cache_directory()
+    row, cache = _row(name), cache or cache_directory()
     build = _class(row.class_name)
     # Both parts are fetched before either is decoded, so that a failure comes early.
     train_source = _open(name, build, cache, {**row.options, **row.train})
@@ -87,9 +86,36 @@ def load_torchvision(
     return Photographs(f"torchvision:{name}", train, held_out, skipped + more)
 
 
+def open_torchvision(name: str, cache: Path | None = None) -> Source:
+    """All images of a data set, each decoded when it is read: those to train on come first.
+
+    Args and errors are those of `load_torchvision`.
+    """
+    row, cache = _row(name), cache or cache_directory()
+    build = _class(row.class_name)
+    parts = {
+        side: _open(name, build, cache, {**row.options, **chosen})
+        for side, chosen in (("train", row.train), ("held_out", row.held_out))
+    }
+    places = [(side, i) for side, part in parts.items() for i in range(len(part))]
+
+    def read(index: int) -> Tensor:
+        side, number = places[index]
+        return _image(parts[side], number)
+
+    names = [f"{name}/{side}/{number:06d}" for side, number in places]
+    return Source(f"torchvision:{name}", names, read)
+
+
 def cache_directory() -> Path:
     """Where downloads are kept: hyperinit in the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperinit"
+
+
+def _row(name: str) -> TorchvisionSet:
+    if name not in SETS:
+        raise unknown_name("torchvision data set", name, SETS)
+    return SETS[name]
 
 
 def _class(class_name: str) -> Callable[..., Any]:
@@ -128,14 +154,18 @@ def _take(
     names = [f"{prefix}/{i * len(source) // count:06d}" for i in range(count)]
 
     def load(name: str) -> Tensor:
-        try:
-            picture, _ = source[int(name.rpartition("/")[2])]
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(_line(error)) from error
-        picture.info.pop("icc_profile", None)  # a published set is taken as it is
-        return to_image(picture)
+        return _image(source, int(name.rpartition("/")[2]))
 
     return collect([(name, name, 1.0) for name in names], load, keep_side)
+
+
+def _image(source: Any, number: int) -> Tensor:
+    try:
+        picture, _ = source[number]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(_line(error)) from error
+    picture.info.pop("icc_profile", None)  # a published set is taken as it is
+    return to_image(picture)
 
 
 def _line(error: Exception) -> str:

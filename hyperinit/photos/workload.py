@@ -27,18 +27,21 @@ class NamedImage:
         image: (3, size, size) in [0, 1].
         hash: `image_hash` of it.
         source_hash: `image_hash` of the photograph that it was cropped from; "" if there is none.
+        source_side: The short side of that photograph in pixels; 0 where it is not known.
     """
 
     name: str
     image: Tensor = field(repr=False, compare=False)
     hash: str
     source_hash: str = ""
+    source_side: int = field(default=0, compare=False)
 
     @classmethod
     def cropped(cls, name: str, source: Tensor, size: int, source_hash: str = "") -> NamedImage:
         """The centre square of an image (3, H, W) of any size."""
         image = square_crop(source, size)
-        return cls(name, image, image_hash(image), source_hash or image_hash(source))
+        side = min(source.shape[-2:])
+        return cls(name, image, image_hash(image), source_hash or image_hash(source), side)
 
 
 Skipped = list[tuple[str, str]]  # name and reason of each file that could not be used

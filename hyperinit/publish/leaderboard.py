@@ -15,7 +15,7 @@ from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.names import markdown_cell
 from hyperinit.report.page import ENTRANTS_HEADER, page
 from hyperinit.report.tables import csv_text, markdown, markdown_table
-from hyperinit.score.beside import places, shown_place, without_mixed_seconds
+from hyperinit.score.places import places, shown_place
 from hyperinit.score.score import GroupScore, score_groups
 
 NOT_SUBMITTED = "records without a plan: not checked"
@@ -64,13 +64,9 @@ def read_entrants(paths: Iterable[Path]) -> list[Entrant]:
 
 
 def merged_scores(entrants: Iterable[Entrant], reference: str = "33") -> list[GroupScore]:
-    """The scores of all records together; a trial that several files have is the first one's.
-
-    Seconds are left out of groups that were measured in several places.
-    """
+    """The scores of all records together; a trial that several files have is the first one's."""
     records = {record.trial: record for one in reversed(list(entrants)) for record in one.records}
-    found = score_groups(records.values(), reference, strict=False)
-    return list(map(without_mixed_seconds, found))
+    return score_groups(records.values(), reference, strict=False)
 
 
 def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entrant]) -> str:

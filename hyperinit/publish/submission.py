@@ -21,7 +21,7 @@ from hyperinit.bench.declared import Values, declared_records, read_plans
 from hyperinit.record.check import no_constant, no_key_twice
 from hyperinit.record.record import Record
 from hyperinit.record.records import MAX_LINE_BYTES, SUBMISSION_START, read_records, to_line
-from hyperinit.score.beside import SECONDS_DEPEND_ON, places, shown_place
+from hyperinit.score.places import SECONDS_DEPEND_ON, places, shown_place
 
 FORMAT = 1
 BY_CHARS = 80

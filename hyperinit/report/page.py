@@ -23,7 +23,7 @@ from hyperinit.report.headline import MEANINGS, shown_workload
 from hyperinit.report.names import shown, templates
 from hyperinit.report.sections import Pictures, View, section
 from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
-from hyperinit.score.beside import places
+from hyperinit.score.places import places
 from hyperinit.score.score import GroupScore
 
 FACTS_CHARS = 600  # of what identifies an init

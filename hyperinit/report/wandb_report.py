@@ -30,7 +30,7 @@ from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, shown_workload
 from hyperinit.report.names import markdown_text, shown
 from hyperinit.report.tables import markdown
-from hyperinit.score.groups import one_machine
+from hyperinit.score.places import places
 from hyperinit.score.score import GroupScore, InitScore
 
 TITLE = "Initial weights of SIRENs compared"  # in the address too, where "?" would end the path
@@ -226,7 +226,7 @@ def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, 
     epochs, seconds = init.mse_curve("epochs"), init.mse_curve("seconds")
     for (at_epochs, mse), (at_seconds, _) in zip(epochs, seconds, strict=True):
         if isfinite(mse):
-            timed = {"seconds": at_seconds} if one_machine(init.runs) else {}
+            timed = {"seconds": at_seconds} if len(places(init.runs)) == 1 else {}
             run.log({"epochs": at_epochs, **timed, "mse": mse})
     pictures = _pictures(story, init)
     if pictures:

@@ -79,20 +79,10 @@ class Group:
         return [record for record in self.records if record.is_tuning]
 
     @property
-    def is_timed(self) -> bool:
-        """Whether one machine has measured all tests, so that seconds mean something."""
-        return one_machine(self.tests)
-
-    @property
     def tuned_on(self) -> int:
         """How many images rates were chosen on that are no test images."""
         tests = {record.image_hash for record in self.tests}
         return len({record.image_hash for record in self.records} - tests)
-
-
-def one_machine(records: Iterable[Record]) -> bool:
-    """Whether records are of one machine, as far as they say: those of a cluster do."""
-    return len({str(record.environment.get("machine")) for record in records}) <= 1
 
 
 def groups(records: Iterable[Record]) -> list[Group]:

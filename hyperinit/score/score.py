@@ -29,13 +29,13 @@ from hyperinit.score.costs import (
     ratio,
 )
 from hyperinit.score.groups import Choice, Group, Ladder, choose_ladders, groups, name_entries
+from hyperinit.score.places import places, without_seconds
 
 Unit = Literal["epochs", "seconds"]
 PsnrAfter = dict[int, Mean | None]  # steps -> mean over pairs
 COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
 MAX_CURVE_POINTS = 150  # of a curve that is drawn
 
-SEVERAL_MACHINES = "Several machines have measured this: what they took in seconds is left out."
 DIFFERENT_PAIRS = (
     "Not every init was run on the same images and seeds: a median is over an init's own pairs, a"
     " ratio over the pairs that both ran."
@@ -48,7 +48,7 @@ class TargetScore:
 
     Attributes:
         epochs: Its cost in the track's unit.
-        seconds: On a ladder that one machine has measured; None along a curve, whose evaluations
+        seconds: On a ladder that was measured in one place; None along a curve, whose evaluations
             are on the clock.
         train: Along a curve: the cost until the smoothed training loss is there.
         to_reference, to_best: Ratios in epochs; None for the init it would be to, or without one.
@@ -150,7 +150,7 @@ class GroupScore:
         inits: Best first: by the hardest target, then by the next.
         tune_on_test: Rates were chosen on the test runs of all inits.
         notes: Sentences on what a reader must know of how this was scored.
-        has_seconds: False where seconds were left out, see beside.py.
+        has_seconds: False where seconds were left out, see places.py.
     """
 
     group: Group
@@ -245,8 +245,10 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
     measure = _curve_costs if track.along_curve else _all_ladder_costs
     costs = {init: {t: measure(pairs, t) for t in TARGETS} for init, pairs in ladders.items()}
-    if not group.is_timed:  # a second here is not a second there
-        notes = [*notes, SEVERAL_MACHINES]
+    measured_in = len(places(group.tests))
+    has_seconds = measured_in <= 1
+    if not has_seconds:  # a second here is not a second there
+        notes = [*notes, without_seconds(measured_in)]
         for own in (own for by_target in costs.values() for own in by_target.values()):
             own.pop("seconds", None)
     facts = {name(record): record.init_facts for record in group.tests}
@@ -280,7 +282,7 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     order = along if track.along_curve else rank
     found.sort(key=lambda s: [order(s.init, target) for target in sorted(TARGETS)])
     return GroupScore(
-        group, reference, tuple(found), tune_on_test, tuple(notes), has_seconds=group.is_timed
+        group, reference, tuple(found), tune_on_test, tuple(notes), has_seconds=has_seconds
     )
 
 

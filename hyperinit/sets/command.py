@@ -1,4 +1,4 @@
-"""`hyperinit fit DIR`: what it says and asks before, while and after a set is fitted."""
+"""`hyperinit fit SET`: what it says and asks before, while and after a set is fitted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result as print_result
-from hyperinit.base.terminal import Countdown, advising, shown_sec
+from hyperinit.base.terminal import Countdown, advising, shown_bytes, shown_sec
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
 from hyperinit.fitting.target import TargetResult
-from hyperinit.images.files import image_files
 from hyperinit.inits.start import Init
+from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_directory, result_name
 from hyperinit.sets.on_the_way import OnTheWay
 from hyperinit.sets.results import Fitted
@@ -38,7 +38,7 @@ DRY_IMAGES = 4  # that `--dry-run` fits
 def fit_images(
     arguments: argparse.Namespace, init: Init, base: Init | None, config: FitConfig, device: Any
 ) -> int:
-    """Fits all images of a directory; 1 if some have no result, or not the one that was wanted.
+    """Fits all images of a set; 1 if some have no result, or not the one that was wanted.
 
     Args:
         arguments: Of `hyperinit fit`.
@@ -50,21 +50,22 @@ def fit_images(
     """
     source, out = shown_path(arguments.image), arguments.out
     if out is None and not arguments.dry_run:
-        raise InputError(f"{source} is a directory: say where to with -o OUT_DIR")
+        raise InputError(f"{source} is a set of images: say where to with -o OUT_DIR")
     if arguments.render is not None:
         raise InputError("--render is for one image: use `hyperinit render` on the results")
     if out is not None:
         check_directory(out, may_be_made=True)
-    names, unread = image_files(arguments.image, follow_links=True)
+    images = open_source(arguments.image, arguments.limit)
+    names = images.names if arguments.limit is None else images.names[: arguments.limit]
     init = _with_learning(init, base, arguments, len(names))
-    told = Told(Countdown(len(names) + len(unread)))
+    told = Told(Countdown(len(names) + len(images.skipped)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
     work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
 
-    def run(out: Path, told: Told, most_images: int | None = None) -> DirectoryReport:
+    def run(out: Path, told: Told, most_images: int) -> DirectoryReport:
         return fit_directory(
-            arguments.image,
+            images,
             out,
             init,
             config,
@@ -90,7 +91,7 @@ def fit_images(
             text = estimate(names, tried, sizes, out, init)
             print_result("estimate", text, text=text)
             return 0
-        report = run(out, told)
+        report = run(out, told, len(names))
     _tell(report, source, shown_path(out))
     return 1 if report.failed or report.missed else 0
 
@@ -164,14 +165,6 @@ def estimate(
     at = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = disk_usage(at).free
     return text if need < free else f"{text}; only {shown_bytes(free)} are free there"
-
-
-def shown_bytes(count: float) -> str:
-    """Bytes as people read them: 900 kB, 1.2 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
 
 
 @dataclass

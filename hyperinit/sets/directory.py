@@ -22,28 +22,28 @@ import torch
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path, write_or_spare
+from hyperinit.data.source import Source
 from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.many import most_together
 from hyperinit.fitting.target import TargetResult
-from hyperinit.images.decode import load_image
-from hyperinit.images.files import MAX_FILE_BYTES, image_files
 from hyperinit.images.pixels import centre_crop, image_hash
 from hyperinit.inits.start import Init
+from hyperinit.photos.load import open_source
 from hyperinit.sets.jobs import Batch, Job, all_fits, fits_of
 from hyperinit.sets.results import (
+    LOCK_NAME,
     Fitted,
+    Pending,
+    UnusableResult,
     facts_of,
-    file_sha256,
     result_name,
     save_result,
+    stored_result,
     why_none,
 )
 from hyperinit.siren.network import Params, SirenConfig
-from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params
 from hyperinit.spread.engines import HERE, Engine, WorkLost
-
-LOCK_NAME = ".lock"
 
 AUTOMATIC = ("engine", "hidden_dtype")  # options that a timing or the work may decide
 
@@ -81,7 +81,7 @@ class DirectoryReport:
 
 
 def fit_directory(  # more than 60 lines: half is its docstring, as it is what users call
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     init: Init,
     config: FitConfig | None = None,
@@ -97,7 +97,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     on_finished: Callable[[str], None] = lambda name: None,
     **options: Any,
 ) -> DirectoryReport:
-    """Fits a SIREN to every image below a directory and writes one file for each.
+    """Fits a SIREN to every image of a set and writes one file for each.
 
     Images are streamed: memory is bounded, however many there are. An image whose file is there,
     undamaged and made in the same way from the same image, is skipped, so a run that was
@@ -105,7 +105,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
 
     Args:
         directory: The top of a tree of images; hidden files are passed over, links to directories
-            are followed, each directory once.
+            are followed, each directory once. Or other data, see `open_source`.
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
             metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
             cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts,
@@ -123,7 +123,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             its memory holds.
             An image's result depends on its neighbours by rounding alone, and so by a tenth of a
             dB or so: docs/reliability.md.
-        most_images: How many of the directory's images, the first by name, are looked at; all.
+        most_images: How many of the set's images, the first by name, are looked at; all.
         device: Where images are fitted.
         spread: What fits batches of images; files are read and written here.
         on_fitted: Called with (name, result) after a file has been written.
@@ -133,7 +133,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
         **options: Fields of FitConfig to set.
 
     Raises:
-        InputError: no such directory, no image in it, or an option is unusable; `out` cannot be
+        InputError: no such data, no image in it, or an option is unusable; `out` cannot be
             written to, is in use by another process, or holds a result that was made differently.
             Results that are finished stay as they are.
     """
@@ -145,10 +145,11 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     for what, value in (("batch_images", together), *(("size", side) for side in sides)):
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
-    top, target = Path(directory), Path(out)
-    names, failed = image_files(top, follow_links=True)
+    is_open = isinstance(directory, Source)
+    source = directory if is_open else open_source(directory, most_images)
+    target, names = Path(out), source.names
     if not names:
-        raise InputError(f"{shown_path(top)}: no image files in this directory")
+        raise InputError(f"{shown_path(source.title)}: no image files there")
     make_directory(target)
     how: dict[str, Any] = {
         "init": init.name,
@@ -162,9 +163,10 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     run.device, run.batch_images, run.target_mse = torch.device(device), batch_images, target_mse
     clock = Clock()
     with exclusive(target / LOCK_NAME), clock.running():
-        for name, reason in failed:
+        for name, reason in source.skipped:
             run.fail(name, reason)
-        batches = run.batches(top, names[:most_images], size)
+        count = len(names) if most_images is None else min(most_images, len(names))
+        batches = run.batches(source, range(count), size)
         # What "auto" becomes in the first batch, it is for all.
         for some in (islice(batches, 1), batches):
             for (_, jobs), results in spread.map(run.fits(spread), some):
@@ -211,12 +213,12 @@ class _Run:
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
 
     def batches(
-        self, top: Path, names: Sequence[str], size: int | tuple[int, int] | None
+        self, source: Source, numbers: Iterable[int], size: int | tuple[int, int] | None
     ) -> Iterator[Batch]:
         """What is to be fitted, as many images of a size as are fitted together."""
         waiting: dict[tuple[int, int], list[Job]] = defaultdict(list)
-        for name in names:
-            job = self.prepare(top, name, size)
+        for index in numbers:
+            job = self.prepare(source, index, size)
             if job is None:
                 continue
             waiting[job.shape].append(job)
@@ -247,14 +249,13 @@ class _Run:
         self.missed.append((name, reason))
         self.on_failed(name, reason)
 
-    def prepare(self, top: Path, name: str, size: int | tuple[int, int] | None) -> Job | None:
+    def prepare(self, source: Source, index: int, size: int | tuple[int, int] | None) -> Job | None:
         """Decodes an image, unless its result is there or it cannot be read."""
-        source, path = top / name, self.target / result_name(name)
+        name = source.names[index]
+        path = self.target / result_name(name)
         try:
-            # What is no file (a pipe may never end) or huge is left to `load_image`, which says so.
-            usual = source.is_file() and source.stat().st_size <= MAX_FILE_BYTES
-            content = file_sha256(source) if usual else ""
-            finished, info = self._finished(path, content)
+            pending = Pending(source, index)
+            finished, info = self._finished(path, pending)
             if finished is not None:
                 self.finished += 1
                 self.on_finished(name)
@@ -262,42 +263,26 @@ class _Run:
                     self.miss(name, info["mse"])
                 if self.init.learn is None:
                     return None
-            image = load_image(source)
-            if content != file_sha256(source):  # what is stored must be of what was fitted
-                self.fail(name, "was changed while it was read: run the command again")
-                return None
-        except OSError as error:
-            self.fail(name, error.strerror or "cannot be read")
-            return None
-        except _UnusableResult:
+            image = pending.image
+        except UnusableResult:
             raise
         except InputError as error:
-            reason = str(error).removeprefix(f"{shown_path(source)}: ")
-            self.fail(name, reason)
+            self.fail(name, str(error))
             return None
         sides = (size, size) if isinstance(size, int) else size
         shown = image if sides is None else centre_crop(image, *sides)
-        return Job(name, shown, path, content, image_hash(image), finished)
+        return Job(name, shown, path, pending.sha256, image_hash(image), finished)
 
-    def _finished(self, path: Path, source_sha256: str) -> tuple[Params | None, dict[str, Any]]:
+    def _finished(self, path: Path, pending: Pending) -> tuple[Params | None, dict[str, Any]]:
         """The undamaged result of this very image, made in this very way, if there is one."""
-        if not os.path.lexists(path):
+        stored = stored_result(path, self.how)
+        if stored is None:
             return None, {}
-        try:
-            kind = file_kind(path)
-            params, info = load_params(path) if kind == PARAMS_KIND else (None, {})
-        except InputError as error:
-            if path.is_file():
-                return None, {}  # truncated or damaged: made again
-            raise _UnusableResult(str(error)) from error
-        ours = all(info.get(key) == self.how[key] for key in self.how)
-        if params is None or not ours or not self._is_alike(params.config, info.get("became")):
-            raise _UnusableResult(
-                f"{shown_path(path)}: made by another init, with other options or by another"
-                " program; use another output directory"
-            )
+        params, info = stored
+        if not self._is_alike(params.config, info.get("became")):
+            raise UnusableResult.made_otherwise(path)
         # Or else the image has changed since.
-        return (params if info.get("source_sha256") == source_sha256 else None), info
+        return (params if info.get("source_sha256") == pending.sha256 else None), info
 
     def _is_alike(self, siren: SirenConfig, became: Any) -> bool:
         """Whether a result is of a network as this run's, and with what "auto" is in this run.
@@ -377,7 +362,3 @@ class _Run:
             more = f"; {len(lost) - 1} more, in directories beside it" if len(lost) > 1 else ""
             raise InputError(f"{lost[0]}{more}")
         return fitted
-
-
-class _UnusableResult(InputError):
-    """Raised for the output directory, not for the image at hand."""

@@ -10,13 +10,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
+from hyperinit.data.source import Source
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import failure
 from hyperinit.fitting.target import TargetResult, advice
+from hyperinit.images.files import IMAGE_SUFFIXES
+from hyperinit.images.pixels import image_hash
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import save_params
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
 
 Fitted: TypeAlias = FitResult | TargetResult
+
+LOCK_NAME = ".lock"  # in a directory of results
 
 
 def why_none(result: Fitted) -> str:
@@ -44,24 +53,82 @@ def result_name(name: str) -> str:
     """File name for the result of an image: readable, safe everywhere, and no two alike.
 
     Args:
-        name: Of the image, below its directory, with its suffix: "a/b.png" and "a_b.png" differ.
+        name: Of the image in its set, with its suffix: "a/b.png" and "a_b.png" differ.
     """
-    readable = (
-        re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.splitext(name)[0]).strip("_-")[-80:].lstrip("_-")
-    )
+    stem, suffix = os.path.splitext(name)
+    stem = stem if suffix.lower() in IMAGE_SUFFIXES else name  # "photos.npy[000012]"
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[-80:].lstrip("_-")
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return f"{readable or 'image'}-{digest}.safetensors"
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes, read in parts."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save_result(path: Path, params: Params, facts: Mapping[str, Any]) -> None:
     """Writes the SIREN of an image, and what is known about it."""
     save_params(path, params, **facts)
+
+
+class UnusableResult(InputError):
+    """Raised for the output directory, not for the image at hand."""
+
+    @classmethod
+    def made_otherwise(cls, path: Path) -> UnusableResult:
+        """For a file that is whole, and not this run's."""
+        return cls(
+            f"{shown_path(path)}: made by another init, with other options or by another"
+            " program; use another output directory"
+        )
+
+
+def stored_result(path: Path, how: Mapping[str, Any]) -> tuple[Params, dict[str, Any]] | None:
+    """What an earlier run wrote in this very way; None where nothing whole is there.
+
+    Args:
+        path: Of the result.
+        how: What its facts must say.
+
+    Raises:
+        UnusableResult: something else is there.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        kind = file_kind(path)
+        params, info = load_params(path) if kind == PARAMS_KIND else (None, {})
+    except InputError as error:
+        if path.is_file():
+            return None  # truncated or damaged: made again
+        raise UnusableResult(str(error)) from error
+    if params is None or any(info.get(key) != value for key, value in how.items()):
+        raise UnusableResult.made_otherwise(path)
+    return params, info
+
+
+class Pending:
+    """An image of a set, decoded once and only when it has to be.
+
+    Attributes:
+        sha256: Changes with what the image is decoded from.
+
+    Raises:
+        InputError: it cannot be read; the reason alone.
+    """
+
+    def __init__(self, source: Source, index: int) -> None:
+        self._source, self._index = source, index
+        self._image: Tensor | None = None
+        self.sha256 = image_hash(self.image) if source.digest is None else source.digest(index)
+
+    @property
+    def image(self) -> Tensor:
+        """(3, H, W) in [0, 1].
+
+        Raises:
+            InputError: it cannot be read, or was changed since its hash was taken; the reason
+                alone.
+        """
+        if self._image is None:
+            digest = self._source.digest
+            self._image = self._source.read(self._index)
+            if digest is not None and digest(self._index) != self.sha256:
+                raise InputError("was changed while it was read: run the command again")
+        return self._image

@@ -17,6 +17,7 @@ from typing import Literal
 from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.extras import EXTRAS, has_key
 from hyperinit.base.results import manner, results
+from hyperinit.base.terminal import shown_bytes
 
 State = Literal["ok", "note", "fails"]
 
@@ -161,7 +162,7 @@ def _memory() -> Iterator[Finding]:
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
     advice = "small images and `--batch-images 1` need least" if free < SMALL_MEMORY_BYTES else ""
-    yield Finding("memory", "note" if advice else "ok", f"{_size(free)} free", advice)
+    yield Finding("memory", "note" if advice else "ok", f"{shown_bytes(free)} free", advice)
 
 
 def _compiler() -> Iterator[Finding]:
@@ -215,7 +216,7 @@ def _disks() -> Iterator[Finding]:
 
 def _disk(name: str, place: Path) -> Finding:
     free = shutil.disk_usage(place).free
-    value = f"{place}, {_size(free)} free"
+    value = f"{place}, {shown_bytes(free)} free"
     if free < LEAST_FREE_BYTES:
         return Finding(name, "fails", value, "make room")
     if free < SMALL_FREE_BYTES:
@@ -232,10 +233,6 @@ def _is_writable(place: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _terminal() -> Iterator[Finding]:

@@ -321,10 +321,17 @@ def _chunk_pixels(params: Params, device: torch.device) -> int:
     return max(together // math.prod(params.batch_shape), 1)
 
 
-def render(params: Params, height: int, width: int) -> Tensor:
+def render(
+    params: Params,
+    height: int,
+    width: int,
+    *,
+    on_drawn: Callable[[int], object] = lambda count: None,
+) -> Tensor:
     """The image of one SIREN at any size: (3, height, width) in [0, 1].
 
     Pixels are drawn in turn: beside the image itself, memory does not grow with its size.
+    `on_drawn` is told after every part how many pixels it had.
 
     Raises:
         InputError: a side below 1, more than `MAX_PIXELS`, or no SIREN of an image.
@@ -340,6 +347,7 @@ def render(params: Params, height: int, width: int) -> Tensor:
         coords = pixel_coords(height, width, device, range(start, min(start + chunk, pixels)))
         drawn = rgb_to_image(predict(params, coords, chunk), len(coords), 1)
         colours[..., start : start + chunk] = drawn.squeeze(-1)
+        on_drawn(len(coords))
     return colours.reshape(*params.batch_shape, 3, height, width)
 
 

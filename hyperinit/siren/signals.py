@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
 from hyperinit.siren.network import Params, SirenConfig, predict, render
 
+_CHUNK_SAMPLES = 65536
 _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
 
 
@@ -44,12 +45,15 @@ def to_samples(source: ImageSource, config: SirenConfig) -> Tensor:
     )
 
 
-def render_signal(params: Params, sides: Sequence[int]) -> Tensor:
+def render_signal(
+    params: Params, sides: Sequence[int], *, on_drawn: Callable[[int], object] = lambda count: None
+) -> Tensor:
     """The signal of one SIREN on a grid of any size: (C, *sides) in [-1, 1], clipped.
 
     Args:
         params: One SIREN, from as many coordinates as there are sides.
         sides: Samples along each dimension: (N,), (H, W) or (D, H, W).
+        on_drawn: Told after every part how many samples it had.
 
     Raises:
         InputError: another number of sides; a side below 1; more than `MAX_PIXELS` samples; the
@@ -66,16 +70,19 @@ def render_signal(params: Params, sides: Sequence[int]) -> Tensor:
             f"a SIREN from {config.in_features} coordinates takes as many sides, each at least 1,"
             f" of {MAX_PIXELS / 1e6:g} million samples at most, not {tuple(sides)}"
         )
-    parts = [
-        predict(params, grid_coords(sides, params.device, range(start, min(start + 65536, count))))
-        for start in range(0, count, 65536)
-    ]
+    parts = []
+    for start in range(0, count, _CHUNK_SAMPLES):
+        part = range(start, min(start + _CHUNK_SAMPLES, count))
+        parts.append(predict(params, grid_coords(sides, params.device, part)))
+        on_drawn(len(part))
     return torch.cat(parts).T.clamp(-1, 1).reshape(config.out_features, *sides)
 
 
-def render_samples(params: Params, sides: Sequence[int]) -> Tensor:
+def render_samples(
+    params: Params, sides: Sequence[int], *, on_drawn: Callable[[int], object] = lambda count: None
+) -> Tensor:
     """`render` for a SIREN of an image, `render_signal` for any other."""
     if params.config.is_image:
         height, width = sides
-        return render(params, height, width)
-    return render_signal(params, sides)
+        return render(params, height, width, on_drawn=on_drawn)
+    return render_signal(params, sides, on_drawn=on_drawn)

@@ -26,6 +26,13 @@ from hyperinit.siren.network import Params, SirenConfig
 PARAMS_KIND = "hyperinit-params-1"
 CHECKPOINT_NAME = "checkpoint.safetensors"  # in the directory of a training run
 
+
+def checkpoint_file(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint of a run directory; a file is one itself. It may be missing."""
+    path = Path(path)
+    return path / CHECKPOINT_NAME if path.is_dir() else path
+
+
 # The longest facts are the hashes of training images: 240,000 of them. As nested as JSON can be,
 # facts of this length take about 1 GB while they are read.
 MAX_INFO_CHARS = 2**24

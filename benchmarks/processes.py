@@ -1,0 +1,124 @@
+"""How much faster two processes meta-train than one: seconds of an outer step, on idle cores.
+
+    python benchmarks/processes.py                     one process and two, 96 x 96, 8 images a step
+    python benchmarks/processes.py --processes 1 2 4   more of them
+    python benchmarks/processes.py --size 32 --steps 4 --rounds 1   to see that it works
+
+Every process has one thread. Rounds alternate between the numbers of processes, as what else the
+machine does changes; a row has the median of the rounds, and how many times as fast it is as the
+first row. The first steps of every run are not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
+
+WARM_UP_STEPS = 2
+
+
+def worker(size: int, batch_images: int, steps: int) -> None:
+    """Trains the default network in this process's part of a run; the first prints seconds."""
+    import torch
+
+    from hyperinit.learn.loop import Stop, train
+    from hyperinit.learn.state import new_state
+    from hyperinit.learn.task import HYPERNETWORK, TrainConfig
+    from hyperinit.learn.tracking import silent_tracker
+    from hyperinit.photos.load import load
+    from hyperinit.photos.photographs import CropSampler
+    from hyperinit.spread.processes import launched
+
+    torch.set_num_threads(1)
+    last = WARM_UP_STEPS + steps
+    config = TrainConfig(
+        size=size,
+        batch_images=batch_images,
+        max_steps=last,
+        eval_steps=10 * last,
+        checkpoint_sec=1e9,
+        wandb="disabled",
+    )
+    photos = load("synthetic", limit=2 * batch_images, held_out_fraction=0)
+    sampler = CropSampler(photos.train, size, seed=0)
+    ends: list[float] = []
+    with launched() as processes, tempfile.TemporaryDirectory() as folder:
+        train(
+            new_state(HYPERNETWORK, config),
+            config,
+            sampler,
+            torch.empty(0),
+            Path(folder),
+            silent_tracker(),
+            info={"train_hashes": []},
+            stop=Stop(),
+            on_step=lambda step, metrics: ends.append(time.perf_counter()),
+            processes=processes,
+        )
+        if processes.leads:
+            print(json.dumps((ends[last - 1] - ends[WARM_UP_STEPS - 1]) / steps))
+
+
+def step_sec(count: int, arguments: argparse.Namespace) -> float:
+    """Seconds of an outer step in so many processes, which are started and waited for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    one = [sys.executable, __file__, "--one", "--size", str(arguments.size)]
+    one += ["--batch-images", str(arguments.batch_images), "--steps", str(arguments.steps)]
+    processes = [
+        subprocess.Popen(
+            one,
+            env={**os.environ, **found, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    printed = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"a run of {count} processes failed")
+    return float(json.loads(printed[0]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one row for each number of processes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--size", type=int, default=96, help="side of the images in pixels (96)")
+    parser.add_argument("--batch-images", type=int, default=8, help="of an outer step (8)")
+    parser.add_argument("--steps", type=int, default=30, help="that are timed in a run (30)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.one:
+        worker(arguments.size, arguments.batch_images, arguments.steps)
+        return 0
+    sec: dict[int, list[float]] = {count: [] for count in arguments.processes}
+    for _ in range(arguments.rounds):
+        for count, found in sec.items():
+            found.append(step_sec(count, arguments))
+    print("| processes | s a step | times as fast | rounds, s |\n|---:|---:|---:|---|")
+    first = statistics.median(sec[arguments.processes[0]])
+    for count, found in sec.items():
+        middle, rounds = statistics.median(found), ", ".join(f"{one:.3f}" for one in found)
+        print(f"| {count} | {middle:.3f} | {first / middle:.2f} | {rounds} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

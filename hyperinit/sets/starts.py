@@ -1,0 +1,105 @@
+"""A set of images -> initial weights for the SIREN of each, one file an image."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import exclusive, make_directory, shown_path
+from hyperinit.base.terminal import progress
+from hyperinit.data.source import Source
+from hyperinit.images.pixels import centre_crop, image_facts
+from hyperinit.inits.start import Init
+from hyperinit.sets.results import (
+    LOCK_NAME,
+    Pending,
+    result_name,
+    save_result,
+    stored_result,
+)
+
+
+@dataclass
+class StartsReport:
+    """What `generate_set` did.
+
+    Attributes:
+        made: Images whose weights were made now.
+        finished: Images whose weights were there.
+        failed: (name, why it has none).
+    """
+
+    made: int = 0
+    finished: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def generate_set(
+    source: Source,
+    out: str | os.PathLike[str],
+    init: Init,
+    *,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    most_images: int | None = None,
+    device: torch.device | str = "cpu",
+    on_failed: Callable[[str, str], None] = lambda name, reason: None,
+) -> StartsReport:
+    """Writes the start of every image, one image in memory at a time.
+
+    An image whose file is there, undamaged and made in the same way from the same image, is
+    skipped, as in `fit_directory`, which names the files alike.
+
+    Args:
+        source: The images.
+        out: Where NAME-HASH.safetensors are written. Their metadata: images, source_sha256, init,
+            init_facts, seed, size.
+        init: What gives the starts.
+        size: Crop to the shape of (height, width) and resize to it; None leaves images as they are.
+        seed: Of every start.
+        most_images: How many of the images, the first, are looked at; all.
+        device: Where starts are made.
+        on_failed: Called with (name, reason) where an image has none.
+
+    Raises:
+        InputError: there are no images; `out` cannot be written to, is in use by another process,
+            or holds a result that was made differently.
+    """
+    if not source.names:
+        raise InputError(f"{shown_path(source.title)}: no image files there")
+    target = Path(out)
+    make_directory(target)
+    how: dict[str, Any] = {"init": init.name, "init_facts": init.facts, "seed": seed, "size": size}
+    how = json.loads(json.dumps(how))  # as it will be read back
+    report = StartsReport(failed=list(source.skipped))
+    for failure in source.skipped:
+        on_failed(*failure)
+    count = len(source.names) if most_images is None else min(most_images, len(source.names))
+    with exclusive(target / LOCK_NAME):
+        for index in progress(range(count), desc="generating", leave=False):
+            name = source.names[index]
+            path = target / result_name(name)
+            stored = stored_result(path, how)
+            try:
+                pending = Pending(source, index)
+                if stored is not None and stored[1].get("source_sha256") == pending.sha256:
+                    report.finished += 1
+                    continue
+                image = pending.image
+            except InputError as error:
+                report.failed.append((name, str(error)))
+                on_failed(name, str(error))
+                continue
+            image = image if size is None else centre_crop(image, *size)
+            facts = {"images": [image_facts(name, image)], "source_sha256": pending.sha256, **how}
+            params = init.start(image.to(device), seed).params.map(lambda value: value.cpu())
+            save_result(path, params, facts)
+            report.made += 1
+    return report
