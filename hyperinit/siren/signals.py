@@ -13,7 +13,7 @@ from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
-from hyperinit.siren.network import Params, SirenConfig, predict, render
+from hyperinit.siren.network import Params, SirenConfig, check_drawing, predict, render
 
 _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
 
@@ -66,6 +66,7 @@ def render_signal(params: Params, sides: Sequence[int]) -> Tensor:
             f"a SIREN from {config.in_features} coordinates takes as many sides, each at least 1,"
             f" of {MAX_PIXELS / 1e6:g} million samples at most, not {tuple(sides)}"
         )
+    check_drawing(params, count, "smaller sides (--size)")
     parts = [
         predict(params, grid_coords(sides, params.device, range(start, min(start + 65536, count))))
         for start in range(0, count, 65536)
