@@ -3,7 +3,9 @@
     python benchmarks/images.py                        one thread, a photograph of 4000 x 3000
     python benchmarks/images.py --height 6000 --width 8000 --repeats 5
 
-Prints a Markdown table: the median of the repeats. Time on an otherwise idle machine.
+Prints two Markdown tables. What is done with one photograph: the median of the repeats. What
+`benchmark` and `meta-train` do to load a directory of them: once, each in a process of its own, so
+that its peak memory is its own. Time on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.photos.load import load
 from hyperinit.photos.workload import images_to_test
+from hyperinit.record.protocol import Protocol
 from hyperinit.siren.network import render
 
 
@@ -44,13 +49,70 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def imported(directory: str) -> None:
+    """Nothing: what the imports take alone."""
+
+
+def to_test(directory: str) -> None:
+    """`hyperinit benchmark --images DIR`."""
+    images_to_test([directory], Protocol().image_size, None)
+
+
+def to_test_two(directory: str) -> None:
+    """`hyperinit benchmark --images DIR --limit 2`, of which the first cannot be read."""
+    found, skipped = images_to_test([directory], Protocol().image_size, 2)
+    assert len(found) == 2 and len(skipped) == 1, (len(found), skipped)
+
+
+def to_train(directory: str) -> None:
+    """`hyperinit meta-train --data DIR`, by its presets for squares of 96 pixels."""
+    load(directory, keep_side=4 * 96)
+
+
+def to_train_two(directory: str) -> None:
+    """`hyperinit meta-train --data DIR --data-limit 2`, of which the first cannot be read."""
+    found = load(directory, keep_side=4 * 96, limit=2, held_out_fraction=0)
+    assert len(found.train) == 2, found.train
+
+
+LOADERS: dict[str, Callable[[str], None]] = {
+    "nothing but imports": imported,
+    "for `benchmark`": to_test,
+    "for `benchmark --limit 2`": to_test_two,
+    "for `meta-train`": to_train,
+    "for `meta-train --data-limit 2`": to_train_two,
+}
+
+
+def measured(function: Callable[[str], None], directory: str) -> tuple[float, float]:
+    """CPU seconds of a call in this process, and the process's peak memory in MiB."""
+    torch.set_num_threads(1)
+    start = time.process_time()
+    function(directory)
+    return time.process_time() - start, peak_mib()
+
+
+def alone(function: Callable[[str], None], directory: str) -> tuple[float, float]:
+    """The same of a new process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measured, function, directory).result()
+
+
+def write_photographs(directory: Path, count: int, height: int, width: int) -> None:
+    """Photographs as JPEG files, no two alike, and before them a file that is none."""
+    (directory / "0.jpg").write_bytes(b"not a photograph")
+    for i in range(1, count + 1):
+        coarse = torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(i))
+        save_image(resize(coarse, height, width), directory / f"{i}.jpg")
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--height", type=int, default=3000)
     parser.add_argument("--width", type=int, default=4000)
     parser.add_argument("--size", type=int, default=224, help="side that is reduced to")
-    parser.add_argument("--photographs", type=int, default=12, help="in the directory")
+    parser.add_argument("--photographs", type=int, default=12, help="in a directory, at most")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -63,9 +125,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         save_image(image, directory / "0.jpg")
-        for i in range(1, arguments.photographs):
-            (directory / f"{i}.jpg").write_bytes((directory / "0.jpg").read_bytes())
-        source = str(directory)
         rows: dict[str, Callable[[], Any]] = {
             f"area average to {size} x {size}": lambda: resize(image, size, size),
             "the same, (H, W, 3) in memory": lambda: resize(
@@ -76,18 +135,19 @@ def main() -> None:
             "decode the JPEG": lambda: load_image(directory / "0.jpg"),
             "hash": lambda: image_hash(image),
             "SIREN 3 x 64 drawn at 1500 x 2000": lambda: render(siren, 1500, 2000),
-            f"{arguments.photographs} of them for a benchmark": lambda: images_to_test(
-                [source], size, None
-            ),
-            f"{arguments.photographs} of them to train on": lambda: load(
-                source, keep_side=4 * size
-            ),
         }
         print(f"{width} x {height} pixels, one thread\n\n| what | CPU s | peak MiB so far |")
         print("| --- | ---: | ---: |")
         for what, function in rows.items():
             seconds = median_sec(function, arguments.repeats)
             print(f"| {what} | {seconds:.3f} | {peak_mib():.0f} |", flush=True)
+    print("\n| what is loaded | photographs | CPU s | peak MiB |\n| --- | ---: | ---: | ---: |")
+    for count in (arguments.photographs // 2, arguments.photographs):
+        with tempfile.TemporaryDirectory() as name:
+            write_photographs(Path(name), count, height, width)
+            for what, function in LOADERS.items():
+                seconds, mib = alone(function, name)
+                print(f"| {what} | {count} | {seconds:.2f} | {mib:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from hyperinit import InputError, SirenConfig, from_pretrained, save_image, writ
 from hyperinit.app.cli import main
 from hyperinit.base.extras import EXTRAS, Extra, need
 from hyperinit.base.settings import tomllib
+from hyperinit.images.files import make_readable
 from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.loggers.table import check_logger
+from hyperinit.spread.engines import engine_of
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
@@ -24,7 +28,7 @@ NOT_IMPORTED = {"dev", "docs", "notebook", "peers"}
 def test_the_table_is_that_of_pyproject():
     declared = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
     extras = declared["project"]["optional-dependencies"]
-    assert set(EXTRAS) <= set(extras) - NOT_IMPORTED
+    assert set(EXTRAS) == set(extras) - NOT_IMPORTED
     for name, row in EXTRAS.items():
         assert any(line.startswith(row.package) for line in extras[name]), name
 
@@ -41,13 +45,28 @@ def wants_a_report(folder: Path) -> None:
     _api()
 
 
+def wants_a_photograph_of_a_phone(folder: Path) -> None:
+    make_readable(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic", "phone.heic")
+
+
+def wants_a_cluster(folder: Path) -> None:
+    with engine_of("local"):
+        pass
+
+
 # Extra -> what a user does that needs it.
 USES = {
     "completion": lambda folder: main(["completion", "bash"]),
     "demo": lambda folder: main(["demo", "--no-browser"]),
     "export": wants_onnx,
+    "heic": wants_a_photograph_of_a_phone,
+    "hf": lambda folder: main(["meta-train", "--data", "hf:me/set", "--out", f"{folder}/run"]),
     "hub": lambda folder: from_pretrained("me/tiny"),
+    "mlflow": lambda folder: main(["meta-train", "--log", "mlflow", "--out", f"{folder}/run"]),
+    "parquet": lambda folder: main(["meta-train", "--data", "a.parquet", "--out", f"{folder}/run"]),
+    "ray": wants_a_cluster,
     "report": wants_a_report,
+    "tensorboard": lambda folder: check_logger("tensorboard"),
 }
 
 

@@ -14,7 +14,7 @@ from records import ladder
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
-from hyperinit.base.extras import unsent_runs
+from hyperinit.base.extras import EXTRAS, unsent_runs
 from hyperinit.learn import tracking
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.tracking import Tracker, open_tracker, read_log
@@ -94,7 +94,7 @@ def test_no_logger_leaves_the_runs_own_log(tmp_path):
 
 @pytest.mark.parametrize("name", LOGGERS)
 def test_a_missing_extra_is_one_line_before_anything_is_made(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setitem(sys.modules, LOGGERS[name].package, None)
+    monkeypatch.setitem(sys.modules, EXTRAS[name].module, None)
     with pytest.raises(SystemExit) as stopped:
         main(["meta-train", "--preset", "tiny", "--log", name, "--out", str(tmp_path / "run")])
     error = capsys.readouterr().err

@@ -160,7 +160,7 @@ def test_without_ray_the_line_names_the_extra(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", str(source), "-o", str(tmp_path / "out"), *FIT, "--ray"])
     assert stopped.value.code == 2
-    assert "--ray needs Ray: pip install 'hyperinit[ray]'" in capsys.readouterr().err
+    assert "--ray needs ray: pip install 'hyperinit[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,13 @@ def main(
 
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.declared import declare
-    from hyperinit.bench.request import ALL_ROWS, describe, make_plan, set_threads
+    from hyperinit.bench.request import (
+        ALL_ROWS,
+        check_plan_memory,
+        describe,
+        make_plan,
+        set_threads,
+    )
     from hyperinit.bench.run import open_records
     from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
@@ -219,6 +225,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     asked = 1 if on_ray else arguments.workers
     workers = set_threads(arguments.threads, asked, arguments.device)
     plan = make_plan(arguments, catalogue)
+    if not on_ray and arguments.device == "cpu":
+        check_plan_memory(plan, workers)
     say(describe(plan, out, workers))
     if arguments.dry_run:
         return 0

@@ -165,8 +165,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
     theirs = typed.theirs_of(arguments.theirs)
-    init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     device = choose_device(arguments.device)
+    if device.type == "cpu" and arguments.init.partition("@")[0] in named:
+        check_fit(arguments, config, image)
+    init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     if image is None:
         from hyperinit.sets.command import fit_images
 
@@ -177,6 +179,20 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
         if getattr(arguments, flag):
             raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
     return fit_image(arguments, init, config, image, device)
+
+
+def check_fit(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> None:
+    """Refuses a fit from a hand-designed init that memory cannot hold, before its start is drawn.
+
+    Of a directory (no image), one of the smallest fits.
+    """
+    from hyperinit.fitting.suits import check_fit_memory
+    from hyperinit.siren.network import SirenConfig
+
+    pixels = 1 if image is None else image[0].numel()
+    check_fit_memory(
+        SirenConfig(arguments.width, arguments.depth), pixels, config.step_pixels(pixels)
+    )
 
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:

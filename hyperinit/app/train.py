@@ -169,6 +169,8 @@ def run(
         processes: That share the training; the first one does everything else.
     """
     comparison_protocol(config)  # what is wrong there is said before the work is done
+    if device.type == "cpu":
+        program.task.check_memory(config, processes.count)
     photos = _photographs(config, resumed=state is not None)
     if processes.leads:
         _describe(photos, processes)

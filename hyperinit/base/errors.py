@@ -1,10 +1,12 @@
-"""The one error a user can mend: bad input, a wrong file, an unknown option."""
+"""The one error a user can mend: bad input, a wrong file, an unknown option, too little memory."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from hyperinit.base.terminal import visible
 
@@ -40,6 +42,66 @@ def memory_errors() -> Iterator[None]:
             "there is not enough memory for this: take smaller images or networks, or fewer at a"
             f" time ({text[:200] or 'MemoryError'})"
         ) from error
+
+
+# Less is not worth the look at what is free.
+SMALL_BYTES = 2**26
+
+
+def check_memory(needed: float, what: str, advice: str) -> None:
+    """Refuses what memory cannot hold before it is taken: Linux would kill the process.
+
+    Args:
+        needed: Bytes that it takes at least.
+        what: What takes them, at the start of the message.
+        advice: What would be right, naming the fields: "take a smaller width or depth".
+
+    Raises:
+        InputError: so much is not free.
+    """
+    free = free_memory() if needed >= SMALL_BYTES else None
+    if free is not None and needed > free:
+        raise InputError(
+            f"{what} takes {needed / 1e9:.3g} GB of memory or more, and {free / 1e9:.3g} GB are"
+            f" free: {advice}"
+        )
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take; None where the system does not say.
+
+    The least of what Linux has left, swap included, and what is left to each of the control groups
+    that the process is in (containers, batch systems); elsewhere all that the machine has.
+    """
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        rows = [row.split() for row in (root / "proc/meminfo").read_text().splitlines()]
+        kib = {name: int(count) for name, count, *_ in rows}
+        found.append((kib["MemAvailable:"] + kib.get("SwapFree:", 0)) * 1024)
+    with suppress(OSError):
+        for row in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = row.split(":", 2)
+            if controllers in ("", "memory"):
+                found += _left_to_groups(root / "sys/fs/cgroup" / controllers, path)
+    if not found:
+        with suppress(AttributeError, OSError, ValueError):  # not on every system
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return max(min(found), 0) if found else None
+
+
+def _left_to_groups(top: Path, path: str) -> Iterator[int]:
+    """What is left to a control group and to those around it, of version 1 or 2."""
+    for below in (Path(path.lstrip("/")), *Path(path.lstrip("/")).parents):
+        for most, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                limit = int((top / below / most).read_text())
+                taken = int((top / below / used).read_text())
+                rows = (top / below / "memory.stat").read_text().splitlines()
+                freed = [int(row.split()[1]) for row in rows if row.split()[0] == cache]
+                yield limit - taken + sum(freed)
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import netrc
 import os
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -31,42 +31,64 @@ class Extra:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it is there, found out without importing it."""
-        if self.module in sys.modules:
-            return sys.modules[self.module] is not None
-        try:
-            return importlib.util.find_spec(self.module) is not None
-        except (ImportError, ValueError):
+        """Whether it is there, found out without importing it.
+
+        By what was installed: of another folder of its name on the path, it is not the module.
+        """
+        if sys.modules.get(self.module, self) is None:
             return False
+        try:
+            return bool(metadata.distribution(self.package))
+        except metadata.PackageNotFoundError:
+            return False
+
+    @property
+    def line(self) -> str:
+        """What it says where it is missing, and how to mend that."""
+        extra = next((name for name, row in EXTRAS.items() if row is self), self.package)
+        return f"{self.what} {self.package}: pip install 'hyperinit[{extra}]'"
 
 
 EXTRAS = {
     "completion": Extra("shtab", "shtab", "hyperinit completion needs"),
     "demo": Extra("gradio", "gradio", "hyperinit demo needs"),
     "export": Extra("onnx", "onnx", "ONNX files need"),
+    "heic": Extra("pillow_heif", "pillow-heif", "HEIC needs"),
+    "hf": Extra("datasets", "datasets", "a Hugging Face data set needs"),
     "hub": Extra("huggingface_hub", "huggingface-hub", "the Hugging Face Hub needs"),
+    "mlflow": Extra("mlflow", "mlflow", "--log mlflow needs"),
+    "parquet": Extra("pyarrow", "pyarrow", "a Parquet file needs"),
+    "ray": Extra("ray", "ray", "--ray needs"),
     "report": Extra("wandb_workspaces", "wandb-workspaces", "a W&B report needs"),
+    "tensorboard": Extra("tensorboard", "tensorboard", "--log tensorboard needs"),
 }
 
 
-def need(extra: str) -> ModuleType:
-    """Imports the package of an extra.
+def need(extra: str, submodule: str = "") -> ModuleType:
+    """Imports the package of an extra, or a module in it.
 
     Raises:
         InputError: it is missing, which the line says how to mend, or it is broken.
     """
     row = EXTRAS[extra]
+    name = f"{row.module}.{submodule}" if submodule else row.module
     try:
-        return importlib.import_module(row.module)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != row.module:
+        if error.name not in (row.module, name):
             raise _broken(row, error) from error
-        raise InputError(f"{row.what} {row.package}: pip install 'hyperinit[{extra}]'") from error
-    except ImportError as error:
+        raise InputError(row.line) from error
+    except (ImportError, OSError, AttributeError) as error:  # of its libraries, of other versions
         raise _broken(row, error) from error
 
 
-def _broken(row: Extra, error: ImportError) -> InputError:
+def check_installed(extra: str) -> None:
+    """What `need` says of a package that is missing, without the time that importing it takes."""
+    if not EXTRAS[extra].is_installed:
+        raise InputError(EXTRAS[extra].line)
+
+
+def _broken(row: Extra, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:200]
     return InputError(f"{row.what} {row.package}, which cannot be imported ({reason})")
 

@@ -268,9 +268,23 @@ def advising(advice: str) -> Iterator[None]:
     """What is stopped inside the block says this, unless something inside has said it better."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        better = getattr(error, "advice", "")
-        raise Stopped(exit_code(error) - 128, better or advice) from error
+    except BaseException as error:
+        stop = _stop_behind(error)
+        if stop is None:
+            raise
+        better = getattr(stop, "advice", "")
+        raise Stopped(exit_code(stop) - 128, better or advice) from error
+
+
+def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or signal that an exception comes of; None where it has another reason.
+
+    What is interrupted may fail while it tidies up (a lock that was not taken yet cannot be given
+    back). What is wrong with a file or a value, in one line, is worth more than that.
+    """
+    while error is not None and not isinstance(error, (KeyboardInterrupt, ValueError)):
+        error = error.__context__
+    return error if isinstance(error, KeyboardInterrupt) else None
 
 
 def stoppable(work: Callable[[], int], *, owns_process: bool = False) -> int:
@@ -290,9 +304,12 @@ def stoppable(work: Callable[[], int], *, owns_process: bool = False) -> int:
     with handler.installed():
         try:
             code = work()
-        except KeyboardInterrupt as error:
-            advice = getattr(error, "advice", "")
-            code = exit_code(error)
+        except BaseException as error:
+            stop = _stop_behind(error)
+            if stop is None:
+                raise
+            advice = getattr(stop, "advice", "")
+            code = exit_code(stop)
             handler.tell(f"stopped; {advice}" if advice else "stopped")
         if owns_process and handler.number is not None:
             for stream in (sys.stdout, sys.stderr):

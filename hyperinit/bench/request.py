@@ -20,10 +20,12 @@ from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import epoch_sec
 from hyperinit.bench.sources import load_init
 from hyperinit.fitting.config import fit_options
+from hyperinit.fitting.suits import check_fit_memory
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.tracks import Track, find_track
 from hyperinit.siren.device import choose_device
+from hyperinit.siren.network import SirenConfig
 
 ALL_ROWS = "all-rows"
 SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
@@ -106,6 +108,18 @@ def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -
                 f" than the {size} of the {track.name} track: give larger images, or --image-size"
                 f" {image.source_side}"
             )
+
+
+def check_plan_memory(plan: Plan, workers: int) -> None:
+    """Refuses a benchmark whose fits the memory of this machine cannot hold.
+
+    Raises:
+        InputError: it cannot; the line says what could be smaller.
+    """
+    protocol = plan.protocol
+    pixels = protocol.image_size**2
+    siren = SirenConfig(protocol.width, protocol.depth)
+    check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:

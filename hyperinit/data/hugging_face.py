@@ -20,12 +20,12 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.extras import EXTRAS, need
 from hyperinit.base.files import shown_path
 from hyperinit.data.parquet import USUAL
-from hyperinit.data.source import MAX_ENCODED_BYTES, Numbered, Source, decoded, line, optional
+from hyperinit.data.source import MAX_ENCODED_BYTES, Numbered, Source, decoded, line
 from hyperinit.data.spool import Spool
 
-EXTRA = "hf"
 PREFIX = "hf:"
 
 # What `save_to_disk` writes: of a data set, of several splits.
@@ -144,7 +144,7 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
 def _package() -> Any:
     """Hugging Face's `datasets`, also where another folder of that name comes first on the path,
     as in a checkout of this project."""
-    module = sys.modules.get("datasets") or optional("datasets", EXTRA, "a Hugging Face data set")
+    module = sys.modules.get("datasets") or need("hf")
     if hasattr(module, "load_from_disk"):
         return module
     for place in sys.path:
@@ -155,10 +155,10 @@ def _package() -> Any:
             del sys.modules[name]
         sys.path.insert(0, place)
         try:
-            return optional("datasets", EXTRA, "a Hugging Face data set")
+            return need("hf")
         finally:
             sys.path.remove(place)
-    raise InputError(f"a Hugging Face data set needs datasets: pip install 'hyperinit[{EXTRA}]'")
+    raise InputError(EXTRAS["hf"].line)
 
 
 def _one_split(found: Any, split: str, spec: str) -> Any:

@@ -14,11 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import need
 from hyperinit.base.files import shown_path
 from hyperinit.data.paths import expand, short_names, split_field
-from hyperinit.data.source import Numbered, Source, decoded, line, optional
-
-EXTRA = "parquet"
+from hyperinit.data.source import Numbered, Source, decoded, line
 
 # What image columns are usually called, where several columns hold bytes.
 USUAL = ("image", "img", "jpg", "png", "picture", "photo", "pixels", "content", "bytes")
@@ -70,7 +69,7 @@ def open_parquet(spec: str, limit: int | None = None) -> Source:
         InputError: pyarrow is not installed; a file is missing or no Parquet file; no such column,
             or no column of bytes, or several without a usual name.
     """
-    parquet = optional("pyarrow.parquet", EXTRA, "a Parquet file")
+    parquet: Any = need("parquet", "parquet")
     path, wanted = split_field(spec)
     paths = expand(path)
     files, groups, parts, column = [], [], [], ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,27 +106,6 @@ def decoded(content: Any, name: str) -> Tensor:
 
 def _kind_of(value: Any) -> str:
     return "nothing" if value is None else type(value).__name__
-
-
-def optional(module: str, extra: str, what: str) -> Any:
-    """A module of a package that an extra installs.
-
-    Args:
-        module: Its dotted name.
-        extra: The extra's name.
-        what: What needs it, at the start of the message.
-
-    Raises:
-        InputError: it is not installed, or cannot be imported; the line names the extra.
-    """
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError, AttributeError) as error:
-        package = module.partition(".")[0]
-        reason = "" if getattr(error, "name", None) == package else f" ({line(error)})"
-        raise InputError(f"{what} needs {package}{reason}: pip install 'hyperinit[{extra}]'") from (
-            error
-        )
 
 
 def line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from hyperinit.base.clock import Clock
 from hyperinit.fitting.config import FitConfig, rate_of, suited
 from hyperinit.fitting.steps import make_steps, rate_factors
-from hyperinit.fitting.suits import enough_width
+from hyperinit.fitting.suits import check_fit_memory, enough_width
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb, is_image
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
@@ -178,6 +178,9 @@ class _Descent:
         self.pixels = len(self.coords)
         self.eval_at = _eval_at(self.pixels, config.eval_pixels, image.device)
         self.batch_pixels = config.step_pixels(self.pixels)
+        if start.params.device.type == "cpu":
+            fits = math.prod(self.batch)
+            check_fit_memory(start.params.config, self.pixels, self.batch_pixels, fits)
         self.spent_epochs = start.epochs
         self.steps = self._steps_after(config.budget_epochs)
         self.eval_steps = sorted({0, *map(self._steps_after, config.eval_epochs)})

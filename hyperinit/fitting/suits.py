@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from math import ceil, log2, sqrt
 
+from hyperinit.base.errors import check_memory
 from hyperinit.siren.network import SirenConfig
 
 # One pixel from each cell, 64 cells at least: smaller batches gain little for each epoch and cost
@@ -42,6 +43,36 @@ MIN_WIDTH, MAX_WIDTH = 256, 384
 _NETWORK_EPOCHS = 10.0
 _MOST_WEIGHTS_RATIO = 4.0
 GOOD_PSNR, GOOD_MSE = 40.0, 1.96e-3  # one error, in dB and in ImageNet-normalised units
+
+
+# Bytes that a fit takes at least, measured: 24 for a weight (SOAP takes 45; its value, gradient,
+# moments and copies), twice every activation of a step, and the colours and turns of a pixel.
+WEIGHT_BYTES, ACTIVATION_BYTES, PIXEL_BYTES = 24, 8, 24
+
+
+def check_fit_memory(siren: SirenConfig, pixels: int, batch_pixels: int, fits: int = 1) -> None:
+    """Refuses fits that the memory of this machine cannot hold, before any work.
+
+    Args:
+        siren: The network.
+        pixels: Of the image.
+        batch_pixels: Pixels a step.
+        fits: How many at a time.
+
+    Raises:
+        InputError: there is not the memory; it names what could be smaller.
+    """
+    weights = WEIGHT_BYTES * siren.weights
+    step = ACTIVATION_BYTES * batch_pixels * siren.width * (siren.depth + 1)
+    several = f"{fits} fits at a time" if fits > 1 else "a fit"
+    smaller = "batch_pixels" if step > weights else "width or depth"
+    smaller = (
+        f"a smaller {smaller}, or fewer fits at a time" if fits > 1 else f"a smaller {smaller}"
+    )
+    what = (
+        f"{several} of a SIREN of {siren.depth} x {siren.width} with {batch_pixels} pixels a step"
+    )
+    check_memory(fits * float(weights + step + PIXEL_BYTES * pixels), what, f"take {smaller}")
 
 
 def suitable_batch(pixels: int) -> int:

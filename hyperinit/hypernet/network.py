@@ -8,6 +8,7 @@ gradient, which needs no training to be meaningful.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -116,6 +117,16 @@ class Head(nn.Module):
             return left.reshape(-1, *self.shape)
         residual: Tensor = left.reshape(-1, self.shape[0], self.rank) @ self.right
         return residual / sqrt(self.rank)
+
+
+def numbers_of(config: HyperConfig) -> int:
+    """How many numbers a hypernetwork learns, found out without the memory that they take."""
+    with torch.device("meta"):
+        parts: list[tuple[nn.Module, int]] = [(Encoder(config), 1)]
+        for shape, count in Counter(param_shapes(config.siren).values()).items():
+            parts.append((Head(config, shape, 0.0), count))
+    learned = sum(count * value.numel() for part, count in parts for value in part.parameters())
+    return learned + config.siren.weights
 
 
 @dataclass(frozen=True)

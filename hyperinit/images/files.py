@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import features
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import need
 from hyperinit.base.files import shown_path
 
 # Pillow's name of a format -> the file name suffixes. Other formats are refused even where Pillow
@@ -115,9 +117,7 @@ def make_readable(start: bytes, name: str) -> None:
             )
     elif brands & _HEIC:
         try:
-            import pillow_heif
-        except (ImportError, OSError) as error:
-            raise InputError(
-                f"{name}: HEIC needs pillow-heif: pip install 'hyperinit[heic]'"
-            ) from error
+            pillow_heif: Any = need("heic")
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         pillow_heif.register_heif_opener(thumbnails=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hyperinit.base.arguments import MAX_PIXELS as MAX_PIXELS
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_memory
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -67,6 +67,7 @@ def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         limit = f"{MAX_PIXELS // 10**6} million pixels"
         raise InputError(f"image size must be at most {limit}, not {height} x {width}")
+    check_memory(12.0 * height * width, f"an image of {height} x {width}", "take a smaller size")
 
 
 def _average_rows(image: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, check_memory, unknown_name
 from hyperinit.base.settings import as_recorded
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
@@ -227,7 +227,12 @@ def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Gener
         spec: The rules.
         config: The network; its omega_0 sets the hidden layers' scale.
         generator: The only source of randomness.
+
+    Raises:
+        InputError: there is not the memory for so many weights.
     """
+    what = f"a SIREN of {config.depth} x {config.width}"
+    check_memory(4.0 * config.weights, what, "take a smaller width or depth")
     tensors: dict[str, Tensor] = {}
     hidden_layers = config.depth - 1
     fan_in = config.in_features

@@ -23,13 +23,14 @@ from hyperinit.base.arguments import MAX_EPOCHS
 from hyperinit.base.settings import option
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.fit import FitResult, fit
+from hyperinit.fitting.suits import WEIGHT_BYTES
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.images.cosines import MOST_COSINES
 from hyperinit.inits.rules import factor_of, named_init
 from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
 from hyperinit.learn.config import MOST_PIXELS, SEED_SIZES, TINY_SIZES, LoopConfig
 from hyperinit.learn.state import StepResult, Task
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.vectors import to_vector
 
 _SIZED = "-sized"
@@ -179,6 +180,14 @@ def _fits(
     ]
 
 
+def _least_bytes(config: ReptileConfig, images: int) -> float:
+    """Values and gradients of what is learned, the starts and ends of all fits, and one fit."""
+    pixels, width = config.size**2, config.width
+    siren = SirenConfig(width, config.depth)
+    of_one = (2 * (1 + config.read_numbers) + 2 * images) * siren.weights + 3 * pixels * images
+    return 4.0 * of_one + WEIGHT_BYTES * siren.weights
+
+
 def _loss(
     model: LearnedInit,
     config: ReptileConfig,
@@ -223,6 +232,7 @@ REPTILE: Task[ReptileConfig, LearnedInit] = Task(
     loss=_loss,
     starts=_starts,
     see=LearnedInit.remember,
+    least_bytes=_least_bytes,
 )
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import from_dict, to_dict
 from hyperinit.learn.config import LoopConfig
 from hyperinit.siren.network import Params
@@ -75,6 +75,7 @@ class Task(Generic[Config, Model]):
         starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
             further numbers to log.
         see: (model, all images of a step): before the step, in every process that shares it.
+        least_bytes: (config, images of a step in one process) -> memory that it takes at least.
     """
 
     name: str
@@ -87,6 +88,18 @@ class Task(Generic[Config, Model]):
     loss: Callable[[Model, Config, Tensor, torch.Generator, slice], StepResult]
     starts: Callable[[Model, Config, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
     see: Callable[[Model, Tensor], None] = lambda model, images: None
+    least_bytes: Callable[[Config, int], float] = lambda config, images: 0.0
+
+    def check_memory(self, config: Config, processes: int = 1) -> None:
+        """Refuses a training that the memory of this machine cannot hold, before any work.
+
+        Raises:
+            InputError: it cannot; the line names what could be smaller.
+        """
+        needed = processes * self.least_bytes(config, ceil(config.batch_images / processes))
+        what = f"training with width {config.width}, depth {config.depth}, size {config.size} and"
+        what = f"{what} batch_images {config.batch_images}"
+        check_memory(needed, what, "take smaller ones")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperinit.base.settings import option
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
-from hyperinit.hypernet.network import HyperConfig, HyperNetwork
+from hyperinit.hypernet.network import HyperConfig, HyperNetwork, numbers_of
 from hyperinit.inits.rules import named_init
 from hyperinit.learn.config import MOST_SIDE, AdaptingConfig
 from hyperinit.learn.loss import OuterLoss, outer_loss
@@ -71,6 +71,15 @@ def _optimizer(hyper: HyperNetwork, config: TrainConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
+def _least_bytes(config: TrainConfig, images: int) -> float:
+    """Values, gradients and AdamW's moments; the SIRENs and activations of the inner steps."""
+    siren, pixels = config.hyper.siren, config.size**2
+    seen = config.inner_steps * min(config.inner_pixels, pixels) + config.query_pixels
+    each = 3 * pixels + siren.weights * (config.inner_steps + 1)
+    each += seen * siren.width * (siren.depth + 1)
+    return 16.0 * numbers_of(config.hyper) + 4.0 * images * each
+
+
 def _loss(
     hyper: HyperNetwork,
     config: TrainConfig,
@@ -105,4 +114,5 @@ HYPERNETWORK = Task(
     optimizer=_optimizer,
     loss=_loss,
     starts=_starts,
+    least_bytes=_least_bytes,
 )

@@ -6,7 +6,6 @@ calls them makes one warning of the first failure, after which the run continues
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import time
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import unknown_name
+from hyperinit.base.extras import check_installed
 
 WANDB, NONE = "wandb", "none"  # names of `--log` that are no row: see learn/tracking.py
 
@@ -62,16 +62,14 @@ class Logger(Protocol):
 
 @dataclass(frozen=True)
 class LoggerKind:
-    """A row of the table.
+    """A row of the table; what it needs is in the extra of its name (base/extras.py).
 
     Attributes:
         title: What messages call it.
-        package: The module that it needs; its extra is called as `--log` calls the logger.
         start: Begins to log a run, or continues to.
     """
 
     title: str
-    package: str
     start: Callable[[LoggedRun], Logger]
 
 
@@ -167,8 +165,8 @@ class MLflow:
 
 
 LOGGERS: dict[str, LoggerKind] = {
-    "tensorboard": LoggerKind("TensorBoard", "tensorboard", TensorBoard),
-    "mlflow": LoggerKind("MLflow", "mlflow", MLflow),
+    "tensorboard": LoggerKind("TensorBoard", TensorBoard),
+    "mlflow": LoggerKind("MLflow", MLflow),
 }
 
 
@@ -180,9 +178,8 @@ def check_logger(name: str) -> None:
     """
     if name not in (WANDB, NONE, *LOGGERS):
         raise unknown_name("logger", name, (WANDB, *LOGGERS, NONE))
-    if name in LOGGERS and importlib.util.find_spec(LOGGERS[name].package) is None:
-        title, package = LOGGERS[name].title, LOGGERS[name].package
-        raise InputError(f"--log {name}: {title} needs {package}: pip install 'hyperinit[{name}]'")
+    if name in LOGGERS:
+        check_installed(name)
 
 
 def _markdown(columns: Sequence[Any], rows: Sequence[Any]) -> str:

@@ -27,7 +27,7 @@ import torch
 from PIL import __version__ as PIL_VERSION
 from torch import Tensor
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, free_memory
 from hyperinit.base.files import make_directory, shown_path, write_atomically
 from hyperinit.base.terminal import progress
 from hyperinit.data.source import Source
@@ -94,7 +94,7 @@ def keep_photos(
     if found is not None:
         skipped += found.skipped
         groups = source.groups(group_tiles) if source.groups else source.names
-        memory = _Memory(memory_mib * 2**20)
+        memory = _Memory(_room(memory_mib))
         photos = []
         for index, sha256 in zip(found.index, found.sha256, strict=True):
             name, again = source.names[index], _Again(source, index, keep_side, sha256, memory)
@@ -123,7 +123,7 @@ def _kept(
         desc="reading images",
         **{"delay": 2.0, "disable": None, "leave": False},
     )
-    memory, spool = _Memory(memory_mib * 2**20), Spool()
+    memory, spool = _Memory(_room(memory_mib)), Spool()
     found: list[tuple[int, Photo]] = []
     for index, photo in shown:
         if not memory.has_room_for(photo.pixels):
@@ -190,6 +190,12 @@ def _read(source: Source, index: int, skipped: Skipped) -> Tensor | None:
     except InputError as error:
         skipped.append((source.names[index], str(error)))
         return None
+
+
+def _room(memory_mib: int) -> int:
+    """Bytes for pixels: as many as may be, and half of what is free at most."""
+    free = free_memory()
+    return memory_mib * 2**20 if free is None else min(memory_mib * 2**20, free // 2)
 
 
 class _Memory:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
@@ -59,11 +59,9 @@ class SirenConfig:
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
             if not 1 <= int(value) <= most:
                 raise InputError(f"siren {field} must be 1 to {most}, not {value}")
-        numbers = self.width * (self.in_features + self.out_features)
-        numbers += (self.depth - 1) * self.width**2
-        if numbers > MAX_NUMBERS:
+        if self.weights > MAX_NUMBERS:
             raise InputError(
-                f"a siren of {self.depth} x {self.width} has {numbers:.1e} numbers, more than"
+                f"a siren of {self.depth} x {self.width} has {self.weights:.1e} numbers, more than"
                 f" {MAX_NUMBERS:.1e}: take a smaller width or depth"
             )
         omega = self.omega_0
@@ -73,6 +71,12 @@ class SirenConfig:
             or not 0 < float(omega) < math.inf
         ):
             raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
+
+    @property
+    def weights(self) -> int:
+        """How many there are, without biases."""
+        ends = self.width * (self.in_features + self.out_features)
+        return ends + (self.depth - 1) * self.width**2
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -341,6 +345,7 @@ def render(
         most = f"at least 1 x 1 and at most {MAX_PIXELS / 1e6:g} million pixels"
         raise InputError(f"an image to draw must have {most}, not {height} x {width}")
     device, pixels = params.device, height * width
+    check_drawing(params, pixels, "a smaller --size")
     chunk = _chunk_pixels(params, device)
     colours = torch.empty(*params.batch_shape, 3, pixels, device=device, dtype=params.dtype)
     for start in range(0, pixels, chunk):
@@ -349,6 +354,20 @@ def render(
         colours[..., start : start + chunk] = drawn.squeeze(-1)
         on_drawn(len(coords))
     return colours.reshape(*params.batch_shape, 3, height, width)
+
+
+def check_drawing(params: Params, count: int, smaller: str) -> None:
+    """Refuses a picture or signal of so many samples for which there is not the memory.
+
+    Raises:
+        InputError: there is not; it says what would be right.
+    """
+    siren = params.config
+    if params.device.type == "cpu":
+        chunk = min(count, CHUNK_PIXELS["cpu"])
+        numbers = siren.out_features * count * math.prod(params.batch_shape)
+        what = f"drawing {count} samples of a SIREN of {siren.depth} x {siren.width}"
+        check_memory(4.0 * (numbers + chunk * siren.width), what, f"take {smaller}")
 
 
 def preview(params: Params, image: Tensor) -> Tensor:

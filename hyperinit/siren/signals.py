@@ -13,7 +13,7 @@ from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
-from hyperinit.siren.network import Params, SirenConfig, predict, render
+from hyperinit.siren.network import Params, SirenConfig, check_drawing, predict, render
 
 _CHUNK_SAMPLES = 65536
 _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
@@ -70,6 +70,7 @@ def render_signal(
             f"a SIREN from {config.in_features} coordinates takes as many sides, each at least 1,"
             f" of {MAX_PIXELS / 1e6:g} million samples at most, not {tuple(sides)}"
         )
+    check_drawing(params, count, "smaller sides (--size)")
     parts = []
     for start in range(0, count, _CHUNK_SAMPLES):
         part = range(start, min(start + _CHUNK_SAMPLES, count))

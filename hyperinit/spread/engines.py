@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.extras import need
 
 LOCAL = "local"  # a cluster of this machine's cores that ends with the command
 
@@ -163,10 +164,7 @@ def engine_of(
             raise InputError(f"{flag} must be at least {least}, not {value}")
     if not 0 <= gpus <= 64:
         raise InputError(f"--ray-gpus must be at least 0, such as 0.25, not {gpus:g}")
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("--ray needs Ray: pip install 'hyperinit[ray]'") from error
+    ray: Any = need("ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do
     found: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}

@@ -15,6 +15,7 @@ import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
 from hyperinit.base.terminal import Stopped, advising, stoppable
 from hyperinit.images.save import save_image
 from hyperinit.learn.loop import TrainState, save_state
@@ -132,6 +133,24 @@ def test_a_directory_keeps_its_results_and_continues(photos, tmp_path, numbers):
     assert main(long) == 0
     assert len(list(out.glob("*.safetensors"))) == 6
     assert all((out / name).read_bytes() == content for name, content in finished.items())
+
+
+@pytest.mark.parametrize(("raised", "code"), [(RuntimeError, 143), (InputError, None)])
+def test_what_fails_because_it_was_interrupted_is_no_traceback(capsys, raised, code):
+    def work() -> int:
+        with advising("the rest is kept"):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                raise raised("a lock that was not taken yet")
+
+    if code is None:  # what could not be kept is worth saying
+        with pytest.raises(raised):
+            stoppable(work)
+    else:
+        assert stoppable(work) == code
+        assert capsys.readouterr().err == "stopped; the rest is kept\n"
 
 
 @pytest.mark.slow
