@@ -29,7 +29,7 @@ _FACTOR_OF_33, _SIDE_OF_33, _LEAST_OF_33 = 1.5, 70, 0.75
 
 # A network with so many weights for each number of a small image takes a little less
 # (docs/research-log.md 57).
-_LARGE_RATIO, _LARGE_POWER = 8.0, -0.1
+_LARGE_RATIO, _LARGE_POWER = 4.0, -0.12
 
 # Weights for each number of the image, 3 x pixels, that a default network has: error after 8
 # epochs is about 1.5e-3 times this ratio to the power of -1.3, whatever the size.
