@@ -97,17 +97,26 @@ def needed(rows: Sequence[Row], target: float) -> float:
 
 
 def worths(rows: Sequence[Row]) -> tuple[list[Worth], int]:
-    """The control and then the head starts, shortest first, and how many photographs have all."""
+    """The control and then the head starts, shortest first, and how many photographs have all.
+
+    Raises:
+        InputError: none has, or there are no fits from the control.
+    """
     by_start: dict[tuple[str, float], dict[str, list[Row]]] = {}
     for row in rows:
-        images = by_start.setdefault((row.start, row.head_epochs), {})
-        images.setdefault(row.sha256, []).append(row)
+        same = by_start.setdefault((row.start, row.head_epochs), {})
+        same.setdefault(row.sha256, []).append(row)
     if (CONTROL, 0.0) not in by_start:
         raise InputError(f"no fits from {CONTROL}: run benchmarks/oracle.py")
-    whole = set.intersection(*(set(images) for images in by_start.values()))
+    ladders = {(row.start, row.head_epochs, row.lr_factor) for row in rows}
+    made = {(row.sha256, row.start, row.head_epochs, row.lr_factor) for row in rows}
+    images = {row.sha256 for row in rows}
+    whole = {image for image in images if all((image, *ladder) in made for ladder in ladders)}
+    if not whole:
+        raise InputError("no photograph has all starts at all rates: run benchmarks/oracle.py")
     found = []
-    for (start, head), images in sorted(by_start.items(), key=lambda item: item[0][1]):
-        fits = [images[image] for image in sorted(whole)]
+    for (start, head), own_fits in sorted(by_start.items(), key=lambda item: item[0][1]):
+        fits = [own_fits[image] for image in sorted(whole)]
         begin = [next(row.mse for row in own if row.budget_epochs == 0) for own in fits]
         epochs = {target: fmean(needed(own, target) for own in fits) for target in TARGETS}
         found.append(Worth(None if start == CONTROL else head, geometric_mean(begin), epochs))

@@ -83,10 +83,11 @@ def test_what_is_saved_is_the_difference_to_the_control():
     assert photographs == 1 and control.epochs == pytest.approx({0.08: 1, 0.02: 2, 8e-4: 8})
     assert head.epochs[0.08] == 0  # it starts there
     assert 1 < head.epochs[0.02] < 2 and head.epochs[8e-4] == float("inf")
-    faster = [replace(HEAD[-1], lr_factor=0.4, mse=8e-4)]  # the better of two rates counts
-    head = learned_start.worths([*CONTROL, *HEAD, *faster])[0][1]
+    slow = [replace(row, lr_factor=0.4) for row in [*CONTROL, *HEAD]]
+    better = [*CONTROL, *HEAD, *slow[:-1], replace(slow[-1], mse=8e-4)]  # of two rates counts
+    head = learned_start.worths(better)[0][1]
     assert head.epochs[8e-4] == pytest.approx(8)
-    block = learned_start.oracle_block([*CONTROL, *HEAD, *faster])
+    block = learned_start.oracle_block(better)
     assert "| 1 epochs of a fit | 0.07 | 0 (saves 1) |" in block
 
 
