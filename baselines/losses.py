@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from baselines.noise import NOISES
+from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.many import fit_many
 from hyperinit.hypernet.learned import LearnedInit
+from hyperinit.hypernet.modulation import Trunk
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.learn.images import FixedImages
 from hyperinit.learn.loss import OuterLoss, outer_loss
 from hyperinit.learn.reptile import displacement_loss
 from hyperinit.learn.state import StepResult, TrainingImages
 from hyperinit.photos.photographs import Photographs
+from hyperinit.siren.network import apply
 
 if TYPE_CHECKING:
     from baselines.trained import BaselineConfig
@@ -52,6 +56,37 @@ def unrolled_loss(
         inner_loop=config.inner_loop,
     )
     return outer_loss(model, images, loss, generator=generator)
+
+
+def predicted_loss(
+    model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
+) -> StepResult:
+    """The seed's: the MSE of what is predicted, and penalties on the code and on the weights' size.
+
+    All images are measured on the same random `query_pixels`. The weights of a layer, of all images
+    together, are to have the mean 0 and the standard deviation 1 / (3 fan_in) in the first layer,
+    sqrt(6 / fan_in) / (3 omega_0) in the others.
+    """
+    trunk = model.modulator
+    if not isinstance(trunk, Trunk):
+        raise InputError("this learned init predicts no weights")
+    coords, rgb = image_coords(images), image_to_rgb(images)
+    if config.query_pixels < len(coords):
+        chosen = torch.randperm(len(coords), generator=generator)[: config.query_pixels]
+        coords, rgb = coords[chosen], rgb[:, chosen]
+    code = trunk.code(images)
+    params = trunk.predict(code, model.config.siren)
+    mse, psnr = grid_errors(apply(params, coords.expand(len(images), *coords.shape)), rgb)
+    errors = (float(mse.detach().mean()), float(psnr.detach().mean()))
+    sizes = []
+    for layer in range(config.depth + 1):
+        weight = params[f"layers.{layer}.weight"]
+        wanted = sqrt(6 / weight.shape[-1]) / (3 * model.config.siren.omega_0)
+        wanted = wanted if layer else 1 / (3 * weight.shape[-1])
+        sizes.append((weight.std() - wanted).square() + weight.mean().square())
+    penalty = config.code_penalty * code.square().mean()
+    penalty = penalty + config.norm_penalty * torch.stack(sizes).sum()
+    return StepResult(mse.mean() + penalty, errors[0], errors[0], errors[1], errors[1])
 
 
 def reptile_loss(

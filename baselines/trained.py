@@ -20,11 +20,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from baselines.losses import heads_loss, noise_images, reptile_loss, unrolled_loss
+from baselines.losses import (
+    heads_loss,
+    noise_images,
+    predicted_loss,
+    reptile_loss,
+    unrolled_loss,
+)
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import option
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
-from hyperinit.hypernet.modulation import ModulationConfig
+from hyperinit.hypernet.modulation import ModulationConfig, TrunkConfig
 from hyperinit.images.coords import RGB_STD
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn.config import MOST_SIDE, AdaptingConfig
@@ -72,6 +78,12 @@ class BaselineConfig(AdaptingConfig):
     )
     transformer_layers: int = option(6, "transinr, ipc: its depth", at_most=MOST_SIDE)
     attention_heads: int = option(12, "transinr, ipc: its heads", at_most=MOST_SIDE)
+    trunk_width: int = option(64, "seed-hyper: of the residual network; ResNet-50 has 64")
+    code_size: int = option(256, "seed-hyper: numbers that an image is read into")
+    code_penalty: float = option(0.1, "seed-hyper: weight of their mean square", at_least=0)
+    norm_penalty: float = option(
+        100.0, "seed-hyper: weight of how far layers' means and deviations are off", at_least=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +91,10 @@ class BaselineConfig(AdaptingConfig):
             raise unknown_name("rival", self.rival, RIVALS)
         if RIVALS[self.rival].loss is reptile_loss and self.inner_steps < 1:
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
+        if RIVALS[self.rival].predicts and self.batch_images < 2:
+            raise InputError(
+                f"batch_images of {self.rival} must be at least 2: it normalises batches"
+            )
         self.learned  # noqa: B018  checks its own fields
 
     @property
@@ -98,6 +114,9 @@ class BaselineConfig(AdaptingConfig):
             learned_step_sizes=row.learned_step_sizes,
             adapts=row.adapts,
             modulation=self._modulation,
+            trunk=TrunkConfig(self.size, self.trunk_width, self.code_size)
+            if row.predicts
+            else None,
         )
 
     @property
@@ -144,6 +163,7 @@ class Rival:
             learned parameters with Adam, and the steps are only there to train them.
         modulation: How a transformer makes an image's weights of the learned ones, see
             ModulationConfig.
+        predicts: Whether a residual network predicts all of an image's weights.
     """
 
     source: str
@@ -160,6 +180,7 @@ class Rival:
     learned_step_sizes: bool = False
     adapts: bool = False
     modulation: Literal["columns", "low-rank"] | None = None
+    predicts: bool = False
 
 
 # The table ---------------------------------------------------------------------------------------
@@ -290,6 +311,25 @@ RIVALS: dict[str, Rival] = {
             "max_steps": 2_368_000,
         },
         modulation="low-rank",
+    ),
+    # Its source never minimised the penalties, and gives no result. It has normalised colours too.
+    # How many steps is not said, and the rate was searched for, from 2e-3 on.
+    "seed-hyper": Rival(
+        "BrianPugh/pugh_torch experiments/siren/model.py, hyper_siren_imagenet.yaml: ResNet-50, a"
+        " code of 256, two hidden layers of 256, one head a layer, AdamW 2e-3, 26 images, 8192"
+        " pixels of each, penalties 0.1 on the code and 100 on the weights",
+        predicted_loss,
+        crops,
+        {
+            "unit_colors": False,
+            "batch_images": 26,
+            "query_pixels": 8192,
+            "lr": 2e-3,
+            "max_steps": 100_000,
+        },
+        {"size": 224, "width": 256, "depth": 5},
+        scaled={"query_pixels": 1024, "trunk_width": 16},
+        predicts=True,
     ),
 }
 

@@ -6,7 +6,7 @@
     python scripts/train_baseline.py --resume runs/NAME
     python scripts/train_baseline.py meta-sgd --print-config
 
-NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr or ipc;
+NAME is strainer, snp, maml, fomaml, meta-sgd, reptile, transinr, ipc or seed-hyper;
 docs/reference/rivals.md says what they are.
 
 default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
@@ -14,7 +14,8 @@ base       these settings on 224 x 224 and 5 x 256, until the published number o
 published  its own sizes too
 tiny       to see that everything works
 
-Unless published, the transformers of transinr and ipc are smaller, and their steps 3,000.
+Unless published, the transformers of transinr and ipc are smaller, and their steps 3,000; so is the
+residual network of seed-hyper.
 
 The run directory is laid out as meta_train.py's, and is an init for benchmark.py.
 """
@@ -51,6 +52,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "token_size": 16,
         "transformer_layers": 2,
         "attention_heads": 2,
+        "trunk_width": 2,
+        "code_size": 16,
     },
 }
 

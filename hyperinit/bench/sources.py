@@ -58,7 +58,7 @@ BY_NAME: dict[str, InitSpec | InitMaker] = {
 # Rivals that only a checkout has, in baselines/: rules, and inits that are trained.
 CHECKOUT_RULES = ("weight-scaling", "winner", "vi3nr", "fresh")
 CHECKOUT_TRAINED = (
-    *("strainer", "snp", "maml", "fomaml", "meta-sgd", "reptile", "transinr", "ipc"),
+    *("strainer", "snp", "maml", "fomaml", "meta-sgd", "reptile", "transinr", "ipc", "seed-hyper"),
 )
 
 

@@ -1,5 +1,5 @@
-"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers, and
-the shared weights that a transformer modulates for an image.
+"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers, the
+shared weights that a transformer modulates for an image, what a residual network predicts for it.
 
 What the rivals that are trained have in common with each other and, as far as a fit, a checkpoint
 or the outer loss can see, with a hypernetwork.
@@ -18,7 +18,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.hypernet.hub import Origin, Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
-from hyperinit.hypernet.modulation import ModulationConfig, Modulator
+from hyperinit.hypernet.modulation import ModulationConfig, Modulator, Trunk, TrunkConfig
 from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
@@ -55,6 +55,7 @@ class LearnedConfig:
             counts for less; 0: it is not trained any further.
         modulation: The transformer that makes an image's weights of the learned ones; none: they
             are the same for all images.
+        trunk: The residual network that predicts all of an image's weights; none likewise.
     """
 
     siren: SirenConfig
@@ -70,11 +71,14 @@ class LearnedConfig:
     lr_factor: float = option(1.0, above=0)
     read_numbers: int = option(0, at_least=0, at_most=MOST_COSINES)
     memory_images: int = option(0, at_least=0)
+    trunk: TrunkConfig | None = None
 
     def __post_init__(self) -> None:
         check(self)
         if self.read_numbers and (self.heads or self.modulation is not None):
             raise InputError("read_numbers cannot be combined with heads or with a modulation")
+        if self.trunk is not None and (self.heads or self.read_numbers or self.modulation):
+            raise InputError("trunk cannot be combined with heads, read_numbers or a modulation")
         if self.modulation is not None:
             self.modulation.layers(self.siren)  # checks that there are any
 
@@ -115,13 +119,16 @@ class LearnedInit(Shared, nn.Module):
             moments = torch.zeros(config.read_numbers + 1, config.read_numbers + 1)
             self.register_buffer("moments", moments.double())
             self.register_buffer("moments_images", torch.zeros((), dtype=torch.int64))
-        self.modulator: Modulator | None = None
-        if config.modulation is not None:
+        self.modulator: Modulator | Trunk | None = None
+        if config.modulation is not None or config.trunk is not None:
             with torch.random.fork_rng(devices=[]):
                 # torch.nn draws its own layers from the global generator
                 drawn_seed = torch.randint(2**31, (1,), generator=generator, device="cpu")
                 torch.manual_seed(int(drawn_seed))
-                self.modulator = Modulator(config.modulation, config.siren)
+                if config.modulation is not None:
+                    self.modulator = Modulator(config.modulation, config.siren)
+                elif config.trunk is not None:
+                    self.modulator = Trunk(config.trunk, config.siren)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -132,6 +139,7 @@ class LearnedInit(Shared, nn.Module):
             "inner_hidden_factor",
             "read_numbers",
             "memory_images",
+            "trunk",
         ]  # since the first checkpoints
         return {"learned": as_recorded(self.config, new)}
 
@@ -233,8 +241,11 @@ class LearnedInit(Shared, nn.Module):
         if self.modulator is None and self.reader is None:
             return self.draw(seed)
         picture = plain(to_image(image)).to(self.base.params.device)
+        training = self.training
+        self.eval()  # a batch of one has no statistics to normalise by
         with torch.no_grad():
             params: Params = self(picture[None]).unbatch()[0]
+        self.train(training)
         # The layers that are shared are views of the module's own parameters.
         return params.map(lambda value: value.detach().clone())
 
@@ -282,7 +293,11 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
         modulation = facts.pop("modulation", None)
         if modulation is not None:
             modulation = config_from(ModulationConfig, modulation)
-        config = config_from(LearnedConfig, facts, siren=base.config, modulation=modulation)
+        trunk = facts.pop("trunk", None)
+        if trunk is not None:
+            trunk = config_from(TrunkConfig, trunk)
+        parts = {"modulation": modulation, "trunk": trunk}
+        config = config_from(LearnedConfig, facts, siren=base.config, **parts)
         loops = (config.heads, 0 if modulation is None else modulation.transformer_layers)
         rows = max((len(value) for value in tensors.values() if value.ndim), default=0)
         if max(loops) > max(rows, len(tensors)):  # before so many layers are made

@@ -1,8 +1,10 @@
-"""Image -> a modulated base: the transformers of TransINR and of instance pattern composers.
+"""Image -> its own weights: the transformers of TransINR and of instance pattern composers, and the
+seed experiment's residual network.
 
 Tokens of the image's patches and learned weight tokens go through one transformer encoder; what
 comes out at the weight tokens turns shared weights into those of one image. The two differ in what
-a weight token stands for, see `ModulationConfig.kind`, and are otherwise the same network.
+a weight token stands for, see `ModulationConfig.kind`, and are otherwise the same network. The
+residual network predicts every weight and bias whole; of the base it only takes the SIREN's config.
 """
 
 from __future__ import annotations
@@ -164,3 +166,86 @@ class Modulator(nn.Module):
         parts = zip(self.names, self.weights, out.split(counts, dim=1), strict=True)
         made = {name: weight(part, base[name]) for name, weight, part in parts}
         return Params(base.config, {**tensors, **made})
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """Size of a residual network that predicts all weights and biases (the seed experiment's).
+
+    Attributes:
+        image_size: Images are area-resized to this many pixels a side before they are read.
+        trunk_width: Inner channels of the first bottleneck, doubled at each halving of the size as
+            in ResNet-50, which has 64; the channels between bottlenecks are ResNet-50's always.
+        code_size: Numbers that an image is read into, and units of each hidden layer behind them.
+        hidden_layers: Of these.
+    """
+
+    image_size: int = option(at_least=1, at_most=2**14)
+    trunk_width: int = option(64, at_least=1, at_most=2**10)
+    code_size: int = option(256, at_least=1, at_most=2**16)
+    hidden_layers: int = option(2, at_least=0, at_most=2**6)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class LayerHead(nn.Module):
+    """What the last hidden layer says -> weight (B, out, in) and bias (B, out) of one sine layer.
+
+    At first hardly more than constants, each layer's drawn as the seed experiment draws them.
+    """
+
+    def __init__(self, features: int, units: int, fan_in: int) -> None:
+        super().__init__()
+        self.shape = (units, fan_in)
+        self.weight, self.bias = nn.Linear(features, units * fan_in), nn.Linear(features, units)
+        for part, bound in ((self.weight, 1 / fan_in), (self.bias, 1 / features)):
+            nn.init.normal_(part.weight, std=0.01 * sqrt(2 / features))
+            nn.init.uniform_(part.bias, -bound, bound)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight(features).unflatten(-1, self.shape), self.bias(features)
+
+
+class Trunk(nn.Module):
+    """The whole of it: a residual network of 50 layers, hidden layers, one head a SIREN layer.
+
+    The residual network is torchvision's, untrained: nothing is downloaded. Its normalisation takes
+    the statistics of the batch in training mode, those it has gathered otherwise.
+
+    Args:
+        config: See TrunkConfig.
+        siren: The network that it predicts.
+    """
+
+    def __init__(self, config: TrunkConfig, siren: SirenConfig) -> None:
+        super().__init__()
+        from torchvision.models import resnet50  # takes a second to import
+
+        self.size, code = config.image_size, config.code_size
+        self.encoder = resnet50(weights=None, num_classes=code, width_per_group=config.trunk_width)
+        layers = [(nn.Linear(code, code), nn.ReLU()) for _ in range(config.hidden_layers)]
+        self.hidden = nn.Sequential(*(part for pair in layers for part in pair))
+        shapes = param_shapes(siren)
+        self.heads = nn.ModuleList(
+            LayerHead(code, *shapes[f"layers.{layer}.weight"]) for layer in range(siren.depth + 1)
+        )
+
+    def code(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] of any size -> what they are read into, (B, code_size)."""
+        small = nn.functional.adaptive_avg_pool2d(images, self.size)
+        colours = image_to_rgb(small).transpose(-1, -2).unflatten(-1, (self.size, self.size))
+        code: Tensor = self.encoder(colours)
+        return code
+
+    def predict(self, code: Tensor, siren: SirenConfig) -> Params:
+        """Codes (B, code_size) -> B stacked SIRENs."""
+        features, tensors = self.hidden(code.relu()), {}
+        for layer, head in enumerate(self.heads):
+            weight, bias = head(features)
+            tensors |= {f"layers.{layer}.weight": weight, f"layers.{layer}.bias": bias}
+        return Params(siren, tensors)
+
+    def forward(self, images: Tensor, base: Params) -> Params:
+        """Images (B, 3, H, W) in [0, 1] of any size -> B stacked SIRENs of the base's kind."""
+        return self.predict(self.code(images), base.config)
