@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -267,14 +268,26 @@ def test_no_more_is_handed_out_than_there_is_room_for_and_lost_work_is_named(mon
 def test_a_share_of_a_gpu_is_asked_of_ray_and_bounds_what_is_handed_out(monkeypatch):
     ray = PretendedRay(gpus=0.5)
     monkeypatch.setitem(sys.modules, "ray", ray)
-    with engine_of("host:1", gpus=0.25) as engine:
-        assert ray.connected["address"] == "host:1" and engine.device == "cuda"
+    with engine_of("auto", gpus=0.25) as engine:
+        assert ray.connected["address"] == "auto" and engine.device == "cuda"
         assert engine.workers == 2
         assert len(dict(engine.map(str, range(5)))) == 5
         assert (ray.asked["num_gpus"], ray.asked["num_cpus"]) == (0.25, 1)
     assert ray.connected is None
     with pytest.raises(InputError, match=r"--ray-gpus 0.75: the cluster has 0.5 GPUs in all"):
-        engine_of("host:1", gpus=0.75).__enter__()
+        engine_of("auto", gpus=0.75).__enter__()
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:{}0000000"])
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, form):
+    ray = PretendedRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.socket() as taken:  # and does not listen
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        with pytest.raises(InputError, match=r"^--ray \S+: no cluster there \("):
+            engine_of(address).__enter__()
+    assert not hasattr(ray, "connected")
 
 
 def test_the_commands_take_a_share_of_a_gpu(tmp_path, monkeypatch, capsys):
