@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,17 +202,26 @@ class PretendedRay:
             def __init__(self, cause):
                 self.cause = cause
 
-    def __init__(self):
+    def __init__(self, gpus=0.0):
+        self.gpus = gpus
         self.most_pending = 0
         self.died = set()
 
     def cluster_resources(self):
-        return {"CPU": 2.0}
+        return {"CPU": 2.0} | ({"GPU": self.gpus} if self.gpus else {})
+
+    def init(self, **settings):
+        self.connected = settings
+
+    def shutdown(self):
+        self.connected = None
 
     def put(self, function):
         return function
 
     def remote(self, **settings):
+        self.asked = settings
+
         class Remote:
             def __init__(self, function):
                 pass
@@ -253,6 +263,42 @@ def test_no_more_is_handed_out_than_there_is_room_for_and_lost_work_is_named(mon
     ray.most_pending = 0
     list(OnRay(most=1).map(str, range(3)))
     assert ray.most_pending == 1
+
+
+def test_a_share_of_a_gpu_is_asked_of_ray_and_bounds_what_is_handed_out(monkeypatch):
+    ray = PretendedRay(gpus=0.5)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with engine_of("auto", gpus=0.25) as engine:
+        assert ray.connected["address"] == "auto" and engine.device == "cuda"
+        assert engine.workers == 2
+        assert len(dict(engine.map(str, range(5)))) == 5
+        assert (ray.asked["num_gpus"], ray.asked["num_cpus"]) == (0.25, 1)
+    assert ray.connected is None
+    with pytest.raises(InputError, match=r"--ray-gpus 0.75: the cluster has 0.5 GPUs in all"):
+        engine_of("auto", gpus=0.75).__enter__()
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:{}0000000"])
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch, form):
+    ray = PretendedRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.socket() as taken:  # and does not listen
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        with pytest.raises(InputError, match=r"^--ray \S+: no cluster there \("):
+            engine_of(address).__enter__()
+    assert not hasattr(ray, "connected")
+
+
+def test_the_commands_take_a_share_of_a_gpu(tmp_path, monkeypatch, capsys):
+    ray = PretendedRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    source = images_in(tmp_path / "in", 1)
+    with pytest.raises(SystemExit) as stopped:
+        fit = ["fit", str(source), "-o", str(tmp_path / "out"), *FIT]
+        main([*fit, "--ray", "auto", "--ray-gpus", "0.25"])
+    assert stopped.value.code == 2
+    assert "--ray-gpus 0.25: the cluster has 0 GPUs in all" in capsys.readouterr().err
 
 
 def test_a_line_for_the_user_comes_through_from_a_worker(monkeypatch):

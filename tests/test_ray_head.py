@@ -22,20 +22,32 @@ START = "ray.scripts.scripts"  # what the program `ray` is
 
 
 def is_listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
+    for host in ("127.0.0.1", socket.gethostbyname(socket.gethostname())):
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), 1).close()
+            return True
+    return False
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+# Where a port is not given, Ray waits half a minute for a program to choose one, and gives up: on
+# a busy machine that is too short.
+PORTS = (
+    *("metrics-export-port", "runtime-env-agent-port"),
+    *("dashboard-agent-grpc-port", "dashboard-agent-listen-port"),
+)
 
 
 class Head:
     """`ray start --head` with one core, on a port that stays."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen | None = None
         self.folders: list[str] = []
 
@@ -43,8 +55,9 @@ class Head:
         # Sockets lie below it, whose paths may have a hundred characters.
         self.folders.append(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         how = ["--head", "--block", "--num-cpus", "1", "--port", str(self.port)]
-        how += ["--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+        how += ["--include-dashboard", "false"]
         how += ["--object-store-memory", "100000000", "--temp-dir", self.folders[-1]]
+        how += [text for name in PORTS for text in (f"--{name}", str(free_port()))]
         self.process = subprocess.Popen(
             [sys.executable, "-m", START, "start", *how, "--disable-usage-stats"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -145,8 +145,9 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     for what, value in (("batch_images", together), *(("size", side) for side in sides)):
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
-    given = directory
-    source = given if isinstance(given, Source) else open_source(given, most_images)
+    source = directory
+    if not isinstance(source, Source):
+        source = open_source(source, most_images)
     target, names = Path(out), source.names
     if not names:
         raise InputError(f"{shown_path(source.title)}: no image files there")

@@ -41,7 +41,7 @@ class StartsReport:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def generate_set(
+def generate_set(  # more than 60 lines: what it says of itself is long
     source: Source,
     out: str | os.PathLike[str],
     init: Init,
@@ -78,9 +78,14 @@ def generate_set(
     make_directory(target)
     how: dict[str, Any] = {"init": init.name, "init_facts": init.facts, "seed": seed, "size": size}
     how = json.loads(json.dumps(how))  # as it will be read back
-    report = StartsReport(failed=list(source.skipped))
+    report = StartsReport()
+
+    def fail(name: str, reason: str) -> None:
+        report.failed.append((name, reason))
+        on_failed(name, reason)
+
     for failure in source.skipped:
-        on_failed(*failure)
+        fail(*failure)
     count = len(source.names) if most_images is None else min(most_images, len(source.names))
     with exclusive(target / LOCK_NAME):
         for index in progress(range(count), desc="generating", leave=False):
@@ -94,8 +99,7 @@ def generate_set(
                     continue
                 image = pending.image
             except InputError as error:
-                report.failed.append((name, str(error)))
-                on_failed(name, str(error))
+                fail(name, str(error))
                 continue
             image = image if size is None else centre_crop(image, *size)
             facts = {"images": [image_facts(name, image)], "source_sha256": pending.sha256, **how}

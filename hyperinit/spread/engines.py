@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,8 @@ from hyperinit.base.extras import need
 LOCAL = "local"  # a cluster of this machine's cores that ends with the command
 
 RETRIES = 3  # of a piece of work whose worker has died, before it is given up
+
+CONNECT_SEC = 10.0  # for a cluster to answer at all
 
 # Memory for what is on its way to and from a worker of a local cluster.
 STORE_BYTES_PER_WORKER = 2**26
@@ -172,6 +175,7 @@ def engine_of(
         cores = max(most * (threads or 1) if most else os.cpu_count() or 1, threads or 1)
         store = STORE_BYTES_PER_WORKER * max(2, cores)
         found |= {"num_cpus": cores, "object_store_memory": store, "include_dashboard": False}
+    _check_reachable(address)
     try:
         ray.init(**found)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
@@ -183,6 +187,22 @@ def engine_of(
         yield engine
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuses an address where nothing listens: Ray itself would try for a quarter of an hour.
+
+    Raises:
+        InputError: as that.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "local", "auto" or what Ray has to look at
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SEC).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise InputError(f"--ray {address}: no cluster there ({reason})") from error
 
 
 def _call(shared: list[Any], item: Any, threads: int, wanted: str) -> Any:
