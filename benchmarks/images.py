@@ -17,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,18 @@ def median_sec(function: Callable[[], Any], repeats: int) -> float:
 
 
 def peak_mib() -> float:
-    """The most memory that the process has had so far."""
+    """The most memory that the process has had so far, or since `forget_peak`."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget_peak() -> None:
+    """Begins anew with what the process has now, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def imported(directory: str) -> None:
@@ -76,7 +88,7 @@ def to_train_two(directory: str) -> None:
 
 
 LOADERS: dict[str, Callable[[str], None]] = {
-    "nothing but imports": imported,
+    "nothing: the imports alone": imported,
     "for `benchmark`": to_test,
     "for `benchmark --limit 2`": to_test_two,
     "for `meta-train`": to_train,
@@ -86,7 +98,7 @@ LOADERS: dict[str, Callable[[str], None]] = {
 
 def measured(function: Callable[[str], None], directory: str) -> tuple[float, float]:
     """CPU seconds of a call in this process, and the process's peak memory in MiB."""
-    torch.set_num_threads(1)
+    forget_peak()
     start = time.process_time()
     function(directory)
     return time.process_time() - start, peak_mib()
@@ -94,12 +106,13 @@ def measured(function: Callable[[str], None], directory: str) -> tuple[float, fl
 
 def alone(function: Callable[[str], None], directory: str) -> tuple[float, float]:
     """The same of a new process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
         return pool.submit(measured, function, directory).result()
 
 
-def write_photographs(directory: Path, count: int, height: int, width: int) -> None:
+def write_photographs(name: str, count: int, height: int, width: int) -> None:
     """Photographs as JPEG files, no two alike, and before them a file that is none."""
+    directory = Path(name)
     (directory / "0.jpg").write_bytes(b"not a photograph")
     for i in range(1, count + 1):
         coarse = torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(i))
@@ -117,6 +130,15 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     height, width, size = arguments.height, arguments.width, arguments.size
+    print(f"{width} x {height} pixels, one thread\n")
+    print("| what is loaded | photographs | CPU s | peak MiB |\n| --- | ---: | ---: | ---: |")
+    for count in (max(arguments.photographs // 2, 2), arguments.photographs):
+        with tempfile.TemporaryDirectory() as name:
+            alone(partial(write_photographs, count=count, height=height, width=width), name)
+            for what, function in LOADERS.items():
+                seconds, mib = alone(function, name)
+                print(f"| {what} | {count} | {seconds:.2f} | {mib:.0f} |", flush=True)
+    print(flush=True)
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(3, 60, 80, generator=generator)
     image = resize(coarse, height, width)
@@ -136,18 +158,11 @@ def main() -> None:
             "hash": lambda: image_hash(image),
             "SIREN 3 x 64 drawn at 1500 x 2000": lambda: render(siren, 1500, 2000),
         }
-        print(f"{width} x {height} pixels, one thread\n\n| what | CPU s | peak MiB so far |")
+        print("| what | CPU s | peak MiB so far |")
         print("| --- | ---: | ---: |")
         for what, function in rows.items():
             seconds = median_sec(function, arguments.repeats)
             print(f"| {what} | {seconds:.3f} | {peak_mib():.0f} |", flush=True)
-    print("\n| what is loaded | photographs | CPU s | peak MiB |\n| --- | ---: | ---: | ---: |")
-    for count in (arguments.photographs // 2, arguments.photographs):
-        with tempfile.TemporaryDirectory() as name:
-            write_photographs(Path(name), count, height, width)
-            for what, function in LOADERS.items():
-                seconds, mib = alone(function, name)
-                print(f"| {what} | {count} | {seconds:.2f} | {mib:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

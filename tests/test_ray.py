@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +154,22 @@ def test_a_benchmark_on_ray_gives_the_records_of_one_here_and_names_the_machine(
         assert record.mse == pytest.approx(here[trial].mse, rel=1e-4)
         assert record.environment["machine"] and record.environment["threads"] == 1
         assert "machine" not in here[trial].environment
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (Exception("The node timed out\nduring startup"), "The node timed out"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch, raised, reason):
+    def init(**options):
+        raise raised
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(InputError, match=rf"no cluster could be started here \({reason}\)"):
+        engine_of("local").__enter__()
 
 
 def test_without_ray_the_line_names_the_extra(tmp_path, monkeypatch, capsys):

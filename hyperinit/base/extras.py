@@ -102,7 +102,7 @@ def has_key(base_url: str) -> bool:
         return True
     try:
         file = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, RuntimeError, netrc.NetrcParseError):  # no text, or no home
         return False
     return file.authenticators(urlsplit(base_url).netloc) is not None
 

@@ -7,11 +7,13 @@ Values are those of `to_image`: uint8, uint16, or float in [0, 1]. Objects are n
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import IO
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +29,9 @@ MAX_UNPACKED_BYTES = 2**31
 
 # Bytes before a member's content in a zip archive: a fixed part, which ends in two lengths.
 _ZIP_HEADER_BYTES, _ZIP_LENGTHS_AT = 30, 26
+
+# What numpy writes is far shorter; one of gigabytes of blanks takes kilobytes in a zip archive.
+_MAX_HEADER_BYTES = 2**16
 
 _WANTED = "a stack is (N, H, W, 3), (N, 3, H, W) or (N, H, W)"
 
@@ -72,8 +77,9 @@ class _Arrays:
                     self.array, self.current = stack.open(), part
                 array = self.array
             picture = np.array(array if stack.count is None else array[number])
-        except OSError as error:
-            raise InputError(error.strerror or "cannot be read") from error
+        except Exception as error:  # of zipfile, zlib and numpy: damaged, encrypted, cut off since
+            reason = error.strerror if isinstance(error, OSError) else line(error)
+            raise InputError(reason or "cannot be read") from error
         return to_image(_rows_columns(picture))
 
 
@@ -112,10 +118,9 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
                 stacks.append(_npy(file, shown, 0, os.path.getsize(file)))
         except _NoStack as error:
             raise InputError(f"{shown_path(file)}: {error}; {_WANTED}") from error
-        # What numpy and zipfile raise on broken files.
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:  # of numpy and zipfile, on broken files
             raise InputError(f"{shown_path(file)}: cannot be read ({line(error)})") from error
     names = Numbered([(stack.label, stack.count) for stack in stacks])
     read = _Arrays(stacks, names).read
@@ -139,8 +144,8 @@ def _npy(path: str, label: str, start: int, end: int) -> _Stack:
     """An array whose bytes lie in a file as they are, from `start` on."""
     with open(path, "rb") as file:
         file.seek(start)
-        shape, order, dtype = _header(file)
-        at = file.tell()
+        shape, order, dtype, length = _header(file)
+    at = start + length
     if at + dtype.itemsize * _count(shape) > end:
         raise ValueError("the file ends before the array does")
 
@@ -151,17 +156,21 @@ def _npy(path: str, label: str, start: int, end: int) -> _Stack:
     return _Stack(label, shape, open_array)
 
 
-def _header(file: object) -> tuple[tuple[int, ...], str, np.dtype]:
-    """(shape, order, dtype) of a .npy file.
+def _header(content: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype, int]:
+    """(shape, order, dtype, length of the header) of a .npy file.
 
     Raises:
         _NoStack: this is no stack of images.
     """
-    version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    file = io.BytesIO(content.read(_MAX_HEADER_BYTES))  # whatever length it says it has
+    version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     if version != (1, 0):
         read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)  # type: ignore[arg-type]
+    try:
+        shape, fortran, dtype = read(file)
+    except (RecursionError, MemoryError) as error:  # of the parser
+        raise ValueError("its header is nested too deep") from error
     if dtype.hasobject:
         raise _NoStack(f"its dtype is {dtype}: objects are not read, as they can run programs")
     if dtype.kind != "f" and dtype.name not in ("uint8", "uint16"):
@@ -169,7 +178,7 @@ def _header(file: object) -> tuple[tuple[int, ...], str, np.dtype]:
     sides = len(shape) == 4 and (shape[-1] in (1, 3) or shape[1] in (1, 3))
     if not (sides or len(shape) == 3) or min(shape) < 1:
         raise _NoStack(f"its shape is {shape}")
-    return shape, "F" if fortran else "C", dtype
+    return shape, "F" if fortran else "C", dtype, file.tell()
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -201,7 +210,7 @@ def _open_archive(
             if key:
                 raise
             skipped.append((f"{shown}/{name}", "is no stack of images"))
-        except ValueError as error:
+        except Exception as error:  # of zipfile and zlib as well: encrypted, of another method
             if key:
                 raise
             skipped.append((f"{shown}/{name}", line(error)))
@@ -227,14 +236,14 @@ def _packed(path: str, label: str, info: zipfile.ZipInfo) -> _Stack:
         size = f"{info.file_size / 2**30:.1f} GiB compressed"
         raise ValueError(f"{size}: write it with numpy.savez, or as .npy, to be read in parts")
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        shape, order, dtype = _header(file)
+        shape, order, dtype, length = _header(file)
     nbytes = dtype.itemsize * _count(shape)
     if nbytes > info.file_size:
         raise ValueError("the file ends before the array does")
 
     def open_array() -> np.ndarray:
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-            _header(file)
+            file.read(length)
             content = file.read(nbytes)
         array: np.ndarray = np.frombuffer(content, dtype)
         return array.reshape(shape, order="F" if order == "F" else "C")

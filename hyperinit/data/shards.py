@@ -30,6 +30,11 @@ from hyperinit.images.files import IMAGE_SUFFIXES
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 _BLOCK = 512
+_FACTS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+MAX_FACTS_BYTES = 2**20
 
 
 @dataclass
@@ -146,6 +151,15 @@ def _unusable(member: tarfile.TarInfo, name: PurePosixPath, archive_bytes: int) 
     return ""
 
 
+class _Header(tarfile.TarInfo):
+    """A header whose long name or further facts, which tarfile reads whole, are of bounded size."""
+
+    def _proc_member(self, archive: Any) -> Any:
+        if self.size > MAX_FACTS_BYTES and (self.type in _FACTS):
+            raise tarfile.ReadError(f"{self.size} bytes of names and facts")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def _members(path: str, shown: str, skipped: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:
     """The headers of an archive, one after the other; where they end too early is noted.
 
@@ -162,12 +176,13 @@ def _members(path: str, shown: str, skipped: list[tuple[str, str]]) -> Iterator[
                 )
             file.seek(0)
             try:
-                archive: Any = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+                archive: Any = tarfile.open(fileobj=file, mode="r:", tarinfo=_Header)  # noqa: SIM115
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # else a header of each stays in memory
                     yield member
             # Headers that are no headers raise several kinds of errors in tarfile.
-            except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+            # One after the other, without a member, they are too many for its recursion.
+            except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
                 skipped.append((shown, f"no whole tar archive: {line(error)}"))
                 return
             file.seek(archive.offset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from hyperinit.base.outputs import SIREN, check_output
 from hyperinit.base.results import result
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hyperinit.siren.network import Params
 
 LOSSY = ("fp16", "int8")
@@ -79,6 +80,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     from hyperinit.exchange.quantized import INT8_KIND
     from hyperinit.exchange.read import own_kind, read_any
     from hyperinit.exchange.write import FORMATS, write_siren
+    from hyperinit.images.decode import load_sized
 
     if arguments.to not in FORMATS:
         raise unknown_name("format", arguments.to, FORMATS)
@@ -97,12 +99,13 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     kind = SIREN if form.own else FOREIGN_KIND if out.suffix == ".safetensors" else "another file"
     kind = INT8_KIND if arguments.to == "int8" else kind
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
+    image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
     write_siren(out, params, arguments.to, size=size, info=info, **conventions)
     facts = {"out": shown_path(out), "format": arguments.to, "bytes": out.stat().st_size}
     text = f"{facts['out']}: {arguments.to}, {facts['bytes']} bytes"
     line, cost = "", NO_COST
     if arguments.to in LOSSY and params.config.is_image:
-        line, cost = _cost(arguments, params, out, size)
+        line, cost = _cost(image, params, out, size)
     elif arguments.to in LOSSY and info.get("signal"):
         line = _cost_of_signal(params, out, info["signal"]["sides"])
     result("exported", f"{text}\n{line}".rstrip("\n"), **facts, **cost)
@@ -120,14 +123,12 @@ def _stored_size(info: dict[str, Any], index: int | None) -> Size | None:
 
 
 def _cost(
-    arguments: argparse.Namespace, params: Params, out: Path, size: Size | None
+    image: Tensor | None, params: Params, out: Path, size: Size | None
 ) -> tuple[str, dict[str, float | None]]:
     """What was lost in what was written, as a line and as fields."""
     from hyperinit.exchange.read import read_any
-    from hyperinit.images.decode import load_sized
     from hyperinit.siren.network import render
 
-    image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
     height, width = size or (PSNR_SIDE, PSNR_SIDE)
     if image is not None:
         height, width = image.shape[-2:]

@@ -16,6 +16,7 @@ from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, pretraine
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import InitSpec, named_init, sample_params
 from hyperinit.inits.start import Init
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -27,6 +28,7 @@ _OMEGA_NAMES = ("w0", "omega_0", "omega0", "omega", "w_0")
 _LINEAR_ENDS = (nn.Identity, nn.Dropout)
 
 
+@with_own_settings
 def init_(
     net: Net,
     image: ImageSource | None = None,
@@ -78,7 +80,9 @@ def init_(
     if "colours" not in conventions and not found.keys[-1][1]:
         theirs = theirs.but(colours="imagenet")  # without a bias there is no mean to shift to
     values = _placed(found, from_params(params, theirs, grid), state)
-    with torch.no_grad():
+    # A network that was made in inference mode can be changed in it alone.
+    inference = any(state[key].is_inference() for key in values)
+    with torch.inference_mode() if inference else torch.no_grad():
         for key, value in values.items():
             state[key].copy_(value)  # a state dict shares the module's memory
     return net

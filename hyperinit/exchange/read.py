@@ -20,6 +20,7 @@ from hyperinit.base.files import read_small, shown_path
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, to_params
 from hyperinit.exchange.layouts import ABOUT, check_signal, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
+from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import file_kind, load_siren
 
@@ -57,6 +58,7 @@ class ForeignSiren:
         return to_params(self.layers, self.conventions, self.size or size)
 
 
+@with_own_settings
 def read_siren(
     path: str | os.PathLike[str],
     layout: str = "auto",
@@ -93,6 +95,7 @@ def read_siren(
     return read_any(path, layout, size=size, index=index, **conventions)[0]
 
 
+@with_own_settings
 def read_any(
     path: str | os.PathLike[str],
     layout: str = "auto",

@@ -21,6 +21,7 @@ from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size
 from hyperinit.exchange.glsl import page, shader
 from hyperinit.exchange.layouts import LAYOUTS
 from hyperinit.exchange.quantized import save_half, save_int8
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import save_params
 
@@ -237,6 +238,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
+@with_own_settings
 def write_siren(
     path: str | os.PathLike[str],
     params: Params,
@@ -277,4 +279,4 @@ def write_siren(
     told = {name: value for name, value in conventions.items() if value is not None}
     if form.own and told:
         raise InputError(f"{to} takes no conventions: it has our own")
-    form.write(Job(path, params, check_size(size), told, info or {}))
+    form.write(Job(path, params.map(plain), check_size(size), told, info or {}))

@@ -240,7 +240,8 @@ class Trunk(nn.Module):
 
     def predict(self, code: Tensor, siren: SirenConfig) -> Params:
         """Codes (B, code_size) -> B stacked SIRENs."""
-        features, tensors = self.hidden(code.relu()), {}
+        features = self.hidden(code.relu())
+        tensors: dict[str, Tensor] = {}
         for layer, head in enumerate(self.heads):
             weight, bias = head(features)
             tensors |= {f"layers.{layer}.weight": weight, f"layers.{layer}.bias": bias}

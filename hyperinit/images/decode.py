@@ -187,8 +187,8 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
         raise InputError(f"{name}: {width} x {height} is over {limit}; make it smaller first")
     if width * height == 0:
         raise InputError(f"{name}: the image has no pixels")
-    # Its colours of 8 bits, those in [0, 1], and one copy of these.
-    check_memory(27.0 * width * height, f"{name}: {width} x {height}", "make it smaller first")
+    # Its colours of 8 bits, twice, and those in [0, 1].
+    check_memory(18.0 * width * height, f"{name}: {width} x {height}", "make it smaller first")
     _refuse_signed(picture, name)
     mode = picture.mode
     white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None

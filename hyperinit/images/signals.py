@@ -112,7 +112,9 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{name}: {what}; expected a .wav or .npy file")
     try:
         yield
-    except (OSError, ValueError, EOFError, wave.Error, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of wave and numpy: a header may be nested too deep for a parser
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{name}: unreadable ({reason})") from error
 
@@ -142,6 +144,7 @@ def _load_wav(path: str | os.PathLike[str]) -> Tensor:
         channels, size, frames = file.getnchannels(), file.getsampwidth(), file.getnframes()
         if frames > MAX_PIXELS:
             raise ValueError(f"{frames} frames are over the limit of {MAX_PIXELS / 1e6:g} million")
+        _check_rate(file.getframerate(), channels)
         raw = np.frombuffer(file.readframes(frames), dtype=np.uint8)
     if len(raw) != frames * channels * size:
         raise ValueError("truncated")
@@ -152,6 +155,12 @@ def _load_wav(path: str | os.PathLike[str]) -> Tensor:
         whole[:, 4 - size :] = raw.reshape(-1, size)  # little-endian: the upper bytes
         values = (whole.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
     return torch.from_numpy(values.reshape(frames, channels).T.copy())
+
+
+def _check_rate(rate_hz: int, channels: int) -> None:
+    """A rate that a file of 16 bits can have, so that what is fitted can be written again."""
+    if not 1 <= rate_hz * 2 * channels < 2**31:
+        raise ValueError(f"a sampling rate of {rate_hz} for {channels} channels")
 
 
 def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
@@ -199,6 +208,10 @@ def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | N
     elif rate_hz is None:
         raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
     else:
+        try:
+            _check_rate(rate_hz, len(values))
+        except ValueError as error:
+            raise InputError(f"{shown_path(path)}: cannot have {error}: write .npy") from error
         whole = (values.T * _PCM16).round().clamp(-_PCM16, _PCM16 - 1)
         with wave.open(out, "wb") as file:
             file.setnchannels(len(values))

@@ -7,6 +7,7 @@ model trained on it.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +109,14 @@ def open_torchvision(name: str, cache: Path | None = None) -> Source:
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: hyperinit in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hyperinit"
+    """Where downloads are kept: hyperinit in the user's cache directory, or the temporary one of
+    a user without a home."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "hyperinit"
+    try:
+        return Path.home() / ".cache" / "hyperinit"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "hyperinit"
 
 
 def _row(name: str) -> TorchvisionSet:

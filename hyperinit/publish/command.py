@@ -96,6 +96,7 @@ def leaderboard(argv: Sequence[str], prog: str = "hyperinit leaderboard") -> int
     from hyperinit.publish.leaderboard import write_leaderboard
 
     out: Path = arguments.out
+    check_directory(out, may_be_made=True)
     count = write_leaderboard(arguments.records, out, arguments.reference)
     shown = shown_path(out)
     say(f"{count} records -> {shown}/index.html, leaderboard.md and .csv")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.files import shown_path
 from hyperinit.bench.declared import Values, declared_records, read_plans
 from hyperinit.record.check import no_constant, no_key_twice
@@ -96,11 +97,14 @@ def read_submission(path: Path) -> Submission | None:
     """
     source = shown_path(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if file.read(len(SUBMISSION_START)) != SUBMISSION_START:
+                return None
+            # Its content, its records, and the content that these would have.
+            check_memory(3.0 * os.fstat(file.fileno()).st_size, source, "split it into several")
+            content = SUBMISSION_START + file.read()
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
-    if not content.startswith(SUBMISSION_START):
-        return None
     try:
         line = content[: content.index(b"\n", 0, MAX_LINE_BYTES)]
         about = json.loads(line, object_pairs_hook=no_key_twice, parse_constant=no_constant)

@@ -34,7 +34,7 @@ def small(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(errors, "free_memory", lambda: FREE_BYTES)
     save_image(smooth_image(16), tmp_path / "p.png")
     (tmp_path / "photos").mkdir()
-    save_image(smooth_image(16), tmp_path / "photos" / "p.png")
+    save_image(smooth_image(16, 1), tmp_path / "photos" / "p.png")
     save_params(tmp_path / "s.safetensors", drawn(SirenConfig(8, 1)))
     return tmp_path
 
