@@ -222,8 +222,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     on_ray = arguments.ray is not None
     if on_ray and arguments.device != "cpu":
         raise InputError("--device is this machine's: with --ray say --ray-gpus")
-    asked = 1 if on_ray else arguments.workers
-    workers = set_threads(arguments.threads, asked, arguments.device)
+    workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue)
     if not on_ray and arguments.device == "cpu":
         check_plan_memory(plan, workers)
