@@ -407,15 +407,15 @@ def test_the_seeds_penalties_are_part_of_the_loss_and_bring_the_weights_to_size(
     }.items():
         model, settings = fresh("seed-hyper", **{**silent, **weights})
         result = step_loss(model, settings)
-        losses[name] = float(result.loss) - result.mse_before
+        losses[name] = result.loss.item() - result.mse_before
     code = model.train().modulator.code(IMAGES)
     params = model.modulator.predict(code, model.config.siren)
     wanted = [1 / 6, *(6**0.5 / (90 * 16**0.5) for _ in range(2))]  # of layers of 2, 16, 16 inputs
     weights = [params[f"layers.{layer}.weight"] for layer in range(3)]
     norm = sum((w.std() - s) ** 2 + w.mean() ** 2 for w, s in zip(weights, wanted, strict=True))
     assert losses["none"] == pytest.approx(0, abs=1e-6)
-    assert losses["code"] == pytest.approx(3 * float(code.square().mean()), rel=1e-3)
-    assert losses["norm"] == pytest.approx(3 * float(norm), rel=1e-3)
+    assert losses["code"] == pytest.approx(3 * code.square().mean().item(), rel=1e-3)
+    assert losses["norm"] == pytest.approx(3 * norm.item(), rel=1e-3)
 
 
 def test_seed_hyper_needs_a_batch_to_normalise():
