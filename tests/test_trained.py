@@ -381,6 +381,48 @@ def test_a_stack_is_what_its_images_get_one_by_one(name):
         assert_same(model.generate(image), params, tolerance=1e-5)
 
 
+# The seed's hypernetwork
+
+
+def test_the_residual_network_predicts_every_weight_and_bias_from_the_image():
+    model, settings = fresh("seed-hyper")
+    state = new_state(LEARNED, settings)
+    train_step(state, settings, IMAGES)
+    one, other = (state.model.generate(image) for image in IMAGES)
+    for key, base in model.base.params.items():
+        assert one[key].shape == base.shape and not torch.equal(one[key], other[key]), key
+    assert state.model.training  # generating goes by the statistics gathered, and leaves the mode
+    assert_same(state.model.generate(IMAGES[0]), one)
+    layers = [m for m in model.modulator.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(layers) == 49 + 4  # ResNet-50's, and its four shortcuts
+
+
+def test_the_seeds_penalties_are_part_of_the_loss_and_bring_the_weights_to_size():
+    silent = {"code_penalty": 0.0, "norm_penalty": 0.0}
+    losses = {}
+    for name, weights in {
+        "none": {},
+        "code": {"code_penalty": 3.0},
+        "norm": {"norm_penalty": 3.0},
+    }.items():
+        model, settings = fresh("seed-hyper", **{**silent, **weights})
+        result = step_loss(model, settings)
+        losses[name] = result.loss.item() - result.mse_before
+    code = model.train().modulator.code(IMAGES)
+    params = model.modulator.predict(code, model.config.siren)
+    wanted = [1 / 6, *(6**0.5 / (90 * 16**0.5) for _ in range(2))]  # of layers of 2, 16, 16 inputs
+    weights = [params[f"layers.{layer}.weight"] for layer in range(3)]
+    norm = sum((w.std() - s) ** 2 + w.mean() ** 2 for w, s in zip(weights, wanted, strict=True))
+    assert losses["none"] == pytest.approx(0, abs=1e-6)
+    assert losses["code"] == pytest.approx(3 * code.square().mean().item(), rel=1e-3)
+    assert losses["norm"] == pytest.approx(3 * norm.item(), rel=1e-3)
+
+
+def test_seed_hyper_needs_a_batch_to_normalise():
+    with pytest.raises(InputError, match="batch_images of seed-hyper must be at least 2"):
+        config("seed-hyper", batch_images=1)
+
+
 # All of them
 
 
@@ -420,8 +462,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     assert resumed_losses == losses and set(losses) == {1, 2}
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key]), key
-    moved = LEARNED.build(settings).base.params
-    assert not torch.equal(moved["layers.1.weight"], whole.model.base.params["layers.1.weight"])
+    before = LEARNED.build(settings).generate(IMAGES[0])
+    assert not torch.equal(
+        before["layers.1.weight"], whole.model.generate(IMAGES[0])["layers.1.weight"]
+    )
 
 
 @every_rival
