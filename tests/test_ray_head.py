@@ -100,6 +100,7 @@ def test_a_run_on_a_cluster_continues_after_its_head_has_died(tmp_path, head):
     head.start()
     running = command(*fit)
     while running.poll() is None and len(list(out.glob("*.safetensors"))) < 2:
+        assert head.process is not None and head.process.poll() is None, "the head ended by itself"
         time.sleep(0.05)
     head.kill()
     # The command ends, whether it noticed on its own or is told to.

@@ -70,7 +70,8 @@ def test_images_and_sirens_as_json(place, capsys):
 
     photo = "photos/0.png"
     (made,) = run("generate", photo, "--checkpoint", CHECKPOINT_NAME, "-o", "init.safetensors")
-    assert made == {"kind": "generated", "out": "init.safetensors", "images": 1}
+    assert (made["kind"], made["out"]) == ("generated", "init.safetensors")
+    assert (made["images"], made["finished"], made["failed"]) == (1, 0, 0)
     (fit,) = run("fit", photo, "--init", "33", *SMALL, "-o", "a.safetensors")
     assert fit["mse"] < 1 and fit["psnr"] > fit["psnr_start"] and fit["render"] is None
     (fit,) = run("fit", photo, "--init", "33", *SMALL[:4], "--target-mse", "0.5")
@@ -78,6 +79,9 @@ def test_images_and_sirens_as_json(place, capsys):
     *each, whole = run("fit", "photos", "--init", "33", *SMALL, "-o", "fitted", code=1)
     assert sorted(one["kind"] for one in each) == ["failed", "image", "image"]
     assert (whole["fitted"], whole["missed"], whole["failed"]) == (2, 0, 1)
+    starts = ("--checkpoint", CHECKPOINT_NAME, "-o", "starts")
+    failed, made = run("generate", "photos", *starts, code=1)
+    assert failed["image"] == "bad.png" and (made["images"], made["failed"]) == (2, 1)
     (page,) = run("gallery", "fitted", "--images", "photos")
     assert (page["out"], page["images"], page["left_out"]) == ("fitted/gallery.html", 2, 0)
     (drawn,) = run("render", "a.safetensors", "--size", "5x9", "-o", "a.png")
