@@ -75,7 +75,7 @@ def changed(path: Path, *changes: tuple[bytes, int, int]) -> None:
     [
         (((b"PK\x03\x04", 6, 1), (b"PK\x01\x02", 8, 1)), "encrypted"),
         (((b"PK\x03\x04", 8, 99), (b"PK\x01\x02", 10, 99)), "not supported"),
-        (((b"a.npy", 300, 1), (b"a.npy", 301, 2)), ""),
+        (((b"a.npy", 300, 1), (b"a.npy", 301, 2)), "cannot be read|no usable"),
     ],
 )
 def test_archives_that_cannot_be_unpacked(tmp_path, changes, reason):
@@ -111,18 +111,18 @@ def test_facts_about_nothing_in_an_archive(tmp_path, kind):
     path.write_bytes(2000 * facts + bytes(1024))
     assert read_or_refuse(load, str(path)) is None
     with path.open("wb") as file:  # of 16 GiB, none of which is on the disk
-        file.write(header(kind, 2**33))
+        file.write(header(kind, 2**32))
         file.truncate(2**34)
     assert read_or_refuse(load, str(path)) is None
 
 
 def test_what_is_before_the_damage_is_read(tmp_path):
     save_image(smooth_image(16), tmp_path / "p.png")
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
         archive.add(tmp_path / "p.png", "p.png")
     blocks = 1 + -(-(tmp_path / "p.png").stat().st_size // 512)
     whole = (tmp_path / "a.tar").read_bytes()[: 512 * blocks]
-    (tmp_path / "a.tar").write_bytes(whole + header(b"x", 2**33))
+    (tmp_path / "a.tar").write_bytes(whole + header(b"x", 2**32))
     found = load(str(tmp_path / "a.tar"), held_out_fraction=0)
     assert [photo.name for photo in found.train] == ["a.tar/p.png"]
     assert "bytes of names and facts" in dict(found.skipped)["a.tar"]
