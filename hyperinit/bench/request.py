@@ -93,8 +93,8 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     )
 
 
-def check_plan_memory(plan: Plan, workers: int) -> None:
-    """Refuses a benchmark whose fits the memory of this machine cannot hold.
+def check_plan_memory(arguments: argparse.Namespace, plan: Plan, workers: int) -> None:
+    """Refuses a benchmark whose fits the memory of this machine cannot hold, if they are done here.
 
     Raises:
         InputError: it cannot; the line says what could be smaller.
@@ -102,7 +102,8 @@ def check_plan_memory(plan: Plan, workers: int) -> None:
     protocol = plan.protocol
     pixels = protocol.image_size**2
     siren = SirenConfig(protocol.width, protocol.depth)
-    check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
+    if arguments.ray is None and arguments.device == "cpu":
+        check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
