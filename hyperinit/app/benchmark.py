@@ -224,8 +224,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         raise InputError("--device is this machine's: with --ray say --ray-gpus")
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue)
-    if not on_ray and arguments.device == "cpu":
-        check_plan_memory(plan, workers)
+    check_plan_memory(arguments, plan, workers)
     say(describe(plan, out, workers))
     if arguments.dry_run:
         return 0

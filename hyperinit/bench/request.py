@@ -110,8 +110,8 @@ def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -
             )
 
 
-def check_plan_memory(plan: Plan, workers: int) -> None:
-    """Refuses a benchmark whose fits the memory of this machine cannot hold.
+def check_plan_memory(arguments: argparse.Namespace, plan: Plan, workers: int) -> None:
+    """Refuses a benchmark whose fits the memory of this machine cannot hold, if they are done here.
 
     Raises:
         InputError: it cannot; the line says what could be smaller.
@@ -119,7 +119,8 @@ def check_plan_memory(plan: Plan, workers: int) -> None:
     protocol = plan.protocol
     pixels = protocol.image_size**2
     siren = SirenConfig(protocol.width, protocol.depth)
-    check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
+    if arguments.ray is None and arguments.device == "cpu":
+        check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:

@@ -32,6 +32,17 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 START = "import sys; from hyperinit.app.cli import main; sys.exit(main())"
 
 
+@pytest.fixture(autouse=True)
+def as_from_a_terminal():
+    """Where these tests were started under nohup, its signal is ignored, and stays so."""
+    ignored = [n for n in CODES if signal.getsignal(n) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"
