@@ -78,8 +78,12 @@ class BaselineConfig(AdaptingConfig):
     )
     transformer_layers: int = option(6, "transinr, ipc: its depth", at_most=MOST_SIDE)
     attention_heads: int = option(12, "transinr, ipc: its heads", at_most=MOST_SIDE)
-    trunk_width: int = option(64, "seed-hyper: of the residual network; ResNet-50 has 64")
-    code_size: int = option(256, "seed-hyper: numbers that an image is read into")
+    trunk_width: int = option(
+        64, "seed-hyper: of the residual network; ResNet-50 has 64", at_most=MOST_SIDE
+    )
+    code_size: int = option(
+        256, "seed-hyper: numbers that an image is read into", at_most=MOST_SIDE
+    )
     code_penalty: float = option(0.1, "seed-hyper: weight of their mean square", at_least=0)
     norm_penalty: float = option(
         100.0, "seed-hyper: weight of how far layers' means and deviations are off", at_least=0

@@ -14,7 +14,7 @@ from records import ladder
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
-from hyperinit.base.extras import EXTRAS, unsent_runs
+from hyperinit.base.extras import EXTRAS, Extra, unsent_runs
 from hyperinit.learn import tracking
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.tracking import Tracker, open_tracker, read_log
@@ -22,6 +22,7 @@ from hyperinit.loggers.table import LOGGERS, NONE, WANDB, LoggedRun, LoggerKind,
 from hyperinit.record.records import append_record
 
 CONFIG = {"lr": 0.1, "inits": ["33"]}
+INSTALLED = Extra("pytest", "pytest", "--log mine needs")
 
 
 def log_everything(tracker: Tracker) -> None:
@@ -64,7 +65,8 @@ def test_a_logger_that_fails_is_one_warning_and_the_run_continues(
     tmp_path, monkeypatch, caplog, hangs
 ):
     broken = Broken(hangs)
-    monkeypatch.setitem(LOGGERS, "mine", LoggerKind("Mine", "json", lambda run: broken))
+    monkeypatch.setitem(LOGGERS, "mine", LoggerKind("Mine", lambda run: broken))
+    monkeypatch.setitem(EXTRAS, "mine", INSTALLED)
     monkeypatch.setattr(tracking, "_CALL_SEC", 0.1)
     tracker = open_tracker(tmp_path, CONFIG, "auto", log="mine")
     log_everything(tracker)
@@ -78,7 +80,8 @@ def test_a_logger_that_does_not_start_is_one_warning(tmp_path, monkeypatch, capl
     def start(run: LoggedRun) -> Any:
         raise OSError("no server")
 
-    monkeypatch.setitem(LOGGERS, "mine", LoggerKind("Mine", "json", start))
+    monkeypatch.setitem(LOGGERS, "mine", LoggerKind("Mine", start))
+    monkeypatch.setitem(EXTRAS, "mine", INSTALLED)
     tracker = open_tracker(tmp_path, CONFIG, "auto", log="mine")
     log_everything(tracker)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]

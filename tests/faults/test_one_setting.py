@@ -14,8 +14,8 @@ from hyperinit.fitting.fit import failure
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import NAMED_INITS, sample_params
 from hyperinit.inits.start import spec_init
+from hyperinit.photos import folder
 from hyperinit.record.records import CurvePoint
-from hyperinit.sets import directory as directory_module
 from hyperinit.sets import results as results_module
 from hyperinit.sets.directory import fit_directory
 from hyperinit.siren.network import SirenConfig
@@ -68,15 +68,15 @@ def test_results_that_do_not_say_what_auto_became_are_finished(photos, tmp_path,
 
 
 def test_a_photograph_that_changes_while_it_is_read_has_no_result(photos, tmp_path, monkeypatch):
-    real = directory_module.load_image
+    real = folder.load_image
 
-    def replaced_meanwhile(path):
-        image = real(path)
+    def replaced_meanwhile(path, **options):
+        image = real(path, **options)
         if path.name == "1.png":
             save_image(smooth_image(16, seed=7), path)
         return image
 
-    monkeypatch.setattr(directory_module, "load_image", replaced_meanwhile)
+    monkeypatch.setattr(folder, "load_image", replaced_meanwhile)
     report = fit_directory(photos, tmp_path / "out", INIT, **FAST)
     assert report.fitted == 1 and [name for name, _ in report.failed] == ["1.png"]
     assert "changed while it was read" in report.failed[0][1]
