@@ -93,7 +93,9 @@ def head() -> Iterator[Head]:
 @pytest.mark.slow
 @with_ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="what a head started is found in /proc")
-def test_a_run_on_a_cluster_continues_after_its_head_has_died(tmp_path, head):
+def test_a_run_on_a_cluster_continues_after_its_head_has_died(tmp_path, head, monkeypatch):
+    # With a token of an earlier cluster in the user's home the head would ask for it.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     source, out = images_in(tmp_path / "in", 6), tmp_path / "out"
     fit = ["fit", source, "-o", out, *FIT[:4], "--budget-epochs", "100", "--batch-images", "1"]
     fit += ["--fit", "engine=eager", "--ray", f"127.0.0.1:{head.port}"]

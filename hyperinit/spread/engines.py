@@ -181,6 +181,8 @@ def engine_of(
     except Exception as error:  # a bare one where a busy machine is too slow for its start
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "could be started here" if address == LOCAL else "there"
+        if address != LOCAL and "RAY_AUTH_MODE" not in os.environ:
+            reason += "; one that asks for a token needs RAY_AUTH_MODE=token"
         raise InputError(f"--ray {address}: no cluster {where} ({reason})") from error
     engine = OnRay(threads or 1, gpus, most)
     try:
