@@ -153,7 +153,8 @@ def test_a_benchmark_on_ray_gives_the_records_of_one_here_and_names_the_machine(
     for trial, record in there.items():
         assert record.mse == pytest.approx(here[trial].mse, rel=1e-4)
         assert record.environment["machine"] and record.environment["threads"] == 1
-        assert "machine" not in here[trial].environment
+        machine = here[trial].environment["machine"]
+        assert record.environment["machine"].startswith(f"{machine}, node ")
 
 
 @pytest.mark.parametrize(
