@@ -1,0 +1,35 @@
+"""The table of default rates: what it says of a record, and that the page has today's."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.default_fit import DOCUMENT, RECORD, read, table, update_document
+from hyperinit.base.errors import InputError
+
+
+def line(size: str, factor: float, psnr: float) -> dict:
+    facts = {"photo": "a.png", "budget_epochs": 8.0, "init": "untrained", "width": 256}
+    return {"size": size, "factor": factor, "psnr": psnr, "lr": 2e-4 * factor, **facts}
+
+
+def test_a_row_says_how_far_the_default_is_behind_the_best():
+    rows = table([line("32x32", 1.0, 40.0), line("32x32", 0.5, 41.25), line("96x96", 1.0, 30.0)])
+    first, second = rows.splitlines()[2:]
+    assert "| 32 x 32 |" in first and first.endswith("| 40.00 | 41.25 (0.5) | 1.25 |")
+    assert second.endswith("| 30.00 | - | - |")
+
+
+def test_a_fit_that_failed_is_never_the_best():
+    failed = {"size": "32x32", "photo": "a.png", "factor": 2.0, "error": "collapsed"}
+    assert table([line("32x32", 1.0, 40.0), failed]).endswith("| 40.00 (1) | 0.00 |\n")
+
+
+def test_the_page_has_the_committed_record():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert update_document(text, read(RECORD)) == text
+
+
+def test_a_page_without_its_marks_is_one_line():
+    with pytest.raises(InputError, match="marks .* are gone"):
+        update_document("no marks", [])
