@@ -31,5 +31,5 @@ def test_the_page_has_the_committed_record():
 
 
 def test_a_page_without_its_marks_is_one_line():
-    with pytest.raises(InputError, match="marks .* are gone"):
+    with pytest.raises(InputError, match=r"marks .* are gone"):
         update_document("no marks", [])
