@@ -183,6 +183,18 @@ def test_random_bytes_are_no_records(tmp_path, content):
     assert isinstance(refused, str) == bool(content.strip())
 
 
+def test_a_damaged_first_line_of_a_submission_is_refused(tmp_path):
+    for content in (
+        b'{"submission": ',
+        b'{"submission": {"by": "a", "by": "b"}}',
+        b'{"submission": \xff}',
+    ):
+        refused = read(tmp_path / "r.jsonl", content + b"\n")
+        assert (
+            isinstance(refused, str) and "r.jsonl:1: not the first line of a submission" in refused
+        )
+
+
 @FAST
 @given(content=st.text(max_size=100), name=st.sampled_from(list(json.loads(to_line(record())))))
 def test_random_values_in_a_record_are_checked(tmp_path, content, name):

@@ -109,12 +109,24 @@ def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
                 if line.isspace() or line.startswith(b"{"):
                     return
                 raise InputError(f"{where}: not a record file")
-            if line.isspace() or (number == 1 and line.startswith(SUBMISSION_START)):
+            if line.isspace():
+                continue
+            if number == 1 and line.startswith(SUBMISSION_START):
+                _check_submission(line, where)
                 continue
             try:
                 yield number, line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise InputError(f"{where}: not a record file ({error})") from error
+
+
+def _check_submission(line: bytes, where: str) -> None:
+    """Refuses a damaged first line of a submission, whose facts are for `publish` to judge."""
+    try:
+        json.loads(line, object_pairs_hook=no_key_twice, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{where}: not the first line of a submission ({reason})") from error
 
 
 def _record(line: str, where: str) -> Record:
