@@ -91,8 +91,6 @@ def gallery(argv: Sequence[str], prog: str = "hyperinit gallery") -> int:
     from hyperinit.demo.gallery import write_gallery
     from hyperinit.photos.load import is_set, open_source
 
-    if arguments.limit < 1:
-        raise InputError(f"--limit must be at least 1, not {arguments.limit}")
     if arguments.images is not None and not is_set(arguments.images):
         raise InputError(
             f"--images {shown_path(arguments.images)}: no such directory or set of images"
