@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 import torch
 from torch import Tensor
 
+from benchmarks.lines import append_line
 from benchmarks.peer.measure import Task
 from benchmarks.peer.report import CHART, DOCUMENTS, chart_png, update_document
 from benchmarks.peer.run import (
     Job,
     Record,
-    append_record,
     read_record,
     record_of,
     take_turns,
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{source}, {took}: {text}", file=sys.stderr, flush=True)
 
         def finished(name: str, reply: Record, key: Record = key, say: Any = say) -> None:
-            append_record(out, record_of(name, key, reply))
+            append_line(out, record_of(name, key, reply))
             best = max((point[3] for point in reply["points"]), default=0.0)
             say(f"{name}: up to {best:.1f} dB")
 

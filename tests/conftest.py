@@ -19,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is too long for the gate is too slow for the fast suite."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
+
+
 def smooth_image(size: int = 16, seed: int = 0) -> Tensor:
     """A low-frequency image (3, size, size) in [0, 1] that a tiny SIREN can fit."""
     generator = torch.Generator().manual_seed(seed)

@@ -69,6 +69,7 @@ def test_every_room_is_in_the_table_and_only_looks_down():
         assert not above & set(room.may_import), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in LIBRARY if room_of(p)], ids=shown)
 def test_no_private_name_is_imported_across_rooms(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -85,6 +86,7 @@ def test_no_room_is_crowded_and_no_module_long():
     assert {path: n for path, n in lines.items() if n > MAX_LINES} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LIBRARY, ids=shown)
 def test_no_function_is_long_without_a_reason(path):
     source = path.read_text(encoding="utf-8")
@@ -106,6 +108,7 @@ def test_what_is_read_without_torch_imports_none(room):
         assert "torch" not in tops(path, top_level_only=True), path
 
 
+@pytest.mark.slow
 def test_only_the_outer_loss_imports_higher():
     users = {path.relative_to(PACKAGE).as_posix() for path in LIBRARY if "higher" in tops(path)}
     assert users == {"learn/loss.py"}
@@ -117,6 +120,7 @@ def test_nothing_imports_scripts(folder):
         assert "scripts" not in tops(path), path
 
 
+@pytest.mark.slow
 def test_the_core_runs_without_the_heavy_packages(tmp_path):
     # As beside a CPU-only torch, where importing torchvision fails.
     blocked = "\n".join(f"sys.modules[{name!r}] = None" for name in sorted(SLOW_OR_FRAGILE))

@@ -98,6 +98,7 @@ def test_the_tuned_track_tunes_on_tuning_images_and_tests_on_test_images(tmp_pat
     assert sum(one.budget_epochs for one in records) <= plan.total_epochs
 
 
+@pytest.mark.slow
 def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
     records = measured(make_plan(), tmp_path / "r.jsonl")
     for found in score(records):
@@ -111,6 +112,7 @@ def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
             assert rung.lr == min(products, key=lambda lr: products[lr]), (found.init, budget)
 
 
+@pytest.mark.slow
 def test_rungs_above_the_last_tuned_one_are_not_tuned(tmp_path):
     records = measured(make_plan(), tmp_path / "r.jsonl")
     assert {one.budget_epochs for one in records if one.is_tuning} == {1, 2}
@@ -144,6 +146,7 @@ def beside(one: Record) -> tuple[int, bool]:
     return one.settings["batch_pixels"], one.settings.get("rising_rates", False)
 
 
+@pytest.mark.slow
 def test_batch_and_profile_of_the_rates_are_chosen_for_every_init_as_its_rate_is(
     tmp_path, monkeypatch
 ):
@@ -214,6 +217,7 @@ def test_smaller_budgets_are_finished_before_larger_ones(tmp_path):
     assert budgets == sorted(budgets)
 
 
+@pytest.mark.slow
 def test_a_solved_pair_is_not_run_on_larger_budgets(tmp_path, monkeypatch):
     usual = measured(make_plan(), tmp_path / "usual.jsonl")
     at_2 = [one for one in usual if not one.is_tuning and one.budget_epochs == 2]
@@ -237,6 +241,7 @@ def test_a_finished_plan_is_never_run_again(tmp_path, monkeypatch):
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_file_of_the_first_format_is_not_run_again(tmp_path, monkeypatch):
     """Where the name of an init says what was changed in its fit, and nothing else does."""
     for track, entries in {
@@ -270,6 +275,7 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path):
     assert path.read_bytes() == b"\xff\xd8\xff\xe0 no line ends in here"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted_at", [1, 17, 40])
 def test_an_interrupted_plan_goes_on_and_loses_and_doubles_nothing(tmp_path, interrupted_at):
     whole = measured(make_plan(), tmp_path / "whole.jsonl")
@@ -290,6 +296,7 @@ def test_an_interrupted_plan_goes_on_and_loses_and_doubles_nothing(tmp_path, int
     assert [(o.trial, o.mse) for o in again] == [(o.trial, o.mse) for o in whole]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("track", ["tuned", "seed"])
 def test_fits_side_by_side_give_the_same_records(tmp_path, track):
     plan = make_plan(track, seeds=2)
@@ -299,6 +306,7 @@ def test_fits_side_by_side_give_the_same_records(tmp_path, track):
     assert results(one) == results(three) == results(read_records(tmp_path / "three.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_plan_that_ends_amid_fits_side_by_side_loses_and_doubles_nothing(tmp_path):
     whole = measured(make_plan(), tmp_path / "whole.jsonl")
     path = tmp_path / "r.jsonl"
@@ -312,6 +320,7 @@ def test_a_plan_that_ends_amid_fits_side_by_side_loses_and_doubles_nothing(tmp_p
     assert results(read_records(path)) == results(whole)
 
 
+@pytest.mark.slow
 def test_an_init_may_draw_from_the_global_generator_side_by_side(tmp_path):
     drawn = named("33")
 
@@ -332,6 +341,7 @@ def test_an_init_that_fails_side_by_side_is_one_clear_line(tmp_path):
         measured(make_plan(inits=(named("paper"), broken)), tmp_path / "r.jsonl", workers=2)
 
 
+@pytest.mark.slow
 def test_a_change_of_settings_is_another_trial(tmp_path):
     first = measured(make_plan(), tmp_path / "r.jsonl")
     other = make_plan(protocol=replace(PROTOCOL, batch_pixels=32))
@@ -351,6 +361,7 @@ def test_two_processes_do_not_write_to_one_file(tmp_path):
         pass  # the lock goes with its holder
 
 
+@pytest.mark.slow
 def test_a_file_of_another_protocol_version_is_left_as_it_is(tmp_path):
     path = tmp_path / "r.jsonl"
     (record, *_) = measured(make_plan(), tmp_path / "other.jsonl")
@@ -361,6 +372,7 @@ def test_a_file_of_another_protocol_version_is_left_as_it_is(tmp_path):
     assert path.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_rerunning_a_stored_trial_gives_the_same_error(tmp_path):
     plan = make_plan()
     measured(plan, tmp_path / "r.jsonl")
@@ -371,6 +383,7 @@ def test_rerunning_a_stored_trial_gives_the_same_error(tmp_path):
     assert (tmp_path / "r.jsonl").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
     plan = make_plan()
     (record, *_) = measured(plan, tmp_path / "r.jsonl")
@@ -380,6 +393,7 @@ def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
     assert check.difference == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_records_of_another_plan_cannot_be_verified(tmp_path):
     measured(make_plan(), tmp_path / "r.jsonl")
     other = make_plan(inits=(named("22"),))
@@ -495,6 +509,7 @@ def test_frozen_layers_are_every_set_of_the_issue_once():
     assert len({v.label for v in variants}) == len(variants)
 
 
+@pytest.mark.slow
 def test_frozen_layers_are_recorded_and_make_a_difference(tmp_path):
     plan = make_plan("frozen", entries=tuple(frozen_variants(Entry(named("33")), DEPTH)))
     records = [one for one in measured(plan, tmp_path / "r.jsonl") if not one.is_tuning]
@@ -538,6 +553,7 @@ def test_the_seed_track_takes_a_rate_that_is_given(tmp_path, monkeypatch):
     assert record.init == "33" and record.settings["schedule"] == "constant"
 
 
+@pytest.mark.slow
 def test_the_seed_track_may_stop_once_both_errors_are_there(tmp_path):
     whole, *_ = measured(seed_plan(), tmp_path / "a.jsonl")
     level = max(whole.curve[2].mse, whole.curve[2].train_mse)
@@ -665,6 +681,7 @@ def command(tmp_path: Path) -> Callable[..., list[str]]:
     return arguments
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_records_and_a_chart(command, tmp_path, capsys):
     assert script.main(command()) == 0
     out = capsys.readouterr().out
@@ -699,6 +716,7 @@ def test_all_rows_are_the_distinct_ones(command, capsys):
     assert set(seed) - set(tuned) == {"26"}  # differs from 23 in its weight decay
 
 
+@pytest.mark.slow
 def test_the_seed_track_has_each_rows_weight_decay(command, tmp_path):
     arguments = ["--inits", "26", "33", "--track", "seed", "--limit", "1"]
     assert script.main(command(*arguments, "--output-lr-factor", "1")) == 0
@@ -706,6 +724,7 @@ def test_the_seed_track_has_each_rows_weight_decay(command, tmp_path):
     assert found == {"26": 0.0, "33": 0.01}
 
 
+@pytest.mark.slow
 def test_frozen_layers_is_a_track_and_a_script_of_its_own(command, tmp_path, capsys):
     assert main(["benchmark", "--track", "frozen", *command("--limit", "1")]) == 0
     assert "33 frozen 0,1" in capsys.readouterr().out
@@ -713,6 +732,7 @@ def test_frozen_layers_is_a_track_and_a_script_of_its_own(command, tmp_path, cap
     assert frozen_layers.main(command("--limit", "1", "--verify", "1")) == 0  # the same trials
 
 
+@pytest.mark.slow
 def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, capsys):
     (tmp_path / "r.png").mkdir()
     assert script.main(command("--inits", "33", "--limit", "1")) == 0

@@ -91,6 +91,7 @@ def test_generate_stacks_several_images_or_fills_a_directory(tmp_path, checkpoin
     assert all(torch.equal(both[name][1], one[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["paper", "22", "33", "CHECKPOINT", "FILE"])
 def test_fit_improves_from_every_kind_of_init(tmp_path, checkpoint, photo, init, capsys):
     if init == "FILE":
@@ -139,6 +140,7 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
     assert out.read_bytes() == precious
 
 
+@pytest.mark.slow
 def test_meta_train_writes_a_whole_run(tmp_path, capsys):
     assert meta_train.main([*TINY, "--out", str(tmp_path / "run")]) == 0
     table = (tmp_path / "run" / "comparison.md").read_text()
@@ -226,6 +228,7 @@ def wait_for_steps(out: Path, process: subprocess.Popen, steps: int) -> None:
     raise AssertionError("the run did not come so far")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_kill_9_loses_nothing_before_the_last_checkpoint(tmp_path):
     process = start_training(tmp_path / "run")

@@ -44,6 +44,7 @@ def help_of(name: str, capsys) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_what_needs_no_torch_imports_none(records, tmp_path):
     # One fresh process runs one after the other, as each leaves behind what it imported.
     light = [name for name in COMMANDS if name not in NEEDS_TORCH]
@@ -160,6 +161,7 @@ def test_a_rival_that_only_a_checkout_has_says_so_in_one_line(capsys, tmp_path, 
             assert text in error and "in a checkout" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_scripts_take_the_checkouts_own_packages_whatever_is_installed(tmp_path):
     # As another package called datasets, scripts or baselines would be found.
     for name in ("datasets", "baselines", "scripts"):

@@ -107,6 +107,7 @@ def test_every_init_is_run_on_every_image_at_every_budget_and_rate(fits):
     assert all(r.init_epochs == pytest.approx(2 * 32 / 256) for r in hyper)
 
 
+@pytest.mark.slow
 def test_the_files_hold_what_was_measured(fits, tmp_path):
     table = write_comparison(*fits, tmp_path)
     assert (tmp_path / "comparison.md").read_text() == table

@@ -38,6 +38,7 @@ def visits_of(sampler: CreditSampler, residuals: Tensor, passes: int) -> list[li
         visits[int(indices)].append(sampler.passes[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", [1, 3, 8])
 def test_every_pixel_comes_at_least_every_tenth_pass(shape, cell):

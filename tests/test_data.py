@@ -149,6 +149,7 @@ def of_a_folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return facts(load(write_folder(tmp_path_factory.mktemp("a") / "x"), held_out_fraction=SHARE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_mib", [2048, 0])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_pictures_are_the_same_in_every_form(
@@ -229,7 +230,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.slow  # two imports of that package
+@pytest.mark.long  # two imports of that package
 @pytest.mark.parametrize("first", [False, True], ids=["installed", "in a checkout"])
 def test_hugging_face_sets_are_the_same_pictures(
     tmp_path: Path, of_a_folder: dict[str, Any], first: bool
@@ -316,6 +317,7 @@ def test_what_goes_wrong_in_a_thread_is_said_at_its_step(tmp_path: Path) -> None
             ahead.batch(step, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["shards", "parquet", "npz"])
 def test_a_run_on_other_data_is_resumed_exactly(tmp_path: Path, form: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -335,6 +337,7 @@ def test_a_run_on_other_data_is_resumed_exactly(tmp_path: Path, form: str, monke
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_run_from_before_these_settings_is_resumed_on_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

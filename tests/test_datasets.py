@@ -104,6 +104,7 @@ def test_photo_is_reduced_but_identified_by_the_original() -> None:
     assert make_photo("a", "a", image, keep_side=48).pixels.shape == (3, 48, 96)
 
 
+@pytest.mark.slow
 def test_random_crop_is_a_flipped_or_plain_square_of_the_image() -> None:
     # The red channel is the column and green the row, so a crop tells where it was taken.
     y, x = torch.meshgrid(torch.arange(100), torch.arange(140), indexing="ij")
@@ -161,6 +162,7 @@ def test_batches_are_a_pure_function_of_seed_and_step() -> None:
     assert not any(torch.equal(other, batch) for batch in first)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_weights() -> None:
     colours = {"a": 0.0, "b": 0.5, "c": 1.0}
     weights = {"a": 3.0, "b": 1.0, "c": 0.0}
@@ -458,6 +460,7 @@ def test_missing_or_broken_torchvision_is_one_line(
     one_line(error)
 
 
+@pytest.mark.slow
 def test_table_fits_the_installed_torchvision(tmp_path: Path) -> None:
     try:
         from torchvision import datasets as torchvision_datasets

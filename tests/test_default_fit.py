@@ -57,6 +57,7 @@ def test_a_fit_is_the_same_every_time_and_another_seed_is_another() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (7, 40), (33, 32)])
 def test_images_of_any_shape_are_fitted(shape: tuple[int, int]) -> None:
     result = fit(start(), torch.rand(3, *shape), budget_epochs=4)
@@ -105,6 +106,7 @@ def test_the_rate_of_a_start_reaches_the_fit() -> None:
     assert fit(start(), picture(), budget_epochs=0.1, lr=1e-3).lr == 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.05, 1.0, 100.0])
 def test_a_rate_that_is_far_too_high_ends_near_a_good_one(lr: float) -> None:
     image = picture()
@@ -115,6 +117,7 @@ def test_a_rate_that_is_far_too_high_ends_near_a_good_one(lr: float) -> None:
     assert found.curve[-1].epochs < 4 + 3 * 1.5  # noticed soon
 
 
+@pytest.mark.slow
 def test_a_fit_that_stalls_is_restarted_at_half_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = Start(start(), lr_factor=0.5)
     usual = fit(begin, picture(), budget_epochs=16)
@@ -128,6 +131,7 @@ def test_a_fit_that_stalls_is_restarted_at_half_the_rate(monkeypatch: pytest.Mon
         assert not unwatched.stalled
 
 
+@pytest.mark.slow
 def test_a_fit_that_looks_dead_at_every_rate_is_made_to_its_end() -> None:
     begin = Start(narrow(), lr_factor=0.5)
     unwatched = fit(begin, picture(), budget_epochs=16, max_restarts=0)
@@ -152,6 +156,7 @@ def test_a_benchmark_sees_a_collapse_as_it_is() -> None:
     assert result.restarts == 0 and result.mse > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr_factor", [1, 3, 10, 1e9])
 @pytest.mark.parametrize("name", ["identity", "33", "paper"])
 def test_a_longer_budget_never_ends_below_a_shorter_one(name: str, lr_factor: float) -> None:
@@ -177,6 +182,7 @@ def of_width(width: int, depth: int = 4) -> Start:
     return Start(params, lr_factor=spec.lr_factor)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_too_small_is_told_the_width_that_does() -> None:
     small = fit(of_width(16), detailed(), budget_epochs=8)
     assert small.kept.psnr < 20 and small.enough_width == 64
@@ -185,6 +191,7 @@ def test_a_network_that_is_too_small_is_told_the_width_that_does() -> None:
     assert enough.kept.psnr > 39 and enough.enough_width is None and not too_small(enough)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

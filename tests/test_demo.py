@@ -240,6 +240,7 @@ def test_the_page_says_when_the_hypernetwork_knows_the_image(tmp_path):
     assert "hyper was trained on this very image" in html
 
 
+@pytest.mark.slow
 def test_two_races_at_once_do_not_mix(tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for seed, path in enumerate(paths):
@@ -324,7 +325,7 @@ def test_what_stops_the_command_is_one_line(arguments, message, capsys, monkeypa
     assert error.startswith("hyperinit") and f"error: {message}" in error and error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("default")  # of packages that only this test imports
 def test_the_real_page_races_to_the_end(tmp_path):
     pytest.importorskip("gradio")

@@ -183,6 +183,7 @@ INITS: dict[str, Callable[[], Init]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INITS)
 def test_every_init_starts_where_the_image_is(name: str, place: Any) -> None:
     init, image = INITS[name](), smooth_image(SIZE)
@@ -201,6 +202,7 @@ def test_every_init_starts_where_the_image_is(name: str, place: Any) -> None:
     torch.testing.assert_close(picture, preview(here.params, image), rtol=0, atol=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOGUE.rules)
 def test_every_rival_that_is_a_rule_starts_where_the_image_is(name: str, place: Any) -> None:
     rule = CATALOGUE.rules[name]
@@ -213,6 +215,7 @@ def test_every_rival_that_is_a_rule_starts_where_the_image_is(name: str, place: 
 # Every fit ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True], ids=["one", "three"])
 @pytest.mark.parametrize("optimizer", ["nadam", "soap", "adamw"])
 @pytest.mark.parametrize("sampler", ["credit", "pixels", "points", "residual"])
@@ -236,6 +239,7 @@ def test_every_fit_gives_there_what_it_gives_here(
         assert_near(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -256,6 +260,7 @@ def test_options_of_a_fit_do_there_what_they_do_here(options: Any, place: Any) -
         assert a.mse == pytest.approx(b.mse, rel=3e-2)
 
 
+@pytest.mark.slow
 def test_what_is_around_a_fit_runs_there(place: Any, tmp_path: Path) -> None:
     image = smooth_image(SIZE)
     config = FitConfig(**SHORT)
@@ -279,6 +284,7 @@ def test_what_is_around_a_fit_runs_there(place: Any, tmp_path: Path) -> None:
 # The captured step --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["nadam", "soap"])
 def test_the_host_waits_once_a_planned_pass(optimizer: Any) -> None:
     image = smooth_image(SIZE)
@@ -293,6 +299,7 @@ def test_the_host_waits_once_a_planned_pass(optimizer: Any) -> None:
         assert gpu.replays == (97 if optimizer == "nadam" else 2 * 97)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["nadam", "soap"])
 @pytest.mark.parametrize("images", [0, 2])
 def test_a_step_over_fixed_tensors_is_the_step_that_it_was(optimizer: Any, images: int) -> None:
@@ -318,6 +325,7 @@ def test_a_step_over_fixed_tensors_is_the_step_that_it_was(optimizer: Any, image
         torch.testing.assert_close(static.params[name], value, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_collapse_is_taken_back_without_a_new_capture(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +353,7 @@ def test_a_collapse_is_taken_back_without_a_new_capture(
     assert captured.mse < 0.1 * captured.curve[0].mse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["nadam", "soap"])
 @pytest.mark.parametrize("after", [0, 20])
 def test_a_snapshot_continues_exactly(optimizer: Any, after: int, place: Any) -> None:
@@ -363,6 +372,7 @@ def test_a_snapshot_continues_exactly(optimizer: Any, after: int, place: Any) ->
     assert twice == pytest.approx(once, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_where_capturing_fails_one_line_says_so_and_the_fit_is_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,6 +407,7 @@ TASKS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_training_steps_there_are_those_here(name: str, place: Any) -> None:
     task, config = TASKS[name][0], TASKS[name][1]()
@@ -431,6 +442,7 @@ def photos(tmp_path: Path) -> Path:
 SMALL = ["--width", "16", "--depth", "2", "--budget-epochs", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -452,7 +464,7 @@ def test_commands_compute_where_they_are_told(
             assert gpu.made > 100 and (words[0] != "fit" or gpu.replays > 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["hyper", "reptile"])
 def test_meta_training_computes_where_it_is_told(
     method: str, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -89,7 +89,7 @@ def test_a_notebook_becomes_a_page_with_its_code_text_and_pictures(hooks):
     assert "```text\n1\n```" in page and "(data:image/png;base64,AAAA)" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_site_builds_strictly_and_asks_no_other_host_for_anything(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

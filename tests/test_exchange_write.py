@@ -101,7 +101,7 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     assert not (tmp_path / "a.onnx").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch.export's own
 def test_torch_export_runs_for_any_number_of_coordinates(tmp_path):
     params = siren()
@@ -224,7 +224,7 @@ def test_the_command_converts_both_ways(tmp_path, capsys):
         assert text in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_browser_shows_what_render_shows(tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if browser is None:

@@ -561,6 +561,7 @@ def test_a_start_that_is_not_finite_is_not_begun_again() -> None:
 # Options of speed --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hidden_layers_in_bfloat16_fit_nearly_as_well_and_the_weights_stay_float32() -> None:
     options: dict[str, Any] = {"budget_epochs": 60, "batch_pixels": 48}
     plain = fit(start_params(depth=3), smooth(), **options)
@@ -577,7 +578,7 @@ def test_first_and_last_layer_stay_float32() -> None:
     assert same(result.params, plain.params)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own dependencies
 def test_a_compiled_fit_is_the_same_fit() -> None:
     plain = fit(start_params(), smooth(), budget_epochs=2)

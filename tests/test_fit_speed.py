@@ -18,6 +18,7 @@ def flags(tmp_path: Path) -> list[str]:
     return ["--smoke", "--image", str(tmp_path / "a.png"), "--threads", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
     ["plain", "seed", "command", "engine", "engine:sampler=residual,lr=1e-3", "alone", "together"],
@@ -30,7 +31,7 @@ def test_every_row_gives_numbers(row: str, flags: list[str]) -> None:
     assert ("target_sec" in found) == row.startswith(("seed", "engine", "command"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_become_a_table(flags: list[str], capsys: Any) -> None:
     rows = [flag for row in ("plain", "engine", "alone", "together") for flag in ("--row", row)]
     assert fit_speed.main([*flags, *rows]) == 0

@@ -127,7 +127,7 @@ def test_what_stops_the_command_is_one_line(arguments, message, tmp_path, monkey
     assert stopped.value.code == 2 and message in error and error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_browser_shows_the_page_and_asks_for_nothing(place):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     browser = browser or shutil.which("google-chrome")

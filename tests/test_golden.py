@@ -159,6 +159,7 @@ def test_what_its_gradient_steps_add(shipped):
     assert psnr(after) == pytest.approx(golden.psnr[1], abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_error_after_two_epochs_of_protocol_1(shipped):
     hyper, golden = shipped
     own = {"budget_epochs": 2.0, "lr": golden.lr, "batch_pixels": 1024, "eval_epochs": ()}

@@ -61,6 +61,7 @@ def test_without_a_gpu_one_line_says_so(capsys: Any) -> None:
     assert stopped.value.code == 2 and "--device cuda cannot be used" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_rows_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("reset_peak_memory_stats", None), ("max_memory_allocated", 2**30)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)

@@ -166,6 +166,7 @@ RECORDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @FAST
 @given(one=RECORDS)
 def test_whatever_is_written_is_read_back(tmp_path, one):
@@ -241,6 +242,7 @@ EXTREME_RECORDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(FAST, max_examples=25)
 @given(records=st.lists(EXTREME_RECORDS, min_size=1, max_size=12))
 def test_whatever_is_read_can_be_reported(tmp_path, records):

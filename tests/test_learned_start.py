@@ -126,6 +126,7 @@ def test_every_gain_says_where_it_is_from():
             assert f"\n## {entry}. " in log
 
 
+@pytest.mark.slow
 def test_charts_are_drawn_and_any_records_file_can_be_named(tmp_path, monkeypatch, capsys):
     page = tmp_path / "page.md"
     kinds = ("ladders", "head-starts", "training", "domains")

@@ -124,7 +124,7 @@ def test_tensorboard_has_everything_and_a_resumed_run_every_step_once(tmp_path, 
     assert {tag.partition("/")[0] for tag in texts} == {"config", "fits", "summary"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # what its dependencies deprecate
 def test_mlflow_has_everything_and_a_resumed_run_keeps_its_id(tmp_path, monkeypatch, caplog):
     pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
@@ -155,6 +155,7 @@ def test_mlflow_has_everything_and_a_resumed_run_keeps_its_id(tmp_path, monkeypa
 # What W&B wrote offline
 
 
+@pytest.mark.slow
 def test_the_report_says_how_to_send_what_was_written_offline(tmp_path, capsys):
     for one in ladder("33", {1.0: 0.5, 2.0: 0.01}):
         append_record(tmp_path / "comparison.jsonl", one)

@@ -64,6 +64,7 @@ def test_every_image_is_fitted_as_it_would_be_alone(sampler: Any) -> None:
         assert_near(result, fit(params, image, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height,width", [(1, 9), (9, 1), (1, 1), (2, 3)])
 def test_small_and_thin_images_are_fitted(height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -102,6 +103,7 @@ def test_only_the_image_that_failed_is_begun_again() -> None:
     assert results[1].kept.mse == pytest.approx(alone.kept.mse, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_fit_that_has_reached_its_target_is_not_touched_by_the_others() -> None:
     images = [torch.full((3, 8, 8), 0.45), smooth_image(8)]
     options: dict[str, Any] = {
@@ -114,6 +116,7 @@ def test_a_fit_that_has_reached_its_target_is_not_touched_by_the_others() -> Non
         assert_near(result, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activations", [1, 3 * 64 * 16, 4 * 64 * 16])
 def test_fits_that_are_too_large_together_are_taken_apart(
     monkeypatch: pytest.MonkeyPatch, activations: int

@@ -77,6 +77,7 @@ def assert_follows(optimizer: Optimizer, start: Params, gradients: list[Params],
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [0, 3])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("plain", [False, True], ids=["fused", "plain"])

@@ -145,6 +145,7 @@ def test_every_group_is_on_the_page_with_its_curves_and_images():
     assert len(charts) == 3 * 4
 
 
+@pytest.mark.slow
 def test_titles_name_the_version_and_notes_stand_in_their_section(tmp_path):
     untuned = [record("33", lr=1e-3, version=2), record("33", lr=1e-4, version=2)]
     path = tmp_path / "r.jsonl"
@@ -195,6 +196,7 @@ def test_seconds_of_fits_side_by_side_are_not_compared_with_those_of_others():
     assert "do not compare seconds" in page([alone, beside])
 
 
+@pytest.mark.slow
 def test_hostile_names_are_escaped_and_stay_inside_the_directory(tmp_path):
     records = []
     for name in HOSTILE:
@@ -229,7 +231,7 @@ def test_a_page_of_many_pictures_stays_below_5_mb(tmp_path):
     assert len(html.encode()) < 5_000_000 and "Further pictures are left out" in html
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_browser_shows_the_page_zooms_and_asks_for_nothing(tmp_path):
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     browser = browser or shutil.which("google-chrome")

@@ -43,6 +43,7 @@ def first_points(name: str) -> list[Point]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in PEERS if n not in CODECS])
 def test_every_peer_lowers_its_error(name: str) -> None:
     if PEERS[name].needs:
@@ -225,7 +226,7 @@ def quick_flags(tmp_path: Path, *names: str) -> list[str]:
     return ["--image", str(tmp_path / "a.png"), *sizes, *out, "--peers", *names]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_peers_take_turns_and_finished_ones_are_not_run_again(tmp_path: Path, capsys: Any) -> None:
     flags = quick_flags(tmp_path, "ours", "paper", "jpeg")
     assert peers.main(flags) == 0

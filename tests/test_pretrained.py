@@ -31,6 +31,7 @@ def start_mse(params, image) -> float:
         return float(grid_errors(predict(params, image_coords(image)), image_to_rgb(image))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
     depth, width, size = PRETRAINED[name]
@@ -60,6 +61,7 @@ def test_together_they_stay_small():
     assert len(sizes) == len(PRETRAINED) and max(sizes) <= 16e6 and sum(sizes) <= 28e6
 
 
+@pytest.mark.slow
 def test_generate_needs_no_checkpoint_and_hyper_is_the_one_for_the_network(tmp_path):
     image = square_crop(to_image(data.chelsea()), 64)
     save_image(image, tmp_path / "photo.png")

@@ -167,6 +167,7 @@ def test_records_without_a_plan_say_how_to_get_one(records, capsys):
     assert "r.plans.json is missing: the command that made the records writes it" in error
 
 
+@pytest.mark.slow
 def test_the_command_that_made_records_adds_a_plan_and_runs_nothing(measured, records, capsys):
     kept = plans_path(records).read_text()
     plans_path(records).unlink()
@@ -226,6 +227,7 @@ def test_seconds_of_two_machines_are_left_out_and_of_one_are_not(records, tmp_pa
 # What papers print
 
 
+@pytest.mark.slow
 def test_the_published_track_has_the_psnr_after_steps_beside_our_costs(measured, tmp_path, capsys):
     images = ["--images", str(measured / "0.png"), str(measured / "1.png")]
     published = tmp_path / "p.jsonl"
@@ -303,7 +305,7 @@ def test_the_published_track_takes_its_own_size_and_refuses_to_enlarge(tmp_path,
     assert "--image-size 100" in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_published_track_runs_at_224(tmp_path):
     save_image(smooth_image(230), tmp_path / "large.png")
     how = ["benchmark", "--inits", "33", "--track", "published", "--seeds", "1", "--width", "8"]

@@ -55,7 +55,7 @@ def images_in(folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_ray
 def test_a_directory_on_ray_is_what_it_is_here(tmp_path):
     source = images_in(tmp_path / "in", 5)
@@ -100,7 +100,7 @@ def busy_workers(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
 def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp_path):
@@ -128,7 +128,7 @@ def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp
     assert {path: after[path] for path in before} == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_ray
 def test_a_benchmark_on_ray_gives_the_records_of_one_here_and_names_the_machine(tmp_path):
     init = tmp_path / "mine.py"

@@ -90,7 +90,7 @@ def head() -> Iterator[Head]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @with_ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="what a head started is found in /proc")
 def test_a_run_on_a_cluster_continues_after_its_head_has_died(tmp_path, head, monkeypatch):

@@ -101,6 +101,7 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs_as_printed(place, capsys):
     (code,) = blocks(ROOT / "README.md", "python")
     exec(compile(code, "README.md", "exec"), {})
@@ -108,7 +109,7 @@ def test_the_readmes_python_runs_as_printed(place, capsys):
     assert after > before and Path("siren.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_readmes_commands_run_as_printed(place):
     ran = set()
     for program, arguments in commands(ROOT / "README.md"):

@@ -106,6 +106,7 @@ def test_the_csv_has_a_line_per_init_measure_and_target(records):
     assert {row["median"] for row in censored} == {"inf"}
 
 
+@pytest.mark.slow
 def test_every_group_of_records_has_its_charts(records):
     found = figures(records)
     assert [name.rpartition("-")[2] for name in found] == ["errors", "solved", "profile", "curves"]
@@ -113,6 +114,7 @@ def test_every_group_of_records_has_its_charts(records):
         assert png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_report_of_files_is_a_directory_that_needs_nothing_else(records, tmp_path):
     path = write(tmp_path / "r.jsonl", records)
     assert main([str(path), "-o", str(tmp_path / "out")]) == 0
@@ -122,6 +124,7 @@ def test_a_report_of_files_is_a_directory_that_needs_nothing_else(records, tmp_p
     assert all(f"({name})" in text for name in names if name.endswith(".png"))
 
 
+@pytest.mark.slow
 def test_a_report_is_made_without_torch(records, tmp_path):
     path = write(tmp_path / "r.jsonl", records)
     code = f"""
@@ -244,6 +247,7 @@ def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
     assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_committed_documents_agree_with_the_committed_records_and_the_protocol():
     cards = sorted((ROOT / "hyperinit" / "checkpoints").glob("*.md"))
     documents = [

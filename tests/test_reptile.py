@@ -99,6 +99,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     assert_same(whole.model.draw(0), resumed.model.draw(0))
 
 
+@pytest.mark.slow
 def test_it_lowers_the_error_of_fits_of_images_like_those_it_saw(tmp_path):
     config = replace(TINY, max_steps=40, horizon_epochs=1.0, eval_steps=40, eps=0.2)
     state, _ = run(tmp_path / "run", config)
@@ -126,6 +127,7 @@ def test_the_log_has_the_error_of_real_fits_of_held_out_images(tmp_path):
     assert held_out[-1] == pytest.approx(sum(f.kept.mse for f in fits) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_trains_resumes_and_compares_it_and_a_benchmark_takes_it(tmp_path, capsys):
     out = tmp_path / "run"
     main([*FLAGS, "--out", str(out), "--time-limit", "1e-9"])

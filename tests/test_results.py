@@ -92,6 +92,7 @@ def test_images_and_sirens_as_json(place, capsys):
     assert half["psnr_to_full"] > 20 and half["psnr_after"] is not None
 
 
+@pytest.mark.slow
 def test_records_as_json(place, capsys):
     assert main(["score", "records.jsonl", "--json"]) == 0
     rows = objects(capsys.readouterr().out)
@@ -104,6 +105,7 @@ def test_records_as_json(place, capsys):
     assert "33" in objects(capsys.readouterr().out)[0]["inits"]
 
 
+@pytest.mark.slow
 def test_training_as_json_prints_its_comparison(place, capsys):
     command = ["meta-train", "--preset", "tiny", "--data", "synthetic", "--wandb", "disabled"]
     assert main([*command, "--max-steps", "2", "--out", "run", "--json", "--quiet"]) == 0
@@ -112,6 +114,7 @@ def test_training_as_json_prints_its_comparison(place, capsys):
     assert [row["cells"]["init"] for row in rows][-1] == "hyper" and shown.err == ""
 
 
+@pytest.mark.slow
 def test_quiet_leaves_results_and_errors(place, capsys):
     assert main(["report", "records.jsonl", "-o", "report"]) == 0
     assert "records -> report" in capsys.readouterr().err

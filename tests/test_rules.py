@@ -95,6 +95,7 @@ def test_a_number_that_is_none_is_one_clear_line(number):
         load_init(f"vi3nr@{number}", CATALOGUE.rules, WIDTH, DEPTH)
 
 
+@pytest.mark.slow
 def test_the_benchmark_lists_and_runs_them(tmp_path, capsys):
     assert script.main(["--list"]) == 0
     assert "rules: weight-scaling winner vi3nr fresh 33-sized" in capsys.readouterr().out

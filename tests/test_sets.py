@@ -58,6 +58,7 @@ def learned_from(count: int, read_numbers: int = 12) -> OnTheWay:
     return way
 
 
+@pytest.mark.slow
 def test_start_of_an_image_nears_it_as_images_of_its_kind_are_learned_from() -> None:
     new = [picture(i) for i in range(100, 108)]
 
@@ -69,6 +70,7 @@ def test_start_of_an_image_nears_it_as_images_of_its_kind_are_learned_from() -> 
     assert max(few, many) < 0.4 * before
 
 
+@pytest.mark.slow
 def test_what_does_not_come_true_is_not_trusted() -> None:
     way = OnTheWay(BASE, read_numbers=12)
     g = torch.Generator().manual_seed(0)
@@ -118,6 +120,7 @@ def contents(out: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_set_that_was_interrupted_ends_as_if_it_had_not_been(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
@@ -139,6 +142,7 @@ def test_set_that_was_interrupted_ends_as_if_it_had_not_been(photos: Path, tmp_p
     assert contents(tmp_path / "parts") == whole
 
 
+@pytest.mark.slow
 def test_later_images_of_a_set_are_fitted_better_than_without_learning(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ def test_directory_to_a_target(photos: Path, tmp_path: Path) -> None:
 COMMAND = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
 
 
+@pytest.mark.slow
 def test_command_learns_unless_told_otherwise(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def found(out: Path) -> dict[str, dict[str, Any]]:
     return {info["images"][0]["sha256"]: {**info, "params": params} for params, info in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("form", MANY)
 def test_every_kind_of_set_gives_what_a_folder_gives_and_is_not_done_twice(
@@ -69,6 +70,7 @@ def test_files_are_called_after_the_keys_of_samples(command: str, tmp_path: Path
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_sample_that_has_changed_or_is_damaged_is_made_again_alone(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -105,6 +107,7 @@ def test_results_made_otherwise_are_refused(command: str, tmp_path: Path, capsys
     assert "use another output directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_sets_that_go_by_a_name(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def siren_of(dims: int, channels: int) -> hyperinit.Params:
 # Fits --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_fit_comes_near_any_signal(shape):
     signal = smooth_signal(*shape)
@@ -304,6 +305,7 @@ def test_a_file_with_impossible_sides_is_refused(tmp_path, facts):
         hyperinit.load_params(tmp_path / "x.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "channels"), [(1, 1), (2, 4), (3, 1), (3, 3)])
 def test_other_programs_are_given_the_same_values(tmp_path, dims, channels):
     params = siren_of(dims, channels)

@@ -185,6 +185,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [["--target-mse", "0.1"], ["--budget-epochs", "100"]])
 def test_a_terminal_sees_progress_and_a_pipe_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from conftest import smooth_image
 from PIL import Image
@@ -34,6 +35,7 @@ def make_plan() -> Plan:
     return Plan("tuned", tuple(inits), (images[0],), (images[1],), 2, PROTOCOL)
 
 
+@pytest.mark.slow
 def test_a_benchmark_keeps_pictures_of_one_seed_and_the_shown_budgets(tmp_path):
     path = tmp_path / "r.jsonl"
     with open_records(path, Thumbnails(folder_of(path))) as file:
@@ -48,6 +50,7 @@ def test_a_benchmark_keeps_pictures_of_one_seed_and_the_shown_budgets(tmp_path):
     assert len(list(folder_of(path).iterdir())) == 7
 
 
+@pytest.mark.slow
 def test_pictures_are_made_later_for_records_that_have_none_and_move_no_record(tmp_path):
     path = tmp_path / "r.jsonl"
     with open_records(path) as file:

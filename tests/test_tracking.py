@@ -179,6 +179,7 @@ def inspect(run_dir: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_offline_log_reads_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +205,7 @@ def test_offline_log_reads_back(
     assert not list(Path(os.environ["HOME"]).iterdir())  # nothing outside the run's directory
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_inside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run_dir = tmp_path / "out" / "run"
     tracker = open_tracker(run_dir, {name: name for name in HOSTILE}, "offline", name="../\n" * 99)
@@ -229,6 +231,7 @@ def test_hostile_names_stay_inside(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert sum(path.is_file() for path in media.rglob("*")) == len(HOSTILE)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     ids = []
     for resume_step in (None, 1):
@@ -253,6 +256,7 @@ def test_wandb_not_installed(
     assert len(read_log(tracker.path)) == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "reason"), [(None, "no API key"), ("short", "40")])
 def test_online_without_a_usable_key_logs_offline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str | None, reason: str
@@ -325,7 +329,7 @@ def test_a_start_that_hangs_is_given_up(
     assert len(read_log(tracker.path)) == 13
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [False, True])
 def test_a_dead_server_means_offline(
     tmp_path: Path,
@@ -351,6 +355,7 @@ def test_a_dead_server_means_offline(
 # --- W&B online, against a stub on this machine ------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_refused_key_means_offline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with WandbStub(status=401) as server:
         os.environ.update(server.env)
@@ -377,6 +382,7 @@ def check_upload(server: WandbStub, run_dir: Path) -> None:
     assert sum("media/images/preview" in name for name in server.uploads) == 3
 
 
+@pytest.mark.slow
 def test_everything_arrives_online(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with WandbStub() as server:
         os.environ.update(server.env)
@@ -388,7 +394,7 @@ def test_everything_arrives_online(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not list(Path(os.environ["HOME"]).iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_offline_run_can_be_synced(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path, {"lr": 0.5}, "offline")
     log_everything(tracker)
@@ -400,7 +406,7 @@ def test_an_offline_run_can_be_synced(tmp_path: Path) -> None:
         check_upload(server, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_online_run_has_every_step_once(tmp_path: Path) -> None:
     with WandbStub() as server:
         os.environ.update(server.env)
@@ -422,7 +428,7 @@ def kill_children(pid: int) -> None:
                 os.kill(int(child), signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("victim", ["server", "service"])
 def test_a_process_survives_the_death_of(tmp_path: Path, victim: str) -> None:

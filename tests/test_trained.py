@@ -110,6 +110,7 @@ def test_strainer_trains_on_so_many_squares_and_names_their_photographs():
         fixed_squares(photos, config("strainer", batch_images=99))
 
 
+@pytest.mark.slow
 def test_snp_looks_at_no_photograph():
     photos = datasets.load("synthetic")
     for noise in NOISES:
@@ -150,6 +151,7 @@ def test_uniform_and_gaussian_noise_have_their_moments():
     assert float(gaussian.mean()) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.slow
 def test_dead_leaves_are_flat_discs_that_cover_everything():
     picture = NOISES["dead-leaves"](1, 64, torch.Generator().manual_seed(0), 3.0)[0]
     colours = {tuple(pixel.tolist()) for pixel in picture.flatten(1).T}
@@ -351,6 +353,7 @@ def test_a_transformer_reads_images_of_any_size_and_where_things_are(name):
     assert settings.size % settings.patch_size  # whole patches are padded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transinr", "ipc"])
 def test_a_trained_transformers_init_shows_its_own_image_and_not_another(name):
     settings = config(name, max_steps=100, lr=3e-3, query_pixels=256)
@@ -384,6 +387,7 @@ def test_a_stack_is_what_its_images_get_one_by_one(name):
 # The seed's hypernetwork
 
 
+@pytest.mark.slow
 def test_the_residual_network_predicts_every_weight_and_bias_from_the_image():
     model, settings = fresh("seed-hyper")
     state = new_state(LEARNED, settings)
@@ -397,6 +401,7 @@ def test_the_residual_network_predicts_every_weight_and_bias_from_the_image():
     assert len(layers) == 49 + 4  # ResNet-50's, and its four shortcuts
 
 
+@pytest.mark.slow
 def test_the_seeds_penalties_are_part_of_the_loss_and_bring_the_weights_to_size():
     silent = {"code_penalty": 0.0, "norm_penalty": 0.0}
     losses = {}
@@ -451,6 +456,7 @@ def run(run_dir, settings, state=None, stop_at=None):
     return state, losses
 
 
+@pytest.mark.slow
 @every_rival
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     settings = config(name, max_steps=2)
@@ -468,6 +474,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 @every_rival
 def test_training_lowers_the_loss(name):
     faster = {"meta-sgd": {"inner_lr": 1e-3}, "maml": {"lr": 1e-3}, "fomaml": {"lr": 1e-3}}
@@ -478,6 +485,7 @@ def test_training_lowers_the_loss(name):
     assert sum(errors[-5:]) < 0.95 * sum(errors[:5])
 
 
+@pytest.mark.slow
 @every_rival
 def test_the_script_trains_it_and_a_benchmark_takes_it(tmp_path, name, capsys):
     out = tmp_path / name
@@ -512,6 +520,7 @@ def test_the_script_goes_on_with_a_run_that_was_stopped(tmp_path, capsys):
     assert "leave out --lr" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_init_is_not_tested_on_what_it_was_trained_on(tmp_path, capsys):
     out = tmp_path / "run"
     train_baseline.main(

@@ -80,6 +80,7 @@ def interrupted(run_dir, config, at_step):
     return run(run_dir, config, stop=stop, on_step=on_step)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     whole, losses = run(tmp_path / "whole", TINY)
     interrupted(tmp_path / "cut", TINY, at_step=3)
@@ -91,6 +92,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_losses_logged_after_the_checkpoint_are_not_doubled(tmp_path):
     # As after kill -9: the log is ahead of the last checkpoint.
     _, losses = run(tmp_path / "whole", TINY)
@@ -108,6 +110,7 @@ def test_losses_logged_after_the_checkpoint_are_not_doubled(tmp_path):
     assert len(steps) == len(set(steps)) == 8
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     config = replace(TINY, max_steps=200, lr=5e-3, base_lr=1e-3, step_size_lr=0.1, warmup_steps=5)
     state = new_state(HYPERNETWORK, config)

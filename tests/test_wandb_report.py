@@ -94,6 +94,7 @@ def test_where_the_private_method_has_changed_the_tables_are_left(monkeypatch):
     assert json.loads(spec(story(), TO))["spec"]["markdown"] == story().markdown
 
 
+@pytest.mark.slow
 def test_without_a_key_the_specification_is_written_and_the_command_to_publish_is_said(
     tmp_path, capsys
 ):
@@ -120,7 +121,7 @@ def test_a_missing_extra_is_one_line(monkeypatch):
         spec(story(), TO)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_report_is_published_with_its_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
     path = stored(tmp_path / "r.jsonl")

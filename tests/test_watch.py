@@ -60,6 +60,7 @@ def test_a_jump_from_which_the_loss_returns_at_once_is_none(epoch_steps):
     assert noticed(CollapseWatch(epoch_steps, [1.0]), losses) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch_steps", [4, *EPOCHS])
 def test_a_stall_is_noticed_once_after_an_epoch_where_details_are_known(epoch_steps):
     stalls = [0.5 + 0.5 * 0.1 ** (10 * step / max(epoch_steps, 64)) for step in range(9000)]

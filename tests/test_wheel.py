@@ -32,7 +32,7 @@ assert main(["leaderboard", "own.submission.jsonl"]) == 0
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_guide_works_without_a_checkout_on_the_photographs_that_ship(tmp_path):
     shutil.copytree(ROOT / "hyperinit", tmp_path / "installed" / "hyperinit")
     (tmp_path / "work").mkdir()

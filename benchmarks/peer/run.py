@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import platform
 import resource
@@ -17,10 +16,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.lines import read_lines
 from benchmarks.peer.measure import Point, Task
 from benchmarks.peer.table import PEERS, Peer
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import make_directory, shown_path
+from hyperinit.base.files import shown_path
 
 FORMAT = 1
 
@@ -203,32 +203,8 @@ def read_record(path: Path) -> list[Record]:
     Raises:
         InputError: a line is none that `record_of` makes.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{shown_path(path)}: cannot be read ({error})") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines):  # a run was cut off while it wrote
-                continue
-            raise InputError(f"{shown_path(path)}, line {number}: not JSON") from None
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
+    records = read_lines(path)
+    for number, record in enumerate(records, 1):
+        if record.get("format") != FORMAT:
             raise InputError(f"{shown_path(path)}, line {number}: no record of peers")
-        found.append(record)
-    return found
-
-
-def append_record(path: Path, record: Record) -> None:
-    """Adds a line to a record, and takes a line off that a run was cut off in."""
-    make_directory(path.parent)
-    with open(path, "a+b") as file:
-        file.seek(0)
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
-        file.write(json.dumps(record).encode() + b"\n")
+    return records

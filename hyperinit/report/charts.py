@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,8 @@ from hyperinit.score.score import GroupScore, InitScore, hardest_solved, seed_ep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DATA_KEY = "Data"  # of a text in a PNG file
 
 
 def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
@@ -47,13 +50,28 @@ def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """A figure as a PNG file, which keeps `shown_data` of it as a text."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script that the font has not is drawn as boxes; the page and tables have it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(content, format="png", dpi=120)
+        figure.savefig(content, format="png", dpi=120, metadata={DATA_KEY: shown_data(figure)})
     return content.getvalue()
+
+
+def shown_data(figure: Figure) -> str:
+    """A hash of the lines of a figure and of what they are called.
+
+    It tells whether a chart shows today's records, as its pixels cannot: they change with the
+    version of matplotlib.
+    """
+    shown: list[Any] = []
+    for axes in figure.axes:
+        shown.append([axes.get_title(), axes.get_xlabel(), axes.get_ylabel()])
+        for line in axes.get_lines():
+            numbers = [f"{value:.6g}" for value in line.get_xydata().ravel()]
+            shown.append([line.get_label(), *numbers])
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
 def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any]:

@@ -58,6 +58,7 @@ def plain(tmp_path_factory):
     return results(tmp_path_factory.mktemp("plain") / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surroundings", SURROUNDINGS.values(), ids=SURROUNDINGS)
 def test_files_and_networks_are_the_same_in_all_surroundings(tmp_path, plain, surroundings):
     with surroundings():

@@ -37,7 +37,7 @@ def small(photo: str, *flags: str) -> list[str]:
     return ["fit", photo, *size, *flags]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "environment",
     [

@@ -80,6 +80,7 @@ def test_the_last_steps_of_a_training_are_kept_elsewhere(place, monkeypatch, cap
     assert "step 10 is in" in error and load_hypernetwork(kept)[1]["step"] == 10
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_kept_cost_no_record(place, monkeypatch, caplog):
     def full(self, record, *pictures):
         raise InputError("cannot write b.thumbnails: No space left on device")
@@ -120,6 +121,7 @@ def test_pictures_are_not_written_where_images_are_read(place, command, capsys):
     assert os.listdir("photos") == ["a.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="descriptors of POSIX")
 def test_a_fit_without_stdout_and_stderr_writes_a_whole_file(place):
     command = [sys.executable, "-m", "hyperinit.app.cli", "fit", str(place / "photos/a.png")]

@@ -85,6 +85,7 @@ def check_markdown(text: str) -> None:
     assert not steering(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_every_writer_of_reports(name):
     scores = scored(name)
@@ -116,6 +117,7 @@ def test_every_writer_of_reports(name):
         assert png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_the_specification_of_a_wandb_report(name):
@@ -185,6 +187,7 @@ def test_the_board_of_the_demo(lanes, name):
     assert all(src.startswith("data:image/webp") for src in re.findall(r'src="([^"]*)"', shown))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_the_comparison_that_ends_a_training(tmp_path, name):
     image = NamedImage(name, smooth_image(8), name)

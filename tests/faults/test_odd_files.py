@@ -102,8 +102,7 @@ PICTURES = [name for name in ODD if name.startswith(("a picture", "a bomb"))]
 def every(*left_out: str) -> list:
     """The names of all odd files but some."""
     names = [name for name in ODD if name not in left_out]
-    slow = pytest.mark.slow
-    return [name if name in GATE else pytest.param(name, marks=slow) for name in names]
+    return [n if n in GATE else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @pytest.fixture
@@ -138,6 +137,7 @@ def test_as_an_image_of_a_command(place, what, capsys):
     assert not {"o.safetensors", "o", "b.png"} & set(os.listdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", every())
 def test_among_the_images_of_a_directory(place, what, capsys):
     (place / "photos").mkdir()
@@ -204,7 +204,7 @@ def test_as_what_is_to_be_written(place, what, capsys):
         refused([*TINY, "--out", "b.jsonl", "--data", "synthetic"], capsys)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_longest_names(place, capsys):
     (place / "photos").mkdir()
     stem = "n" * 251

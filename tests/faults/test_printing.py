@@ -47,6 +47,7 @@ def photos(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
 def test_names_that_the_terminal_lacks_do_not_stop_a_directory(photos, tmp_path):
     done = run(
@@ -59,6 +60,7 @@ def test_names_that_the_terminal_lacks_do_not_stop_a_directory(photos, tmp_path)
     assert rb"1-\u0442.png" in done.stdout and rb"\xe9.png" in done.stdout.replace(rb"\udc", rb"\x")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="POSIX pipes")
 def test_a_pipe_that_is_closed_does_not_stop_a_directory(photos, tmp_path):
     pipe = closed_pipe()

@@ -184,6 +184,7 @@ LINES = st.lists(
 )
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(lines=LINES, step=st.integers(0, 2**40), end=st.booleans())
 def test_any_log_of_a_run(tmp_path, lines, step, end):

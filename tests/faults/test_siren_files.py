@@ -178,6 +178,7 @@ def test_a_valid_checksum_around_tensors_that_do_not_fit(tmp_path, tensors):
     refusals(write(tmp_path / "a.safetensors", FACTS, tensors))
 
 
+@pytest.mark.slow
 def test_facts_are_checked_before_memory_is_taken(tmp_path):
     # In 2 GB of address space beyond what importing takes; a depth of 1e9 alone is 100 GB of names.
     changes = [{"siren": {**FACTS["siren"], **change}} for change in HOSTILE_SIRENS]
@@ -323,6 +324,7 @@ FIELDS = ("siren", "images", "mse", "psnr", "train_hashes", "x")
 SIREN_FIELDS = ("width", "depth", "omega_0", "unit_std_coords", "bias")
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(
     facts=st.dictionaries(st.sampled_from(FIELDS), JSON),

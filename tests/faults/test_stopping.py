@@ -99,14 +99,15 @@ def stopped(arguments: list[str], has_begun: Callable[[], bool], *numbers: int) 
     return process.returncode, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [
         (signal.SIGINT, signal.SIGINT),
-        pytest.param((signal.SIGINT,), marks=pytest.mark.slow),
-        pytest.param((signal.SIGTERM,), marks=pytest.mark.slow),
-        pytest.param((signal.SIGTERM, signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param((signal.SIGHUP,) * 5, marks=pytest.mark.slow),
+        pytest.param((signal.SIGINT,), marks=pytest.mark.long),
+        pytest.param((signal.SIGTERM,), marks=pytest.mark.long),
+        pytest.param((signal.SIGTERM, signal.SIGINT), marks=pytest.mark.long),
+        pytest.param((signal.SIGHUP,) * 5, marks=pytest.mark.long),
     ],
 )
 def test_a_benchmark_keeps_its_records_and_continues(photos, tmp_path, numbers):
@@ -126,12 +127,13 @@ def test_a_benchmark_keeps_its_records_and_continues(photos, tmp_path, numbers):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [
         (signal.SIGTERM, signal.SIGTERM),
-        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param((signal.SIGHUP, signal.SIGHUP), marks=pytest.mark.slow),
+        pytest.param((signal.SIGINT, signal.SIGINT), marks=pytest.mark.long),
+        pytest.param((signal.SIGHUP, signal.SIGHUP), marks=pytest.mark.long),
     ],
 )
 def test_a_directory_keeps_its_results_and_continues(photos, tmp_path, numbers):
@@ -164,7 +166,7 @@ def test_what_fails_because_it_was_interrupted_is_no_traceback(capsys, raised, c
         assert capsys.readouterr().err == "stopped; the rest is kept\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", CODES)
 def test_one_image_that_is_stopped_leaves_no_file(photos, tmp_path, number):
     out = tmp_path / "o.safetensors"

@@ -62,6 +62,7 @@ def bounded_memory():
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
@@ -132,6 +133,7 @@ def test_a_learned_init_with_absurd_facts_is_one_line(tmp_path, saved, entry, va
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "value"),
     [

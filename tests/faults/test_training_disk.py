@@ -42,6 +42,7 @@ def one_line(capsys) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, capsys):
     run = tmp_path / "run"
     main([*SYNTHETIC, "--compare-images", "0", "--out", str(run), "--time-limit", "1e-9"])
@@ -82,6 +83,7 @@ def test_a_log_on_a_full_disk_is_one_line_before_training(tmp_path, capsys):
         open_tracker(run, {}, "disabled")
 
 
+@pytest.mark.slow
 def test_previews_that_cannot_be_written_do_not_end_training(tmp_path, caplog):
     run = tmp_path / "run"
     run.mkdir()

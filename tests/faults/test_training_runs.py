@@ -99,6 +99,7 @@ def test_settings_of_the_comparison_are_checked_before_training(tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_compared_again_with_other_budgets_rates_and_images(tmp_path, capsys):
     run = str(tmp_path / "run")
     assert main([*SYNTHETIC, "--out", run, "--max-steps", "2"]) == 0
@@ -170,6 +171,7 @@ def started(run: Path, *prefix: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path):
     process = started(tmp_path / "run")
     process.send_signal(signal.SIGHUP)
@@ -181,7 +183,7 @@ def test_a_terminal_that_closes_leaves_a_checkpoint(tmp_path):
     assert load_hypernetwork(tmp_path / "run")[1]["step"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_under_nohup_a_terminal_that_closes_does_not_stop_training(tmp_path):
     process = started(tmp_path / "run", "nohup")
     process.send_signal(signal.SIGHUP)
@@ -192,7 +194,7 @@ def test_under_nohup_a_terminal_that_closes_does_not_stop_training(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_ctrl_c_leaves_the_last_checkpoint_and_no_traceback(tmp_path):
     process = started(tmp_path / "run")
     process.send_signal(signal.SIGINT)
