@@ -38,6 +38,7 @@ def assert_alike(model, other) -> None:
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hyper-3", "hyper-1"])
 def test_two_processes_train_what_one_trains(shared, tmp_path, name):
     alone = run(tmp_path, name)
@@ -47,6 +48,7 @@ def test_two_processes_train_what_one_trains(shared, tmp_path, name):
     assert losses(shared / name) == pytest.approx(losses(tmp_path / name), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_reptile_too_and_a_resumed_run_with_it(shared, tmp_path):
     alone = run(tmp_path, "reptile-3", steps=6)
     together, *_ = load_state(shared / "reptile-3" / CHECKPOINT_NAME, RUNS["reptile-3"][0])
@@ -54,6 +56,7 @@ def test_reptile_too_and_a_resumed_run_with_it(shared, tmp_path):
     assert_alike(together.model, alone.model)
 
 
+@pytest.mark.slow
 def test_one_process_continues_what_two_have_begun(shared, tmp_path):
     shutil.copytree(shared / "hyper-3", tmp_path / "cut" / "hyper-3")
     resumed = run(tmp_path / "cut", "hyper-3", steps=6)
@@ -62,16 +65,19 @@ def test_one_process_continues_what_two_have_begun(shared, tmp_path):
     assert_alike(resumed.model, whole.model)
 
 
+@pytest.mark.slow
 def test_what_one_is_told_all_do(shared):
     assert [(shared / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["2 15", "2 15"]
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_are_refused_by_all(shared):
     for rank in (0, 1):
         text = (shared / f"unlike-{rank}").read_text()
         assert text.startswith("process 1 of 2 has other settings than process 0")
 
 
+@pytest.mark.slow
 def test_where_one_dies_the_other_ends_with_one_line_and_keeps_what_there_is(shared):
     text = (shared / "lost-0").read_text()
     assert text.startswith("process 0 of 2: another process of this run has ended")

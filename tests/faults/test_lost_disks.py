@@ -91,6 +91,7 @@ def test_pictures_that_cannot_be_kept_cost_no_record(place, monkeypatch, caplog)
     assert sum("no more pictures" in line for line in caplog.messages) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_a_record_that_cannot_be_written_is_one_line_and_leaves_whole_lines(
     place, monkeypatch, capsys

@@ -304,6 +304,7 @@ class Backwards:
         return self.now
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_gives_no_negative_seconds(place, monkeypatch, capsys):
     countdown = Countdown(3, clock=Backwards())
     assert countdown.worked() == "1 of 3, 0 s left"
