@@ -190,7 +190,7 @@ def test_command_learns_unless_told_otherwise(
 ) -> None:
     def init_of(out: str, *arguments: str) -> str:
         target = tmp_path / out
-        line = [str(photos), "-o", str(target), "--budget-epochs", "2", *COMMAND, *arguments]
+        line = [str(photos), "-o", str(target), "--budget-epochs", "3", *COMMAND, *arguments]
         assert main(line) == 0
         return str(load_params(target / result_name("00.png"))[1]["init"])
 

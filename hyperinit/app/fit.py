@@ -29,9 +29,11 @@ TARGET_BUDGET_EPOCHS = 200.0
 UNWRITTEN = "nothing was written"
 
 # From most photographs the best that needs no training, unless its gradient steps take a large part
-# of a short budget; then the draw that it begins as. docs/research-log.md 47.
-DEFAULT_INIT, SHORT_DEFAULT_INIT = "untrained", "identity-sized"
-DEFAULT_INIT_SHARE = 1 / 3
+# of a short budget, or see too few pixels of a tiny image; then the draw that it begins as.
+# docs/research-log.md 47 and 62.
+DEFAULT_INIT, PLAIN_DEFAULT_INIT = "untrained", "identity-sized"
+DEFAULT_INIT_SHARE = 0.15
+DEFAULT_INIT_PIXELS = 40 * 40
 
 # What a library's error names -> what the command line calls it.
 FLAGS = {
@@ -107,7 +109,8 @@ def _add_init(parser: Parser) -> None:
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
-        f"--omega-0) (default: {DEFAULT_INIT}; {SHORT_DEFAULT_INIT} for a short budget)",
+        f"--omega-0) (default: {DEFAULT_INIT}; for short budgets and tiny images"
+        f" {PLAIN_DEFAULT_INIT})",
     )
     width = "of a hand-designed init (256; more for large images)"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
@@ -172,8 +175,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     if image is None:
         from hyperinit.sets.command import fit_images
 
-        named = inits_for_fit(SHORT_DEFAULT_INIT, arguments.omega_0)
-        base = None if is_named else load_init(SHORT_DEFAULT_INIT, named, *sizes)
+        named = inits_for_fit(PLAIN_DEFAULT_INIT, arguments.omega_0)
+        base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     for flag in ("learn", "dry_run", "limit"):
         if getattr(arguments, flag):
@@ -200,22 +203,31 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
     from hyperinit.hypernet.untrained import MOST_EPOCHS, cost_epochs
     from hyperinit.images.signals import shows_image
 
-    if image is not None and not shows_image(image):
-        return SHORT_DEFAULT_INIT
-    cost = MOST_EPOCHS if image is None else cost_epochs(image)
-    short = cost > DEFAULT_INIT_SHARE * config.budget_epochs
-    return SHORT_DEFAULT_INIT if short or arguments.omega_0 is not None else DEFAULT_INIT
+    if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
+        return PLAIN_DEFAULT_INIT
+    pixels = _pixels(arguments, image)
+    cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
+    is_short = cost > DEFAULT_INIT_SHARE * config.budget_epochs
+    is_tiny = pixels is not None and pixels < DEFAULT_INIT_PIXELS
+    return PLAIN_DEFAULT_INIT if is_short or is_tiny else DEFAULT_INIT
+
+
+def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:
+    """Of the image, or of every image of a directory; None where these have sizes of their own."""
+    if arguments.size is not None:
+        height, width = arguments.size
+        return int(height * width)
+    return None if image is None else image[0].numel()
 
 
 def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:
     """The width that suits the image, or the size that all images of a directory are given."""
     from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
 
-    if arguments.size is not None:
-        return suitable_width(arguments.size[0] * arguments.size[1], arguments.depth)
-    if arguments.init == "hyper" or image is None:
+    pixels = _pixels(arguments, image)
+    if pixels is None or (arguments.init == "hyper" and arguments.size is None):
         return MIN_WIDTH
-    return suitable_width(image[0].numel(), arguments.depth)
+    return suitable_width(pixels, arguments.depth)
 
 
 def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:

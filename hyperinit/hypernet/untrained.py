@@ -33,14 +33,14 @@ def step_sizes(params: Params, factor: float) -> list[StepSizes]:
     ]
 
 
-def step_pixels(image: Tensor) -> int:
-    """Pixels of each step on an image (3, H, W), or samples of a signal (C, *sides)."""
-    return min(MAX_STEP_PIXELS, ceil(image[0].numel() * STEP_EPOCHS))
+def step_pixels(pixels: int) -> int:
+    """Pixels of each step on an image that has so many, or samples of a signal."""
+    return min(MAX_STEP_PIXELS, ceil(pixels * STEP_EPOCHS))
 
 
-def cost_epochs(image: Tensor) -> float:
-    """What all steps cost in pixel visits / pixels of the image (3, H, W): 0.44 at most."""
-    return STEPS * step_pixels(image) / image[0].numel()
+def cost_epochs(pixels: int) -> float:
+    """What all steps cost in pixel visits / pixels of an image that has so many: 0.44 at most."""
+    return STEPS * step_pixels(pixels) / pixels
 
 
 def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
@@ -57,7 +57,9 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
 
     def make(image: Tensor, seed: int) -> Params:
         params = drawn.start(image, seed).params
-        return adapt(params, image, step_sizes(params, scale), step_pixels(image), seed=seed)
+        return adapt(
+            params, image, step_sizes(params, scale), step_pixels(image[0].numel()), seed=seed
+        )
 
     # No rule of a draw in its facts: scores do not count it as hand-designed.
     steps = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": scale}
@@ -65,4 +67,4 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
     sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
     facts, lr_factor = {"untrained": steps | sizes}, drawn.lr_factor * LR_FACTOR
-    return Init(name, make, cost_epochs, facts, lr_factor=lr_factor)
+    return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, lr_factor=lr_factor)

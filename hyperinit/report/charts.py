@@ -69,8 +69,8 @@ def shown_data(figure: Figure) -> str:
     for axes in figure.axes:
         shown.append([axes.get_title(), axes.get_xlabel(), axes.get_ylabel()])
         for line in axes.get_lines():
-            numbers = [f"{value:.6g}" for value in line.get_xydata().ravel()]
-            shown.append([line.get_label(), *numbers])
+            points: Any = line.get_xydata()
+            shown.append([line.get_label(), *(f"{value:.6g}" for value in points.ravel())])
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 

@@ -1,0 +1,32 @@
+"""Where `hyperinit fit` starts if no init is named."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import smooth_image
+
+from hyperinit.app.cli import main
+from hyperinit.images.save import save_image
+from hyperinit.siren.store import load_params
+
+NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
+
+
+@pytest.mark.parametrize(
+    ("side", "budget", "more", "expected"),
+    [
+        (40, "4", [], "untrained"),
+        (40, "2.5", [], "identity-sized"),  # its steps are more than 0.15 of the budget
+        (39, "8", [], "identity-sized"),  # they would see too few pixels
+        (48, "4", ["--size", "20x79"], "identity-sized"),
+        (39, "4", ["--size", "20x80"], "untrained"),
+        (40, "4", ["--omega-0", "20"], "identity-sized"),  # step sizes are for an omega_0 of 30
+        (40, "2.5", ["--init", "untrained"], "untrained"),
+    ],
+)
+def test_the_start_suits_the_image_and_the_budget(tmp_path, side, budget, more, expected):
+    save_image(smooth_image(side), tmp_path / "a.png")
+    out = tmp_path / "a.safetensors"
+    line = ["fit", str(tmp_path / "a.png"), "-o", str(out), "--budget-epochs", budget]
+    assert main([*line, *NETWORK, *more]) == 0
+    assert load_params(out)[1]["init"] == expected
