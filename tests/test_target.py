@@ -112,6 +112,16 @@ def test_the_end_of_a_fit_moves_with_its_error() -> None:
     assert end(100, 0.9) == 100 and end(20, float("nan")) == 20 and end(20, 0.9) == 10_000
 
 
+def test_a_start_that_shows_the_image_need_not_become_so_much_better() -> None:
+    def end(start_mse: float, flat_mse: float) -> int:
+        end = End(1e-3, 10_000, loss_ratio=1, flat_mse=flat_mse, start_mse=start_mse)
+        return end.running(100, 0.1)
+
+    assert end(0.3, flat_mse=1.0) > 100  # a hard photograph from `untrained`
+    assert end(0.3, flat_mse=0.35) == 100
+    assert end(1.0, flat_mse=0.35) > 100  # a draw
+
+
 def test_a_fit_that_loses_what_it_had_is_given_up() -> None:
     end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     assert end.running(400, 0.01) > 400

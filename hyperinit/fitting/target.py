@@ -19,6 +19,7 @@ from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
 from hyperinit.fitting.suits import width_for
+from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
@@ -39,7 +40,7 @@ USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its pow
 MIN_MORE = 0.05
 
 HOPE_STEPS = 100  # by then a fit at a good rate
-HOPE_GAIN = 4.0  # has surely become better by this factor, or is
+HOPE_GAIN = 4.0  # is surely better by this factor than its start or a single colour, or is
 HOPE_ABOVE = 10.0  # at most so many times above the target
 MAX_RUNS = 3  # given up for a lower rate; then one is made to its end, at the rate that did best
 BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
@@ -137,6 +138,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start = as_start(start)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)
     pixels = image[0].numel()
+    colours = image_to_rgb(image, start.params.config.in_features)
+    flat_mse = float(colours.var(dim=0, correction=0).mean())
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
@@ -161,6 +164,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
                 is_last=is_last,
+                flat_mse=flat_mse,
                 on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             (result,) = descend(Start(start.params), image, own, replan=end)
@@ -220,6 +224,7 @@ class End:
         loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
         decay: Of the fit's schedule, see DECAY.
         is_last: Whether there is no other fit to hope for.
+        flat_mse: Error of the best single colour.
         start_mse: Before the first step.
         train_mse: The last that was seen.
         lr_factor: On the fit's rate from here on.
@@ -233,6 +238,7 @@ class End:
     loss_ratio: float
     decay: tuple[float, float] = DECAY["power"]
     is_last: bool = False
+    flat_mse: float = 0.0
     start_mse: float = inf
     train_mse: float = inf
     lr_factor: float = 1.0
@@ -264,8 +270,9 @@ class End:
 
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""
-        # Of a start that is near the target already no such gain can be expected.
-        hoped_mse = max(self.start_mse / HOPE_GAIN, HOPE_ABOVE * self.target_mse)
+        # Of a start that shows the image, or is near the target, no such gain can be expected.
+        begun_mse = max(self.start_mse, self.flat_mse)
+        hoped_mse = max(begun_mse / HOPE_GAIN, HOPE_ABOVE * self.target_mse)
         hopes = self.is_last or self.train_mse / self.loss_ratio < hoped_mse
         slow = step >= HOPE_STEPS and not hopes
         blown_mse = BLOWN_GAIN * min(self.losses.values(), default=inf)
