@@ -1,7 +1,7 @@
 # hyperinit on a CPU, from its wheel, as a user without rights. Podman takes this file too.
 #
 #   docker build -t hyperinit .
-#   docker run --rm -v "$PWD:/photos" hyperinit fit photo.jpg -o siren.safetensors
+#   docker run --rm -v "$PWD:/photos" hyperinit fit photo.png -o siren.safetensors
 #
 # Packages come from where pip is configured to look. PyTorch's CPU-only wheels save several
 # gigabytes: give their index with --build-arg PIP_EXTRA_INDEX_URL=... (or PIP_INDEX_URL=...).

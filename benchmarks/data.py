@@ -3,34 +3,41 @@
     python benchmarks/data.py                              1,000 to 100,000 pictures of 8 x 8
     python benchmarks/data.py --counts 1000 --side 224     fewer and larger ones
 
-    python benchmarks/data.py --what fit generate          a tiny SIREN for each of them, in a file
+    python benchmarks/data.py --what fit learn generate    a tiny SIREN for each of them, in a file
 
 For every count a process of its own opens the set. To train, that is with no memory for pixels, so
 that each picture is read again when it is drawn, and batches of 32 are made; `ms` is of one batch.
-To fit and to generate, each picture is given its file; `ms` is of one picture. `MiB` is the most
-memory that the process had beyond what it had before it opened the set.
+For the others it is `hyperinit fit`, `fit --learn` or `generate` that gives each picture its file;
+`ms` is of one picture. Then the last file is removed and the command given again: `continued` is
+what it takes to find the one that is missing, and to make it. Times are of the CPU, without waiting
+for the disk. `MiB` is the most memory that the process had beyond what it had before it opened the
+set.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
 BATCHES, BATCH_IMAGES, SHARD_IMAGES = 20, 32, 10_000
+
+# The smallest network and fit there are, so that all else is what is seen.
+TINY_FIT = "--init 33 --width 4 --depth 1 --budget-epochs 1 --fit engine=eager --threads 1 --json"
 
 
 def write_shards(folder: Path, count: int, side: int) -> str:
@@ -55,17 +62,19 @@ def write_shards(folder: Path, count: int, side: int) -> str:
 
 @dataclass
 class Row:
-    """What one set took.
+    """What one set took, in CPU time.
 
     Attributes:
         images: In it.
         open_sec: Until it was open.
         ms: Of one batch, or of one picture.
+        again_sec: Until a command that was stopped before the last picture had made it.
     """
 
     images: int
     open_sec: float
     ms: float
+    again_sec: float | None = None
 
 
 def train(data: str, memory_mib: int) -> Row:
@@ -73,47 +82,69 @@ def train(data: str, memory_mib: int) -> Row:
     from hyperinit.photos.load import load
     from hyperinit.photos.photographs import CropSampler
 
-    began = time.perf_counter()
+    began = time.process_time()
     photos = load(data, memory_mib=memory_mib)
-    opened = time.perf_counter()
+    opened = time.process_time()
     sampler = CropSampler(photos.train, 8, seed=0)
     for step in range(BATCHES):
         sampler.batch(step, BATCH_IMAGES)
-    batch_ms = (time.perf_counter() - opened) / BATCHES * 1e3
+    batch_ms = (time.process_time() - opened) / BATCHES * 1e3
     return Row(len(photos.train) + len(photos.held_out), opened - began, batch_ms)
-
-
-def _each(data: str, work: Callable[[Any, str, Any], int]) -> Row:
-    """Opens a set and gives every picture a file."""
-    from hyperinit.inits.rules import named_init
-    from hyperinit.inits.start import spec_init
-    from hyperinit.photos.load import open_source
-
-    init = spec_init("33", named_init("33"), 4, 1)
-    began = time.perf_counter()
-    source = open_source(data)
-    opened = time.perf_counter()
-    with tempfile.TemporaryDirectory() as out:
-        images = work(source, out, init)
-    return Row(images, opened - began, (time.perf_counter() - opened) / images * 1e3)
 
 
 def fit(data: str, memory_mib: int) -> Row:
     """Fits a SIREN of four units to every picture."""
-    from hyperinit.sets.directory import fit_directory
+    return _each(["fit", data, *TINY_FIT.split()], data)
 
-    how: dict[str, Any] = {"budget_epochs": 1, "engine": "eager", "eval_epochs": ()}
-    return _each(data, lambda source, out, init: fit_directory(source, out, init, **how).fitted)
+
+def learn(data: str, memory_mib: int) -> Row:
+    """The same, each from what the ones before it taught."""
+    return _each(["fit", data, *TINY_FIT.split(), "--learn"], data)
 
 
 def generate(data: str, memory_mib: int) -> Row:
-    """Writes a start of four units for every picture."""
-    from hyperinit.sets.starts import generate_set
+    """Writes a start of a few units for every picture, from a hypernetwork that nobody trained."""
+    from hyperinit.app.meta_train import PRESETS
+    from hyperinit.learn.state import new_state, save_state
+    from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 
-    return _each(data, lambda source, out, init: generate_set(source, out, init).made)
+    config = TrainConfig(**{**PRESETS["tiny"], "width": 4, "depth": 1})
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder) / "c.safetensors", new_state(HYPERNETWORK, config), config)
+        checkpoint = ["--checkpoint", f"{folder}/c.safetensors", "--threads", "1", "--json"]
+        return _each(["generate", data, *checkpoint], data)
 
 
-WHAT = {"train": train, "fit": fit, "generate": generate}
+def _each(argv: list[str], data: str) -> Row:
+    """Gives every picture a file, and once more what is missing."""
+    from hyperinit.photos.load import open_source
+    from hyperinit.sets.results import result_name
+
+    began = time.process_time()
+    names = open_source(data).names
+    open_sec, last, images = time.process_time() - began, result_name(names[-1]), len(names)
+    del names  # the command has its own
+    with tempfile.TemporaryDirectory() as out:
+        sec = _command_sec([*argv, "-o", out])
+        Path(out, last).unlink()
+        again_sec = _command_sec([*argv, "-o", out])
+        if not Path(out, last).exists():
+            raise SystemExit("the last picture has no file")
+    return Row(images, open_sec, sec / images * 1e3, again_sec)
+
+
+def _command_sec(argv: list[str]) -> float:
+    """CPU seconds that a command takes in this process; what it prints is thrown away."""
+    from hyperinit.app.cli import main
+
+    began = time.process_time()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        if main(argv):
+            raise SystemExit(f"failed: hyperinit {' '.join(argv)}")
+    return time.process_time() - began
+
+
+WHAT = {"train": train, "fit": fit, "learn": learn, "generate": generate}
 
 
 def measure(what: str, data: str, memory_mib: int) -> dict[str, float]:
@@ -143,8 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.one:
         print(json.dumps(measure(arguments.what[0], arguments.one, arguments.memory_mib)))
         return 0
-    print("| to | images | opened in s | ms | MiB |")
-    print("|---|---:|---:|---:|---:|")
+    print("| to | images | opened in s | ms | continued in s | MiB |")
+    print("|---|---:|---:|---:|---:|---:|")
     for what, count in product(arguments.what, arguments.counts):
         with tempfile.TemporaryDirectory() as folder:
             data = write_shards(Path(folder), count, arguments.side)
@@ -152,9 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             command += ["--memory-mib", str(arguments.memory_mib)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = json.loads(done.stdout)
+        again = "" if row["again_sec"] is None else f"{row['again_sec']:.1f}"
         print(
             f"| {what} | {row['images']:,} | {row['open_sec']:.1f} | {row['ms']:.1f}"
-            f" | {row['mib']:.0f} |",
+            f" | {again} | {row['mib']:.0f} |",
             flush=True,
         )
     return 0

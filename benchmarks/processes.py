@@ -7,6 +7,9 @@
 Every process has one thread. Rounds alternate between the numbers of processes, as what else the
 machine does changes; a row has the median of the rounds, and how many times as fast it is as the
 first row. The first steps of every run are not timed.
+
+`apart` is what the machine gives at most: as many processes at once, each with its part of the
+images in a training of its own, so that none waits for another and nothing is added up.
 """
 
 from __future__ import annotations
@@ -70,14 +73,22 @@ def worker(size: int, batch_images: int, steps: int) -> None:
             print(json.dumps((ends[last - 1] - ends[WARM_UP_STEPS - 1]) / steps))
 
 
-def step_sec(count: int, arguments: argparse.Namespace) -> float:
-    """Seconds of an outer step in so many processes, which are started and waited for."""
+def step_sec(count: int, arguments: argparse.Namespace, apart: bool = False) -> float:
+    """Seconds of an outer step in so many processes, which are started and waited for.
+
+    Args:
+        count: Of the processes.
+        arguments: Of the command line.
+        apart: Each trains its part of the images alone; the slowest counts.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    world = 1 if apart else count
+    found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    images = arguments.batch_images // count if apart else arguments.batch_images
     one = [sys.executable, __file__, "--one", "--size", str(arguments.size)]
-    one += ["--batch-images", str(arguments.batch_images), "--steps", str(arguments.steps)]
+    one += ["--batch-images", str(images), "--steps", str(arguments.steps)]
     processes = [
         subprocess.Popen(
             one,
@@ -90,7 +101,7 @@ def step_sec(count: int, arguments: argparse.Namespace) -> float:
     printed = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
         raise SystemExit(f"a run of {count} processes failed")
-    return float(json.loads(printed[0]))
+    return max(float(text) for text in printed if text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,15 +119,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.one:
         worker(arguments.size, arguments.batch_images, arguments.steps)
         return 0
-    sec: dict[int, list[float]] = {count: [] for count in arguments.processes}
+    sec: dict[tuple[int, bool], list[float]] = {
+        (count, apart): [] for count in arguments.processes for apart in (False, True)
+    }
+    del sec[arguments.processes[0], True]  # nothing to be apart from, where that is 1
     for _ in range(arguments.rounds):
-        for count, found in sec.items():
-            found.append(step_sec(count, arguments))
+        for (count, apart), found in sec.items():
+            found.append(step_sec(count, arguments, apart))
     print("| processes | s a step | times as fast | rounds, s |\n|---:|---:|---:|---|")
-    first = statistics.median(sec[arguments.processes[0]])
-    for count, found in sec.items():
+    first = statistics.median(sec[arguments.processes[0], False])
+    for (count, apart), found in sec.items():
         middle, rounds = statistics.median(found), ", ".join(f"{one:.3f}" for one in found)
-        print(f"| {count} | {middle:.3f} | {first / middle:.2f} | {rounds} |")
+        label = f"{count}, apart" if apart else count
+        print(f"| {label} | {middle:.3f} | {first / middle:.2f} | {rounds} |")
     return 0
 
 

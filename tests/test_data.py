@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import json
+import lzma
 import subprocess
 import sys
 import tarfile
@@ -30,7 +32,7 @@ from hyperinit.images.pixels import from_uint8, image_hash, to_uint8
 from hyperinit.learn.rundir import with_absolute_data
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import LOG_NAME, read_log
-from hyperinit.photos.load import load
+from hyperinit.photos.load import is_set, load
 from hyperinit.photos.photographs import CropSampler, Photographs
 from hyperinit.photos.stored import keep_photos
 from hyperinit.photos.synthetic import synthetic_image
@@ -180,7 +182,7 @@ assert hasattr(datasets, "NAMES") == FIRST
 import json, logging, warnings
 from pathlib import Path
 from hyperinit.base.errors import InputError
-from hyperinit.photos.load import load
+from hyperinit.photos.load import is_set, load
 from hyperinit.data import hugging_face
 theirs = hugging_face._package()
 def facts(found):
@@ -205,8 +207,11 @@ theirs.DatasetDict({"train": embedded, "test": embedded.select([0])}).save_to_di
 theirs.Dataset.from_dict({"jpg": content[:2] + [b"none", None]}).save_to_disk(top / "some")
 theirs.Dataset.from_dict({"text": ["a"]}).save_to_disk(top / "text")
 embedded.to_parquet(top / "named" / "train.parquet")
+embedded.rename_column("image", "bild der woche").to_parquet(top / "laid out" / "train.parquet")
 real = theirs.load_dataset
 def by_name(name, config, *, split, streaming):  # as the hub would, without a network
+    if Path(name).is_dir():
+        return real(name, config, split=split, streaming=streaming)
     if name != "user/set":
         raise FileNotFoundError("Dataset 'x' doesn't exist\\n on the Hub")
     files = str(top / "named" / "train.parquet")
@@ -220,6 +225,8 @@ print(json.dumps({
     "dict": facts(load(f"hf:{top}/dict:train#image", **share)),
     "named": facts(load("hf:user/set", **share)),
     "streamed": facts(load("hf:user/set", limit=6, memory_mib=0, **share)),
+    "laid out": facts(load(f"hf:{top}/laid out", **share)),
+    "streamed from disk": facts(load(f"hf:{top}/laid out", limit=6, **share)),
     "two": len(load("hf:user/set", limit=2, held_out_fraction=0).train),
     "some": [len(some.train), some.skipped],
     "said": [
@@ -253,11 +260,12 @@ def test_hugging_face_sets_are_the_same_pictures(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     expected = json.loads(json.dumps(of_a_folder))
-    for form in ("paths", "bytes", "dict", "named"):
+    for form in ("paths", "bytes", "dict", "named", "laid out"):
         assert found[form] == expected, form
-    assert {tuple(map(str, p)) for p in found["streamed"]["train"]} == {
-        tuple(map(str, p)) for p in expected["train"]
-    }
+    for form in ("streamed", "streamed from disk"):
+        assert {tuple(map(str, p)) for p in found[form]["train"]} == {
+            tuple(map(str, p)) for p in expected["train"]
+        }
     assert found["two"] == 2
     count, skipped = found["some"]
     assert count == 2 and [name[-8:] for name, _ in skipped] == ["[000002]", "[000003]"]
@@ -638,8 +646,13 @@ def test_compressed_shards_say_what_to_do(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz"):
         pass
     (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar.gz").read_bytes())
-    for name in ("a.tar.gz", "b.tar"):
-        assert "gzip" in (said := refusal(f"{tmp_path}/{name}")) and "unpack it" in said
+    (tmp_path / "c.tar.bz2").write_bytes(bz2.compress(b"any"))
+    (tmp_path / "d.tar.xz").write_bytes(lzma.compress(b"any"))
+    (tmp_path / "e.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd and more")
+    packed = {"a.tar.gz": "gzip", "b.tar": "gzip", "c.tar.bz2": "bzip2", "d.tar.xz": "xz"}
+    for name, how in {**packed, "e.tar.zst": "zstd"}.items():
+        assert is_set(f"{tmp_path}/{name}")
+        assert f"({how})" in (said := refusal(f"{tmp_path}/{name}")) and "unpack it" in said
 
 
 def test_parquet_files_that_are_wrong(tmp_path: Path) -> None:
@@ -664,6 +677,20 @@ def test_parquet_files_that_are_wrong(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"image": some}), path)
     reasons = skipped_of(str(path), usable=1)
     assert list(reasons) == ["a.parquet[000001]", "a.parquet[000002]"]
+    elsewhere = pa.array([{"bytes": one[0], "path": "0.png"}, {"bytes": None, "path": "1.png"}])
+    parquet.write_table(pa.table({"image": elsewhere}), path)
+    reasons = skipped_of(str(path), usable=1)
+    assert "only the path '1.png'" in reasons["a.parquet[000001]"]
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view"])
+def test_bytes_of_any_arrow_type_are_images(tmp_path: Path, kind: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    column = pa.array([png(pictures()[0])], getattr(pa, kind)())
+    parquet.write_table(pa.table({"n": [1], "bild": column}), tmp_path / "a.parquet")
+    found = load(f"{tmp_path}/a.parquet", held_out_fraction=0).train
+    assert torch.equal(to_uint8(found[0].image).permute(1, 2, 0), torch.from_numpy(pictures()[0]))
 
 
 def test_a_parquet_file_damaged_inside_skips_its_rows(tmp_path: Path) -> None:
@@ -740,6 +767,17 @@ def test_grey_and_16_bit_stacks_are_as_single_arrays(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", shape)
         found = load(f"{tmp_path}/a.npy", held_out_fraction=0)
         assert [photo.hash for photo in found.train] == [image_hash(to_image(g)) for g in grey]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["channels last", "channels first"])
+@pytest.mark.parametrize("kind", ["uint16", "float16", "float32", "float64"])
+def test_stacks_of_every_type_are_the_same_pictures(tmp_path: Path, kind: str, first: bool) -> None:
+    stack = np.stack(pictures())
+    values = stack.astype(kind) * 257 if kind == "uint16" else (stack / 255).astype(kind)
+    np.savez(tmp_path / "a", x=values.transpose(0, 3, 1, 2) if first else values)
+    found = load(f"{tmp_path}/a.npz", held_out_fraction=0)
+    shown = [to_uint8(photo.image).permute(1, 2, 0).numpy() for photo in found.train]
+    assert np.array_equal(np.stack(shown), stack)
 
 
 @pytest.mark.parametrize(

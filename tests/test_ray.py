@@ -130,6 +130,29 @@ def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp
 
 @pytest.mark.long
 @with_ray
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
+def test_ctrl_c_ends_the_command_in_one_line_and_the_cluster_with_it(tmp_path):
+    source, out = images_in(tmp_path / "in", 8), tmp_path / "out"
+    slow = [*FIT[:4], "--budget-epochs", "400", *FIT[6:]]
+    running = command("fit", source, "-o", out, *slow, "--ray")
+    while running.poll() is None and not (out.is_dir() and list(out.glob("*.safetensors"))):
+        time.sleep(0.05)
+    below = children(running.pid)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=120)
+    assert running.returncode == 130, told
+    assert "images that are finished are kept; the same command continues" in told
+    assert "Traceback" not in told
+    until = time.monotonic() + 60
+    while below and time.monotonic() < until:
+        below = [pid for pid in below if Path(f"/proc/{pid}").exists()]
+        time.sleep(0.1)
+    assert not below
+    assert all(load_params(path) for path in out.glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@with_ray
 def test_a_benchmark_on_ray_gives_the_records_of_one_here_and_names_the_machine(tmp_path):
     init = tmp_path / "mine.py"
     init.write_text(

@@ -182,6 +182,19 @@ def test_a_set_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (last["images"], last["finished"], last["failed"]) == (1, 0, 1)
 
 
+@pytest.mark.parametrize(("command", "done"), [("fit", " (1 of 2)"), ("generate", "")])
+def test_what_has_no_result_is_told_alike(
+    command: str, done: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [("0.png", png(pictures()[0])), ("1.png", b"no image")]
+    spec = str(write_tar(tmp_path / "s.tar", members))
+    assert run(command, spec, tmp_path / "out", "--json") == 1
+    told = capsys.readouterr()
+    failed = [one for one in map(json.loads, told.out.splitlines()) if one["kind"] == "failed"]
+    assert [one["image"] for one in failed] == ["s.tar/1.png"]
+    assert f"s.tar/1.png: {failed[0]['reason']}{done}\n" in told.err
+
+
 def test_a_set_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyperinit.photos import folder
 

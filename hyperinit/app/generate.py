@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -122,6 +121,7 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
     check_directory(out, may_be_made=True)
     from hyperinit.inits.start import model_init
     from hyperinit.photos.load import open_source
+    from hyperinit.sets.command import tell_failed
     from hyperinit.sets.starts import generate_set
     from hyperinit.siren.device import choose_device, choose_threads, on_threads
 
@@ -138,7 +138,7 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
             seed=arguments.seed,
             most_images=arguments.limit,
             device=choose_device(arguments.device),
-            on_failed=_tell_failed,
+            on_failed=tell_failed,
         )
     if not report.made and not report.finished:
         raise InputError(f"{shown_path(sets[0])}: no image could be read; the reasons are above")
@@ -154,11 +154,6 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
         failed=len(report.failed),
     )
     return 1 if report.failed else 0
-
-
-def _tell_failed(name: str, reason: str) -> None:
-    print(f"{shown_path(name)}: {reason}", file=sys.stderr, flush=True)
-    result("failed", None, image=shown_path(name), reason=reason)
 
 
 def _outputs(arguments: argparse.Namespace) -> list[Path]:

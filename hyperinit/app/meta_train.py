@@ -13,25 +13,31 @@ the end comparison.md, .jsonl, .png and thumbnails for `hyperinit report`.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hyperinit.app.train import Program, run_command
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.hypernet.learned import LEARNED_KIND
-from hyperinit.learn.config import SEED_SIZES, TINY_SIZES
-from hyperinit.learn.images import crops
-from hyperinit.learn.reptile import PRESETS as REPTILE_PRESETS
-from hyperinit.learn.reptile import REPTILE
-from hyperinit.learn.rundir import checkpoint_to_resume
-from hyperinit.learn.task import HYPERNETWORK
-from hyperinit.siren.store import file_kind
+from hyperinit.base.settings import Presets
+from hyperinit.base.terminal import forgiving_output
+from hyperinit.learn.config import (
+    REPTILE_PRESETS,
+    SEED_SIZES,
+    TINY_SIZES,
+    LoopConfig,
+    ReptileConfig,
+    TrainConfig,
+    training_parser,
+)
+
+if TYPE_CHECKING:
+    from hyperinit.app.train import Program
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
@@ -60,29 +66,57 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-PROGRAM = Program(
-    prog="hyperinit meta-train",
-    description=__doc__ or "",
-    task=HYPERNETWORK,
-    presets=PRESETS,
-    images=crops,
-    label=lambda config: "hyper",
-)
+
+@dataclass(frozen=True)
+class Method:
+    """What `--method` can say.
+
+    Attributes:
+        config: What is to be decided.
+        presets: Name -> settings.
+        task: MODULE:NAME of what is trained, imported when it is.
+        label: Of its init in comparisons.
+        run_prefix: Of the names of run directories.
+    """
+
+    config: type[LoopConfig]
+    presets: Presets
+    task: str
+    label: str
+    run_prefix: str = ""
 
 
-# What `--method` chooses from.
-METHODS: dict[str, Program[Any]] = {
-    "hypernetwork": PROGRAM,
-    "reptile": Program(
-        prog=PROGRAM.prog,
-        description=PROGRAM.description,
-        task=REPTILE,
-        presets=REPTILE_PRESETS,
-        images=crops,
-        label=lambda config: "reptile",
-        run_prefix="reptile-",
+METHODS = {
+    "hypernetwork": Method(TrainConfig, PRESETS, "hyperinit.learn.task:HYPERNETWORK", "hyper"),
+    "reptile": Method(
+        ReptileConfig, REPTILE_PRESETS, "hyperinit.learn.reptile:REPTILE", "reptile", "reptile-"
     ),
 }
+
+
+def build(method: str = "hypernetwork", prog: str = "hyperinit meta-train") -> Parser:
+    """The command line of a method."""
+    row = METHODS[method]
+    return training_parser(prog, __doc__ or "", row.config, row.presets, tuple(METHODS))
+
+
+def program(method: str, prog: str) -> Program[Any]:
+    """All that a method needs to train."""
+    from hyperinit.app.train import Program
+    from hyperinit.learn.images import crops
+
+    row = METHODS[method]
+    module, _, name = row.task.partition(":")
+    return Program(
+        prog=prog,
+        description=__doc__ or "",
+        task=getattr(importlib.import_module(module), name),
+        presets=row.presets,
+        images=crops,
+        label=lambda config: row.label,
+        run_prefix=row.run_prefix,
+        methods=tuple(METHODS),
+    )
 
 
 def method_of(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -97,6 +131,10 @@ def method_of(argv: Sequence[str]) -> tuple[str, list[str]]:
     known, rest = ArgumentParser.parse_known_args(parser, list(argv))
     method = known.method
     if known.resume is not None:
+        from hyperinit.hypernet.learned import LEARNED_KIND
+        from hyperinit.learn.rundir import checkpoint_to_resume
+        from hyperinit.siren.store import file_kind
+
         rest += ["--resume", str(known.resume)]
         with suppress(InputError):  # said again, and better, when the run is opened
             kind = file_kind(checkpoint_to_resume(known.resume))
@@ -113,7 +151,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "hyperinit meta-train") 
         method, rest = method_of(sys.argv[1:] if argv is None else argv)
     except InputError as error:
         Parser(prog=prog).error(str(error))
-    return run_command(rest, replace(METHODS[method], prog=prog, methods=tuple(METHODS)))
+    with forgiving_output():  # --help, and flags that are wrong, need nothing that trains
+        build(method, prog).parse_args(rest)
+    from hyperinit.app.train import run_command
+
+    return run_command(rest, program(method, prog))
 
 
 if __name__ == "__main__":  # torchrun -m hyperinit.app.meta_train

@@ -16,19 +16,19 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
-from hyperinit.base.arguments import Parser, add_device, add_manner
+from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, memory_errors
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
 from hyperinit.base.results import results
-from hyperinit.base.settings import Presets, build_parser, resolve, to_dict, to_toml
+from hyperinit.base.settings import Presets, resolve, to_dict, to_toml
 from hyperinit.base.terminal import exit_code as code_of
 from hyperinit.base.terminal import forgiving_output, progress, say, stoppable
 from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
-from hyperinit.learn.config import LoopConfig
+from hyperinit.learn.config import LoopConfig, training_parser
 from hyperinit.learn.images import made_ahead
 from hyperinit.learn.loop import Stop, train
 from hyperinit.learn.rundir import (
@@ -82,29 +82,10 @@ class Program(Generic[Config]):
 
 def build(program: Program[Any]) -> Parser:
     """The command line: every setting of the task's config, and where the run goes."""
-    parser = Parser(
-        prog=program.prog,
-        description=program.description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    task = program.task
+    return training_parser(
+        program.prog, program.description, task.config, program.presets, program.methods
     )
-    parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
-    if program.methods:
-        parser.add_argument(
-            "--method",
-            choices=program.methods,
-            help=f"what is trained ({program.methods[0]}); a run that is resumed keeps its own",
-        )
-    add_device(parser, what="where to train")
-    add_manner(parser)
-    parser.add_argument(
-        *("--time-limit",),
-        dest="time_limit_min",
-        metavar="MINUTES",
-        default=argparse.SUPPRESS,
-        help="short for --time-limit-min",
-    )
-    return build_parser(program.task.config, program.presets, parser)
 
 
 def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:

@@ -2,7 +2,8 @@
 
 Needs that package, which is imported when such a set is asked for. A set that was downloaded, or
 saved by `save_to_disk`, is mapped from disk and read in any order. With a limit a set that goes by
-its name is streamed instead, so that no more than its first images are downloaded.
+its name is streamed instead, so that no more than its first images are downloaded; so is one in a
+directory that is laid out as on the Hub, such as a folder of Parquet files.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ _NAME = re.compile(r"(?P<name>.+?)(@(?P<config>[^@:#]+))?(:(?P<split>\w+))?(#(?P
 def is_hugging_face(spec: str) -> bool:
     """Whether something is "hf:NAME", or a directory that `save_to_disk` wrote."""
     path = spec.partition("#")[0] if not os.path.exists(spec) else spec
-    return spec.startswith(PREFIX) or any(os.path.isfile(os.path.join(path, n)) for n in ON_DISK)
+    return spec.startswith(PREFIX) or _is_saved(path)
+
+
+def _is_saved(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, name)) for name in ON_DISK)
 
 
 def split_name(spec: str) -> tuple[str, str]:
@@ -105,10 +110,12 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
     """Finds the images of a data set.
 
     Args:
-        spec: "hf:NAME", or the directory of a set on disk, which may have "hf:" before it. Behind
-            the name "@CONFIG", ":SPLIT" (default: train, or the only one) and "#COLUMN" (default:
-            the one with images) may follow, in this order.
-        limit: A set that goes by its name is streamed, and only so many images are fetched.
+        spec: "hf:NAME"; the directory that `save_to_disk` wrote, which may have "hf:" before it; or
+            "hf:DIR" of files that are laid out as on the Hub. Behind the name "@CONFIG", ":SPLIT"
+            (default: train, or the only one) and "#COLUMN" (default: the one with images) may
+            follow, in this order.
+        limit: A set that was not saved by `save_to_disk` is streamed, and only so many images are
+            fetched.
 
     Raises:
         InputError: `datasets` is not installed; no such data set, split or column; no network.
@@ -119,7 +126,7 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
     label = f"{Path(name).resolve().name}{split_name(spec)[1]}" if os.path.isdir(name) else spec
     package = _package()
     try:
-        if os.path.isdir(name):
+        if _is_saved(name):
             rows = _one_split(package.load_from_disk(name), split, spec)
         else:
             rows = package.load_dataset(
@@ -133,7 +140,7 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
             names = Numbered([(label, len(rows))])
             return Source(spec, names, _Rows(rows, column, names).read)
         values = (row[column] for row in islice(rows, limit))
-        streamed = _fetched(values, spec)
+        streamed = _fetched(values, label)
     except InputError:
         raise
     except Exception as error:  # of the network, of the hub, of what is on disk
@@ -205,7 +212,7 @@ def _image_column(package: Any, rows: Any, wanted: str, spec: str) -> str:
     raise InputError(f"{shown_path(spec)}: which column? Add #COLUMN, with one of {several}")
 
 
-def _fetched(values: Iterable[Any], spec: str) -> _Streamed:
+def _fetched(values: Iterable[Any], label: str) -> _Streamed:
     spool = Spool()
     places: list[tuple[int, int] | str] = []
     for value in values:
@@ -217,4 +224,4 @@ def _fetched(values: Iterable[Any], spec: str) -> _Streamed:
             places.append(str(error))
         else:
             places.append((spool.add(content), len(content)))
-    return _Streamed(spool, places, Numbered([(spec, len(places))]))
+    return _Streamed(spool, places, Numbered([(label, len(places))]))

@@ -54,8 +54,16 @@ class _Column:
 
 
 def content_of(value: Any) -> Any:
-    """The bytes of an image file in a value of an image column."""
-    return value.get("bytes") if isinstance(value, dict) else value
+    """The bytes of an image file in a value of an image column.
+
+    Raises:
+        InputError: it has a path in their place, which leads nowhere from here.
+    """
+    if not isinstance(value, dict):
+        return value
+    if value.get("bytes") is None and value.get("path"):
+        raise InputError(f"has no bytes of an image file, only the path {value['path'][:80]!r}")
+    return value.get("bytes")
 
 
 def open_parquet(spec: str, limit: int | None = None) -> Source:
@@ -140,4 +148,4 @@ def _holds_bytes(kind: Any) -> bool:
             kind.field(i).name == "bytes" and _holds_bytes(kind.field(i).type)
             for i in range(kind.num_fields)
         )
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))

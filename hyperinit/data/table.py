@@ -34,11 +34,14 @@ class Kind:
     open: Callable[[str, int | None], Source]
 
 
+# Compressed ones are refused by what is in them, with what to do.
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 KINDS = (
     Kind("hf:NAME", is_hugging_face, open_hugging_face),
     Kind(
         "shards-{000..123}.tar",
-        lambda spec: ends_with(spec, ".tar", ".tar.gz", ".tgz"),
+        lambda spec: ends_with(spec, *TAR_SUFFIXES),
         open_shards,
     ),
     Kind("FILE.parquet", lambda spec: ends_with(spec, ".parquet", ".pq"), open_parquet),

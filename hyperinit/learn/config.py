@@ -1,13 +1,25 @@
-"""What every training run has to decide: one checked `LoopConfig`."""
+"""What every training run has to decide, one checked `LoopConfig`; what ours add; the command line.
+
+Nothing here imports torch before a config is made, so that `--help` is there at once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from hyperinit.base.arguments import MAX_RATE
+from hyperinit.base.arguments import MAX_EPOCHS, MAX_RATE, Parser, add_device, add_manner
 from hyperinit.base.errors import InputError
-from hyperinit.base.settings import check, option
+from hyperinit.base.settings import Presets, build_parser, check, option
+
+if TYPE_CHECKING:
+    from hyperinit.fitting.config import FitConfig
+    from hyperinit.hypernet.network import HyperConfig
+    from hyperinit.inits.start import Init
+    from hyperinit.learn.loss import OuterLoss
 
 # Far beyond any use, and still within the memory that a message about it takes.
 MOST_SIDE, MOST_LAYERS, MOST_IMAGES, MOST_PIXELS = 2**14, 2**10, 2**16, 2**24
@@ -23,6 +35,12 @@ TINY_SIZES: dict[str, Any] = {
     "compare_lrs": (1e-3,),
 }
 MOST_OF_OTHERS = 2**63 - 1
+MOST_READ = 3072  # images.cosines.MOST_COSINES, which needs torch; learn.reptile compares them
+
+_SIZED = "-sized"
+
+# Looked at by evaluations of Reptile's fits: of all pixels they would take as long as the fits do.
+EVAL_PIXELS = 4096
 
 
 def check_numbers(config: Any) -> None:
@@ -144,3 +162,178 @@ class AdaptingConfig(LoopConfig):
     inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
     second_order: bool = option(True, "differentiate through the inner gradients")
     inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
+
+
+@dataclass(frozen=True)
+class TrainConfig(AdaptingConfig):
+    """A whole meta-training run; the run's `config.toml` is this, resolved."""
+
+    lr: float = option(1e-3, "learning rate of the encoder and the heads", above=0)
+    base_lr: float = option(1e-4, "learning rate of the learned base", above=0)
+    step_size_lr: float = option(
+        2e-2, "learning rate of the logarithms of the inner step sizes", above=0
+    )
+    encoder_size: int = option(
+        32, "images are resized to this side before they are encoded", at_most=MOST_SIDE
+    )
+    channels: int = option(32, "channels of the encoder's first convolution", at_most=MOST_SIDE)
+    code_size: int = option(256, "length of the image's code", at_most=MOST_SIDE)
+    rank: int = option(8, "rank of the predicted residual of a weight matrix", at_most=MOST_SIDE)
+    inner_steps: int = option(3, "gradient steps from the generated init (K); 0: none")
+    normalized_steps: bool = option(False, "inner steps along gradients scaled to unit size")
+    weight_before: float = option(0.2, "weight of the loss before the inner steps", at_least=0)
+    weight_after: float = option(1.0, "weight of the loss after the inner steps", at_least=0)
+    residual_penalty: float = option(0.0, "weight of the heads' mean squared residual", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.hyper, self.outer  # noqa: B018  each checks its own fields
+
+    @property
+    def hyper(self) -> HyperConfig:
+        """What to build."""
+        from hyperinit.hypernet.network import HyperConfig
+        from hyperinit.inits.rules import named_init
+
+        base = named_init(self.base_init)
+        fields = {k: v for k, v in asdict(self).items() if k in HyperConfig.__dataclass_fields__}
+        siren = base.siren_config(self.width, self.depth)
+        return HyperConfig(siren=siren, lr_factor=base.lr_factor, **fields)
+
+    @property
+    def outer(self) -> OuterLoss:
+        """What to minimise."""
+        from hyperinit.learn.loss import OuterLoss
+
+        names = OuterLoss.__dataclass_fields__
+        return OuterLoss(**{k: v for k, v in asdict(self).items() if k in names})
+
+
+@dataclass(frozen=True)
+class ReptileConfig(LoopConfig):
+    """A whole training run of one start for all images; its `config.toml` is this, resolved."""
+
+    base_init: str = option("identity-sized", "init that the learned start begins as a draw of")
+    max_steps: int = option(400, "outer steps of the whole run; eps falls over these")
+    batch_images: int = option(1, "images fitted per outer step; their displacements are averaged")
+    warmup_steps: int = option(0, "outer steps over which eps rises")
+    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
+        "linear-tenth", "of eps: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
+    )
+    clip_norm: float | None = option(None, "largest norm of a displacement; none: any")
+    skip_norm: float | None = option(
+        None, "skip steps whose displacement is so many times the usual norm; none: never"
+    )
+    eval_steps: int = option(50, "outer steps between fits of the held-out images")
+    eps: float = option(
+        0.15, "part of the way from theta_0 to where a fit ends that a step goes", above=0
+    )
+    horizon_epochs: float = option(
+        4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
+    )
+    read_numbers: int = option(
+        0,
+        "numbers of an image, its lowest cosines, on which the start depends; 0: none",
+        at_least=0,
+        at_most=MOST_READ,
+    )
+    memory_images: int = option(
+        800,
+        "with read_numbers: after how many images an older one counts for less",
+        at_least=1,
+        at_most=MOST_PIXELS,
+    )
+    fit_lr: float | None = option(
+        None, "learning rate of the fits; none: what suits the base init", above=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.base, self.fit  # noqa: B018  each checks its own fields
+
+    @property
+    def base(self) -> Init:
+        """The hand-designed init that theta_0 is drawn from."""
+        from hyperinit.inits.rules import factor_of, named_init
+        from hyperinit.inits.start import SIZED_POWER, sized_init, spec_init
+
+        known, at, text = self.base_init.partition("@")
+        if known.endswith(_SIZED):
+            power = factor_of(text, self.base_init) if at else SIZED_POWER
+            spec = named_init(known.removesuffix(_SIZED))
+            return sized_init(self.base_init, spec, self.width, self.depth, power)
+        return spec_init(self.base_init, named_init(self.base_init), self.width, self.depth)
+
+    @property
+    def fit(self) -> FitConfig:
+        """The fit inside."""
+        from hyperinit.fitting.config import FitConfig
+
+        return FitConfig(
+            budget_epochs=self.horizon_epochs,
+            lr=self.fit_lr,
+            eval_epochs=(),
+            eval_pixels=EVAL_PIXELS,
+        )
+
+
+REPTILE_PRESETS: dict[str, dict[str, Any]] = {
+    # 96x96, SIREN 4x128, built-in photographs.
+    "default": {"time_limit_min": 2.0},
+    # The seed experiment's own problem.
+    "base": {
+        **SEED_SIZES,
+        "horizon_epochs": 2.0,
+        "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
+    },
+    # A linear hypernetwork for 96x96, SIREN 4x128.
+    "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
+    # Seconds: to see that everything works.
+    "tiny": {
+        **TINY_SIZES,
+        "horizon_epochs": 1.0,
+        "max_steps": 6,
+        "eval_steps": 3,
+    },
+}
+
+
+def training_parser(
+    prog: str,
+    description: str,
+    config: type[LoopConfig],
+    presets: Presets,
+    methods: Sequence[str] = (),
+) -> Parser:
+    """The command line of a training: every setting of a config, and where the run goes.
+
+    Args:
+        prog: Name of the program.
+        description: For `--help`.
+        config: Whose fields become flags.
+        presets: Name -> settings.
+        methods: What `--method` chooses from, where the command has it; the first is the usual one.
+    """
+    parser = Parser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, help="run directory (default: runs/PRESET-DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="run directory to continue")
+    if methods:
+        parser.add_argument(
+            "--method",
+            choices=methods,
+            help=f"what is trained ({methods[0]}); a run that is resumed keeps its own",
+        )
+    add_device(parser, what="where to train")
+    add_manner(parser)
+    parser.add_argument(
+        *("--time-limit",),
+        dest="time_limit_min",
+        metavar="MINUTES",
+        default=argparse.SUPPRESS,
+        help="short for --time-limit-min",
+    )
+    return build_parser(config, presets, parser)

@@ -12,97 +12,26 @@ follow it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperinit.base.arguments import MAX_EPOCHS
-from hyperinit.base.settings import option
-from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.fit import FitResult, fit
 from hyperinit.fitting.suits import WEIGHT_BYTES
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.images.cosines import MOST_COSINES
-from hyperinit.inits.rules import factor_of, named_init
-from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init, spec_init
-from hyperinit.learn.config import MOST_PIXELS, SEED_SIZES, TINY_SIZES, LoopConfig
+from hyperinit.inits.start import Start
+from hyperinit.learn.config import MOST_READ, REPTILE_PRESETS, ReptileConfig
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.vectors import to_vector
 
-_SIZED = "-sized"
+assert MOST_READ == MOST_COSINES, "what the config allows is what images can be read by"
 
 # On the rate of starts that depend on the image.
 READ_LR_FACTOR = 0.6
-
-# Looked at by evaluations of the fits: of all pixels they would take as long as the fits do.
-EVAL_PIXELS = 4096
-
-
-@dataclass(frozen=True)
-class ReptileConfig(LoopConfig):
-    """A whole training run of one start for all images; its `config.toml` is this, resolved."""
-
-    base_init: str = option("identity-sized", "init that the learned start begins as a draw of")
-    max_steps: int = option(400, "outer steps of the whole run; eps falls over these")
-    batch_images: int = option(1, "images fitted per outer step; their displacements are averaged")
-    warmup_steps: int = option(0, "outer steps over which eps rises")
-    schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
-        "linear-tenth", "of eps: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
-    )
-    clip_norm: float | None = option(None, "largest norm of a displacement; none: any")
-    skip_norm: float | None = option(
-        None, "skip steps whose displacement is so many times the usual norm; none: never"
-    )
-    eval_steps: int = option(50, "outer steps between fits of the held-out images")
-    eps: float = option(
-        0.15, "part of the way from theta_0 to where a fit ends that a step goes", above=0
-    )
-    horizon_epochs: float = option(
-        4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
-    )
-    read_numbers: int = option(
-        0,
-        "numbers of an image, its lowest cosines, on which the start depends; 0: none",
-        at_least=0,
-        at_most=MOST_COSINES,
-    )
-    memory_images: int = option(
-        800,
-        "with read_numbers: after how many images an older one counts for less",
-        at_least=1,
-        at_most=MOST_PIXELS,
-    )
-    fit_lr: float | None = option(
-        None, "learning rate of the fits; none: what suits the base init", above=0
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.base, self.fit  # noqa: B018  each checks its own fields
-
-    @property
-    def base(self) -> Init:
-        """The hand-designed init that theta_0 is drawn from."""
-        known, at, text = self.base_init.partition("@")
-        if known.endswith(_SIZED):
-            power = factor_of(text, self.base_init) if at else SIZED_POWER
-            spec = named_init(known.removesuffix(_SIZED))
-            return sized_init(self.base_init, spec, self.width, self.depth, power)
-        return spec_init(self.base_init, named_init(self.base_init), self.width, self.depth)
-
-    @property
-    def fit(self) -> FitConfig:
-        """The fit inside."""
-        return FitConfig(
-            budget_epochs=self.horizon_epochs,
-            lr=self.fit_lr,
-            eval_epochs=(),
-            eval_pixels=EVAL_PIXELS,
-        )
 
 
 def displacement_loss(starts: Sequence[Params], fitted: Sequence[Params]) -> Tensor:
@@ -235,22 +164,4 @@ REPTILE: Task[ReptileConfig, LearnedInit] = Task(
     least_bytes=_least_bytes,
 )
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # 96x96, SIREN 4x128, built-in photographs.
-    "default": {"time_limit_min": 2.0},
-    # The seed experiment's own problem.
-    "base": {
-        **SEED_SIZES,
-        "horizon_epochs": 2.0,
-        "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
-    },
-    # A linear hypernetwork for 96x96, SIREN 4x128.
-    "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
-    # Seconds: to see that everything works.
-    "tiny": {
-        **TINY_SIZES,
-        "horizon_epochs": 1.0,
-        "max_steps": 6,
-        "eval_steps": 3,
-    },
-}
+PRESETS = REPTILE_PRESETS

@@ -189,10 +189,14 @@ class Told:
 
     def failed(self, name: str, reason: str) -> None:
         """There will be no file."""
-        done = self.count.passed()
-        print(f"{shown_path(name)}: {reason} ({done})", file=sys.stderr, flush=True)
-        print_result("failed", None, image=shown_path(name), reason=reason)
+        tell_failed(name, reason, f" ({self.count.passed()})")
 
     def finished(self, name: str) -> None:
         """A file was there."""
         self.count.passed()
+
+
+def tell_failed(name: str, reason: str, done: str = "") -> None:
+    """Says that an image of a set has no result, and how far the set is."""
+    print(f"{shown_path(name)}: {reason}{done}", file=sys.stderr, flush=True)
+    print_result("failed", None, image=shown_path(name), reason=reason)

@@ -76,7 +76,7 @@ PARSERS = {
     "score": (tables.score_parser("hyperinit score"), ("a",)),
     "report": (report.build("hyperinit report"), ("a",)),
     "benchmark": (benchmark.build("hyperinit benchmark", ""), ()),
-    **{f"meta-train {name}": (build_training(p), ()) for name, p in meta_train.METHODS.items()},
+    **{f"meta-train {name}": (meta_train.build(name), ()) for name in meta_train.METHODS},
     "train_baseline maml": (build_training(RIVAL), ()),
     "submit": (parser_of(lambda: submit([])), ("a", "--by", "me")),
     "leaderboard": (parser_of(lambda: leaderboard([])), ("a",)),
@@ -86,7 +86,7 @@ PARSERS = {
 }
 SETTINGS = {
     "benchmark": (Protocol, PROTOCOLS),
-    **{f"meta-train {n}": (p.task.config, p.presets) for n, p in meta_train.METHODS.items()},
+    **{f"meta-train {n}": (p.config, p.presets) for n, p in meta_train.METHODS.items()},
     "train_baseline maml": (RIVAL.task.config, RIVAL.presets),
 }
 
