@@ -200,10 +200,18 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
         if plan.tuning_images and len(values) > 1
     ]
     others = f"tried there beside rates: {'; '.join(tried)}\n" if tried else ""
+    inits, tested, tuned = (
+        ", ".join(map(shown_path, names))
+        for names in (
+            [entry.label for entry in plan.entries],
+            [image.name for image in plan.images],
+            [image.name for image in plan.tuning_images],
+        )
+    )
     return (
-        f"{plan.track} track: inits {', '.join(entry.label for entry in plan.entries)}\n"
-        f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
-        f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
+        f"{plan.track} track: inits {inits}\n"
+        f"test images {tested}; seeds {plan.seeds}\n"
+        f"tuning images {tuned or 'none'}\n"
         f"{others}budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
         f" records in {out}"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hyperinit.base.errors import check_room
+from hyperinit.base.files import recorded_name
 from hyperinit.data.table import kind_of
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash, square_crop
@@ -36,6 +37,9 @@ class NamedImage:
     hash: str
     source_hash: str = ""
     source_side: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", recorded_name(self.name))
 
     @classmethod
     def cropped(cls, name: str, source: Tensor, size: int, source_hash: str = "") -> NamedImage:
