@@ -37,6 +37,7 @@ DEFAULT_INIT_SHARE = 1 / 3
 FLAGS = {
     "try lr": "try --lr",
     "raise budget_epochs": "raise --budget-epochs",
+    "raise target_mse": "raise --target-mse",
     "max_restarts=": "--fit max_restarts=",
     "or width to": "or --width to",
 }

@@ -93,7 +93,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
         theirs.setdefault("size", arguments.size)
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     size = arguments.size or theirs.get("size") or _stored_size(info, arguments.index)
-    conventions = theirs_of(arguments.conventions)
+    conventions = theirs_of(arguments.conventions, "--conventions")
     if {"layout", "size"} & set(conventions):
         raise InputError("--conventions takes no layout and no size: those are --to and --size")
     if arguments.image and arguments.to not in LOSSY:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from math import ceil, log2, sqrt
 
+from hyperinit.base.arguments import MAX_WIDTH as ABSURD_WIDTH
 from hyperinit.base.errors import check_memory
 from hyperinit.siren.network import SirenConfig
 
@@ -138,8 +139,11 @@ def suitable_width(pixels: int, depth: int = 5) -> int:
 
 
 def width_for(siren: SirenConfig, mse: float, target_mse: float) -> int:
-    """The width with which a fit that ended at `mse` would have come to about `target_mse`."""
-    more_weights = (mse / target_mse) ** (1 / _ERROR_POWER)
+    """The width with which a fit that ended at `mse` would have come to about `target_mse`.
+
+    Above ABSURD_WIDTH it is none that there can be.
+    """
+    more_weights = min((mse / target_mse) ** (1 / _ERROR_POWER), float(ABSURD_WIDTH) ** 2)
     return max(32 * ceil(siren.width * sqrt(max(more_weights, 1.0)) / 32), siren.width)
 
 
