@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import smooth_image
 
+from hyperinit.bench.catalogue import inits_for_fit
+from hyperinit.bench.sources import load_init
 from hyperinit.fitting import descent
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig, rate_of, suited
 from hyperinit.fitting.fit import fit, too_small
@@ -168,6 +170,14 @@ def test_a_longer_budget_never_ends_below_a_shorter_one(name: str, lr_factor: fl
         lr = lr_factor * rate_of(config, begin, image[0].numel())
         psnrs.append(fit(begin, image, config, lr=lr).kept.psnr)
     assert all(b > a - 0.5 for a, b in itertools.pairwise(psnrs))
+
+
+@pytest.mark.parametrize("omega_0", [None, 20.0])
+def test_the_command_takes_what_suits_init_33_as_the_library_does(omega_0: float | None) -> None:
+    init = load_init("33@0.5", inits_for_fit("33@0.5", omega_0), WIDTH, DEPTH)
+    begin = init.start(picture(), 0)
+    assert begin.prefers == named_init("33").prefers
+    assert suited(FitConfig(), begin).optimizer == "soap"
 
 
 def detailed() -> torch.Tensor:

@@ -193,7 +193,6 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.declared import declare
     from hyperinit.bench.request import (
         ALL_ROWS,
-        check_plan_memory,
         describe,
         make_plan,
         set_threads,
@@ -223,8 +222,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     if on_ray and arguments.device != "cpu":
         raise InputError("--device is this machine's: with --ray say --ray-gpus")
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
-    plan = make_plan(arguments, catalogue)
-    check_plan_memory(arguments, plan, workers)
+    plan = make_plan(arguments, catalogue, workers)
     say(describe(plan, out, workers))
     if arguments.dry_run:
         return 0

@@ -39,6 +39,7 @@ DEFAULT_INIT_PIXELS = 40 * 40
 FLAGS = {
     "try lr": "try --lr",
     "raise budget_epochs": "raise --budget-epochs",
+    "raise target_mse": "raise --target-mse",
     "max_restarts=": "--fit max_restarts=",
     "or width to": "or --width to",
 }
@@ -170,7 +171,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     theirs = typed.theirs_of(arguments.theirs)
     device = choose_device(arguments.device)
     if device.type == "cpu" and arguments.init.partition("@")[0] in named:
-        check_fit(arguments, config, image)
+        prefers = getattr(named[arguments.init.partition("@")[0]], "prefers", None)
+        check_fit(arguments, config, image, prefers.optimizer if prefers else "auto")
     init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     if image is None:
         from hyperinit.sets.command import fit_images
@@ -184,18 +186,21 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     return fit_image(arguments, init, config, image, device)
 
 
-def check_fit(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> None:
+def check_fit(
+    arguments: argparse.Namespace, config: FitConfig, image: Tensor | None, preferred: str
+) -> None:
     """Refuses a fit from a hand-designed init that memory cannot hold, before its start is drawn.
 
-    Of a directory (no image), one of the smallest fits.
+    Of a directory (no image), one of the smallest fits. Its optimizer is the preferred one where
+    the config leaves that open.
     """
     from hyperinit.fitting.suits import check_fit_memory
     from hyperinit.siren.network import SirenConfig
 
     pixels = 1 if image is None else image[0].numel()
-    check_fit_memory(
-        SirenConfig(arguments.width, arguments.depth), pixels, config.step_pixels(pixels)
-    )
+    siren = SirenConfig(arguments.width, arguments.depth)
+    optimizer = preferred if config.optimizer == "auto" else config.optimizer
+    check_fit_memory(siren, pixels, config.step_pixels(pixels), optimizer=optimizer)
 
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ from hyperinit.base.arguments import (
     grid_size,
     theirs_of,
 )
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_room
 from hyperinit.base.files import make_directory, shown_path
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.results import result
 from hyperinit.base.terminal import advising, progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hyperinit.hypernet.learned import LearnedInit
     from hyperinit.hypernet.network import HyperNetwork
     from hyperinit.siren.network import Params
@@ -80,7 +82,6 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     if arguments.limit is not None:
         raise InputError("--limit is for a set of images")
     paths = _outputs(arguments)
-    from hyperinit.images.decode import load_sized
     from hyperinit.images.pixels import image_facts
     from hyperinit.siren.device import choose_device, choose_threads, on_threads
     from hyperinit.siren.store import save_params
@@ -89,7 +90,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     device = choose_device(arguments.device)
     hyper = _hypernetwork(arguments.checkpoint).to(device)
     # All images are read before anything is written, so a bad one leaves everything as it was.
-    images = [load_sized(path, arguments.size) for path in arguments.images]
+    images = list(_read(arguments))
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
     facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
     shown = progress(images, desc="generating", leave=False)
@@ -109,6 +110,15 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     counts = {"images": len(images), "finished": 0, "failed": 0}
     result("generated", text, out=shown_path(arguments.out), **counts)
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> Iterator[Tensor]:
+    """The images, in turn, as long as there is the memory to keep them."""
+    from hyperinit.images.decode import load_sized
+
+    for path in arguments.images:
+        check_room(f"{len(arguments.images)} images", "give a directory, or a smaller --size")
+        yield load_sized(path, arguments.size)
 
 
 def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:

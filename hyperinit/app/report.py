@@ -25,6 +25,7 @@ from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import make_directory, read_small, write_atomically
+from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result, results_markdown
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.publish.latex import latex
@@ -98,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--wandb-report needs record files")
     if arguments.records:
         out = arguments.out or Path("report")
+        check_directory(out, may_be_made=True)
         to = Destination.parse(arguments.wandb_report) if arguments.wandb_report else None
         story = write_report(
             arguments.records, out, arguments.reference, tune_on_test=arguments.tune_on_test

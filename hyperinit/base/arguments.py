@@ -196,8 +196,8 @@ def add_theirs(parser: Parser) -> None:
     )
 
 
-def theirs_of(pairs: Sequence[str]) -> dict[str, Any]:
-    """What `--theirs` says, as keyword arguments of `read_siren`.
+def theirs_of(pairs: Sequence[str], flag: str = "--theirs") -> dict[str, Any]:
+    """What `--theirs`, or a flag like it, says, as keyword arguments of `read_siren`.
 
     Raises:
         InputError: no K=V, or a value that is no number or size where one is wanted.
@@ -206,13 +206,13 @@ def theirs_of(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise InputError(f"--theirs takes K=V, such as grid=centres, not {_quoted(pair)}")
+            raise InputError(f"{flag} takes K=V, such as grid=centres, not {_quoted(pair)}")
         try:
             told[name] = OMEGA(text) if name.endswith("omega") else text
             if name == "size":
                 told[name] = side_or_size(text)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise InputError(f"--theirs {_cut(pair)}: {error}") from error
+            raise InputError(f"{flag} {_cut(pair)}: {error}") from error
     return told
 
 

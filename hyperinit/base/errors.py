@@ -67,6 +67,21 @@ def check_memory(needed: float, what: str, advice: str) -> None:
         )
 
 
+def check_room(what: str, advice: str) -> None:
+    """Refuses to hold one thing more, each of them small, where next to nothing is left.
+
+    Args:
+        what: What is held, at the start of the message.
+        advice: As of `check_memory`.
+
+    Raises:
+        InputError: less than SMALL_BYTES are free.
+    """
+    free = free_memory()
+    if free is not None and free < SMALL_BYTES:
+        raise InputError(f"{what}: only {free / 1e9:.2g} GB of memory are left: {advice}")
+
+
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process can still take; None where the system does not say.
 

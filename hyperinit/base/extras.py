@@ -73,13 +73,17 @@ def need(extra: str, submodule: str = "") -> ModuleType:
     row = EXTRAS[extra]
     name = f"{row.module}.{submodule}" if submodule else row.module
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name not in (row.module, name):
             raise _broken(row, error) from error
         raise InputError(row.line) from error
     except (ImportError, OSError, AttributeError) as error:  # of its libraries, of other versions
         raise _broken(row, error) from error
+    spec = sys.modules[row.module].__spec__
+    if spec is not None and spec.origin is None:  # a folder of its name on the path
+        raise InputError(row.line)
+    return module
 
 
 def check_installed(extra: str) -> None:

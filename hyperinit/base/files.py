@@ -37,6 +37,23 @@ def shown_path(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def recorded_name(name: str) -> str:
+    """A name as any file can hold it: bytes of a file's name that are no UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The path of a file, or a link to it for libraries that open no other names than UTF-8."""
+    if recorded_name(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="hyperinit-") as folder:
+        link = Path(folder) / "file"
+        link.symlink_to(path.absolute())
+        yield link
+
+
 def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
     """The content of a file that is not meant to be large, such as settings or a document.
 

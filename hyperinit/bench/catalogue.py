@@ -76,10 +76,10 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
         InputError: a frequency that is no positive number, or for an init that is no rule.
     """
     if omega_0 is None:
-        return PACKAGE.inits
+        return {**PACKAGE.inits, **NAMED_INITS}  # these know what suits them; rows are bare rules
     if not 0 < omega_0 < float("inf"):
         raise InputError(f"--omega-0 must be a positive number, not {omega_0}")
-    specs = {**NAMED_INITS, **{name: spec for name, (spec, _) in PACKAGE.rows.items()}}
+    specs = {**{name: spec for name, (spec, _) in PACKAGE.rows.items()}, **NAMED_INITS}
     changed = {name: replace(spec, omega_0=omega_0) for name, spec in specs.items()}
     sized = {f"{name}-sized": sized_maker(changed[name]) for name in ("33", "identity")}
     known: dict[str, InitSpec | InitMaker] = {**changed, **sized}

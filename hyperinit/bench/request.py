@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hyperinit.bench.catalogue import Catalogue
 from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import epoch_sec
 from hyperinit.bench.sources import load_init
+from hyperinit.bench.trial import FITS
 from hyperinit.fitting.config import fit_options
 from hyperinit.fitting.suits import check_fit_memory
 from hyperinit.photos.workload import NamedImage
@@ -54,8 +55,11 @@ def set_threads(threads: int, workers: int | None, device: str) -> int:
     return workers
 
 
-def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
+def make_plan(arguments: argparse.Namespace, catalogue: Catalogue, workers: int = 1) -> Plan:
     """What a command line asks for.
+
+    Args:
+        workers: Fits at a time, for which there must be the memory.
 
     Raises:
         InputError: something in it is unknown, unusable or contradictory.
@@ -70,6 +74,7 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     entries = [with_changes(entry, options) for entry in entries]
     if track.freezes_layers:
         entries = [v for entry in entries for v in frozen_variants(entry, protocol.depth)]
+    check_fits_memory(arguments, protocol, entries, workers)
     tested, skipped = catalogue.images_to_test(
         arguments.images, protocol.image_size, arguments.limit
     )
@@ -83,6 +88,7 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
         skipped = [*skipped, *more]
     for name, reason in skipped:
         say(f"skipped {shown_path(name)}: {reason}")
+    check_fits_memory(arguments, protocol, entries, workers)  # beside the images
     on_device = _mover(arguments.device)
     return Plan(
         track=track.name,
@@ -110,17 +116,21 @@ def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -
             )
 
 
-def check_plan_memory(arguments: argparse.Namespace, plan: Plan, workers: int) -> None:
+def check_fits_memory(
+    arguments: argparse.Namespace, protocol: Protocol, entries: Sequence[Entry], workers: int
+) -> None:
     """Refuses a benchmark whose fits the memory of this machine cannot hold, if they are done here.
 
     Raises:
         InputError: it cannot; the line says what could be smaller.
     """
-    protocol = plan.protocol
-    pixels = protocol.image_size**2
-    siren = SirenConfig(protocol.width, protocol.depth)
-    if arguments.ray is None and arguments.device == "cpu":
-        check_fit_memory(siren, pixels, min(protocol.batch_pixels, pixels), workers)
+    if arguments.ray is not None or choose_device(arguments.device).type != "cpu":
+        return
+    pixels, siren = protocol.image_size**2, SirenConfig(protocol.width, protocol.depth)
+    for entry in entries:
+        fit = {**asdict(protocol), **FITS[protocol.version], **entry.source_fit, **entry.changes}
+        batch_pixels = min(fit["batch_pixels"], pixels)
+        check_fit_memory(siren, pixels, batch_pixels, workers, optimizer=fit["optimizer"])
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
@@ -190,10 +200,18 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
         if plan.tuning_images and len(values) > 1
     ]
     others = f"tried there beside rates: {'; '.join(tried)}\n" if tried else ""
+    inits, tested, tuned = (
+        ", ".join(map(shown_path, names))
+        for names in (
+            [entry.label for entry in plan.entries],
+            [image.name for image in plan.images],
+            [image.name for image in plan.tuning_images],
+        )
+    )
     return (
-        f"{plan.track} track: inits {', '.join(entry.label for entry in plan.entries)}\n"
-        f"test images {', '.join(image.name for image in plan.images)}; seeds {plan.seeds}\n"
-        f"tuning images {', '.join(image.name for image in plan.tuning_images) or 'none'}\n"
+        f"{plan.track} track: inits {inits}\n"
+        f"test images {tested}; seeds {plan.seeds}\n"
+        f"tuning images {tuned or 'none'}\n"
         f"{others}budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
         f" records in {out}"
     )

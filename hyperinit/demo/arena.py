@@ -8,11 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.demo.command import MIN_SIDE
+from hyperinit.demo.race import race_config
+from hyperinit.fitting.suits import check_fit_memory
 from hyperinit.hypernet.hub import local_checkpoint
 from hyperinit.hypernet.network import HyperNetwork
 from hyperinit.hypernet.pretrained import PRETRAINED, load_trained, pretrained_path
@@ -69,7 +72,11 @@ def arena(
     trained_size = PRETRAINED[name][-1] if name in PRETRAINED else PROTOCOLS["small"]["image_size"]
     trained_size = info.get("train", {}).get("size", trained_size)
     named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
-    return Arena([*named, learned], size or trained_size, device)
+    side = size or trained_size
+    if torch.device(device).type == "cpu":
+        lanes, batch_pixels = len(named) + 1, race_config().step_pixels(side**2)
+        check_fit_memory(model.config.siren, side**2, batch_pixels, lanes)
+    return Arena([*named, learned], side, device)
 
 
 def examples() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     from hyperinit.exchange.read import own_kind, read_any
     from hyperinit.exchange.write import FORMATS, write_siren
     from hyperinit.images.decode import load_sized
+    from hyperinit.siren.network import check_drawing
 
     if arguments.to not in FORMATS:
         raise unknown_name("format", arguments.to, FORMATS)
@@ -91,7 +93,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
         theirs.setdefault("size", arguments.size)
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     size = arguments.size or theirs.get("size") or _stored_size(info, arguments.index)
-    conventions = theirs_of(arguments.conventions)
+    conventions = theirs_of(arguments.conventions, "--conventions")
     if {"layout", "size"} & set(conventions):
         raise InputError("--conventions takes no layout and no size: those are --to and --size")
     if arguments.image and arguments.to not in LOSSY:
@@ -100,6 +102,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     kind = INT8_KIND if arguments.to == "int8" else kind
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
     image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
+    if arguments.to in LOSSY and params.config.is_image and image is None:
+        check_drawing(params, prod(size or (PSNR_SIDE, PSNR_SIDE)), "a smaller --size")
     write_siren(out, params, arguments.to, size=size, info=info, **conventions)
     facts = {"out": shown_path(out), "format": arguments.to, "bytes": out.stat().st_size}
     text = f"{facts['out']}: {arguments.to}, {facts['bytes']} bytes"

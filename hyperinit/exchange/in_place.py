@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, check_memory
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.layouts import Found, find, size_of_grid
 from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, pretrained_for
@@ -68,6 +68,8 @@ def init_(
     """
     state = net.state_dict()
     found = find(state, layout)
+    numbers = sum(state[key].numel() for pair in found.keys for key in pair if key)
+    check_memory(8.0 * numbers, f"an init of {numbers} weights", "take a smaller network")
     picture = None if image is None else to_image(image)
     grid = check_size(size) or size_of_grid(state)
     if picture is not None:

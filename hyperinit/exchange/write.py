@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, check_memory, unknown_name
 from hyperinit.base.extras import need
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
@@ -30,6 +30,9 @@ from hyperinit.siren.store import save_params
 PLAIN = Conventions(1.0, 1.0, "xy", "centres", "unit")
 
 
+WEIGHT_BYTES = 12  # that writing takes at least for each weight; measured: 12 to 16
+
+MAX_ONNX_BYTES = 2**31 - 2**20  # what protobuf can write, less what is not weights
 OPSET = 13  # of 2020: every runtime that is kept has it
 IR_VERSION = 8
 
@@ -159,9 +162,16 @@ def onnx_bytes(layers: Layers) -> bytes:
     `points` is free. Opset 13: Gemm and Sin.
 
     Raises:
-        InputError: the package `onnx` is not installed.
+        InputError: the package `onnx` is not installed, or there are more weights than one
+            file holds.
     """
     need("export")
+    size = 4 * sum(value.numel() for pair in layers for value in pair if value is not None)
+    if size > MAX_ONNX_BYTES:
+        raise InputError(
+            f"an ONNX file holds {MAX_ONNX_BYTES / 1e9:.2g} GB at most, and this SIREN has"
+            f" {size / 1e9:.3g} GB of weights: export a smaller one, or --to npz"
+        )
     from onnx import TensorProto, checker, helper, numpy_helper
 
     nodes, weights, hidden = [], [], "coords"
@@ -277,6 +287,9 @@ def write_siren(
     if params.batch_shape:
         raise InputError(f"write_siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
     told = {name: value for name, value in conventions.items() if value is not None}
+    # Its layers, the file, and a copy of it while it is made.
+    what = f"a file of {params.config.weights} weights"
+    check_memory(WEIGHT_BYTES * float(params.config.weights), what, "export a smaller SIREN")
     if form.own and told:
         raise InputError(f"{to} takes no conventions: it has our own")
     form.write(Job(path, params.map(plain), check_size(size), told, info or {}))

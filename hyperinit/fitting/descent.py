@@ -180,7 +180,8 @@ class _Descent:
         self.batch_pixels = config.step_pixels(self.pixels)
         if start.params.device.type == "cpu":
             fits = math.prod(self.batch)
-            check_fit_memory(start.params.config, self.pixels, self.batch_pixels, fits)
+            sizes = start.params.config, self.pixels, self.batch_pixels, fits
+            check_fit_memory(*sizes, optimizer=config.optimizer)
         self.spent_epochs = start.epochs
         self.steps = self._steps_after(config.budget_epochs)
         self.eval_steps = sorted({0, *map(self._steps_after, config.eval_epochs)})

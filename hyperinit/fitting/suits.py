@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from math import ceil, log2, sqrt
 
+from hyperinit.base.arguments import MAX_WIDTH as ABSURD_WIDTH
 from hyperinit.base.errors import check_memory
 from hyperinit.siren.network import SirenConfig
 
@@ -45,12 +46,22 @@ _MOST_WEIGHTS_RATIO = 4.0
 GOOD_PSNR, GOOD_MSE = 40.0, 1.96e-3  # one error, in dB and in ImageNet-normalised units
 
 
-# Bytes that a fit takes at least, measured: 24 for a weight (SOAP takes 45; its value, gradient,
-# moments and copies), twice every activation of a step, and the colours and turns of a pixel.
-WEIGHT_BYTES, ACTIVATION_BYTES, PIXEL_BYTES = 24, 8, 24
+# Bytes that a fit takes at least for each weight, by its optimizer: value, gradient, moments, bases
+# and copies. Measured at 8 x 1024, 4 x 1536 and 3 x 2048: NAdam 30 to 37, AdamW 39 to 42, SOAP 42
+# to 50.
+WEIGHT_BYTES = {"nadam": 28, "adamw": 36, "soap": 42}
+# Twice every activation of a step, and the colours and turns of a pixel.
+ACTIVATION_BYTES, PIXEL_BYTES = 8, 24
 
 
-def check_fit_memory(siren: SirenConfig, pixels: int, batch_pixels: int, fits: int = 1) -> None:
+def weight_bytes(optimizer: str) -> int:
+    """The row of `WEIGHT_BYTES`; of "auto", where nothing else is known, the least."""
+    return WEIGHT_BYTES.get(optimizer, min(WEIGHT_BYTES.values()))
+
+
+def check_fit_memory(
+    siren: SirenConfig, pixels: int, batch_pixels: int, fits: int = 1, *, optimizer: str = "auto"
+) -> None:
     """Refuses fits that the memory of this machine cannot hold, before any work.
 
     Args:
@@ -58,21 +69,20 @@ def check_fit_memory(siren: SirenConfig, pixels: int, batch_pixels: int, fits: i
         pixels: Of the image.
         batch_pixels: Pixels a step.
         fits: How many at a time.
+        optimizer: See FitConfig.
 
     Raises:
         InputError: there is not the memory; it names what could be smaller.
     """
-    weights = WEIGHT_BYTES * siren.weights
+    weights = weight_bytes(optimizer) * siren.weights
     step = ACTIVATION_BYTES * batch_pixels * siren.width * (siren.depth + 1)
-    several = f"{fits} fits at a time" if fits > 1 else "a fit"
-    smaller = "batch_pixels" if step > weights else "width or depth"
-    smaller = (
-        f"a smaller {smaller}, or fewer fits at a time" if fits > 1 else f"a smaller {smaller}"
-    )
-    what = (
-        f"{several} of a SIREN of {siren.depth} x {siren.width} with {batch_pixels} pixels a step"
-    )
-    check_memory(fits * float(weights + step + PIXEL_BYTES * pixels), what, f"take {smaller}")
+    parts = {"width or depth": weights, "batch_pixels": step, "size": PIXEL_BYTES * pixels}
+    what = f"a SIREN of {siren.depth} x {siren.width} to {pixels} pixels, {batch_pixels} a step"
+    what = f"fitting {what}" if fits == 1 else f"{fits} at a time: fitting {what},"
+    what += f" by {optimizer}" if optimizer in WEIGHT_BYTES else ""
+    smaller = f"take a smaller {max(parts, key=lambda part: parts[part])}"
+    smaller += ", or fewer fits at a time" if fits > 1 else ""
+    check_memory(fits * float(sum(parts.values())), what, smaller)
 
 
 def suitable_batch(pixels: int) -> int:
@@ -129,8 +139,11 @@ def suitable_width(pixels: int, depth: int = 5) -> int:
 
 
 def width_for(siren: SirenConfig, mse: float, target_mse: float) -> int:
-    """The width with which a fit that ended at `mse` would have come to about `target_mse`."""
-    more_weights = (mse / target_mse) ** (1 / _ERROR_POWER)
+    """The width with which a fit that ended at `mse` would have come to about `target_mse`.
+
+    Above ABSURD_WIDTH it is none that there can be.
+    """
+    more_weights = min((mse / target_mse) ** (1 / _ERROR_POWER), float(ABSURD_WIDTH) ** 2)
     return max(32 * ceil(siren.width * sqrt(max(more_weights, 1.0)) / 32), siren.width)
 
 

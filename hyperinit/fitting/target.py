@@ -18,7 +18,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
-from hyperinit.fitting.suits import width_for
+from hyperinit.fitting.suits import ABSURD_WIDTH, width_for
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
@@ -199,6 +199,8 @@ def advice(result: TargetResult, target_mse: float) -> str:
     if not result.improved:
         return f"nothing became better: try lr other than {result.runs[0].lr:g}"
     width = width_for(result.params.config, result.mse, target_mse)
+    if width > ABSURD_WIDTH:
+        return "no network gets that low: raise target_mse"
     return f"raise budget_epochs, or width to about {width}"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from hyperinit.base.errors import check_memory
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, apply
 
 MAX_INNER_STEPS = 1000
+PIXEL_BYTES = 28  # that inner steps take for each pixel: its place, its colours and its number
 
 StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
 Objective = Callable[[Tensor], Tensor]  # MSE -> what an inner step descends
@@ -96,12 +99,20 @@ def adapt(
         seed: Of the pixels.
         objective: What is descended.
         normalized: See `take_inner_steps`.
+
+    Raises:
+        InputError: there is not the memory for so large an image.
     """
     dims = params.config.in_features
+    if image.device.type == "cpu":
+        pixels = math.prod(image.shape[1:])
+        what = f"the inner steps on an image of {'x'.join(map(str, image.shape[1:]))}"
+        check_memory(PIXEL_BYTES * float(pixels), what, "take a smaller --size")
     coords, rgb = image_coords(image, dims), image_to_rgb(image, dims)
     count = min(inner_pixels, len(coords))
     generator = torch.Generator().manual_seed(seed)
-    draws = [torch.randperm(len(coords), generator=generator)[:count] for _ in step_sizes]
+    # Clones, as a view would keep the numbers of all pixels.
+    draws = [torch.randperm(len(coords), generator=generator)[:count].clone() for _ in step_sizes]
     indices = torch.stack(draws).to(image.device)
     adapted = take_inner_steps(
         params.map(lambda value: value[None].requires_grad_()),

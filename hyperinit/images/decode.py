@@ -29,7 +29,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hyperinit.base.errors import InputError, check_memory
+from hyperinit.base.errors import InputError, check_memory, memory_errors
 from hyperinit.base.files import shown_path
 from hyperinit.images.files import (
     IMAGE_FORMATS,
@@ -89,7 +89,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
     struct.error and DecompressionBombError from its decoders.
     """
     try:
-        with _whole_files_only, warnings.catch_warnings():
+        with memory_errors(), _whole_files_only, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except InputError:

@@ -50,7 +50,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     Raises:
         InputError: height or width below 1, or more than `MAX_PIXELS`.
     """
-    _check_size(height, width)
+    check_size(height, width)
     if height < image.shape[-2]:
         image = _average_rows(image, height)
     if width < image.shape[-1]:
@@ -61,7 +61,12 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return image.clamp(0, 1)
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Refuses a size that no image is resized to.
+
+    Raises:
+        InputError: a side below 1, more than `MAX_PIXELS`, or more than memory holds.
+    """
     if height < 1 or width < 1:
         raise InputError(f"image size must be at least 1 x 1, not {height} x {width}")
     if height * width > MAX_PIXELS:
@@ -105,7 +110,7 @@ def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
     Raises:
         InputError: height or width below 1, or more than `MAX_PIXELS`.
     """
-    _check_size(height, width)
+    check_size(height, width)
     scale = min(image.shape[-2] / height, image.shape[-1] / width)
     cut = [
         max(1, min(side, round(scale * wanted)))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
+from hyperinit.base.files import recorded_name
 from hyperinit.images.signals import shows_image, to_signal
 from hyperinit.inits.rules import (
     USUAL,
@@ -92,6 +93,9 @@ class Init:
     lr_factor: float = 1.0
     prefers: Preference = USUAL
     learn: Callable[[Sequence[Tensor], Sequence[Params], int], None] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", recorded_name(self.name))
 
     @with_own_settings
     def start(self, image: Tensor, seed: int) -> Start:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.fitting.fit import FitResult, fit
-from hyperinit.fitting.suits import WEIGHT_BYTES
+from hyperinit.fitting.suits import PIXEL_BYTES, weight_bytes
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
 from hyperinit.images.cosines import MOST_COSINES
 from hyperinit.inits.start import Start
@@ -109,12 +109,15 @@ def _fits(
     ]
 
 
-def _least_bytes(config: ReptileConfig, images: int) -> float:
+def _least_bytes(config: ReptileConfig, images: int) -> dict[str, float]:
     """Values and gradients of what is learned, the starts and ends of all fits, and one fit."""
-    pixels, width = config.size**2, config.width
-    siren = SirenConfig(width, config.depth)
-    of_one = (2 * (1 + config.read_numbers) + 2 * images) * siren.weights + 3 * pixels * images
-    return 4.0 * of_one + WEIGHT_BYTES * siren.weights
+    pixels, weights = config.size**2, SirenConfig(config.width, config.depth).weights
+    of_one = 8.0 * (1 + config.read_numbers) + weight_bytes(config.fit.optimizer)
+    return {
+        "width depth read_numbers": of_one * weights,
+        "batch_images width depth": 8.0 * images * weights,
+        "batch_images size": (12.0 * images + PIXEL_BYTES) * pixels,
+    }
 
 
 def _loss(

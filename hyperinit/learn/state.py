@@ -75,7 +75,8 @@ class Task(Generic[Config, Model]):
         starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
             further numbers to log.
         see: (model, all images of a step): before the step, in every process that shares it.
-        least_bytes: (config, images of a step in one process) -> memory that it takes at least.
+        least_bytes: (config, images of a step in one process) -> memory that it takes at least,
+            in parts: names of the fields that a part grows with -> bytes.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Task(Generic[Config, Model]):
     loss: Callable[[Model, Config, Tensor, torch.Generator, slice], StepResult]
     starts: Callable[[Model, Config, Tensor], tuple[dict[str, Sequence[Params]], dict[str, float]]]
     see: Callable[[Model, Tensor], None] = lambda model, images: None
-    least_bytes: Callable[[Config, int], float] = lambda config, images: 0.0
+    least_bytes: Callable[[Config, int], dict[str, float]] = lambda config, images: {}
 
     def check_memory(self, config: Config, processes: int = 1) -> None:
         """Refuses a training that the memory of this machine cannot hold, before any work.
@@ -96,10 +97,11 @@ class Task(Generic[Config, Model]):
         Raises:
             InputError: it cannot; the line names what could be smaller.
         """
-        needed = processes * self.least_bytes(config, ceil(config.batch_images / processes))
-        what = f"training with width {config.width}, depth {config.depth}, size {config.size} and"
-        what = f"{what} batch_images {config.batch_images}"
-        check_memory(needed, what, "take smaller ones")
+        parts = self.least_bytes(config, ceil(config.batch_images / processes))
+        most = max(parts, key=lambda names: parts[names], default="")
+        sizes = ", ".join(f"{name} {getattr(config, name)}" for name in most.split())
+        needed = processes * sum(parts.values())
+        check_memory(needed, f"training with {sizes}", "take smaller ones")
 
 
 @dataclass

@@ -28,13 +28,21 @@ def _optimizer(hyper: HyperNetwork, config: TrainConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
-def _least_bytes(config: TrainConfig, images: int) -> float:
+def _least_bytes(config: TrainConfig, images: int) -> dict[str, float]:
     """Values, gradients and AdamW's moments; the SIRENs and activations of the inner steps."""
     siren, pixels = config.hyper.siren, config.size**2
     seen = config.inner_steps * min(config.inner_pixels, pixels) + config.query_pixels
-    each = 3 * pixels + siren.weights * (config.inner_steps + 1)
-    each += seen * siren.width * (siren.depth + 1)
-    return 16.0 * numbers_of(config.hyper) + 4.0 * images * each
+    activations = seen * siren.width * (siren.depth + 1)
+    return {
+        "width depth rank code_size channels encoder_size": 16.0 * numbers_of(config.hyper),
+        "batch_images size": 12.0 * images * pixels,
+        "batch_images width depth inner_steps": (
+            4.0 * images * siren.weights * (config.inner_steps + 1)
+        ),
+        "batch_images width depth query_pixels inner_pixels inner_steps": (
+            4.0 * images * activations
+        ),
+    }
 
 
 def _loss(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from hyperinit.base.errors import check_room
+from hyperinit.base.files import recorded_name
 from hyperinit.data.table import kind_of
 from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash, square_crop
@@ -36,9 +38,13 @@ class NamedImage:
     source_hash: str = ""
     source_side: int = field(default=0, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", recorded_name(self.name))
+
     @classmethod
     def cropped(cls, name: str, source: Tensor, size: int, source_hash: str = "") -> NamedImage:
         """The centre square of an image (3, H, W) of any size."""
+        check_room(f"images of {size} x {size}", "take fewer or smaller ones")
         image = square_crop(source, size)
         side = min(source.shape[-2:])
         return cls(name, image, image_hash(image), source_hash or image_hash(source), side)
@@ -99,6 +105,7 @@ def squares_and_quarters(photos: Iterable[Photo], size: int, count: int) -> list
     quarters: list[list[NamedImage]] = [[], [], [], []]
     for photo in photos if count > 0 else ():
         for k, crop in enumerate(fixed_crops(photo.image, size, quadrants=True)):
+            check_room(f"images of {size} x {size}", "take fewer or smaller ones")
             name = f"{photo.name} quarter {k}" if k else photo.name
             image = NamedImage(name, crop.clone(), image_hash(crop), photo.hash)
             if k:

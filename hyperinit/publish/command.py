@@ -65,9 +65,9 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     write_atomically(out, found.content)
     about = found.about
     say(
-        f"{about['records']} records of {', '.join(about['inits'])} on {len(about['images'])}"
-        f" images, measured on {about['places'][0]}: {shown_path(out)} is complete. Put it into a"
-        " pull request, with the init's code."
+        f"{about['records']} records of {', '.join(map(shown_path, about['inits']))} on"
+        f" {len(about['images'])} images, measured on {about['places'][0]}: {shown_path(out)} is"
+        " complete. Put it into a pull request, with the init's code."
     )
     counts = {"records": about["records"], "images": len(about["images"])}
     result("submission", None, out=shown_path(out), **counts)

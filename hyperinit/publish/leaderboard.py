@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import make_directory, write_atomically
+from hyperinit.base.files import make_directory, shown_path, write_atomically
 from hyperinit.publish.rules import RULES, rules_markdown
 from hyperinit.publish.submission import read_submission
 from hyperinit.record.records import Record, read_records
@@ -54,7 +54,7 @@ def read_entrants(paths: Iterable[Path]) -> list[Entrant]:
     found = []
     for path in paths:
         if not path.is_file():
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{shown_path(path)}: no such file")
         submission = read_submission(path)
         if submission is None:
             found.append(Entrant(path.name, NOT_SUBMITTED, read_records(path)))

@@ -27,7 +27,7 @@ from hyperinit.fitting.config import AUTO, FitConfig, with_options
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.many import most_together
 from hyperinit.fitting.target import TargetResult
-from hyperinit.images.pixels import centre_crop, image_hash
+from hyperinit.images.pixels import centre_crop, check_size, image_hash
 from hyperinit.inits.start import Init
 from hyperinit.photos.load import open_source
 from hyperinit.sets.jobs import Batch, Job, all_fits, fits_of
@@ -54,6 +54,7 @@ MAX_WAITING_PIXELS = 2**24
 GPU_PIXELS_FACTOR = 4  # on both, where a GPU takes more images at a time
 
 BATCH_IMAGES = 16
+MAX_BATCH_WEIGHTS = 2**26  # of all SIRENs of a larger batch: their starts are 256 MiB
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
     for what, value in (("batch_images", together), *(("size", side) for side in sides)):
         if value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
+    if size is not None:
+        check_size(sides[0], sides[-1])
     source = directory
     if not isinstance(source, Source):
         source = open_source(source, most_images)
@@ -198,7 +201,7 @@ class _Run:
     siren: SirenConfig | None = None  # of the init, once it is known
 
     def pixels(self, on_cpu: int) -> int:
-        """A bound on pixels in memory, on the device at hand."""
+        """A bound on pixels, or weights, in memory, on the device at hand."""
         return on_cpu * (GPU_PIXELS_FACTOR if self.device.type == "cuda" else 1)
 
     def together(self, job: Job) -> int:
@@ -206,12 +209,19 @@ class _Run:
         pixels = math.prod(job.shape)
         most = BATCH_IMAGES if self.batch_images is None else self.batch_images
         if self.batch_images is None and self.device.type == "cuda":
-            if self.siren is None:  # one start more than is needed, to see what it starts
-                start = self.init.start(job.image.to(self.device), self.config.seed)
-                self.siren = start.params.config
             batch_pixels = self.config.step_pixels(pixels)
-            most = most_together(self.siren, pixels, batch_pixels, self.device)
+            most = most_together(self._network(job), pixels, batch_pixels, self.device)
+        if most > BATCH_IMAGES:
+            held = self.pixels(MAX_BATCH_WEIGHTS) // self._network(job).weights
+            most = max(BATCH_IMAGES, min(most, held))
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
+
+    def _network(self, job: Job) -> SirenConfig:
+        """What is fitted; where that is not known yet, by one start more than is needed."""
+        if self.siren is None:
+            start = self.init.start(job.image.to(self.device), self.config.seed)
+            self.siren = start.params.config
+        return self.siren
 
     def batches(
         self, source: Source, numbers: Iterable[int], size: int | tuple[int, int] | None

@@ -15,7 +15,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.base.terminal import progress
 from hyperinit.data.source import Source
-from hyperinit.images.pixels import centre_crop, image_facts
+from hyperinit.images.pixels import centre_crop, check_size, image_facts
 from hyperinit.inits.start import Init
 from hyperinit.sets.results import (
     LOCK_NAME,
@@ -74,6 +74,8 @@ def generate_set(  # more than 60 lines: what it says of itself is long
     """
     if not source.names:
         raise InputError(f"{shown_path(source.title)}: no image files there")
+    if size is not None:
+        check_size(*size)
     target = Path(out)
     make_directory(target)
     how: dict[str, Any] = {"init": init.name, "init_facts": init.facts, "seed": seed, "size": size}

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.base.files import shown_path, utf8_path, write_atomically
 from hyperinit.siren.network import Params, SirenConfig
 
 PARAMS_KIND = "hyperinit-params-1"
@@ -86,7 +86,7 @@ def _readable(path: Path) -> Iterator[Any]:
             start = file.read(9)
             if start.startswith(_PYTORCH_STARTS) and start[8:] != b"{":  # as a header begins
                 raise InputError(f"{name}: a file of torch.save; {FOREIGN}")
-        with safe_open(path, framework="pt") as opened:
+        with utf8_path(path) as place, safe_open(place, framework="pt") as opened:
             yield opened
     except InputError:
         raise

@@ -194,7 +194,7 @@ def test_the_comparison_that_ends_a_training(tmp_path, name):
     fits = [
         ShownFit(one, smooth_image(8), smooth_image(8)) for one in ladder(name, {1.0: 0.5}, name)
     ]
-    fits = [replace(fit, record=replace(fit.record, image=name)) for fit in fits]
+    fits = [replace(fit, record=replace(fit.record, image=image.name)) for fit in fits]
     check_markdown(write_comparison(fits, [image], tmp_path))
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     for line in (tmp_path / "comparison.jsonl").read_text().splitlines():

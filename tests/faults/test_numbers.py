@@ -13,7 +13,7 @@ from hyperinit.app import benchmark, cli, fit, generate, meta_train, report, tab
 from hyperinit.app.cli import COMMANDS, main
 from hyperinit.app.train import build as build_training
 from hyperinit.app.train import comparison_protocol
-from hyperinit.base.arguments import Parser, number, parser_of, whole
+from hyperinit.base.arguments import Parser, number, parser_of, theirs_of, whole
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import _settings, resolve
 from hyperinit.demo import command as demo
@@ -256,3 +256,18 @@ def test_parsers_say_what_would_be_right(capsys):
         with pytest.raises(SystemExit):
             parser.parse_args([flag, text])
         assert capsys.readouterr().err == f"p: error: {said}\n"
+
+
+def test_a_target_that_no_network_gets_to_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_image(smooth_image(16), tmp_path / "p.png")
+    line = "fit p.png --target-mse 1e-320 --width 16 --depth 2 --budget-epochs 8 --init identity"
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2
+    assert "no network gets that low: raise --target-mse" in capsys.readouterr().err
+
+
+def test_a_number_of_conventions_is_refused_by_the_name_of_its_flag(capsys):
+    with pytest.raises(InputError, match=r"^--conventions first_omega=nan: "):
+        theirs_of(["first_omega=nan"], "--conventions")
