@@ -14,9 +14,12 @@ from hyperinit.siren.network import Params
 
 torch.set_num_threads(1)
 
-# A shell's background jobs ignore Ctrl-C, and so would the processes that tests start and stop.
+# A shell's background jobs ignore Ctrl-C, and those of nohup SIGHUP, and so would the tests that
+# send them and the processes that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,7 +62,7 @@ def test_together_they_stay_small():
 
 
 @pytest.mark.slow
-def test_generate_needs_no_checkpoint_and_hyper_is_the_one_for_the_network(tmp_path):
+def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_path, caplog):
     image = square_crop(to_image(data.chelsea()), 64)
     save_image(image, tmp_path / "photo.png")
     main(["generate", f"{tmp_path}/photo.png", "-o", f"{tmp_path}/o.safetensors"])
@@ -70,6 +70,9 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_one_for_the_network(tmp_p
     assert (params.config.depth, params.config.width) == PRETRAINED["photo-224"][:2]
     init = load_init("hyper", BY_NAME, 128, 4)
     assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
+    with caplog.at_level("WARNING", "hyperinit"):
+        init = load_init("hyper", BY_NAME, 256, 5)
+    assert init.name == "untrained" and 'nothing learned is ahead of "untrained"' in caplog.text
     with pytest.raises(InputError, match=r"SIREN of 3 x 64: there are 5 x 256 \(photo-224\)"):
         load_init("hyper", BY_NAME, 64, 3)
     with pytest.raises(InputError, match="photo-224"):

@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 UNWRITTEN = "nothing was written"
 
-# From most photographs the best that needs no training, unless its gradient steps take a large part
-# of a short budget, or see too few pixels of a tiny image; then the draw that it begins as.
-# docs/research-log.md 47 and 62.
+# The best that needs no training, and the draw that it begins as, where its steps do not pay.
 DEFAULT_INIT, PLAIN_DEFAULT_INIT = "untrained", "identity-sized"
-DEFAULT_INIT_SHARE = 0.15
-DEFAULT_INIT_PIXELS = 40 * 40
 
 # What a library's error names -> what the command line calls it.
 FLAGS = {
@@ -205,16 +201,13 @@ def check_fit(
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
     """The init where none is named."""
-    from hyperinit.hypernet.untrained import MOST_EPOCHS, cost_epochs
+    from hyperinit.hypernet.untrained import pays
     from hyperinit.images.signals import shows_image
 
     if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
         return PLAIN_DEFAULT_INIT
-    pixels = _pixels(arguments, image)
-    cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
-    is_short = cost > DEFAULT_INIT_SHARE * config.budget_epochs
-    is_tiny = pixels is not None and pixels < DEFAULT_INIT_PIXELS
-    return PLAIN_DEFAULT_INIT if is_short or is_tiny else DEFAULT_INIT
+    is_worth_it = pays(_pixels(arguments, image), config.budget_epochs)
+    return DEFAULT_INIT if is_worth_it else PLAIN_DEFAULT_INIT
 
 
 def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:

@@ -80,7 +80,7 @@ def need(extra: str, submodule: str = "") -> ModuleType:
         raise InputError(row.line) from error
     except (ImportError, OSError, AttributeError) as error:  # of its libraries, of other versions
         raise _broken(row, error) from error
-    spec = sys.modules[row.module].__spec__
+    spec = getattr(sys.modules[row.module], "__spec__", None)
     if spec is not None and spec.origin is None:  # a folder of its name on the path
         raise InputError(row.line)
     return module

@@ -25,10 +25,12 @@ from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
 from hyperinit.hypernet.hub import HUB_PREFIX, local_checkpoint
 from hyperinit.hypernet.pretrained import (
     PRETRAINED,
+    UNTRAINED,
+    hyper_for,
     load_trained,
-    pretrained_for,
     pretrained_path,
 )
+from hyperinit.hypernet.untrained import untrained
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
@@ -74,14 +76,14 @@ def load_init(
     """Finds an init.
 
     Args:
-        source: A name in `named`; "hyper" for the pretrained hypernetwork of this width and
-            depth, or a name in `PRETRAINED`; a file with a SIREN that `read_siren` knows; the
-            checkpoint or run directory of a hypernetwork or a learned init; a directory of fitted
-            SIRENs (see `neighbour_init`); "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION", a
-            checkpoint on the Hugging Face Hub; "FILE.py:FUNCTION" or "MODULE:FUNCTION" (see
-            `callable_init`). "NAME=" before it is what tables call it. "@NUMBER" behind a name in
-            `named` sets the one number of a rule; of an InitSpec, it is a factor on the first
-            layer's weights.
+        source: A name in `named`; "hyper" for the best start that comes with the package for this
+            width and depth (`hyper_for`), or a name in `PRETRAINED`; a file with a SIREN that
+            `read_siren` knows; the checkpoint or run directory of a hypernetwork or a learned init;
+            a directory of fitted SIRENs (see `neighbour_init`); "hub:OWNER/NAME" or
+            "hub:OWNER/NAME@REVISION", a checkpoint on the Hugging Face Hub; "FILE.py:FUNCTION" or
+            "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
+            "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it is
+            a factor on the first layer's weights.
         named: Hand-designed inits by name.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
@@ -160,12 +162,14 @@ def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
 
 
 def pretrained_init(name: str, width: int, depth: int) -> Init:
-    """A hypernetwork that comes with the package; "hyper" is the one for this width and depth.
+    """A hypernetwork that comes with the package; "hyper" is `hyper_for` this width and depth.
 
     Raises:
         InputError: there is none for them.
     """
-    pretrained = pretrained_for(width, depth) if name == "hyper" else name
+    pretrained = hyper_for(width, depth) if name == "hyper" else name
+    if pretrained == UNTRAINED:
+        return untrained(UNTRAINED, width, depth)
     return replace(_file_init(pretrained_path(pretrained), None, {}), name=name)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.layouts import Found, find, size_of_grid
-from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, pretrained_for
+from hyperinit.hypernet.pretrained import PRETRAINED, UNTRAINED, hyper_for, load_pretrained
+from hyperinit.hypernet.untrained import untrained
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import InitSpec, named_init, sample_params
 from hyperinit.inits.start import Init
@@ -50,9 +51,9 @@ def init_(
             init takes any number of inputs and outputs.
         image: (3, H, W) in [0, 1], a path or what else `to_image` takes; needed by inits that look
             at it.
-        init: A hand-designed init by name ("identity", "33", "33@0.5") or as an InitSpec; "hyper",
-            the pretrained hypernetwork for this width and depth, or its name; a HyperNetwork, an
-            `Init` or `Params`.
+        init: A hand-designed init by name ("identity", "33", "33@0.5") or as an InitSpec;
+            "untrained", the name of a pretrained hypernetwork, or "hyper", the best of these for
+            this width and depth; a HyperNetwork, an `Init` or `Params`.
         seed: Of what is drawn.
         layout: As in `read_siren`.
         size: (height, width) in pixels of the grid; the image's without.
@@ -117,8 +118,12 @@ def _params_for(
     width, into = weights[0].shape
     depth, out = len(weights) - 1, weights[-1].shape[0]
     bias = any(bias for _, bias in found.keys[:-1])
-    if isinstance(init, str) and (init == "hyper" or init in PRETRAINED):
-        init = load_pretrained(pretrained_for(width, depth) if init == "hyper" else init)
+    if init == "hyper":
+        init = hyper_for(width, depth)
+    if init == UNTRAINED:
+        init = untrained(UNTRAINED, width, depth)
+    elif isinstance(init, str) and init in PRETRAINED:
+        init = load_pretrained(init)
     if isinstance(init, str):
         init = named_init(init)
     if isinstance(init, InitSpec):

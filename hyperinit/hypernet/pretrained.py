@@ -6,6 +6,7 @@ from a run.
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
 from hyperinit.siren.store import checkpoint_file, file_kind
 
+_logger = logging.getLogger("hyperinit")
+
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
 # Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels.
@@ -25,6 +28,11 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-96": (4, 128, 96),
 }
 DEFAULT_PRETRAINED = "photo-224"
+
+# Behind `untrained`, which has learned nothing, on photographs of another source and under today's
+# fit (docs/results/learned-start.md): "hyper" is that at their size.
+NOT_AHEAD = frozenset({"photo-224"})
+UNTRAINED = "untrained"
 
 
 def pretrained_path(name: str) -> Path:
@@ -65,6 +73,25 @@ def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str
     if path.is_file() and file_kind(path) == LEARNED_KIND:
         return load_learned(path)
     return load_hypernetwork(path)
+
+
+def hyper_for(width: int, depth: int) -> str:
+    """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
+
+    That is `UNTRAINED` where nothing that was learned is ahead of it, and a line says so.
+
+    Raises:
+        InputError: none that comes with the package is for this size.
+    """
+    name = pretrained_for(width, depth)
+    if name not in NOT_AHEAD:
+        return name
+    _logger.warning(
+        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s", which is taken; %s has'
+        " its own name",
+        *(depth, width, UNTRAINED, name),
+    )
+    return UNTRAINED
 
 
 def pretrained_for(width: int, depth: int) -> str:

@@ -16,6 +16,10 @@ STEPS = 16
 MAX_STEP_PIXELS = 256
 STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
 MOST_EPOCHS = STEPS * STEP_EPOCHS
+# It pays where the steps take no more of the budget, and do not see too few pixels of a tiny image
+# (docs/research-log.md 47 and 62).
+MOST_SHARE = 0.15
+LEAST_PIXELS = 40 * 40
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
 FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
@@ -41,6 +45,18 @@ def step_pixels(pixels: int) -> int:
 def cost_epochs(pixels: int) -> float:
     """What all steps cost in pixel visits / pixels of an image that has so many: 0.44 at most."""
     return STEPS * step_pixels(pixels) / pixels
+
+
+def pays(pixels: int | None, budget_epochs: float) -> bool:
+    """Whether a fit ends better from here than from the draw, on most photographs.
+
+    Args:
+        pixels: Of the image; None: not known, but not few.
+        budget_epochs: Of the fit.
+    """
+    cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
+    is_tiny = pixels is not None and pixels < LEAST_PIXELS
+    return cost <= MOST_SHARE * budget_epochs and not is_tiny
 
 
 def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
