@@ -78,16 +78,14 @@ class Processes:
         gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters]
         found = [float(p.grad is not None) for p in parameters]
         head = torch.tensor([*found, *(weight * number for number in numbers)], dtype=torch.float64)
-        # Added up in double precision, so that the number of processes moves little.
-        rows = [weight * g.detach().cpu().double().flatten() for g in gradients]
-        total = torch.cat((head, *rows))
-        self._wait(lambda: distributed.all_reduce(total))
-        at = len(head)
-        for has, parameter in zip(total[: len(found)].tolist(), parameters, strict=True):
+        total = torch.cat([(weight * g.detach()).cpu().flatten() for g in gradients])
+        self._wait(lambda: (distributed.all_reduce(head), distributed.all_reduce(total)))
+        at = 0
+        for has, parameter in zip(head[: len(found)].tolist(), parameters, strict=True):
             values = total[at : at + parameter.numel()].view(parameter.shape)
             parameter.grad = values.to(parameter) if has else None
             at += parameter.numel()
-        return [float(number) for number in total[len(found) : len(head)]]
+        return [float(number) for number in head[len(found) :]]
 
     def greatest(self, *numbers: float) -> list[float]:
         """The greatest of each number over all processes.
