@@ -102,7 +102,8 @@ def _add_init(parser: Parser) -> None:
         "--init",
         help="paper | 1 to 38 | identity | identity-sized | 33-sized | untrained (`hyperinit inits`"
         " says what they are) | photo-224 | photo-96 | linear-96 (pretrained hypernetworks) | "
-        "hyper (the best of these and untrained for this width and depth) | CHECKPOINT or run directory of a trained init | "
+        "hyper (the best of these and untrained for this width and depth) | "
+        "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
