@@ -113,6 +113,7 @@ def test_mutated_checkpoints(tmp_path, checkpoints, name, flips, cut, splice):
     assert loaded is None or content == whole
 
 
+@pytest.mark.slow
 @HEAVY
 @given(
     name=st.sampled_from(sorted(TASKS)),
