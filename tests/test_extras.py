@@ -72,6 +72,8 @@ USES = {
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_missing_package_is_one_line_that_names_the_extra(extra, tmp_path, monkeypatch, capsys):
+    for name in [n for n in sys.modules if n.startswith(f"{EXTRAS[extra].module}.")]:
+        monkeypatch.delitem(sys.modules, name)  # imported by a test before
     monkeypatch.setitem(sys.modules, EXTRAS[extra].module, None)
     with pytest.raises((InputError, SystemExit)) as stopped:
         USES[extra](tmp_path)
