@@ -80,8 +80,8 @@ class FitResult:
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
-        became: What the fit used where its config left it open: batch_pixels, engine and
-            hidden_dtype.
+        became: What the fit used where its config left it open: batch_pixels, optimizer, engine
+            and hidden_dtype.
         enough_width: Where the network was too small for its image, and not the budget: the width
             with which the fit would have come to about 40 dB. Never of a fit to a target.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
@@ -319,6 +319,7 @@ class _Descent:
             enough_width=self._enough_width(progress),
             became={
                 "batch_pixels": self.batch_pixels,
+                "optimizer": self.config.optimizer,
                 **settled(
                     self.config.engine,
                     self.config.hidden_dtype,

@@ -51,8 +51,8 @@ def test_what_auto_became_first_holds_for_the_directory(photos, tmp_path, monkey
     monkeypatch.setattr(engine, "bfloat16_pays", lambda device: False)  # another machine
     assert fit_directory(photos, out, INIT, **options).fitted == 1
     became = [load_params(path)[1]["became"] for path in out.glob("*.safetensors")]
-    expected = {"batch_pixels": 64, "engine": "eager", "hidden_dtype": "bfloat16"}
-    assert became == [expected] * 3
+    expected = {"engine": "eager", "hidden_dtype": "bfloat16", "optimizer": "soap"}
+    assert became == [{**expected, "batch_pixels": 64}] * 3
 
 
 def test_results_that_do_not_say_what_auto_became_are_finished(photos, tmp_path, monkeypatch):
