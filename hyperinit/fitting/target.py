@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf, isfinite, log
 from typing import Any
 
+from torch import Tensor
+
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
@@ -138,8 +140,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     start = as_start(start)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)
     pixels = image[0].numel()
-    colours = image_to_rgb(image, start.params.config.in_features)
-    flat_mse = float(colours.var(dim=0, correction=0).mean())
+    flat_mse = _flat_mse(image, start.params.config.in_features)
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
     config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
@@ -188,6 +189,11 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         runs=tuple(runs),
         improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
+
+
+def _flat_mse(image: Tensor, dims: int) -> float:
+    """Error of the best single colour."""
+    return float(image_to_rgb(image, dims).var(dim=0, correction=0).mean())
 
 
 def advice(result: TargetResult, target_mse: float) -> str:
