@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: hyperinit[ray]"
 )
+with_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
 FIT = ["--width", "16", "--depth", "2", "--budget-epochs", "2", "--batch-images", "2"]
 
 
@@ -88,6 +89,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def slow_fit(folder: Path) -> tuple[list[object], Path]:
+    """The command line of a fit of eight images that takes a while, and where its results go."""
+    source, out = images_in(folder / "in", 8), folder / "out"
+    how = [*FIT[:4], "--budget-epochs", "400", *FIT[6:]]
+    return ["fit", source, "-o", out, *how, "--ray"], out
+
+
 def busy_workers(pid: int) -> list[int]:
     """Ray's workers that are at work, below a process."""
     found = []
@@ -102,11 +110,10 @@ def busy_workers(pid: int) -> list[int]:
 
 @pytest.mark.long
 @with_ray
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
+@with_proc
 def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp_path):
-    source, out = images_in(tmp_path / "in", 8), tmp_path / "out"
-    slow = [*FIT[:4], "--budget-epochs", "400", *FIT[6:]]
-    running = command("fit", source, "-o", out, *slow, "--ray")
+    line, out = slow_fit(tmp_path)
+    running = command(*line)
     killed = None
     while running.poll() is None:
         done = len(list(out.glob("*.safetensors"))) if out.is_dir() else 0
@@ -120,9 +127,7 @@ def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp
     running.communicate()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     assert killed is not None and len(before) >= 4
-    assert f"{len(before)} finished before" in finished(
-        command("fit", source, "-o", out, *slow, "--ray")
-    )
+    assert f"{len(before)} finished before" in finished(command(*line))
     after = {path: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     assert len(after) == 8
     assert {path: after[path] for path in before} == before
@@ -130,11 +135,10 @@ def test_a_killed_worker_costs_its_batch_only_and_a_killed_command_continues(tmp
 
 @pytest.mark.long
 @with_ray
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="workers are found in /proc")
+@with_proc
 def test_ctrl_c_ends_the_command_in_one_line_and_the_cluster_with_it(tmp_path):
-    source, out = images_in(tmp_path / "in", 8), tmp_path / "out"
-    slow = [*FIT[:4], "--budget-epochs", "400", *FIT[6:]]
-    running = command("fit", source, "-o", out, *slow, "--ray")
+    line, out = slow_fit(tmp_path)
+    running = command(*line)
     while running.poll() is None and not (out.is_dir() and list(out.glob("*.safetensors"))):
         time.sleep(0.05)
     below = children(running.pid)
