@@ -236,7 +236,7 @@ def test_every_fit_gives_there_what_it_gives_here(
             assert gpu.graphs == (2 if optimizer == "soap" else 1) * captured
             assert (gpu.replays > 0) == captured
     for one, other in zip(there, here, strict=True):
-        assert_near(one, other)
+        assert_near(one, other, rel=2e-3 if gpu is not None else 1e-2)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from hyperinit.images.pixels import square_crop
 from hyperinit.inits.linear import with_one
 from hyperinit.learn.reptile import PRESETS, REPTILE, ReptileConfig, correction_loss
 from hyperinit.learn.state import load_state, new_state, save_state
-from hyperinit.siren.vectors import from_vector, to_vector
+from hyperinit.siren.vectors import from_vector, stack_params, to_vector
 
 PHOTO = square_crop(to_image(data.astronaut()), 48)
 TINY = ReptileConfig(**{**PRESETS["tiny"], "read_numbers": 6})
@@ -80,7 +80,7 @@ def test_outer_steps_find_where_fits_end_if_that_depends_linearly_on_the_image()
 
     first = missed()
     for images in photos[:50].split(2):
-        fitted = [from_vector(end, model.config.siren) for end in ends(images)]
+        fitted = from_vector(ends(images), model.config.siren)
         state.optimizer.zero_grad()
         model.remember(images)
         correction_loss(model, images, fitted).backward()
@@ -108,7 +108,7 @@ def test_training_that_was_interrupted_is_the_same(tmp_path):
 def test_finished_one_cannot_be_trained_further():
     model = LearnedInit(LearnedConfig(siren=base().config, read_numbers=4), base())
     with pytest.raises(InputError, match="cannot continue"):
-        correction_loss(model, PHOTO[None], [base()])
+        correction_loss(model, PHOTO[None], stack_params([base()]))
 
 
 def test_one_that_reads_nothing_is_as_before():

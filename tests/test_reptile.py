@@ -70,8 +70,8 @@ def test_theta_0_begins_as_the_sized_draw_and_moves_towards_the_mean_of_the_fits
     seed = int(torch.randint(2**31, (1,), generator=generator))
     start = Start(before, lr_factor=sized.lr_factor)
     ends = [
-        fit(start, image, budget_epochs=config.horizon_epochs, eval_epochs=(), seed=seed + i).params
-        for i, image in enumerate(images)
+        fit(start, image, budget_epochs=config.horizon_epochs, eval_epochs=(), seed=seed).params
+        for image in images
     ]
     metrics = train_step(state, config, images)
     for name, value in state.model.draw(0).items():
@@ -120,8 +120,8 @@ def test_the_log_has_the_error_of_real_fits_of_held_out_images(tmp_path):
     held_out = [values["held_out/mse_after"] for values in rows if "held_out/mse_after" in values]
     theta = Start(state.model.draw(0), lr_factor=state.model.config.lr_factor)
     fits = [
-        fit(theta, image, budget_epochs=TINY.horizon_epochs, eval_epochs=(), seed=i)
-        for i, image in enumerate(neighbours(2, seed=1000))
+        fit(theta, image, budget_epochs=TINY.horizon_epochs, eval_epochs=())
+        for image in neighbours(2, seed=1000)
     ]
     assert len(held_out) == 3  # before, in the middle, at the end
     assert held_out[-1] == pytest.approx(sum(f.kept.mse for f in fits) / 2, rel=1e-5)

@@ -29,7 +29,7 @@ from hyperinit.fitting.suits import suitable_batch
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.config import LoopConfig, training_parser
-from hyperinit.learn.images import made_ahead
+from hyperinit.learn.images import Varied, crops_on, made_ahead
 from hyperinit.learn.loop import Stop, train
 from hyperinit.learn.rundir import (
     CONFIG_NAME,
@@ -48,7 +48,7 @@ from hyperinit.photos.load import NAMES, load
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
-from hyperinit.siren.device import choose_device
+from hyperinit.siren.device import choose_device, free_bytes
 from hyperinit.siren.store import CHECKPOINT_NAME, tensors_hash
 from hyperinit.spread.processes import Processes, launched
 
@@ -155,7 +155,7 @@ def run(
     photos = _photographs(config, resumed=state is not None)
     if processes.leads:
         _describe(photos, processes)
-    images = _on_device(made_ahead(program.images(photos, config), config.data_workers), device)
+    images = _on_device(program.images(photos, config), config, device)
     check_same_images(config, train_hashes, images.hashes)
     _check_alike(processes, config, images, state)
     if not processes.leads:
@@ -257,6 +257,9 @@ def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
         raise InputError(f"{error}; say with --data where the run's images are now") from error
 
 
+PHOTOS_SHARE = 0.25  # of a GPU's free memory, that photographs may take there
+
+
 @dataclass(frozen=True)
 class _DeviceBatches:
     """Batches of another source, on a device."""
@@ -269,8 +272,12 @@ class _DeviceBatches:
         return self.source.batch(step, batch_size).to(self.device)
 
 
-def _on_device(images: TrainingImages, device: torch.device) -> TrainingImages:
-    return replace(images, batches=_DeviceBatches(images.batches, device))
+def _on_device(images: TrainingImages, config: LoopConfig, device: torch.device) -> TrainingImages:
+    """Training images where they are trained on, made there if that is a GPU with the room."""
+    memory = int(PHOTOS_SHARE * (free_bytes(device) or 0))
+    there = crops_on(images, device, memory) or made_ahead(images, config.data_workers)
+    batches = Varied(there.batches, config.seed) if config.vary_colors else there.batches
+    return replace(there, batches=_DeviceBatches(batches, device))
 
 
 def _moved(state: TrainState, device: torch.device) -> TrainState:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.fitting.config import FitConfig, with_options
+from hyperinit.fitting.config import FitConfig, rate_of, suited, with_options
 from hyperinit.fitting.descent import FitResult, descend
 from hyperinit.fitting.fit import as_start, restart_failed
+from hyperinit.fitting.steps import make_steps
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
@@ -24,6 +25,7 @@ from hyperinit.siren.device import free_bytes
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 from hyperinit.siren.signals import to_samples
 from hyperinit.siren.vectors import stack_params
+from hyperinit.stepping.schedule import DECAY_POWERS, decay
 
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
 # and fits together become slower than one after the other.
@@ -87,6 +89,39 @@ def fit_many(
         planned = max(planned_images, len(loaded))
         results.update(zip(group, _fit_or_halve(chosen, stacked, config, planned), strict=True))
     return [results[i] for i in range(len(loaded))]
+
+
+@torch.no_grad()
+def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
+    """Fits B stacked SIRENs without a look at any of them on the way, as training of starts does.
+
+    As `fit_many`, but that nothing is watched, restarted or evaluated, and starts cost nothing.
+
+    Args:
+        start: Of B SIRENs on the device of the images, which is left as it is.
+        images: (B, 3, H, W) in [0, 1].
+        config: See FitConfig.
+
+    Returns:
+        B stacked SIRENs; those whose fit diverged are not finite.
+    """
+    pixels = images.shape[-2] * images.shape[-1]
+    config = suited(config, start)
+    batch_pixels, lr = config.step_pixels(pixels), rate_of(config, start, pixels)
+    together = most_together(start.params.config, pixels, batch_pixels, images.device)
+    steps, power = (
+        round(config.budget_epochs * pixels / batch_pixels),
+        DECAY_POWERS[config.schedule],
+    )
+    ended = []
+    for i in range(0, len(images), together):
+        part: slice | int = slice(i, i + together) if together > 1 else i
+        begun = start.params.map(lambda value, part=part: value[part])  # type: ignore[misc]
+        taker = make_steps(begun, images[part], config, work=0)
+        for step in range(steps):
+            taker.take(lr, decay(step / steps, power))
+        ended += taker.params.unbatch() if together > 1 else [taker.params]
+    return stack_params(ended)
 
 
 def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ from hyperinit.images.coords import image_to_rgb
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 
 # Kind -> which layers' weights it makes (0 is the first); everything else is the base's.
-MODULATED_LAYERS = {"columns": slice(None), "low-rank": slice(1, 2)}
+MODULATED_LAYERS = {"columns": slice(None), "low-rank": slice(1, 2), "residual": slice(None)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ModulationConfig:
         kind: "columns" (TransINR): every weight matrix is the base's, multiplied by what the
             layer's tokens say, a token for every so many units. "low-rank" (IPC): the second
             layer's matrix is a shared (width, rank) times a predicted (rank, width) one, a token
-            for every rank; all other layers are shared.
+            for every rank; all other layers are shared. "residual" (ours): every weight matrix and
+            bias is the base's plus a shared (width, rank) times a predicted (rank, width + 1) one,
+            a token for every rank; nothing at first, so that training departs from the base.
         image_size: Images are area-resized to this many pixels a side before they are read.
         patch_size: Side of a patch, in pixels of these; the border is padded to whole patches.
         weight_tokens: Of a modulated layer, at most its number of units: groups, or the rank.
@@ -42,7 +44,7 @@ class ModulationConfig:
         attention_heads: Of each.
     """
 
-    kind: Literal["columns", "low-rank"]
+    kind: Literal["columns", "low-rank", "residual"]
     image_size: int = option(at_least=1)
     patch_size: int = option(at_least=1)
     weight_tokens: int = option(at_least=1)
@@ -107,8 +109,10 @@ class ModulatedWeight(nn.Module):
         shared = torch.randn(units, count) / sqrt(count * fan_in)
         self.shared = nn.Parameter(shared) if low_rank else None
 
-    def forward(self, tokens: Tensor, base: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, base: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, count, token_size) of the images, base (out, in) -> weights (B, out, in).
+
+        The biases (out,) are the base's for all images, (B, out).
 
         The sources give the weights into each unit norm 1, which suits a ReLU network whose input
         is features of length one. Here they get the norm that they have in the base, which is the
@@ -122,7 +126,38 @@ class ModulatedWeight(nn.Module):
             raw = self.shared @ rows
         norms = base.norm(dim=-1, keepdim=True)  # (out, 1)
         weights: Tensor = norms * nn.functional.normalize(raw, dim=-1)
-        return weights
+        return weights, bias.expand(len(tokens), -1)
+
+
+class ResidualWeight(nn.Module):
+    """One layer's weight tokens, and how they make what is added to its weights and biases."""
+
+    def __init__(self, config: ModulationConfig, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        units, fan_in = shape
+        count = min(config.weight_tokens, units)
+        self.tokens = nn.Parameter(torch.randn(count, config.token_size))
+        rows = nn.Linear(config.token_size, fan_in + 1)
+        nn.init.zeros_(rows.weight)
+        nn.init.zeros_(rows.bias)
+        self.rows = nn.Sequential(nn.LayerNorm(config.token_size), rows)
+        self.shared = nn.Parameter(torch.randn(units, count) / sqrt(count))
+
+    def forward(self, tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, count, token_size), base (out, in) and (out,) -> (B, out, in) and (B, out).
+
+        What is added is in units of the base's own root mean square, so that a step of training is
+        as bold in every layer.
+        """
+        residual: Tensor = self.shared @ self.rows(tokens)  # (B, out, in + 1)
+        return (
+            weight + _rms(weight) * residual[..., :-1],
+            bias + _rms(bias) * residual[..., -1],
+        )
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.detach().square().mean().sqrt()
 
 
 class Modulator(nn.Module):
@@ -136,7 +171,7 @@ class Modulator(nn.Module):
     def __init__(self, config: ModulationConfig, siren: SirenConfig) -> None:
         super().__init__()
         shapes = param_shapes(siren)
-        self.names = [f"layers.{layer}.weight" for layer in config.layers(siren)]
+        self.layers = config.layers(siren)
         self.patches = Patches(config)
         # Not nn.TransformerEncoder, whose layers all start as copies of one.
         self.encoder = nn.Sequential(
@@ -153,7 +188,10 @@ class Modulator(nn.Module):
                 for _ in range(config.transformer_layers)
             )
         )
-        self.weights = nn.ModuleList(ModulatedWeight(config, shapes[name]) for name in self.names)
+        made = ResidualWeight if config.kind == "residual" else ModulatedWeight
+        self.weights = nn.ModuleList(
+            made(config, shapes[f"layers.{layer}.weight"]) for layer in self.layers
+        )
 
     def forward(self, images: Tensor, base: Params) -> Params:
         """Images (B, 3, H, W) in [0, 1] of any size, one base -> B stacked SIRENs."""
@@ -163,9 +201,12 @@ class Modulator(nn.Module):
         out = self.encoder(tokens)[:, image_tokens.shape[1] :]
         tensors = {name: value.expand(len(images), *value.shape) for name, value in base.items()}
         counts = [len(weight.tokens) for weight in self.weights]  # type: ignore[arg-type]
-        parts = zip(self.names, self.weights, out.split(counts, dim=1), strict=True)
-        made = {name: weight(part, base[name]) for name, weight, part in parts}
-        return Params(base.config, {**tensors, **made})
+        parts = zip(self.layers, self.weights, out.split(counts, dim=1), strict=True)
+        for layer, made, part in parts:
+            names = f"layers.{layer}.weight", f"layers.{layer}.bias"
+            pair = made(part, *(base[name] for name in names))
+            tensors.update(zip(names, pair, strict=True))
+        return Params(base.config, tensors)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hyperinit.base.settings import Presets, build_parser, check, option
 
 if TYPE_CHECKING:
     from hyperinit.fitting.config import FitConfig
+    from hyperinit.hypernet.modulation import ModulationConfig
     from hyperinit.hypernet.network import HyperConfig
     from hyperinit.inits.start import Init
     from hyperinit.learn.loss import OuterLoss
@@ -87,6 +88,9 @@ class LoopConfig:
         True, "files whose names say so are tiles of one photograph and stay together"
     )
     color_profiles: bool = option(True, "apply the ICC profiles of the files in a directory")
+    vary_colors: bool = option(
+        False, "images in random colours and contrasts, some laid over another one"
+    )
     size: int = option(
         96, "side of the square training images, in pixels", at_least=4, at_most=MOST_SIDE
     )
@@ -246,10 +250,47 @@ class ReptileConfig(LoopConfig):
     fit_lr: float | None = option(
         None, "learning rate of the fits; none: what suits the base init", above=0
     )
+    patch_size: int = option(
+        0,
+        "side of the patches that a transformer reads of an image, in pixels, and predicts what is"
+        " added to all weights; 0: none",
+        at_least=0,
+        at_most=MOST_SIDE,
+    )
+    weight_tokens: int = option(
+        32, "transformer: rank of what is added to a layer", at_least=1, at_most=MOST_SIDE
+    )
+    token_size: int = option(256, "transformer: numbers in a token", at_least=1, at_most=MOST_SIDE)
+    transformer_layers: int = option(4, "transformer: its depth", at_least=1, at_most=MOST_LAYERS)
+    attention_heads: int = option(8, "transformer: of each layer", at_least=1, at_most=MOST_SIDE)
+    lr: float = option(5e-4, "transformer: learning rate of AdamW", above=0)
+    start_weight: float = option(
+        1.0,
+        "transformer: how much the gradient of the start's own error counts beside the"
+        " displacement, both in units of their mean length",
+        at_least=0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.base, self.fit  # noqa: B018  each checks its own fields
+        self.base, self.fit, self.modulation  # noqa: B018  each checks its own fields
+
+    @property
+    def modulation(self) -> ModulationConfig | None:
+        """The transformer, if one is wanted."""
+        if not self.patch_size:
+            return None
+        from hyperinit.hypernet.modulation import ModulationConfig
+
+        return ModulationConfig(
+            kind="residual",
+            image_size=self.size,
+            patch_size=self.patch_size,
+            weight_tokens=self.weight_tokens,
+            token_size=self.token_size,
+            transformer_layers=self.transformer_layers,
+            attention_heads=self.attention_heads,
+        )
 
     @property
     def base(self) -> Init:
@@ -288,6 +329,19 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
     },
     # A linear hypernetwork for 96x96, SIREN 4x128.
     "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
+    # A transformer for 96x96, SIREN 4x128: minutes of a GPU.
+    "transformer": {
+        "patch_size": 8,
+        "transformer_layers": 6,
+        "horizon_epochs": 1.0,
+        "batch_images": 256,
+        "max_steps": 3000,
+        "warmup_steps": 50,
+        "schedule": "cosine",
+        "clip_norm": 1.0,
+        "vary_colors": True,
+        "eval_steps": 500,
+    },
     # Seconds: to see that everything works.
     "tiny": {
         **TINY_SIZES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.learn.config import LoopConfig
-from hyperinit.learn.state import TrainingImages
+from hyperinit.learn.state import Batches, TrainingImages
 from hyperinit.photos.photographs import CropSampler, Photographs
-from hyperinit.photos.workers import Ahead
+from hyperinit.photos.workers import Ahead, DeviceCrops, device_bytes
 from hyperinit.photos.workload import squares_and_quarters
 
 
@@ -24,6 +25,45 @@ class FixedImages:
     def batch(self, step: int, batch_size: int) -> Tensor:
         """All of them: a step of these has as many images as there are."""
         return self.images
+
+
+class Varied:
+    """Batches of another source in other colours and contrasts, some laid over another.
+
+    So that what is learned of few photographs is learned of many images. A pure function of the
+    step, as what it takes them from.
+    """
+
+    def __init__(self, source: Batches, seed: int) -> None:
+        self._source, self._seed = source, seed
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """See Batches."""
+        images = self._source.batch(step, batch_size)
+        digest = hashlib.sha256(f"varied,{self._seed},{step}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return varied(images, generator)
+
+
+OVERLAID_SHARE = 0.3
+
+
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] in other colours and contrasts, some laid over the next one.
+
+    Contrast is times 0.7 to 1.3, that of each colour times 0.85 to 1.15 more, brightness shifted
+    by up to 0.05; OVERLAID_SHARE of the images are mixed with another one.
+
+    Args:
+        images: At least one.
+        generator: A CPU generator.
+    """
+    draws = torch.rand(len(images), 7, generator=generator).to(images)[..., None, None]
+    share = torch.where(draws[:, 5:6] < OVERLAID_SHARE, 0.5 * draws[:, 6:7], 0)
+    mixed = images.lerp(images.roll(1, 0), share)
+    mean = mixed.mean((-1, -2), keepdim=True)
+    factor = (0.7 + 0.6 * draws[:, :1]) * (0.85 + 0.3 * draws[:, 1:4])
+    return ((mixed - mean) * factor + mean + 0.1 * (draws[:, 4:5] - 0.5)).clamp(0, 1)
 
 
 def crops(photos: Photographs, config: LoopConfig) -> TrainingImages:
@@ -46,6 +86,19 @@ def fixed_squares(photos: Photographs, config: LoopConfig) -> TrainingImages:
         )
     images = FixedImages(torch.stack([image.image for image in chosen]))
     return TrainingImages(images, sorted({image.source_hash for image in chosen}))
+
+
+def crops_on(images: TrainingImages, device: torch.device, memory: int) -> TrainingImages | None:
+    """The same crops, made on a device from photographs that lie there.
+
+    None where these take more than `memory` bytes, or are no crops of photographs.
+    """
+    if not isinstance(images.batches, CropSampler):
+        return None
+    needed = device_bytes(images.batches)
+    if needed is None or needed > memory:
+        return None
+    return replace(images, batches=DeviceCrops(images.batches, device))
 
 
 def made_ahead(images: TrainingImages, workers: int) -> TrainingImages:

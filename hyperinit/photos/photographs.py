@@ -175,6 +175,28 @@ def _draws(generator: torch.Generator) -> list[float]:
     return torch.rand(4, generator=generator, dtype=torch.float64).tolist()
 
 
+@dataclass(frozen=True)
+class Square:
+    """A square of an image, in pixels, and whether it is flipped left to right."""
+
+    top: int
+    left: int
+    side: int
+    flip: bool
+
+
+def random_square(
+    height: int, width: int, size: int, draws: Sequence[float], min_scale: float = 1.0
+) -> Square:
+    """The square of a random crop, see `random_crop`; `draws` are four of [0, 1)."""
+    side_draw, top_draw, left_draw, flip_draw = draws
+    short = min(height, width)
+    smallest = min(short, max(1, round(min_scale * size)))
+    side = round(smallest * (short / smallest) ** side_draw)
+    top, left = int(top_draw * (height - side + 1)), int(left_draw * (width - side + 1))
+    return Square(top, left, side, flip_draw < 0.5)
+
+
 def random_crop(
     image: Tensor, size: int, *, generator: torch.Generator, min_scale: float = 1.0
 ) -> Tensor:
@@ -190,15 +212,11 @@ def random_crop(
         generator: The only source of randomness; always the same number of draws.
         min_scale: See above.
     """
-    side_draw, top_draw, left_draw, flip_draw = _draws(generator)
     height, width = image.shape[-2:]
-    short = min(height, width)
-    smallest = min(short, max(1, round(min_scale * size)))
-    side = round(smallest * (short / smallest) ** side_draw)
-    top, left = int(top_draw * (height - side + 1)), int(left_draw * (width - side + 1))
-    crop = image[:, top : top + side, left : left + side]
+    at = random_square(height, width, size, _draws(generator), min_scale)
+    crop = image[:, at.top : at.top + at.side, at.left : at.left + at.side]
     crop = resize(from_uint8(crop) if crop.dtype == torch.uint8 else crop, size, size)
-    return crop.flip(-1) if flip_draw < 0.5 else crop
+    return crop.flip(-1) if at.flip else crop
 
 
 def fixed_crops(image: Tensor, size: int, *, quadrants: bool = False) -> Tensor:
@@ -251,10 +269,7 @@ class CropSampler:
         With `rows` only these of them, (len(rows), 3, size, size), and no other photograph is
         read: what one of several processes works on, `range(rank, batch_size, processes)`.
         """
-        # A hash, as a sum or a product of seed and step would give two seeds common batches.
-        digest = hashlib.sha256(f"{self.seed},{step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        chosen = torch.multinomial(self._weights, batch_size, True, generator=generator).tolist()
+        chosen, generator = self._choose(step, batch_size)
         crops = []
         for row, index in enumerate(chosen):
             if rows is not None and row not in rows:
@@ -264,3 +279,27 @@ class CropSampler:
             crop = random_crop(pixels, self.size, generator=generator, min_scale=self.min_scale)
             crops.append(crop)
         return torch.stack(crops) if crops else torch.empty(0, 3, self.size, self.size)
+
+    def squares(
+        self, step: int, batch_size: int, sides: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, Square]]:
+        """Of which photograph, and where in it, each crop of a step is.
+
+        Args:
+            step: See `batch`.
+            batch_size: See `batch`.
+            sides: Height and width of every photograph.
+        """
+        chosen, generator = self._choose(step, batch_size)
+        return [
+            (i, random_square(*sides[i], self.size, _draws(generator), self.min_scale))
+            for i in chosen
+        ]
+
+    def _choose(self, step: int, batch_size: int) -> tuple[list[int], torch.Generator]:
+        """The photographs of a step, and the generator of what else is drawn for it."""
+        # A hash, as a sum or a product of seed and step would give two seeds common batches.
+        digest = hashlib.sha256(f"{self.seed},{step}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        chosen = torch.multinomial(self._weights, batch_size, True, generator=generator)
+        return chosen.tolist(), generator

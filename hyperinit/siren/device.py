@@ -53,6 +53,21 @@ def free_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) + reserve
 
 
+@contextlib.contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Inside the block matrix products of float32 may take TF32, where a GPU has units for it.
+
+    Ten bits of mantissa: for training, whose noise is larger, and never for a measured fit.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def choose_threads(asked: int | None, work: float) -> int:
     """Threads for products of so many multiply-adds each.
 
