@@ -1,4 +1,4 @@
-"""Makes a hypernetwork that comes with the package of a run, a linear one of a run of Reptile.
+"""Makes a hypernetwork that comes with the package of a run, of either method.
 
     python scripts/ship_checkpoint.py runs/NAME photo-224
 
@@ -33,6 +33,9 @@ CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 # What is kept of a checkpoint's facts: a machine's paths and loggers are nobody's business.
 _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch")
 
+# What reads an image is by far the largest part, and half precision moves a start by nothing.
+_READS = ("model/reader", "model/modulator")
+
 
 def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path:
     """Writes both files; returns the checkpoint's path.
@@ -51,8 +54,9 @@ def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path
         depth, width, size = PRETRAINED[name]
         raise InputError(f"{run}: {name} is for {size} pixels a side and a SIREN {depth} x {width}")
     own = {key: value for key, value in tensors.items() if key.startswith(f"{task.prefix}/")}
-    if "model/reader" in own:  # by far the largest; half precision moves a start by nothing
-        own["model/reader"] = own["model/reader"].half()
+    for key, value in own.items():
+        if key.startswith(_READS):
+            own[key] = value.half()
     facts = {key: info[key] for key in _KEPT if key in info} | {"commit": environment()["commit"]}
     path = checkpoints_dir / f"{name}.safetensors"
     save_tensors(path, own, task.kind, facts)

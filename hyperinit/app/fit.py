@@ -29,7 +29,7 @@ TARGET_BUDGET_EPOCHS = 200.0
 UNWRITTEN = "nothing was written"
 
 # The best that needs no training, and the draw that it begins as, where its steps do not pay.
-DEFAULT_INIT, PLAIN_DEFAULT_INIT = "untrained", "identity-sized"
+DEFAULT_INIT, PLAIN_DEFAULT_INIT = "waves-steps", "waves-sized"
 
 # What a library's error names -> what the command line calls it.
 FLAGS = {
@@ -100,9 +100,10 @@ def _add_init(parser: Parser) -> None:
     add = parser.add_argument
     add(
         "--init",
-        help="paper | 1 to 38 | identity | identity-sized | 33-sized | untrained (`hyperinit inits`"
-        " says what they are) | photo-224 | photo-96 | linear-96 (pretrained hypernetworks) | "
-        "hyper (the best of these and untrained for this width and depth) | "
+        help="paper | 1 to 38 | identity | waves | identity-sized | waves-sized | 33-sized | "
+        "untrained | waves-steps (`hyperinit inits` says what they are) | photo-224 | photo-96 | "
+        "linear-96 | clothing-48 (pretrained hypernetworks) | "
+        "hyper (the best of these and waves-steps for this width and depth) | "
         "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "

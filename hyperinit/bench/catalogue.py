@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.bench.sources import BY_NAME, InitMaker, load_init, sized_maker
-from hyperinit.hypernet.untrained import untrained
+from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.inits.rows import ROWS
 from hyperinit.inits.rules import NAMED_INITS, InitSpec
 from hyperinit.photos.load import NAMES
@@ -20,9 +20,12 @@ Images = tuple[list[NamedImage], list[tuple[str, str]]]  # and what was skipped:
 OURS = {
     "33-sized": "row 33 with the first layer times (side / 224)^0.5",
     "identity": "every unit starts as a single wave, which the hidden layers pass on",
-    "identity-sized": "identity with the first layer times (side / 224)^0.5; what `hyperinit fit`"
-    " takes",
+    "identity-sized": "identity with the first layer times (side / 224)^0.5",
+    "waves": "identity with waves that are spread evenly, and more of them long",
+    "waves-sized": "waves with the first layer times (side / 224)^0.5; what `hyperinit fit` takes"
+    " for short budgets",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
+    "waves-steps": "waves-sized after the same steps; what `hyperinit fit` takes for long budgets",
 }
 
 
@@ -53,7 +56,7 @@ class Catalogue:
 
 _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
 
-_OWN: dict[str, InitSpec | InitMaker] = {**BY_NAME, "untrained": untrained}
+_OWN: dict[str, InitSpec | InitMaker] = {**BY_NAME, **STEPPED}
 
 # Everything that an installed package can measure.
 PACKAGE = Catalogue(
@@ -81,7 +84,7 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
         raise InputError(f"--omega-0 must be a positive number, not {omega_0}")
     specs = {**{name: spec for name, (spec, _) in PACKAGE.rows.items()}, **NAMED_INITS}
     changed = {name: replace(spec, omega_0=omega_0) for name, spec in specs.items()}
-    sized = {f"{name}-sized": sized_maker(changed[name]) for name in ("33", "identity")}
+    sized = {f"{name}-sized": sized_maker(changed[name]) for name in ("33", "identity", "waves")}
     known: dict[str, InitSpec | InitMaker] = {**changed, **sized}
     if source.partition("@")[0] not in known:
         raise InputError(f"--omega-0 is for a hand-designed init by name, which {source} is not")

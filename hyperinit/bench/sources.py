@@ -25,12 +25,12 @@ from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
 from hyperinit.hypernet.hub import HUB_PREFIX, local_checkpoint
 from hyperinit.hypernet.pretrained import (
     PRETRAINED,
-    UNTRAINED,
+    UNTAUGHT,
     hyper_for,
     load_trained,
     pretrained_path,
 )
-from hyperinit.hypernet.untrained import untrained
+from hyperinit.hypernet.untrained import waves_steps
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
@@ -53,7 +53,7 @@ def sized_maker(spec: InitSpec) -> InitMaker:
 # The inits that go by a name alone, for every program; benchmarks know more.
 BY_NAME: dict[str, InitSpec | InitMaker] = {
     **NAMED_INITS,
-    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in ("33", "identity")},
+    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in ("33", "identity", "waves")},
 }
 
 
@@ -168,8 +168,8 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
         InputError: there is none for them.
     """
     pretrained = hyper_for(width, depth) if name == "hyper" else name
-    if pretrained == UNTRAINED:
-        return untrained(UNTRAINED, width, depth)
+    if pretrained == UNTAUGHT:
+        return waves_steps(UNTAUGHT, width, depth)
     return replace(_file_init(pretrained_path(pretrained), None, {}), name=name)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.layouts import Found, find, size_of_grid
-from hyperinit.hypernet.pretrained import PRETRAINED, UNTRAINED, hyper_for, load_pretrained
-from hyperinit.hypernet.untrained import untrained
+from hyperinit.hypernet.pretrained import PRETRAINED, hyper_for, load_pretrained
+from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import InitSpec, named_init, sample_params
 from hyperinit.inits.start import Init
@@ -33,7 +33,7 @@ _LINEAR_ENDS = (nn.Identity, nn.Dropout)
 def init_(
     net: Net,
     image: ImageSource | None = None,
-    init: str | InitSpec | Params | Init | Any = "identity",
+    init: str | InitSpec | Params | Init | Any = "waves",
     *,
     seed: int = 0,
     layout: str = "auto",
@@ -51,8 +51,8 @@ def init_(
             init takes any number of inputs and outputs.
         image: (3, H, W) in [0, 1], a path or what else `to_image` takes; needed by inits that look
             at it.
-        init: A hand-designed init by name ("identity", "33", "33@0.5") or as an InitSpec;
-            "untrained", the name of a pretrained hypernetwork, or "hyper", the best of these for
+        init: A hand-designed init by name ("waves", "33", "33@0.5") or as an InitSpec;
+            "waves-steps", the name of a pretrained hypernetwork, or "hyper", the best of these for
             this width and depth; a HyperNetwork, an `Init` or `Params`.
         seed: Of what is drawn.
         layout: As in `read_siren`.
@@ -120,8 +120,8 @@ def _params_for(
     bias = any(bias for _, bias in found.keys[:-1])
     if init == "hyper":
         init = hyper_for(width, depth)
-    if init == UNTRAINED:
-        init = untrained(UNTRAINED, width, depth)
+    if isinstance(init, str) and init in STEPPED:
+        init = STEPPED[init](init, width, depth)
     elif isinstance(init, str) and init in PRETRAINED:
         init = load_pretrained(init)
     if isinstance(init, str):

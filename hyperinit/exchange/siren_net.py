@@ -61,7 +61,7 @@ class SirenNet(nn.Module):
         final_activation: nn.Module | None = None,
         dropout: float = 0.0,
         *,
-        init: Any = "identity",
+        init: Any = "waves",
         seed: int | None = None,
     ) -> None:
         super().__init__()

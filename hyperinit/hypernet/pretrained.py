@@ -26,13 +26,14 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-224": (5, 256, 224),
     "linear-96": (4, 128, 96),
     "photo-96": (4, 128, 96),
+    "clothing-48": (3, 64, 48),
 }
 DEFAULT_PRETRAINED = "photo-224"
 
-# Behind `untrained`, which has learned nothing, on photographs of another source and under today's
-# fit (docs/results/learned-start.md): "hyper" is that at their size.
+# Behind UNTAUGHT, which has learned nothing, on photographs of another source and under today's fit
+# (docs/results/learned-start.md): "hyper" is that at their size.
 NOT_AHEAD = frozenset({"photo-224"})
-UNTRAINED = "untrained"
+UNTAUGHT = "waves-steps"
 
 
 def pretrained_path(name: str) -> Path:
@@ -78,7 +79,7 @@ def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str
 def hyper_for(width: int, depth: int) -> str:
     """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
 
-    That is `UNTRAINED` where nothing that was learned is ahead of it, and a line says so.
+    That is `UNTAUGHT` where nothing that was learned is ahead of it, and a line says so.
 
     Raises:
         InputError: none that comes with the package is for this size.
@@ -89,9 +90,9 @@ def hyper_for(width: int, depth: int) -> str:
     _logger.warning(
         '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s", which is taken; %s has'
         " its own name",
-        *(depth, width, UNTRAINED, name),
+        *(depth, width, UNTAUGHT, name),
     )
-    return UNTRAINED
+    return UNTAUGHT
 
 
 def pretrained_for(width: int, depth: int) -> str:

@@ -1,4 +1,4 @@
-"""The control of every trained init that takes gradient steps: the same steps, nothing learned."""
+"""A draw and a few gradient steps: the control of every trained init that takes such steps."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), d
 
 # On the rate of the draw: a start that shows the image already takes less (research log, 57).
 LR_FACTOR = 0.76
+
+# On all step sizes from waves, whose rate is then 0.8 of the draw's (research log, 68).
+WAVES_FACTOR = 0.7
 
 
 def step_sizes(params: Params, factor: float) -> list[StepSizes]:
@@ -68,8 +71,18 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
         depth: Number of its sine layers.
         factor: On all step sizes; None: 1.
     """
+    return _stepped("untrained", "identity", name, width, depth, factor)
+
+
+def waves_steps(name: str, width: int, depth: int, factor: float | None = None) -> Init:
+    """The same steps, times WAVES_FACTOR, from `waves-sized`; arguments as `untrained`."""
+    scale = WAVES_FACTOR if factor is None else factor
+    return _stepped("waves_steps", "waves", name, width, depth, scale)
+
+
+def _stepped(rule: str, base: str, name: str, width: int, depth: int, factor: float | None) -> Init:
     scale = 1.0 if factor is None else factor
-    drawn = sized_init("identity-sized", NAMED_INITS["identity"], width, depth, SIZED_POWER)
+    drawn = sized_init(f"{base}-sized", NAMED_INITS[base], width, depth, SIZED_POWER)
 
     def make(image: Tensor, seed: int) -> Params:
         params = drawn.start(image, seed).params
@@ -82,5 +95,8 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
     steps |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
     sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
-    facts, lr_factor = {"untrained": steps | sizes}, drawn.lr_factor * LR_FACTOR
+    facts, lr_factor = {rule: steps | sizes}, drawn.lr_factor * LR_FACTOR
     return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, lr_factor=lr_factor)
+
+
+STEPPED = {"untrained": untrained, "waves-steps": waves_steps}

@@ -31,14 +31,15 @@ COLUMNS = (
 
 
 def _weight(rule: WeightRule) -> str:
-    return f"{rule.dist[0].upper()}({rule.gain:.4g})"
+    power = f", {rule.power:.4g}" if rule.power != 1 else ""
+    return f"{rule.dist[0].upper()}({rule.gain:.4g}{power})"
 
 
 def _bias(rule: BiasRule | None) -> str:
     if rule is None:
         return "none"
-    if rule.kind == "torch":
-        return "torch" if rule.scale == 1 else f"torch / {rule.scale:.4g}"
+    if rule.kind in ("torch", "waves"):
+        return rule.kind if rule.scale == 1 else f"{rule.kind} / {rule.scale:.4g}"
     kind = {"uniform": "U", "even": "even", "zero": "zero"}[rule.kind]
     return kind if rule.kind == "zero" else f"{kind} {rule.scale:.4g}"
 

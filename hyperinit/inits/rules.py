@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError, check_memory, unknown_name
 from hyperinit.base.settings import as_recorded
+from hyperinit.inits.waves import even_phases, even_waves
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
 
@@ -27,14 +28,22 @@ class WeightRule:
     gain / omega_0.
 
     Attributes:
-        dist: "uniform" (the scale is the bound), "normal" (the scale is the std), or "identity"
+        dist: "uniform" (the scale is the bound), "normal" (the scale is the std), "identity"
             (nothing is drawn: unit i sees unit i of the layer below, times the scale, and no
-            other).
+            other), or "waves" (for the first layer: spread evenly, see waves.py; the scale is the
+            std that normal weights of power 1 would have).
         gain: The factor in the scale.
+        power: Of "waves": how much longer than those of normal weights most of them are.
     """
 
-    dist: Literal["uniform", "normal", "identity"]
+    dist: Literal["uniform", "normal", "identity", "waves"]
     gain: float
+    power: float = 1.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON-able data, without the power of the rules that have none."""
+        return as_recorded(self, ["power"])
 
     def scale(self, fan_in: int, omega_0: float, *, first: bool) -> float:
         """The uniform bound, the normal std, or the diagonal of this layer."""
@@ -50,16 +59,16 @@ class BiasRule:
     Attributes:
         kind: "torch": uniform within 1 / sqrt(fan_in), nn.Linear's default, divided by `scale`;
             "uniform": uniform within `scale`; "even": evenly spaced over [-scale, scale], not
-            random; "zero".
+            random; "waves": as "torch", but spread evenly as well; "zero".
         scale: See `kind`.
     """
 
-    kind: Literal["torch", "uniform", "even", "zero"]
+    kind: Literal["torch", "uniform", "even", "waves", "zero"]
     scale: float = 1.0
 
     def bound(self, fan_in: int) -> float:
         """Largest absolute value this rule gives."""
-        if self.kind == "torch":
+        if self.kind in ("torch", "waves"):
             return 1 / (sqrt(fan_in) * self.scale)
         return 0.0 if self.kind == "zero" else self.scale
 
@@ -103,6 +112,8 @@ class InitSpec:
             rule's in the first of them to exp(-taper / 2) times in the last.
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
         prefers: See Preference.
+        hidden_power, output_power: Where the init is sized (`start.sized_init`), the gains of the
+            hidden layers and of the output layer are times (side / 224) to these.
     """
 
     first: WeightRule
@@ -115,6 +126,8 @@ class InitSpec:
     taper: float = 0.0
     lr_factor: float = 1.0
     prefers: Preference = USUAL
+    hidden_power: float = 0.0
+    output_power: float = 0.0
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -122,7 +135,7 @@ class InitSpec:
 
         `lr_factor` and `prefers` are none of them: they are about the fit.
         """
-        rules = as_recorded(self, ["output", "taper"])
+        rules = as_recorded(self, ["output", "taper", "hidden_power", "output_power"])
         del rules["lr_factor"], rules["prefers"]
         return rules
 
@@ -172,6 +185,16 @@ NAMED_INITS: dict[str, InitSpec] = {
         lr_factor=0.5,
     ),
 }
+# The same with waves that are spread evenly, more of them long: docs/research-log.md 67.
+NAMED_INITS["waves"] = replace(
+    NAMED_INITS["identity"],
+    first=WeightRule("waves", 1.65, power=1.7),
+    first_bias=BiasRule("waves", 4),
+    output=WeightRule("uniform", 0.36),
+    taper=0.85,
+    hidden_power=0.2,
+    output_power=0.25,
+)
 
 
 def named_init(name: str) -> InitSpec:
@@ -207,6 +230,9 @@ def _draw_weight(
 ) -> Tensor:
     if rule.dist == "identity":
         return torch.eye(*shape, device=generator.device) * scale
+    if rule.dist == "waves":
+        count, dims = shape
+        return even_waves(count, dims, rule.power, generator).to(generator.device) * scale
     if rule.dist == "normal":
         return torch.randn(shape, generator=generator, device=generator.device) * scale
     return (torch.rand(shape, generator=generator, device=generator.device) * 2 - 1) * scale
@@ -216,6 +242,8 @@ def _draw_bias(rule: BiasRule, size: int, fan_in: int, generator: torch.Generato
     bound = rule.bound(fan_in)
     if rule.kind == "even":
         return torch.linspace(-bound, bound, size, device=generator.device)
+    if rule.kind == "waves":
+        return even_phases(size, bound, generator).to(generator.device)
     return (torch.rand(size, generator=generator, device=generator.device) * 2 - 1) * bound
 
 

@@ -28,6 +28,11 @@ def first_layer_std(spec: InitSpec, dims: int) -> float:
     return spec.omega_0 * gain / (dims * (COORD_STD if spec.unit_std_coords else 1.0))
 
 
+def side_factor(sides: Sequence[int], power: float) -> float:
+    """(side / 224)^power of a grid of two dimensions, the side being sqrt(H W)."""
+    return float((sqrt(sides[0] * sides[1]) / 224) ** power)
+
+
 def first_layer_factor(spec: InitSpec, sides: Sequence[int], power: float) -> float | Tensor:
     """What the first layer of a sized init is multiplied by.
 
@@ -36,6 +41,6 @@ def first_layer_factor(spec: InitSpec, sides: Sequence[int], power: float) -> fl
     the Nyquist frequency of its samples.
     """
     if len(sides) == 2:
-        return float((sqrt(sides[0] * sides[1]) / 224) ** power)
+        return side_factor(sides, power)
     wanted, drawn = NYQUIST_SHARE[len(sides)], first_layer_std(spec, len(sides))
     return torch.tensor([wanted * nyquist(side) / drawn for side in reversed(sides)])

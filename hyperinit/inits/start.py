@@ -27,7 +27,7 @@ from hyperinit.inits.rules import (
     named_init,
     sample_params,
 )
-from hyperinit.inits.spectrum import first_layer_factor
+from hyperinit.inits.spectrum import first_layer_factor, side_factor
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import tensors_hash
@@ -138,6 +138,7 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
     At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
     1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
     and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    A spec may have its other layers depend on the side as well, see InitSpec.hidden_power.
     For sound and volumes the factor comes from the Nyquist frequency, see `first_layer_factor`.
     """
     drawn = spec_init(name, spec, width, depth)
@@ -145,8 +146,13 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
     def make(image: Tensor, seed: int) -> Params:
         if image.ndim != 3 and power != SIZED_POWER:
             raise InputError(f"init {name}: what follows @ is for images and other grids H x W")
-        params = drawn.start(image, seed).params
-        return params.with_layer_scaled(0, first_layer_factor(spec, image.shape[1:], power))
+        params, sides = drawn.start(image, seed).params, image.shape[1:]
+        params = params.with_layer_scaled(0, first_layer_factor(spec, sides, power))
+        if len(sides) == 2:
+            powers = [spec.hidden_power] * (depth - 1) + [spec.output_power]
+            for layer, own in enumerate(powers, 1):
+                params = params.with_layer_scaled(layer, side_factor(sides, own))
+        return params
 
     rule = {"rule": name.partition("@")[0], "number": power, "output_gain": 1.0}
     return replace(drawn, make=make, facts={**spec.facts, **rule})

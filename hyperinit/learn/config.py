@@ -331,6 +331,7 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
     "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
     # A transformer for 96x96, SIREN 4x128: minutes of a GPU.
     "transformer": {
+        "base_init": "waves-sized",
         "patch_size": 8,
         "transformer_layers": 6,
         "horizon_epochs": 1.0,

@@ -216,7 +216,7 @@ def _loss(
 
 
 def _some_pixels(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Coordinates (N, 2) and colours (B, N, 3) of `count` pixels, or of all where they are fewer."""
+    """Coordinates (N, 2) and colours (B, N, 3) of `count` pixels; of all where they are fewer."""
     coords, rgb = image_coords(images), image_to_rgb(images)
     if len(coords) <= count:
         return coords, rgb
