@@ -15,13 +15,13 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
 @pytest.mark.parametrize(
     ("side", "budget", "more", "expected"),
     [
-        (40, "4", [], "untrained"),
-        (40, "2.5", [], "identity-sized"),  # its steps are more than 0.15 of the budget
-        (39, "8", [], "identity-sized"),  # they would see too few pixels
-        (48, "4", ["--size", "20x79"], "identity-sized"),
-        (39, "4", ["--size", "20x80"], "untrained"),
-        (40, "4", ["--omega-0", "20"], "identity-sized"),  # step sizes are for an omega_0 of 30
-        (40, "2.5", ["--init", "untrained"], "untrained"),
+        (40, "4", [], "waves-steps"),
+        (40, "2.2", [], "waves-sized"),  # its steps are more than a fifth of the budget
+        (39, "8", [], "waves-sized"),  # they would see too few pixels
+        (48, "4", ["--size", "20x79"], "waves-sized"),
+        (39, "4", ["--size", "20x80"], "waves-steps"),
+        (40, "4", ["--omega-0", "20"], "waves-sized"),  # step sizes are for an omega_0 of 30
+        (40, "2.2", ["--init", "untrained"], "untrained"),
     ],
 )
 def test_the_start_suits_the_image_and_the_budget(tmp_path, side, budget, more, expected):

@@ -18,6 +18,7 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import spec_init
+from hyperinit.learn.config import ReptileConfig
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.network import predict
@@ -31,8 +32,9 @@ def start_mse(params, image) -> float:
         return float(grid_errors(predict(params, image_coords(image)), image_to_rgb(image))[0])
 
 
+# The one for clothing is no picture before its fit, and is for clothing.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRETRAINED)
+@pytest.mark.parametrize("name", [name for name in PRETRAINED if name != "clothing-48"])
 def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
     depth, width, size = PRETRAINED[name]
     hyper = load_pretrained(name)
@@ -46,19 +48,20 @@ def test_each_starts_an_unseen_photograph_far_below_a_hand_designed_init(name):
 def test_each_has_its_card_its_config_and_the_hashes_of_what_it_was_trained_on(name):
     path = pretrained_path(name)
     info = read_info(path, file_kind(path))
-    assert len(info["train_hashes"]) > 1000
+    assert len(info["train_hashes"]) > 900
     assert "/" not in json.dumps({k: v for k, v in info.items() if k != "train_hashes"})
     assert (CHECKPOINTS_DIR / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
     if name.startswith("linear"):  # made by another procedure than meta-training: see its card
         return
     path = CONFIGS_DIR / f"{name}.toml"
-    config = from_dict(TrainConfig, read_config_file(path), source=str(path))
+    kind = TrainConfig if name.startswith("photo") else ReptileConfig
+    config = from_dict(kind, read_config_file(path), source=str(path))
     assert (config.depth, config.width, config.size) == PRETRAINED[name]
 
 
 def test_together_they_stay_small():
     sizes = [path.stat().st_size for path in CHECKPOINTS_DIR.glob("*.safetensors")]
-    assert len(sizes) == len(PRETRAINED) and max(sizes) <= 16e6 and sum(sizes) <= 28e6
+    assert len(sizes) == len(PRETRAINED) and max(sizes) <= 16e6 and sum(sizes) <= 34e6
 
 
 @pytest.mark.slow
@@ -72,9 +75,10 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
     assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
     with caplog.at_level("WARNING", "hyperinit"):
         init = load_init("hyper", BY_NAME, 256, 5)
-    assert init.name == "untrained" and 'nothing learned is ahead of "untrained"' in caplog.text
-    with pytest.raises(InputError, match=r"SIREN of 3 x 64: there are 5 x 256 \(photo-224\)"):
-        load_init("hyper", BY_NAME, 64, 3)
+    assert init.name == "waves-steps" and 'nothing learned is ahead of "waves-' in caplog.text
+    assert load_init("hyper", BY_NAME, 64, 3).name == "waves-steps"  # not one for clothing
+    with pytest.raises(InputError, match=r"SIREN of 3 x 65: there are 5 x 256 \(photo-224\)"):
+        load_init("hyper", BY_NAME, 65, 3)
     with pytest.raises(InputError, match="photo-224"):
         load_pretrained("photo-225")
 

@@ -30,9 +30,9 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
 }
 DEFAULT_PRETRAINED = "photo-224"
 
-# Behind UNTAUGHT, which has learned nothing, on photographs of another source and under today's fit
-# (docs/results/learned-start.md): "hyper" is that at their size.
-NOT_AHEAD = frozenset({"photo-224"})
+# Behind UNTAUGHT, which has learned nothing, under today's fit (docs/results/learned-start.md), or
+# only ahead on images of one domain: "hyper" is UNTAUGHT at their size.
+NOT_AHEAD = frozenset({"photo-224", "clothing-48"})
 UNTAUGHT = "waves-steps"
 
 
@@ -51,9 +51,9 @@ def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork | LearnedIni
     """A hypernetwork that comes with the package.
 
     Args:
-        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256), or "linear-96" or
-            "photo-96" (96 x 96, 4 x 128). Its `generate` takes images of any size; it was trained
-            on these.
+        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256), "linear-96" or
+            "photo-96" (96 x 96, 4 x 128), or "clothing-48" (clothing at 48 x 48, 3 x 64). Its
+            `generate` takes images of any size; it was trained on these.
 
     Raises:
         InputError: no such name, or the installed file is damaged.
@@ -88,8 +88,8 @@ def hyper_for(width: int, depth: int) -> str:
     if name not in NOT_AHEAD:
         return name
     _logger.warning(
-        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s", which is taken; %s has'
-        " its own name",
+        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s" on all photographs, and'
+        " that is taken; %s has its own name",
         *(depth, width, UNTAUGHT, name),
     )
     return UNTAUGHT

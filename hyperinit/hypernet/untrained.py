@@ -17,8 +17,8 @@ MAX_STEP_PIXELS = 256
 STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
 MOST_EPOCHS = STEPS * STEP_EPOCHS
 # It pays where the steps take no more of the budget, and do not see too few pixels of a tiny image
-# (docs/research-log.md 47 and 62).
-MOST_SHARE = 0.15
+# (docs/research-log.md 62 and 68).
+MOST_SHARE = 0.2
 LEAST_PIXELS = 40 * 40
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
