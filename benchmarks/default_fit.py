@@ -25,7 +25,7 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
-from benchmarks.lines import Line, append_line, read_lines
+from benchmarks.lines import Line, append_line, read_lines, with_table
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
@@ -34,7 +34,6 @@ from hyperinit.siren.store import PARAMS_KIND, read_info
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "default-fit.jsonl"
 DOCUMENT = ROOT / "docs" / "results" / "fit-engine.md"
-BEGIN, END = "<!-- default-fit -->\n", "<!-- /default-fit -->\n"
 FINE, COARSE = (0.5, 0.7, 1.0, 1.4, 2.0), (0.6, 1.0, 1.6)
 
 
@@ -158,11 +157,7 @@ def table(lines: Sequence[Line]) -> str:
 
 def update_document(text: str, lines: Sequence[Line]) -> str:
     """The page with today's table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise InputError(f"{DOCUMENT.name}: the marks {BEGIN.strip()} and {END.strip()} are gone")
-    return before + BEGIN + table(lines) + END + after
+    return with_table(DOCUMENT, text, "default-fit", table(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

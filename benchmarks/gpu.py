@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py --out gpu.json     under five minutes on a GPU
     python benchmarks/gpu.py --rehearse         at reduced size on a CPU, within a minute
+    python benchmarks/gpu.py --report           runs nothing: record -> docs
 
 Images are made on the spot. The GPU's fits are checked against the CPU's: where they end must agree
 to within TOLERANCE_DB, or the exit code is 1. Time on an otherwise idle machine.
@@ -23,8 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.lines import with_table
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
+from hyperinit.base.files import write_atomically
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit
@@ -35,6 +38,9 @@ from hyperinit.inits.start import SIZED_POWER, Start, sized_init
 from hyperinit.photos.synthetic import synthetic_image
 from hyperinit.siren.device import choose_device, choose_threads
 from hyperinit.siren.replay import without_capture
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD, DOCUMENT = ROOT / "benchmarks/records/gpu.json", ROOT / "docs/results/fit-engine.md"
 
 LEVELS_DB = (30, 35, 40, 44)
 TOLERANCE_DB = 0.5  # fits round differently on another device, and go their own ways
@@ -250,6 +256,13 @@ def tables(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def update_document(text: str, found: dict[str, Any]) -> str:
+    """The page with a record's tables between its marks."""
+    where = found["environment"]
+    said = f"{where['device']}, torch {where['torch']}; beside one thread of its host's CPU\n\n"
+    return with_table(DOCUMENT, text, "gpu", f"{said}{tables(found)}\n")
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """What the numbers depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -271,6 +284,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--device", default="cuda", metavar="auto|cpu|cuda|mps", help="beside the CPU (cuda)")
     add("--rehearse", action="store_true", help="on the CPU, at reduced size, within a minute")
+    add("--report", action="store_true", help="run nothing; write the tables of the record")
     add("--out", type=Path, help="write a record: OUT.json")
     add("--threads", type=int, help="of the CPU's rows (as many as the work is worth)")
     add("--many", type=int, default=Sizes.many, help=f"images together ({Sizes.many})")
@@ -282,6 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 1 where results disagree; 2 for bad input."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.report:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        write_atomically(DOCUMENT, update_document(text, json.loads(RECORD.read_text())).encode())
+        return 0
     sizes = REHEARSAL if arguments.rehearse else Sizes(many=arguments.many)
     work = FitConfig().step_pixels(sizes.side**2) * sizes.width**2
     try:

@@ -53,6 +53,13 @@ def test_what_there_is_no_time_for_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert "not measured" in gpu.tables(found) and gpu.disagreements(found) == []
 
 
+def test_the_page_has_the_committed_record() -> None:
+    text, record = gpu.DOCUMENT.read_text(encoding="utf-8"), json.loads(gpu.RECORD.read_text())
+    assert gpu.update_document(text, record) == text
+    slower = {**record, "one": {**record["one"], "device": record["one"]["cpu"]}}
+    assert gpu.update_document(text, slower) != text
+
+
 def test_without_a_gpu_one_line_says_so(capsys: Any) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
