@@ -21,6 +21,7 @@ from hyperinit.learn.reptile import displacement_loss
 from hyperinit.learn.state import StepResult, TrainingImages
 from hyperinit.photos.photographs import Photographs
 from hyperinit.siren.network import apply
+from hyperinit.siren.vectors import stack_params
 
 if TYPE_CHECKING:
     from baselines.trained import BaselineConfig
@@ -93,11 +94,11 @@ def reptile_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
     """The `displacement_loss` of a short fit of each image with Adam at a constant rate."""
-    start = model(images).map(Tensor.detach)
+    starts = model(images)
     pixels = images.shape[-2] * images.shape[-1]
     inner_pixels = min(config.inner_pixels, pixels)
     results = fit_many(
-        start.unbatch(),
+        starts.map(Tensor.detach).unbatch(),
         list(images),
         FitConfig(
             **{
@@ -114,9 +115,7 @@ def reptile_loss(
     )
     first, last = [r.curve[0] for r in results], [r.curve[-1] for r in results]
     return StepResult(
-        displacement_loss(
-            [model.base.params] * len(results), [result.params for result in results]
-        ),
+        displacement_loss(starts, stack_params([result.params for result in results])),
         *(sum(point.mse for point in points) / len(points) for points in (first, last)),
         *(sum(point.psnr for point in points) / len(points) for points in (first, last)),
     )

@@ -1,6 +1,7 @@
 """What one photograph looks like on the way of its fits, from the pictures kept with records.
 
-    python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
+    python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png \\
+        --inits waves-steps waves identity 33 paper
 
 A row for each init, a column for its start and for each budget; under each picture its PSNR. The
 records are made with `hyperinit benchmark --thumbnails`.
@@ -37,8 +38,19 @@ def panels(records: Sequence[Record], thumbnails: Thumbnails) -> list[tuple[str,
     return [(title, picture, text) for title, picture, text in found if picture is not None]
 
 
-def draw(records: Sequence[Record], thumbnails: Thumbnails, image: str) -> bytes:
+def draw(
+    records: Sequence[Record],
+    thumbnails: Thumbnails,
+    image: str,
+    inits: Sequence[str] | None = None,
+) -> bytes:
     """The picture, as a PNG file.
+
+    Args:
+        records: Of any images and inits.
+        thumbnails: Their pictures.
+        image: Which of the images.
+        inits: Which of the inits, in this order; None: all.
 
     Raises:
         InputError: no fit of this image has pictures.
@@ -48,7 +60,7 @@ def draw(records: Sequence[Record], thumbnails: Thumbnails, image: str) -> bytes
     own = [r for r in records if r.image == image and r.seed == 0 and not r.is_tuning]
     rows = {
         label: panels([r for r in own if r.label == label], thumbnails)
-        for label in dict.fromkeys(r.label for r in own)
+        for label in inits or dict.fromkeys(r.label for r in own)
     }
     rows = {label: row for label, row in rows.items() if len(row) > 1}
     if not rows:
@@ -76,12 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("records", type=Path, metavar="RECORDS", help="record file")
     parser.add_argument("--image", help="as the records name it (default: the first)")
+    parser.add_argument(
+        "--inits", nargs="+", metavar="INIT", help="in this order (default: all, as recorded)"
+    )
     parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png")
     arguments = parser.parse_args(argv)
     try:
         records = read_records(arguments.records)
         image = arguments.image or next(r.image for r in records if not r.is_tuning)
-        content = draw(records, Thumbnails(folder_of(arguments.records)), image)
+        thumbnails = Thumbnails(folder_of(arguments.records))
+        content = draw(records, thumbnails, image, arguments.inits)
         write_atomically(arguments.out, content)
     except InputError as error:
         parser.error(str(error))

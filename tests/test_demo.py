@@ -58,7 +58,9 @@ def test_every_fit_of_a_race_is_the_one_that_fit_makes(image):
     *_, lanes = race(image, inits(), CONFIG, target=0.0)
     alone = fits_alone(image, CONFIG)
     assert (
-        [lane.init for lane in lanes] == list(alone) == ["paper", "22", "33", "identity", "hyper"]
+        [lane.init for lane in lanes]
+        == list(alone)
+        == ["paper", "22", "33", "identity", "waves", "hyper"]
     )
     for lane in lanes:
         assert lane.over
@@ -139,7 +141,7 @@ def test_the_board_has_every_picture_curve_and_target_and_needs_no_colour(tmp_pa
     targets = re.findall(r'<text class="aim"[^>]*>([^<]*)', html)
     assert targets == ["0.08", "0.02", "0.0008"]
     dashes = re.findall(r'<path class="line" stroke-dasharray="([^"]*)"', html)
-    assert len(set(dashes)) == 5  # an init has one, wherever its line is drawn
+    assert len(set(dashes)) == 6  # an init has one, wherever its line is drawn
     image = square_crop(load_image(tmp_path / "a.png"), 16)
     for init in inits():  # the rate that each fit chose is in the table
         chosen = rate_of(race_config(None, 2.0), init.start(image, 0), 16 * 16)
@@ -278,7 +280,14 @@ def test_the_verdict_names_the_first_or_says_that_there_is_none(image):
 
 def test_a_checkpoint_sets_the_sizes_and_without_one_the_pretrained_takes_part(tmp_path):
     without = arena()
-    assert [init.name for init in without.inits] == ["paper", "22", "33", "identity", "hyper"]
+    assert [init.name for init in without.inits] == [
+        "paper",
+        "22",
+        "33",
+        "identity",
+        "waves",
+        "hyper",
+    ]
     assert without.size == 96 and without.inits[-1].train_hashes
     state = TrainState(HYPERNETWORK, shake_heads(tiny_hyper()), torch.optim.AdamW([torch.zeros(1)]))
     save_state(tmp_path / CHECKPOINT_NAME, state, TrainConfig(size=24), train_hashes=["abc"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from torch import Tensor
 
 from hyperinit.hypernet.inner import StepSizes, adapt
 from hyperinit.hypernet.network import StepSizeStart
-from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.rules import NAMED_INITS, InitSpec, WeightRule
 from hyperinit.inits.start import SIZED_POWER, Init, sized_init
 from hyperinit.siren.network import Params
 
@@ -27,8 +28,17 @@ FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), d
 # On the rate of the draw: a start that shows the image already takes less (research log, 57).
 LR_FACTOR = 0.76
 
-# On all step sizes from waves, whose rate is then 0.8 of the draw's (research log, 68).
+# On all step sizes from waves (research log, 68), and the draw that suits what they are for: long
+# fits want more short waves than `waves` has, and hidden layers that do not depend on the side.
 WAVES_FACTOR = 0.7
+WAVES_DRAW = replace(
+    NAMED_INITS["waves"],
+    first=WeightRule("waves", 1.54, power=1.45),
+    hidden=WeightRule("identity", 1.85),
+    output=WeightRule("uniform", 0.43),
+    hidden_power=0.0,
+    output_power=0.0,
+)
 
 
 def step_sizes(params: Params, factor: float) -> list[StepSizes]:
@@ -71,31 +81,33 @@ def untrained(name: str, width: int, depth: int, factor: float | None = None) ->
         depth: Number of its sine layers.
         factor: On all step sizes; None: 1.
     """
-    return _stepped("untrained", "identity", name, width, depth, factor)
+    scale = 1.0 if factor is None else factor
+    init = _stepped(NAMED_INITS["identity"], name, width, depth, scale)
+    return replace(init, facts={"untrained": init.facts})
 
 
 def waves_steps(name: str, width: int, depth: int, factor: float | None = None) -> Init:
-    """The same steps, times WAVES_FACTOR, from `waves-sized`; arguments as `untrained`."""
+    """The same steps, times WAVES_FACTOR, from WAVES_DRAW, sized; arguments as `untrained`."""
     scale = WAVES_FACTOR if factor is None else factor
-    return _stepped("waves_steps", "waves", name, width, depth, scale)
+    init = _stepped(WAVES_DRAW, name, width, depth, scale)
+    return replace(init, facts={"waves_steps": {**init.facts, "draw": WAVES_DRAW.facts}})
 
 
-def _stepped(rule: str, base: str, name: str, width: int, depth: int, factor: float | None) -> Init:
-    scale = 1.0 if factor is None else factor
-    drawn = sized_init(f"{base}-sized", NAMED_INITS[base], width, depth, SIZED_POWER)
+def _stepped(draw: InitSpec, name: str, width: int, depth: int, factor: float) -> Init:
+    drawn = sized_init(name, draw, width, depth, SIZED_POWER)
 
     def make(image: Tensor, seed: int) -> Params:
         params = drawn.start(image, seed).params
         return adapt(
-            params, image, step_sizes(params, scale), step_pixels(image[0].numel()), seed=seed
+            params, image, step_sizes(params, factor), step_pixels(image[0].numel()), seed=seed
         )
 
     # No rule of a draw in its facts: scores do not count it as hand-designed.
-    steps = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": scale}
-    steps |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
+    facts = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": factor}
+    facts |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
-    sizes = {"hidden": hidden, "output": output, "output_bias": output_bias}
-    facts, lr_factor = {rule: steps | sizes}, drawn.lr_factor * LR_FACTOR
+    facts |= {"hidden": hidden, "output": output, "output_bias": output_bias}
+    lr_factor = drawn.lr_factor * LR_FACTOR
     return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, lr_factor=lr_factor)
 
 
