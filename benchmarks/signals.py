@@ -25,7 +25,7 @@ from hyperinit.images.coords import grid_coords
 from hyperinit.images.pixels import square_crop
 from hyperinit.photos.synthetic import synthetic_image
 
-INITS = ("paper", "identity-sized")
+INITS = ("paper", "identity-sized", "waves-sized")
 SEEDS = 2
 SMOKE_EPOCHS = 0.5
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 UNWRITTEN = "nothing was written"
 
-# The best that needs no training, and the draw that it begins as, where its steps do not pay.
-DEFAULT_INIT, PLAIN_DEFAULT_INIT = "waves-steps", "waves-sized"
+# The best that needs no training; where its steps do not pay; of sounds and volumes (log 69).
+DEFAULT_INIT, PLAIN_DEFAULT_INIT, GRIDS_INIT = "waves-steps", "waves-sized", "identity-sized"
 
 # What a library's error names -> what the command line calls it.
 FLAGS = {
@@ -206,6 +206,8 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
     from hyperinit.hypernet.untrained import pays
     from hyperinit.images.signals import shows_image
 
+    if image is not None and image.ndim != 3:
+        return GRIDS_INIT
     if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
         return PLAIN_DEFAULT_INIT
     is_worth_it = pays(_pixels(arguments, image), config.budget_epochs)
