@@ -1,9 +1,9 @@
 """What one photograph looks like on the way of its fits, from the pictures kept with records.
 
-    python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png \\
-        --inits waves-steps waves identity 33 paper
+    python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
 
-A row for each init, a column for its start and for each budget; under each picture its PSNR. The
+A row for each init (`--inits waves-steps waves identity 33 paper` are those of the page), a column
+for its start and for each budget; under each picture its PSNR. The
 records are made with `hyperinit benchmark --thumbnails`.
 """
 

@@ -22,11 +22,14 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (39, "4", ["--size", "20x80"], "waves-steps"),
         (40, "4", ["--omega-0", "20"], "waves-sized"),  # step sizes are for an omega_0 of 30
         (40, "2.2", ["--init", "untrained"], "untrained"),
+        (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of an epoch
+        (40, None, ["--target-mse", "8e-4", "--width", "64", "--depth", "3"], "waves-steps"),
     ],
 )
 def test_the_start_suits_the_image_and_the_budget(tmp_path, side, budget, more, expected):
     save_image(smooth_image(side), tmp_path / "a.png")
     out = tmp_path / "a.safetensors"
-    line = ["fit", str(tmp_path / "a.png"), "-o", str(out), "--budget-epochs", budget]
+    line = ["fit", str(tmp_path / "a.png"), "-o", str(out)]
+    line += [] if budget is None else ["--budget-epochs", budget]
     assert main([*line, *NETWORK, *more]) == 0
     assert load_params(out)[1]["init"] == expected

@@ -210,7 +210,7 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
         return GRIDS_INIT
     if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
         return PLAIN_DEFAULT_INIT
-    is_worth_it = pays(_pixels(arguments, image), config.budget_epochs)
+    is_worth_it = pays(_pixels(arguments, image), config.budget_epochs, arguments.target_mse)
     return DEFAULT_INIT if is_worth_it else PLAIN_DEFAULT_INIT
 
 

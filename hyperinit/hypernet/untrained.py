@@ -20,6 +20,7 @@ MOST_EPOCHS = STEPS * STEP_EPOCHS
 # It pays where the steps take no more of the budget, and do not see too few pixels of a tiny image
 # (docs/research-log.md 62 and 68).
 MOST_SHARE = 0.2
+USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # to an error of 0.02, and how they go with the error
 LEAST_PIXELS = 40 * 40
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
@@ -60,13 +61,17 @@ def cost_epochs(pixels: int) -> float:
     return STEPS * step_pixels(pixels) / pixels
 
 
-def pays(pixels: int | None, budget_epochs: float) -> bool:
+def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
     """Whether a fit ends better from here than from the draw, on most photographs.
 
     Args:
         pixels: Of the image; None: not known, but not few.
         budget_epochs: Of the fit.
+        target_mse: Where its end is found on the way: it takes about as many epochs as a photograph
+            of 96 x 96 usually does (records learned-96), if that is less.
     """
+    if target_mse:
+        budget_epochs = min(budget_epochs, USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER)
     cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
     is_tiny = pixels is not None and pixels < LEAST_PIXELS
     return cost <= MOST_SHARE * budget_epochs and not is_tiny
