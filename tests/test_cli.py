@@ -146,7 +146,7 @@ def test_meta_train_writes_a_whole_run(tmp_path, capsys):
     table = (tmp_path / "run" / "comparison.md").read_text()
     assert capsys.readouterr().out.strip() == table.strip()
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == [
-        *("paper", "22", "33", "identity", "hyper")
+        *("paper", "22", "33", "identity", "waves", "hyper")
     ]
     assert "PSNR at step 0" in table and "epochs to 0.0008" in table
     names = {path.name for path in (tmp_path / "run").iterdir()}
