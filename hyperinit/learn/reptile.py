@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -183,7 +184,12 @@ def _least_bytes(config: ReptileConfig, images: int) -> dict[str, float]:
     """Values and gradients of what is learned, the starts and ends of all fits, and one fit."""
     pixels, weights = config.size**2, SirenConfig(config.width, config.depth).weights
     of_one = 8.0 * (1 + config.read_numbers) + weight_bytes(config.fit.optimizer)
+    patches = ceil(config.size / config.patch_size) ** 2 if config.patch_size else 0
+    numbers = bool(patches) * config.transformer_layers * config.token_size
     return {
+        # Of a transformer: AdamW's four times each number; what its layers keep for their gradient.
+        "token_size transformer_layers": 16.0 * 12 * numbers * config.token_size,
+        "batch_images patch_size token_size": 4.0 * 16 * images * patches * numbers,
         "width depth read_numbers": of_one * weights,
         "batch_images width depth": 8.0 * images * weights,
         "batch_images size": (12.0 * images + PIXEL_BYTES) * pixels,

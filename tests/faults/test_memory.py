@@ -50,6 +50,7 @@ def drawn(config: SirenConfig):
 
 
 TRAIN = ["meta-train", "--preset", "tiny", "--wandb", "disabled", "--out", "o"]
+READS = [*TRAIN, "--method", "reptile", "--patch-size", "1"]
 MEASURE = ["benchmark", "--quick", "--inits", "33", "--out", "o.jsonl"]
 MEASURE += ["--images", "p.png", "--tuning-images", "photos"]
 OPEN = [*MEASURE, "--track", "open"]
@@ -84,6 +85,8 @@ TOO_LARGE = {
     " ".join([*TRAIN, "--method", "reptile", "--width", "8192"]): "width 8192",
     " ".join([*TRAIN, "--method", "reptile", "--size", "3000"]): "size 3000",
     " ".join([*TRAIN, "--method", "reptile", "--batch-images", "65536"]): "batch_images 65536",
+    " ".join([*READS, "--token-size", "16384"]): "token_size 16384, transformer_layers 4",
+    " ".join([*READS, "--batch-images", "9000"]): "batch_images 9000, patch_size 1",
 }
 
 
