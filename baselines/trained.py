@@ -133,15 +133,7 @@ class BaselineConfig(AdaptingConfig):
         kind = RIVALS[self.rival].modulation
         if kind is None:
             return None
-        return ModulationConfig(
-            kind,
-            image_size=self.size,
-            patch_size=self.patch_size,
-            weight_tokens=self.weight_tokens,
-            token_size=self.token_size,
-            transformer_layers=self.transformer_layers,
-            attention_heads=self.attention_heads,
-        )
+        return ModulationConfig.of(kind, self)
 
 
 Loss = Callable[[LearnedInit, BaselineConfig, Tensor, torch.Generator], StepResult]

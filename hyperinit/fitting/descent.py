@@ -19,6 +19,7 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb, is_
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, predict
+from hyperinit.siren.vectors import choose_params
 from hyperinit.stepping.engine import settled
 from hyperinit.stepping.schedule import DECAY_POWERS, decay
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
@@ -299,8 +300,7 @@ class _Descent:
                 keep[i] = progress.add(point, self.config)
                 self.on_eval(progress.curve[-1])
         chosen = torch.tensor(keep, device=shown.device).reshape(self.batch)
-        kept = {name: _choose(chosen, params[name], self.kept[name]) for name in self.kept}
-        self.kept = Params(self.kept.config, kept)
+        self.kept = choose_params(chosen, params, self.kept)
         if self.replan is not None and not all(progress.gave_up for progress in self.fits):
             self.steps = max(self.replan.looked(self.step, mse[0]), self.step)
         self.over = self.step >= self.steps or all(progress.over for progress in self.fits)
@@ -380,10 +380,3 @@ def _eval_at(pixels: int, eval_pixels: int | None, device: torch.device) -> Tens
         return None
     drawn = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
     return drawn[:eval_pixels].to(device)
-
-
-def _choose(which: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """A new tensor with the entries of `yes` where `which` (B,) or () is true, else of `no`."""
-    return torch.where(
-        which.reshape(*which.shape, *[1] * (yes.ndim - which.ndim)), yes.detach(), no
-    )

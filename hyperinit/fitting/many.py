@@ -120,8 +120,8 @@ def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
         taker = make_steps(begun, images[part], config, work=0)
         for step in range(steps):
             taker.take(lr, decay(step / steps, power))
-        ended += taker.params.unbatch() if together > 1 else [taker.params]
-    return stack_params(ended)
+        ended.append(taker.params if together > 1 else stack_params([taker.params]))
+    return Params(start.params.config, {n: torch.cat([p[n] for p in ended]) for n in ended[0]})
 
 
 def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterator[list[int]]:

@@ -9,9 +9,9 @@ residual network predicts every weight and bias whole; of the base it only takes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,12 @@ class ModulationConfig:
                 f"token_size must be a multiple of attention_heads, not {self.token_size} with"
                 f" {self.attention_heads}"
             )
+
+    @classmethod
+    def of(cls, kind: Any, settings: Any) -> ModulationConfig:
+        """From a training's settings, which have these fields, and `size`, the images' side."""
+        own = {field.name for field in fields(cls)} - {"kind", "image_size"}
+        return cls(kind, settings.size, **{name: getattr(settings, name) for name in own})
 
     def layers(self, siren: SirenConfig) -> list[int]:
         """The layers of a SIREN whose weights it makes.

@@ -282,15 +282,7 @@ class ReptileConfig(LoopConfig):
             return None
         from hyperinit.hypernet.modulation import ModulationConfig
 
-        return ModulationConfig(
-            kind="residual",
-            image_size=self.size,
-            patch_size=self.patch_size,
-            weight_tokens=self.weight_tokens,
-            token_size=self.token_size,
-            transformer_layers=self.transformer_layers,
-            attention_heads=self.attention_heads,
-        )
+        return ModulationConfig.of("residual", self)
 
     @property
     def base(self) -> Init:

@@ -32,7 +32,7 @@ from hyperinit.learn.config import EVAL_PIXELS, MOST_READ, REPTILE_PRESETS, Rept
 from hyperinit.learn.state import StepResult, Task
 from hyperinit.siren.device import fast_products
 from hyperinit.siren.network import Params, SirenConfig, predict
-from hyperinit.siren.vectors import FlatParams, stack_params, to_vector
+from hyperinit.siren.vectors import FlatParams, choose_params, stack_params, to_vector
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 
 assert MOST_READ == MOST_COSINES, "what the config allows is what images can be read by"
@@ -241,12 +241,7 @@ def _no_worse(
     before, after = (grid_errors(predict(params, coords), rgb) for params in (starts, ends))
     better = after[0] <= before[0]
     mse, psnr = (torch.where(better, b, a) for a, b in zip(before, after, strict=True))
-
-    def chosen(name: str) -> Tensor:
-        mask = better.view(-1, *(1,) * (starts[name].ndim - 1))
-        return torch.where(mask, ends[name], starts[name])
-
-    return before, (mse, psnr), Params(ends.config, {name: chosen(name) for name in ends})
+    return before, (mse, psnr), choose_params(better, ends, starts)
 
 
 def _starts(

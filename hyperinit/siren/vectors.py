@@ -39,6 +39,16 @@ def from_vector(vector: Tensor, config: SirenConfig) -> Params:
     )
 
 
+def choose_params(which: Tensor, yes: Params, no: Params) -> Params:
+    """New SIRENs: of `yes`, detached, where `which` (B,) or () is true, else of `no`."""
+
+    def chosen(name: str) -> Tensor:
+        mask = which.reshape(*which.shape, *[1] * (yes[name].ndim - which.ndim))
+        return torch.where(mask, yes[name].detach(), no[name])
+
+    return Params(no.config, {name: chosen(name) for name in no})
+
+
 def stack_params(several: Sequence[Params]) -> Params:
     """B single SIRENs of one SirenConfig -> one Params with a leading B.
 
