@@ -320,7 +320,14 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
     # A linear hypernetwork for 96x96, SIREN 4x128.
-    "linear": {"read_numbers": 128, "eps": 1.0, "horizon_epochs": 1.0, "max_steps": 8000},
+    "linear": {
+        "base_init": "waves-sized",
+        "read_numbers": 128,
+        "eps": 1.0,
+        "horizon_epochs": 1.0,
+        "batch_images": 64,
+        "max_steps": 200,
+    },
     # A transformer for 96x96, SIREN 4x128: minutes of a GPU.
     "transformer": {
         "base_init": "waves-sized",

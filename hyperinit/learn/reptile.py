@@ -15,6 +15,7 @@ taught by the same displacements, together with the gradient of the error where 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -167,11 +168,12 @@ def _fits(
 ) -> Params:
     """Where the fits of B images lead.
 
-    For a transformer there are so many that none of them is looked after.
+    For a reader there are so many that none of them is looked after.
     """
     factor, starts = model.config.lr_factor, starts.map(Tensor.detach)
-    if config.patch_size:
-        with fast_products(images.device):
+    if config.read_numbers or config.patch_size:
+        # Those for a transformer, on a GPU, may be rounded.
+        with fast_products(images.device) if config.patch_size else nullcontext():
             return fit_unseen(
                 Start(starts, lr_factor=factor), images, replace(config.fit, seed=seed)
             )
@@ -249,9 +251,11 @@ def _starts(
 ) -> tuple[dict[str, Sequence[Params]], dict[str, Any]]:
     """Where the fits of held-out images start, and where they lead: what is to become better."""
     before = [model.unadapted(image, seed=0) for image in held_out]
-    after = _fits(model, config, stack_params(before), held_out, 0).unbatch()
+    starts = stack_params(before)
+    ends = _fits(model, config, starts, held_out, 0)
+    _, _, after = _no_worse(starts, ends, (image_coords(held_out), image_to_rgb(held_out)))
     metrics = {f"weights/{name}_std": float(value.std()) for name, value in before[0].items()}
-    return {"before": before, "after": after}, metrics
+    return {"before": before, "after": after.unbatch()}, metrics
 
 
 REPTILE: Task[ReptileConfig, LearnedInit] = Task(
