@@ -85,6 +85,7 @@ HOSTILE = {
     "an environment of null": changed(environment=None),
     "an image of 1e9 pixels a side": changed(settings={**SETTINGS, "image_size": 10**9}),
     "rates that rise in part": changed(settings={**SETTINGS, "rising_rates": [True]}),
+    "a warm-up that is a list": changed(settings={**SETTINGS, "warmup_steps": [4]}),
     "no pixels in a batch": changed(settings={**SETTINGS, "batch_pixels": 0}),
     "frozen layers that are text": changed(settings={**SETTINGS, "frozen_layers": "0"}),
     "changes that are a list": changed(changes=[]),

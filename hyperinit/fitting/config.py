@@ -64,6 +64,8 @@ class FitConfig:
         rising_rates: Whether the sine layers' rates rise geometrically from 0.5 times the rate in
             the first to 1.5 times in the last; otherwise they are all alike. None: what suits the
             init: they rise, or from init 33 fall.
+        warmup_steps: Steps over which the rate rises linearly to its own. None: what suits the
+            init: a few from a start that shows the image already, otherwise none.
     """
 
     budget_epochs: float = option(8.0, at_least=0, at_most=MAX_EPOCHS)
@@ -88,6 +90,7 @@ class FitConfig:
     optimizer: Literal["auto", "nadam", "soap", "adamw"] = "auto"
     beta1: float = option(0.8, at_least=0, below=1)
     rising_rates: bool | None = None
+    warmup_steps: int | None = option(None, at_least=0, at_most=MAX_COUNT)
 
     def __post_init__(self) -> None:
         check(self)
@@ -107,6 +110,7 @@ PROTOCOL_1: dict[str, Any] = {
     "optimizer": "adamw",
     "beta1": 0.9,
     "rising_rates": False,
+    "warmup_steps": 0,
 }
 
 
@@ -114,6 +118,8 @@ def suited(config: FitConfig, start: Start) -> FitConfig:
     """A config with what suits the start, where it leaves that open."""
     if config.optimizer == AUTO:
         config = replace(config, optimizer=start.prefers.optimizer)
+    if config.warmup_steps is None:
+        config = replace(config, warmup_steps=start.prefers.warmup_steps)
     if config.rising_rates is not None:
         return config
     if not start.prefers.falling_rates:

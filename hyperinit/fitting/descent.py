@@ -21,7 +21,7 @@ from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.vectors import choose_params
 from hyperinit.stepping.engine import settled
-from hyperinit.stepping.schedule import DECAY_POWERS, decay
+from hyperinit.stepping.schedule import DECAY_POWERS, decay, warmup
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
@@ -241,6 +241,7 @@ class _Descent:
         if not self.trains:  # all layers are frozen
             return
         factor = decay(self.step / self.steps, self.power) * self.lr_factor
+        factor *= warmup(self.step, self.config.warmup_steps or 0)
         if self.replan is not None:
             factor *= self.replan.lr_factor
         losses = self.taker.take(self.lr, factor)

@@ -25,7 +25,7 @@ from hyperinit.siren.device import free_bytes
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 from hyperinit.siren.signals import to_samples
 from hyperinit.siren.vectors import stack_params
-from hyperinit.stepping.schedule import DECAY_POWERS, decay
+from hyperinit.stepping.schedule import DECAY_POWERS, decay, warmup
 
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
 # and fits together become slower than one after the other.
@@ -119,7 +119,8 @@ def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
         begun = start.params.map(lambda value, part=part: value[part])  # type: ignore[misc]
         taker = make_steps(begun, images[part], config, work=0)
         for step in range(steps):
-            taker.take(lr, decay(step / steps, power))
+            risen = warmup(step, config.warmup_steps or 0)
+            taker.take(lr, decay(step / steps, power) * risen)
         ended.append(taker.params if together > 1 else stack_params([taker.params]))
     return Params(start.params.config, {n: torch.cat([p[n] for p in ended]) for n in ended[0]})
 

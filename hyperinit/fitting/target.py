@@ -168,7 +168,9 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 flat_mse=flat_mse,
                 on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
-            (result,) = descend(Start(start.params), image, own, replan=end)
+            # What making it cost is counted here, once.
+            begun = replace(start, epochs=0.0, sec=0.0)
+            (result,) = descend(begun, image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
             start_mse = min(start_mse, end.start_mse)
             visited = result.curve[-1].epochs

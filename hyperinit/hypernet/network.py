@@ -22,7 +22,7 @@ from hyperinit.hypernet.hub import Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, root_mse
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource, to_image
-from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.rules import SHOWS_IMAGE, Preference, named_init, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
@@ -191,6 +191,11 @@ class HyperNetwork(Shared, nn.Module):
     def normalized_steps(self) -> bool:
         """See HyperConfig."""
         return self.config.normalized_steps
+
+    @property
+    def prefers(self) -> Preference:
+        """See Start."""
+        return SHOWS_IMAGE
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from torch import Tensor
 
 from hyperinit.hypernet.inner import StepSizes, adapt
 from hyperinit.hypernet.network import StepSizeStart
-from hyperinit.inits.rules import NAMED_INITS, InitSpec, WeightRule
+from hyperinit.inits.rules import NAMED_INITS, SHOWS_IMAGE, InitSpec, WeightRule
 from hyperinit.inits.start import SIZED_POWER, Init, sized_init
 from hyperinit.siren.network import Params
 
@@ -113,7 +114,8 @@ def _stepped(draw: InitSpec, name: str, width: int, depth: int, factor: float) -
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
     facts |= {"hidden": hidden, "output": output, "output_bias": output_bias}
     lr_factor = drawn.lr_factor * LR_FACTOR
-    return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, lr_factor=lr_factor)
+    suits: dict[str, Any] = {"lr_factor": lr_factor, "prefers": SHOWS_IMAGE}
+    return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, **suits)
 
 
 STEPPED = {"untrained": untrained, "waves-steps": waves_steps}

@@ -84,14 +84,20 @@ class Preference:
         falling_rates: Whether the rates of the sine layers are to fall with depth, from 1.5 times
             the fit's in the first to 0.5 times in the last; otherwise they rise.
         lr_factor: On the rate where they do not rise.
+        warmup_steps: See FitConfig.
     """
 
     optimizer: Literal["nadam", "soap"] = "nadam"
     falling_rates: bool = False
     lr_factor: float = 1.0
+    warmup_steps: int = 0
 
 
 USUAL = Preference()
+# Of starts that show the image already. The first steps of NAdam, which knows no more of a weight's
+# gradients than one of them, move every weight by the whole rate, and lose some of what such a
+# start shows: docs/research-log.md 72.
+SHOWS_IMAGE = Preference(warmup_steps=4)
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,10 @@ class InitModel(Protocol):
     def facts(self) -> dict[str, Any]:
         """What records and checkpoints say of it, JSON-able."""
 
+    @property
+    def prefers(self) -> Preference:
+        """See Start."""
+
     def to(self, device: Any) -> Any:
         """As nn.Module's."""
 
@@ -235,6 +239,7 @@ def model_init(name: str, model: InitModel) -> Init:
         model.generate_epochs,
         {**model.facts, "sha256": tensors_hash(model.state_dict())},
         lr_factor=model.config.lr_factor,
+        prefers=model.prefers,
     )
 
 
@@ -246,12 +251,13 @@ def start_of(model: InitModel, image: Tensor, seed: int) -> Start:
         image: (3, H, W) in [0, 1], on the device of the model.
         seed: See the model's `generate`.
     """
-    name, rate = type(model).__name__, model.config.lr_factor
+    name, rate, suits = type(model).__name__, model.config.lr_factor, model.prefers
 
     def make(image: Tensor, seed: int) -> Params:
         return model.generate(image, seed=seed)
 
-    return Init(name, make, model.generate_epochs, lr_factor=rate).start(image, seed)
+    init = Init(name, make, model.generate_epochs, lr_factor=rate, prefers=suits)
+    return init.start(image, seed)
 
 
 def params_init(name: str, params: Params) -> Init:

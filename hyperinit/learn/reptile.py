@@ -170,14 +170,13 @@ def _fits(
 
     For a reader there are so many that none of them is looked after.
     """
-    factor, starts = model.config.lr_factor, starts.map(Tensor.detach)
+    suits: dict[str, Any] = {"lr_factor": model.config.lr_factor, "prefers": model.prefers}
+    starts = starts.map(Tensor.detach)
     if config.read_numbers or config.patch_size:
         # Those for a transformer, on a GPU, may be rounded.
         with fast_products(images.device) if config.patch_size else nullcontext():
-            return fit_unseen(
-                Start(starts, lr_factor=factor), images, replace(config.fit, seed=seed)
-            )
-    begun = [Start(params, lr_factor=factor) for params in starts.unbatch()]
+            return fit_unseen(Start(starts, **suits), images, replace(config.fit, seed=seed))
+    begun = [Start(params, **suits) for params in starts.unbatch()]
     results = fit_many(begun, list(images), config.fit, seed=seed)
     return stack_params([result.params for result in results])
 

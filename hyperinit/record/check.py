@@ -153,6 +153,8 @@ def _settings(name: str, value: Any) -> None:
             _whole(1, most)(f"{name}.{field}", value[field])
     if "rising_rates" in value:
         _flag(f"{name}.rising_rates", value["rising_rates"])
+    if "warmup_steps" in value:
+        _whole(0, MAX_SEED)(f"{name}.warmup_steps", value["warmup_steps"])
     _frozen(value)
 
 

@@ -142,11 +142,11 @@ _USUAL: dict[int, dict[str, Any]] = {
     },
 }
 
-# Version -> settings that are chosen for each init and budget, as its learning rate is, and what a
-# record has that does not say.
+# Version -> settings that are chosen for each init and budget, as its learning rate is, or that an
+# init brings with it; and what a record has that does not say.
 CHOSEN_SETTINGS: dict[int, dict[str, Any]] = {
     1: {},
-    2: {"batch_pixels": None, "rising_rates": False},
+    2: {"batch_pixels": None, "rising_rates": False, "warmup_steps": 0},
 }
 
 

@@ -170,6 +170,9 @@ def _label(record: Record) -> str:
 # Rates
 
 
+_USUAL = {"rising_rates": True, "warmup_steps": 0}  # which need not be mentioned
+
+
 class Choice(NamedTuple):
     """What is chosen for an init and a budget: the rate, and what else the protocol says is."""
 
@@ -186,8 +189,7 @@ class Choice(NamedTuple):
         )
 
     def __str__(self) -> str:
-        # A switch that is on is as usual.
-        others = (f"{name} {value}" for name, value in self.others if value is not True)
+        others = (f"{name} {value}" for name, value in self.others if value != _USUAL.get(name))
         return ", ".join([f"{self.lr:g}", *others])
 
 

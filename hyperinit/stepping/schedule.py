@@ -20,6 +20,11 @@ def decay(done: float, power: float) -> float:
     return float((1 - min(max(done, 0.0), 1.0)) ** power) if power else 1.0
 
 
+def warmup(step: int, steps: int) -> float:
+    """The rate's factor at a step (0 is the first) while it rises, over so many steps, to 1."""
+    return min((step + 1) / (steps + 1), 1.0)
+
+
 def layer_factors(
     depth: int,
     first: float = FIRST_FACTOR,
