@@ -635,6 +635,16 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert "a.tar: no usable image" in refusal(f"{tmp_path}/a.tar")
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "s-000.tar", "stack.npz"])
+def test_a_directory_of_other_kinds_of_data_says_how_to_name_them(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "README.md").write_text("")
+    said = refusal(str(tmp_path))
+    assert f"no image files there, but {name}: give its own path" in said and "hf:" in said
+
+
 def test_a_bad_shard_among_good_ones_is_listed(tmp_path: Path) -> None:
     pattern = write_shards(tmp_path / "x")
     (tmp_path / "x/s-02.tar").write_bytes(b"nothing")
@@ -789,7 +799,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(sys, "path", [str(ROOT)])
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     said = fails(["meta-train", "--data", data, "--out", "run"], capsys)
     assert f"hyperinit[{extra}]" in said
     assert not (tmp_path / "run").exists()

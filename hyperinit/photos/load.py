@@ -190,7 +190,15 @@ def _open(name: str, limit: int | None, profiles: bool) -> Source:
     if not name or (os.path.basename(name) == name and not Path(name).exists()):
         examples = ", ".join(kind.example for kind in KINDS)
         raise unknown_name("data set", name, [*NAMES, f"{examples}, or an existing directory"])
-    return open_folder(name, profiles=profiles)
+    source = open_folder(name, profiles=profiles)
+    # Of other kinds of data a directory may hold, none is read unless it is named.
+    others = [] if source.names else sorted(filter(kind_of, os.listdir(name)))
+    if others:
+        raise InputError(
+            f"{shown_path(name)}: no image files there, but {shown_path(others[0])}: give its own"
+            " path, or hf:DIRECTORY for a data set as the Hub keeps it"
+        )
+    return source
 
 
 def _refuse(name: str, refuses: Mapping[str, str], how: Wanted) -> None:
