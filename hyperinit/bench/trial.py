@@ -30,7 +30,7 @@ from hyperinit.siren.store import tensors_hash
 # Fields of FitConfig that came after the first records of this version of the protocol.
 LATER_FIT_OPTIONS = (
     *("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts"),
-    *("optimizer", "beta1", "rising_rates", "warmup_steps"),
+    *("optimizer", "beta1", "rising_rates", "warmup_steps", "rising_units"),
 )
 
 # Version of the protocol -> what its fits have that no field of `Protocol` says.
@@ -145,7 +145,8 @@ class Trial:
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        suits = {"warmup_steps": self.init.prefers.warmup_steps}
+        prefers = self.init.prefers
+        suits = {"warmup_steps": prefers.warmup_steps, "rising_units": prefers.rising_units}
         version = {**suits, **FITS[self.protocol.version]}
         config = FitConfig(**{**version, **shared, **self.fit_fields, **own})
         if config.max_restarts:

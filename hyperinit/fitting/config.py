@@ -66,6 +66,9 @@ class FitConfig:
             init: they rise, or from init 33 fall.
         warmup_steps: Steps over which the rate rises linearly to its own. None: what suits the
             init: a few from a start that shows the image already, otherwise none.
+        rising_units: Whether, in every hidden layer, the rates of the units rise from 0.5 times the
+            layer's, for the one that carries the longest wave of the first layer, to 1.5 times,
+            for the shortest. Only for starts whose hidden layers hand waves on; None: from these.
     """
 
     budget_epochs: float = option(8.0, at_least=0, at_most=MAX_EPOCHS)
@@ -91,6 +94,7 @@ class FitConfig:
     beta1: float = option(0.8, at_least=0, below=1)
     rising_rates: bool | None = None
     warmup_steps: int | None = option(None, at_least=0, at_most=MAX_COUNT)
+    rising_units: bool | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -111,6 +115,7 @@ PROTOCOL_1: dict[str, Any] = {
     "beta1": 0.9,
     "rising_rates": False,
     "warmup_steps": 0,
+    "rising_units": False,
 }
 
 
@@ -120,6 +125,8 @@ def suited(config: FitConfig, start: Start) -> FitConfig:
         config = replace(config, optimizer=start.prefers.optimizer)
     if config.warmup_steps is None:
         config = replace(config, warmup_steps=start.prefers.warmup_steps)
+    if config.rising_units is None:
+        config = replace(config, rising_units=start.prefers.rising_units)
     if config.rising_rates is not None:
         return config
     if not start.prefers.falling_rates:

@@ -20,7 +20,7 @@ from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 from hyperinit.stepping.samplers import SAMPLERS, Batches
-from hyperinit.stepping.schedule import layer_factors
+from hyperinit.stepping.schedule import layer_factors, unit_factors
 from hyperinit.stepping.soap import OPTIMIZERS
 
 
@@ -228,6 +228,7 @@ class FlatSteps:
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             plain=plain,
+            unit_factors=self._unit_factors(parts),
         )
         self._unit_std_coords = self.params.config.unit_std_coords
         moved = [layer for layer, factor in enumerate(parts.factors) if factor]
@@ -237,6 +238,15 @@ class FlatSteps:
                 *(self._flat, self._optimizer.gradient, self._batches.batch_pixels),
                 min(moved, default=0),
             )
+
+    @staticmethod
+    def _unit_factors(parts: Parts) -> dict[str, Tensor]:
+        """Of the hidden layers that are trained."""
+        if not parts.config.rising_units:
+            return {}
+        factors = unit_factors(parts.start["layers.0.weight"].detach())
+        hidden = range(1, parts.start.config.depth)
+        return {f"layers.{i}.weight": factors for i in hidden if parts.factors[i]}
 
     @torch.no_grad()
     def take(self, lr: float, decay: float) -> Tensor:

@@ -23,7 +23,7 @@ from hyperinit.hypernet.restore import base_from, config_from, restored
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.linear import gains, with_one
-from hyperinit.inits.rules import PAPER_INIT, SHOWS_IMAGE, USUAL, Preference, sample_params
+from hyperinit.inits.rules import PAPER_INIT, Preference, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
@@ -147,7 +147,7 @@ class LearnedInit(Shared, nn.Module):
     def prefers(self) -> Preference:
         """See Start."""
         looks = self.reader is not None or self.modulator is not None or self.config.adapts
-        return SHOWS_IMAGE if looks else USUAL
+        return Preference.of(self.base.params, shows_image=looks)
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""

@@ -22,7 +22,7 @@ from hyperinit.hypernet.hub import Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, root_mse
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource, to_image
-from hyperinit.inits.rules import SHOWS_IMAGE, Preference, named_init, sample_params
+from hyperinit.inits.rules import Preference, named_init, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
@@ -195,7 +195,7 @@ class HyperNetwork(Shared, nn.Module):
     @property
     def prefers(self) -> Preference:
         """See Start."""
-        return SHOWS_IMAGE
+        return Preference.of(self.base.params, shows_image=True)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperinit.hypernet.inner import StepSizes, adapt
 from hyperinit.hypernet.network import StepSizeStart
-from hyperinit.inits.rules import NAMED_INITS, SHOWS_IMAGE, InitSpec, WeightRule
+from hyperinit.inits.rules import NAMED_INITS, WARMUP_STEPS, InitSpec, Preference, WeightRule
 from hyperinit.inits.start import SIZED_POWER, Init, sized_init
 from hyperinit.siren.network import Params
 
@@ -29,6 +29,7 @@ FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), d
 
 # On the rate of the draw: a start that shows the image already takes less (research log, 57).
 LR_FACTOR = 0.76
+SUITS = Preference(warmup_steps=WARMUP_STEPS, rising_units=True)
 
 # On all step sizes from waves (research log, 68), and the draw that suits what they are for: long
 # fits want more short waves than `waves` has, and hidden layers that do not depend on the side.
@@ -114,7 +115,7 @@ def _stepped(draw: InitSpec, name: str, width: int, depth: int, factor: float) -
     (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
     facts |= {"hidden": hidden, "output": output, "output_bias": output_bias}
     lr_factor = drawn.lr_factor * LR_FACTOR
-    suits: dict[str, Any] = {"lr_factor": lr_factor, "prefers": SHOWS_IMAGE}
+    suits: dict[str, Any] = {"lr_factor": lr_factor, "prefers": SUITS}
     return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, **suits)
 
 

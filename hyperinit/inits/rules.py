@@ -84,20 +84,50 @@ class Preference:
         falling_rates: Whether the rates of the sine layers are to fall with depth, from 1.5 times
             the fit's in the first to 0.5 times in the last; otherwise they rise.
         lr_factor: On the rate where they do not rise.
-        warmup_steps: See FitConfig.
+        warmup_steps, rising_units: See FitConfig.
     """
 
     optimizer: Literal["nadam", "soap"] = "nadam"
     falling_rates: bool = False
     lr_factor: float = 1.0
     warmup_steps: int = 0
+    rising_units: bool = False
 
+    @classmethod
+    def of(cls, params: Params, *, shows_image: bool) -> Preference:
+        """What suits a start that was learned, by what it is.
+
+        Args:
+            params: Its parameters for some image, or for all.
+            shows_image: Whether they show the image that a fit is of.
+        """
+        steps = WARMUP_STEPS if shows_image else 0
+        return cls(warmup_steps=steps, rising_units=carries_waves(params))
+
+
+# From starts that show the image already. The first steps of NAdam, which knows no more of a
+# weight's gradients than one of them, move every weight by the whole rate, and lose some of what
+# such a start shows: docs/research-log.md 72.
+WARMUP_STEPS = 4
+
+# Hidden layers hand waves on where the diagonals of their weights are so many times as large as the
+# rest of them, both as root mean squares.
+_DOMINANT = 4.0
 
 USUAL = Preference()
-# Of starts that show the image already. The first steps of NAdam, which knows no more of a weight's
-# gradients than one of them, move every weight by the whole rate, and lose some of what such a
-# start shows: docs/research-log.md 72.
-SHOWS_IMAGE = Preference(warmup_steps=4)
+# Of inits whose hidden layers hand waves on.
+CARRIES_WAVES = Preference(rising_units=True)
+
+
+def carries_waves(params: Params) -> bool:
+    """Whether unit i of every hidden layer carries, for the most part, the first layer's wave i."""
+    for layer in range(1, params.config.depth):
+        weights = params.layer(layer)[0]
+        kept = weights.diagonal(dim1=-2, dim2=-1)
+        rest = weights - torch.diag_embed(kept)
+        if not kept.square().mean() > (_DOMINANT**2) * rest.square().mean():
+            return False
+    return params.config.depth > 1
 
 
 @dataclass(frozen=True)
@@ -189,6 +219,7 @@ NAMED_INITS: dict[str, InitSpec] = {
         output=WeightRule("uniform", 0.55),
         taper=0.8,
         lr_factor=0.5,
+        prefers=CARRIES_WAVES,
     ),
 }
 # The same with waves that are spread evenly, more of them long: docs/research-log.md 67.

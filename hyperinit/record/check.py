@@ -151,8 +151,9 @@ def _settings(name: str, value: Any) -> None:
         if field in value:
             most = MAX_SIDE**2 if field == "batch_pixels" else MAX_SIDE
             _whole(1, most)(f"{name}.{field}", value[field])
-    if "rising_rates" in value:
-        _flag(f"{name}.rising_rates", value["rising_rates"])
+    for flag in ("rising_rates", "rising_units"):
+        if flag in value:
+            _flag(f"{name}.{flag}", value[flag])
     if "warmup_steps" in value:
         _whole(0, MAX_SEED)(f"{name}.warmup_steps", value["warmup_steps"])
     _frozen(value)

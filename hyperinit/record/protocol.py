@@ -146,7 +146,7 @@ _USUAL: dict[int, dict[str, Any]] = {
 # init brings with it; and what a record has that does not say.
 CHOSEN_SETTINGS: dict[int, dict[str, Any]] = {
     1: {},
-    2: {"batch_pixels": None, "rising_rates": False, "warmup_steps": 0},
+    2: {"batch_pixels": None, "rising_rates": False, "warmup_steps": 0, "rising_units": False},
 }
 
 

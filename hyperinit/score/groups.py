@@ -170,7 +170,11 @@ def _label(record: Record) -> str:
 # Rates
 
 
-_USUAL = {"rising_rates": True, "warmup_steps": 0}  # which need not be mentioned
+_USUAL = {
+    "rising_rates": True,
+    "warmup_steps": 0,
+    "rising_units": False,
+}  # which need not be mentioned
 
 
 class Choice(NamedTuple):

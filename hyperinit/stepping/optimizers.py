@@ -7,9 +7,11 @@ update itself (docs/research-log.md 41), and NAdam has no fused kernel for a CPU
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.siren.vectors import FlatParams
@@ -39,6 +41,8 @@ class Optimizer:
         eps: Added to the root of the second moment.
         weight_decay: See above.
         plain: Whether to use `PlainMoves`; None: everywhere but on a CPU.
+        unit_factors: Name of weights (..., out, in) -> factors on the rates of their units,
+            (..., out).
     """
 
     nesterov = False
@@ -53,6 +57,7 @@ class Optimizer:
         eps: float = EPS,
         weight_decay: float = 0.0,
         plain: bool | None = None,
+        unit_factors: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         if len(layer_factors) != len(flat.layers):
             raise InputError(
@@ -71,6 +76,11 @@ class Optimizer:
         self._all = self._pieces()
         self._images: list[list[Piece]] = []  # made when rates first differ
         self._lr: float | Sequence[float] = 0.0
+        # Weights, where they stood before a step, and how much of it each of their units takes.
+        self._units = [
+            (flat.params[name], torch.empty_like(flat.params[name]), factors[..., None])
+            for name, factors in unit_factors.items()
+        ]
 
     @torch.no_grad()
     def step(self, lr: float | Sequence[float]) -> None:
@@ -102,6 +112,14 @@ class Optimizer:
 
     def move(self) -> None:
         """Moves the parameters of all layers, and the moments."""
+        for weights, stood, _ in self._units:
+            stood.copy_(weights)
+        self._move()
+        for weights, stood, factors in self._units:
+            torch.lerp(stood, weights, factors, out=weights)
+
+    def _move(self) -> None:
+        """Where all units take the whole step."""
         lr = self._lr
         if isinstance(lr, float):
             for piece in self._all:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 # Of the last layer that is no sine layer, relative to the fit's rate.
 OUTPUT_FACTOR = 5.0
 
 # Of the first and of the last sine layer.
 FIRST_FACTOR, LAST_FACTOR = 0.5, 1.5
+
+# Of the units of a hidden layer that carry the longest and the shortest wave of the first layer.
+SLOWEST_UNIT, FASTEST_UNIT = 0.5, 1.5
 
 # Schedule -> the power of (1 - t) that the rate falls with.
 DECAY_POWERS = {"power": 0.7, "linear": 1.0, "constant": 0.0}
@@ -23,6 +28,23 @@ def decay(done: float, power: float) -> float:
 def warmup(step: int, steps: int) -> float:
     """The rate's factor at a step (0 is the first) while it rises, over so many steps, to 1."""
     return min((step + 1) / (steps + 1), 1.0)
+
+
+def unit_factors(first_weights: Tensor) -> Tensor:
+    """Factors on the rates of a hidden layer's units, of which unit i carries wave i of the first.
+
+    They rise evenly from the longest wave to the shortest.
+
+    Args:
+        first_weights: Of the first layer, (..., width, coordinates).
+
+    Returns:
+        (..., width).
+    """
+    frequencies = first_weights.norm(dim=-1)
+    place = frequencies.argsort(-1).argsort(-1) / max(frequencies.shape[-1] - 1, 1)
+    factors: Tensor = SLOWEST_UNIT + (FASTEST_UNIT - SLOWEST_UNIT) * place.to(first_weights)
+    return factors
 
 
 def layer_factors(
