@@ -15,6 +15,7 @@ from hyperinit.bench.trial import Trial
 from hyperinit.fitting.config import FitConfig, suited
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
+from hyperinit.fitting.steps import make_steps
 from hyperinit.hypernet.learned import LearnedConfig, LearnedInit
 from hyperinit.inits.rules import carries_waves
 from hyperinit.inits.start import Init, Start
@@ -37,12 +38,13 @@ def start(name: str) -> Start:
     return init_of(name).start(smooth_image(SIDE), 0)
 
 
-def steps_of(params: Params, layer: int, **options: Any) -> Tensor:
-    """The largest change of a weight of each unit in the first step, (units,)."""
-    one = {"budget_epochs": 64 / SIDE**2, "batch_pixels": 64, "max_restarts": 0, "lr": 1e-4}
-    end = fit(params, smooth_image(SIDE), **one, warmup_steps=0, **options).params
-    change: Tensor = (end.layer(layer)[0] - params.layer(layer)[0]).abs().amax(-1)
-    return change
+def first_step(params: Params, done: float, **options: Any) -> list[Tensor]:
+    """The largest change of a weight of each unit, (units,), layer by layer."""
+    config = suited(FitConfig(batch_pixels=64, **options), Start(params))
+    steps = make_steps(params, smooth_image(SIDE), config, work=0)
+    steps.take(1e-4, 1.0, done)
+    layers = range(DEPTH + 1)
+    return [(steps.params.layer(i)[0] - params.layer(i)[0]).abs().amax(-1) for i in layers]
 
 
 def test_factors_rise_evenly_from_the_longest_wave_to_the_shortest() -> None:
@@ -54,15 +56,17 @@ def test_factors_rise_evenly_from_the_longest_wave_to_the_shortest() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["nadam", "soap"])
-def test_units_of_hidden_layers_move_by_their_factors_and_nothing_else_does(optimizer: Any) -> None:
+@pytest.mark.parametrize(("done", "share"), [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)])
+def test_units_of_hidden_layers_come_to_their_factors_and_nothing_else_does(
+    optimizer: Any, done: float, share: float
+) -> None:
     params = start("waves-sized").params
-    factors = unit_factors(params.layer(0)[0])
-    for layer in range(DEPTH + 1):
-        level, rising = (
-            steps_of(params, layer, rising_units=on, optimizer=optimizer) for on in (False, True)
-        )
-        wanted = level * factors if 0 < layer < DEPTH else level
-        torch.testing.assert_close(rising, wanted, rtol=2e-3, atol=1e-8)
+    factors = 1 + share * (unit_factors(params.layer(0)[0]) - 1)
+    level = first_step(params, done, rising_units=False, optimizer=optimizer)
+    rising = first_step(params, done, rising_units=True, optimizer=optimizer)
+    for layer, (one, other) in enumerate(zip(level, rising, strict=True)):
+        wanted = one * factors if 0 < layer < DEPTH else one
+        torch.testing.assert_close(other, wanted, rtol=2e-3, atol=1e-8)
 
 
 def test_frozen_layers_stay_as_they_are() -> None:
@@ -106,7 +110,7 @@ def test_fits_of_waves_end_lower_by_it() -> None:
         begun = init_of("waves-steps").start(image, 0)
         ends = [fit(begun, image, budget_epochs=4, rising_units=on).mse for on in (True, False)]
         ratio *= ends[0] / ends[1]
-    assert ratio < 0.95
+    assert ratio < 0.98
 
 
 def test_a_benchmark_declares_it_and_tables_name_it() -> None:

@@ -68,7 +68,8 @@ class FitConfig:
             init: a few from a start that shows the image already, otherwise none.
         rising_units: Whether, in every hidden layer, the rates of the units rise from 0.5 times the
             layer's, for the one that carries the longest wave of the first layer, to 1.5 times,
-            for the shortest. Only for starts whose hidden layers hand waves on; None: from these.
+            for the shortest; in full only at the end of the fit. For starts whose hidden layers
+            hand waves on; None: only from these.
     """
 
     budget_epochs: float = option(8.0, at_least=0, at_most=MAX_EPOCHS)

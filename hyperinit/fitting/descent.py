@@ -240,11 +240,12 @@ class _Descent:
     def _take_step(self) -> None:
         if not self.trains:  # all layers are frozen
             return
-        factor = decay(self.step / self.steps, self.power) * self.lr_factor
+        done = self.step / self.steps
+        factor = decay(done, self.power) * self.lr_factor
         factor *= warmup(self.step, self.config.warmup_steps or 0)
         if self.replan is not None:
             factor *= self.replan.lr_factor
-        losses = self.taker.take(self.lr, factor)
+        losses = self.taker.take(self.lr, factor, done)
         smoothing = 1 - TRAIN_MSE_SMOOTHING if self.step else 1.0
         self.train_mse = losses if smoothing == 1 else self.train_mse.lerp(losses, smoothing)
         self.losses_since += losses

@@ -120,7 +120,7 @@ def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
         taker = make_steps(begun, images[part], config, work=0)
         for step in range(steps):
             risen = warmup(step, config.warmup_steps or 0)
-            taker.take(lr, decay(step / steps, power) * risen)
+            taker.take(lr, decay(step / steps, power) * risen, step / steps)
         ended.append(taker.params if together > 1 else stack_params([taker.params]))
     return Params(start.params.config, {n: torch.cat([p[n] for p in ended]) for n in ended[0]})
 

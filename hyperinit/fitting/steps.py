@@ -20,7 +20,7 @@ from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 from hyperinit.stepping.samplers import SAMPLERS, Batches
-from hyperinit.stepping.schedule import layer_factors, unit_factors
+from hyperinit.stepping.schedule import layer_factors, unit_factors, unit_share
 from hyperinit.stepping.soap import OPTIMIZERS
 
 
@@ -33,8 +33,14 @@ class Steps(Protocol):
 
     params: Params
 
-    def take(self, lr: float, decay: float) -> Tensor:
-        """One step at lr x decay; returns the mean squared errors before it, () or (B,)."""
+    def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
+        """One step at lr x decay; returns the mean squared errors before it, () or (B,).
+
+        Args:
+            lr: Of the fit.
+            decay: On it.
+            done: Share of the fit that is over, which the rates of single units depend on.
+        """
 
     def state(self) -> dict[str, Any]:
         """All that the next steps depend on, but for the pixels they see."""
@@ -162,7 +168,7 @@ class AutogradSteps:
         if any(parts.factors):
             self._optimizer = adamw(self.params, parts.config, parts.factors)
 
-    def take(self, lr: float, decay: float) -> Tensor:
+    def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
         """See Steps."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["factor"] * decay
@@ -249,9 +255,10 @@ class FlatSteps:
         return {f"layers.{i}.weight": factors for i in hidden if parts.factors[i]}
 
     @torch.no_grad()
-    def take(self, lr: float, decay: float) -> Tensor:
+    def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
         """See Steps."""
         losses = self._descend(*self._batches())
+        self._optimizer.unit_share.fill_(unit_share(done))
         self._optimizer.step(lr * decay)
         return losses
 
@@ -312,9 +319,10 @@ class StaticSteps(FlatSteps):
         self._replayed = [Replayed(_one_after_the_other(part), device) for part in calls]
 
     @torch.no_grad()
-    def take(self, lr: float, decay: float) -> Tensor:
+    def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
         """See Steps."""
         self._pixels.copy_(self._credit.sampler.next_batch())
+        self._optimizer.unit_share.fill_(unit_share(done))
         if not self._optimizer.refreshes:
             self._optimizer.advance(lr * decay)
             self._replayed[0]()

@@ -32,6 +32,8 @@ class Optimizer:
     Attributes:
         gradient: To be filled before each step; its content is not kept.
         steps: Taken so far.
+        unit_share: (), from 0, where all units have their layer's rate, to 1, where `unit_factors`
+            count in full. To be filled in place.
 
     Args:
         flat: The parameters; updated in place.
@@ -42,7 +44,7 @@ class Optimizer:
         weight_decay: See above.
         plain: Whether to use `PlainMoves`; None: everywhere but on a CPU.
         unit_factors: Name of weights (..., out, in) -> factors on the rates of their units,
-            (..., out).
+            (..., out), as far as `unit_share` says.
     """
 
     nesterov = False
@@ -76,9 +78,10 @@ class Optimizer:
         self._all = self._pieces()
         self._images: list[list[Piece]] = []  # made when rates first differ
         self._lr: float | Sequence[float] = 0.0
-        # Weights, where they stood before a step, and how much of it each of their units takes.
+        self.unit_share = flat.vector.new_ones(())
+        # Weights, where they stood before a step, and how much more of it each of the units takes.
         self._units = [
-            (flat.params[name], torch.empty_like(flat.params[name]), factors[..., None])
+            (flat.params[name], torch.empty_like(flat.params[name]), factors[..., None] - 1)
             for name, factors in unit_factors.items()
         ]
 
@@ -115,8 +118,8 @@ class Optimizer:
         for weights, stood, _ in self._units:
             stood.copy_(weights)
         self._move()
-        for weights, stood, factors in self._units:
-            torch.lerp(stood, weights, factors, out=weights)
+        for weights, stood, more in self._units:
+            torch.lerp(stood, weights, 1 + self.unit_share * more, out=weights)
 
     def _move(self) -> None:
         """Where all units take the whole step."""

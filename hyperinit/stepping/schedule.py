@@ -30,6 +30,14 @@ def warmup(step: int, steps: int) -> float:
     return min((step + 1) / (steps + 1), 1.0)
 
 
+def unit_share(done: float) -> float:
+    """How much `unit_factors` count when a share `done` of the fit is over: its root.
+
+    At first all units have to move: images that are rich in detail are worse off otherwise.
+    """
+    return float(min(max(done, 0.0), 1.0) ** 0.5)
+
+
 def unit_factors(first_weights: Tensor) -> Tensor:
     """Factors on the rates of a hidden layer's units, of which unit i carries wave i of the first.
 
