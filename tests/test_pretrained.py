@@ -81,6 +81,21 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
         load_pretrained("photo-225")
 
 
+@pytest.mark.parametrize(
+    ("options", "init"),
+    [
+        (["--budget-epochs", "2"], "linear-96"),
+        (["--budget-epochs", "6"], "waves-steps"),  # which is ahead in long fits
+        (["--target-mse", "0.05"], "linear-96"),
+    ],
+)
+def test_hyper_is_what_suits_the_length_of_a_fit(options, init, tmp_path, capsys):
+    save_image(square_crop(to_image(data.chelsea()), 48), tmp_path / "photo.png")
+    network = ["--width", "128", "--depth", "4", "--init", "hyper", "--json"]
+    assert main(["fit", f"{tmp_path}/photo.png", *network, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["init"] == init
+
+
 def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out(
     tmp_path, monkeypatch
 ):

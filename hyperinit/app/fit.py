@@ -155,17 +155,19 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     config = fit_config(arguments, parser)
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
+    from hyperinit.hypernet.pretrained import hyper_for
     from hyperinit.images.signals import load_samples
     from hyperinit.photos.load import is_set
     from hyperinit.siren.device import choose_device
 
-    # Read once, though the init, the width and the fit all need it.
     image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
     arguments.init = arguments.init or _default_init(arguments, config, image)
-    named = inits_for_fit(arguments.init, arguments.omega_0)
     arguments.width = arguments.width or _width(arguments, image)
     sizes = arguments.width, arguments.depth
+    if arguments.init == "hyper" and arguments.omega_0 is None:
+        arguments.init = hyper_for(*sizes, config.budget_epochs, arguments.target_mse)
+    named = inits_for_fit(arguments.init, arguments.omega_0)
     theirs = typed.theirs_of(arguments.theirs)
     device = choose_device(arguments.device)
     if device.type == "cpu" and arguments.init.partition("@")[0] in named:
@@ -175,7 +177,6 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     if image is None:
         from hyperinit.sets.command import fit_images
 
-        named = inits_for_fit(PLAIN_DEFAULT_INIT, arguments.omega_0)
         base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     for flag in ("learn", "dry_run", "limit"):
@@ -371,8 +372,8 @@ def _fit_to_target(
             f" {_with_flags(advice(result, target))}"
         )
     fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
-    text = f"{name}: from {facts['init']}, {outcome}, {cost}"
-    return text, {**fields, "sec": result.sec, "attempts": len(result.runs)}
+    fields |= {"sec": result.sec, "attempts": len(result.runs)}
+    return f"{name}: from {facts['init']}, {outcome}, {cost}", fields
 
 
 def _write(
@@ -394,7 +395,6 @@ def _write(
 
 
 def looks(config: FitConfig) -> tuple[float, ...]:
-    """When a fit that is watched is evaluated: often enough to see it move, and a few per cent of
-    its time at most."""
+    """When a fit that is watched is evaluated; a few per cent of its time at most."""
     every = max(config.budget_epochs / 16, 2.0)
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
+from hyperinit.hypernet.untrained import expected_epochs
 from hyperinit.siren.store import checkpoint_file, file_kind
 
 _logger = logging.getLogger("hyperinit")
@@ -34,6 +36,8 @@ DEFAULT_PRETRAINED = "photo-224"
 # only ahead on images of one domain: "hyper" is UNTAUGHT at their size.
 NOT_AHEAD = frozenset({"photo-224", "clothing-48"})
 UNTAUGHT = "waves-steps"
+# Name -> up to how many epochs of a fit it is ahead of UNTAUGHT (records learned-96).
+LEADS_EPOCHS = {"linear-96": 4.0}
 
 
 def pretrained_path(name: str) -> Path:
@@ -76,21 +80,35 @@ def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str
     return load_hypernetwork(path)
 
 
-def hyper_for(width: int, depth: int) -> str:
+def hyper_for(
+    width: int,
+    depth: int,
+    budget_epochs: float | None = None,
+    target_mse: float | None = None,
+) -> str:
     """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
 
     That is `UNTAUGHT` where nothing that was learned is ahead of it, and a line says so.
+
+    Args:
+        width, depth: Of the SIREN.
+        budget_epochs: Of the fit; None: not known, and taken to be few.
+        target_mse: Where its end is found on the way.
 
     Raises:
         InputError: none that comes with the package is for this size.
     """
     name = pretrained_for(width, depth)
-    if name not in NOT_AHEAD:
+    if name in NOT_AHEAD:
+        length = ""
+    elif expected_epochs(budget_epochs or 0, target_mse) > LEADS_EPOCHS.get(name, inf):
+        length = f" in fits of more than {LEADS_EPOCHS[name]:g} epochs"
+    else:
         return name
     _logger.warning(
-        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s" on all photographs, and'
+        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s" on all photographs%s, and'
         " that is taken; %s has its own name",
-        *(depth, width, UNTAUGHT, name),
+        *(depth, width, UNTAUGHT, length, name),
     )
     return UNTAUGHT
 

@@ -63,6 +63,13 @@ def cost_epochs(pixels: int) -> float:
     return STEPS * step_pixels(pixels) / pixels
 
 
+def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> float:
+    """What a fit will take: its budget, or less where it ends at a target."""
+    if not target_mse:
+        return budget_epochs
+    return min(budget_epochs, USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER)
+
+
 def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
     """Whether a fit ends better from here than from the draw, on most photographs.
 
@@ -72,8 +79,7 @@ def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = No
         target_mse: Where its end is found on the way: it takes about as many epochs as a photograph
             of 96 x 96 usually does (records learned-96), if that is less.
     """
-    if target_mse:
-        budget_epochs = min(budget_epochs, USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER)
+    budget_epochs = expected_epochs(budget_epochs, target_mse)
     cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
     is_tiny = pixels is not None and pixels < LEAST_PIXELS
     return cost <= MOST_SHARE * budget_epochs and not is_tiny

@@ -170,11 +170,8 @@ def _label(record: Record) -> str:
 # Rates
 
 
-_USUAL = {
-    "rising_rates": True,
-    "warmup_steps": 0,
-    "rising_units": False,
-}  # which need not be mentioned
+# What need not be mentioned.
+_USUAL = {"rising_rates": True, "warmup_steps": 0, "rising_units": False}
 
 
 class Choice(NamedTuple):
