@@ -67,7 +67,7 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     """What a fit will take: its budget, or less where it ends at a target."""
     if not target_mse:
         return budget_epochs
-    return min(budget_epochs, USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER)
+    return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
 def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
