@@ -189,6 +189,7 @@ def test_batch_and_profile_of_the_rates_are_chosen_for_every_init_as_its_rate_is
                 "batch_pixels": 256 if likes_large else 64,
                 "rising_rates": not likes_large,
                 "warmup_steps": 0,
+                "rising_units": False,
             }
     table = markdown(score_groups(records))
     assert "batch_pixels 256, rising_rates False" in table and "rising_rates True" not in table

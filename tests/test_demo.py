@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -251,8 +252,10 @@ def test_two_races_at_once_do_not_mix(tmp_path):
     def run(path: Path) -> Iterator[list[Lane]]:
         return race(load_image(path), inits(), CONFIG, target=0.0)
 
-    together = list(zip(*map(run, paths), strict=True))[-1]
-    for path, lanes in zip(paths, together, strict=True):
+    # Turn by turn; a fit that is given up ends its race a few turns earlier.
+    turns = list(zip_longest(*map(run, paths)))
+    for at, path in enumerate(paths):
+        lanes = [turn[at] for turn in turns if turn[at] is not None][-1]
         *_, alone = run(path)
         for a, b in zip(lanes, alone, strict=True):
             assert_same(a.result.params, b.result.params)
