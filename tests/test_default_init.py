@@ -17,8 +17,10 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
     [
         (40, "4", [], "waves-steps"),
         (40, "2.2", [], "waves-sized"),  # its steps are more than a fifth of the budget
-        (39, "8", [], "waves-sized"),  # they would see too few pixels
-        (48, "4", ["--size", "20x79"], "waves-sized"),
+        (39, "8", [], "identity-sized"),  # they would see too few pixels
+        (39, "2.2", [], "waves-sized"),
+        (39, None, ["--target-mse", "0.3"], "waves-sized"),
+        (48, "4", ["--size", "20x79"], "identity-sized"),
         (39, "4", ["--size", "20x80"], "waves-steps"),
         (40, "4", ["--omega-0", "20"], "waves-sized"),  # step sizes are for an omega_0 of 30
         (40, "2.2", ["--init", "untrained"], "untrained"),

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 UNWRITTEN = "nothing was written"
 
-# The best that needs no training; where its steps do not pay; of sounds and volumes (log 69).
-DEFAULT_INIT, PLAIN_DEFAULT_INIT, GRIDS_INIT = "waves-steps", "waves-sized", "identity-sized"
+# The best that needs no training; in short fits; of tiny images, sounds and volumes (log 69, 76).
+DEFAULT_INIT, PLAIN_DEFAULT_INIT, ALL_WAVES_INIT = "waves-steps", "waves-sized", "identity-sized"
 
 # What a library's error names -> what the command line calls it.
 FLAGS = {
@@ -108,8 +108,8 @@ def _add_init(parser: Parser) -> None:
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
-        f"--omega-0) (default: {DEFAULT_INIT}; for short budgets and tiny images"
-        f" {PLAIN_DEFAULT_INIT})",
+        f"--omega-0) (default: {DEFAULT_INIT}; {PLAIN_DEFAULT_INIT} for short budgets, else"
+        f" {ALL_WAVES_INIT} for tiny images)",
     )
     width = "of a hand-designed init (256; more for large images)"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
@@ -204,15 +204,17 @@ def check_fit(
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
     """The init where none is named."""
-    from hyperinit.hypernet.untrained import pays
+    from hyperinit.hypernet.untrained import is_short, pays
     from hyperinit.images.signals import shows_image
 
     if image is not None and image.ndim != 3:
-        return GRIDS_INIT
+        return ALL_WAVES_INIT
     if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
         return PLAIN_DEFAULT_INIT
-    is_worth_it = pays(_pixels(arguments, image), config.budget_epochs, arguments.target_mse)
-    return DEFAULT_INIT if is_worth_it else PLAIN_DEFAULT_INIT
+    length = config.budget_epochs, arguments.target_mse
+    if pays(_pixels(arguments, image), *length):
+        return DEFAULT_INIT
+    return PLAIN_DEFAULT_INIT if is_short(*length) else ALL_WAVES_INIT
 
 
 def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:
@@ -276,7 +278,6 @@ def fit_image(
 
     if arguments.ray is not None:
         raise InputError("--ray is for a set of images: one image is one fit")
-    # What can be known to fail is found out before the work is done.
     inputs = [arguments.image, arguments.init.rpartition("=")[2]]
     if arguments.out is not None:
         check_output(arguments.out, [".safetensors"], SIREN, inputs=inputs)
@@ -287,8 +288,7 @@ def fit_image(
     image = image.to(device)
     start = init.start(image, arguments.seed)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
-    config = replace(config, batch_pixels=config.step_pixels(image[0].numel()))
-    config = suited(config, start)
+    config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts |= sample_facts(arguments.image, image)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target

@@ -70,6 +70,15 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
+def is_short(budget_epochs: float, target_mse: float | None = None) -> bool:
+    """Whether a fit is too short for the steps on an image of a size that they suit.
+
+    So short, a fit of a tiny image is best begun with long waves; a longer one ends up to 16 dB
+    lower from these than from waves of all lengths (docs/research-log.md 76).
+    """
+    return expected_epochs(budget_epochs, target_mse) <= MOST_EPOCHS / MOST_SHARE
+
+
 def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
     """Whether a fit ends better from here than from the draw, on most photographs.
 
