@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyperinit.hypernet.network import HyperConfig, HyperNetwork
 from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import Init
 from hyperinit.siren.network import Params
 
 torch.set_num_threads(1)
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
+
+
+def fit_init(name: str, width: int, depth: int) -> Init:
+    """The init that `hyperinit fit` knows by a name."""
+    from hyperinit.bench.catalogue import inits_for_fit
+    from hyperinit.bench.sources import load_init
+
+    return load_init(name, inits_for_fit(name), width, depth)
 
 
 def smooth_image(size: int = 16, seed: int = 0) -> Tensor:

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same, smooth_image
+from conftest import assert_same, fit_init, smooth_image
 from torch import Tensor
 
-from hyperinit.bench.catalogue import inits_for_fit
-from hyperinit.bench.sources import load_init
 from hyperinit.bench.trial import Trial
 from hyperinit.fitting.config import FitConfig, suited
 from hyperinit.fitting.fit import fit
@@ -31,7 +29,7 @@ PROTOCOL = Protocol(image_size=SIDE, width=WIDTH, depth=DEPTH, batch_pixels=64)
 
 
 def init_of(name: str) -> Init:
-    return load_init(name, inits_for_fit(name, None), WIDTH, DEPTH)
+    return fit_init(name, WIDTH, DEPTH)
 
 
 def start(name: str) -> Start:
