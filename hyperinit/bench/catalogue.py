@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.bench.sources import BY_NAME, InitMaker, load_init, sized_maker
+from hyperinit.bench.sources import BY_NAME, SIZED, InitMaker, load_init, sized_maker
 from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.inits.rows import ROWS
 from hyperinit.inits.rules import NAMED_INITS, InitSpec
@@ -24,6 +24,7 @@ OURS = {
     "waves": "identity with waves that are spread evenly, and more of them long",
     "waves-sized": "waves with the first layer times (side / 224)^0.5; what `hyperinit fit` takes"
     " for short budgets",
+    "waves-mid-sized": "the same with fewer long waves: ahead of it from two epochs on",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
     "waves-steps": "waves-sized after the same steps; what `hyperinit fit` takes for long budgets",
 }
@@ -84,7 +85,7 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
         raise InputError(f"--omega-0 must be a positive number, not {omega_0}")
     specs = {**{name: spec for name, (spec, _) in PACKAGE.rows.items()}, **NAMED_INITS}
     changed = {name: replace(spec, omega_0=omega_0) for name, spec in specs.items()}
-    sized = {f"{name}-sized": sized_maker(changed[name]) for name in ("33", "identity", "waves")}
+    sized = {f"{name}-sized": sized_maker(changed[name]) for name in SIZED}
     known: dict[str, InitSpec | InitMaker] = {**changed, **sized}
     if source.partition("@")[0] not in known:
         raise InputError(f"--omega-0 is for a hand-designed init by name, which {source} is not")

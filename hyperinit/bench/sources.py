@@ -50,10 +50,13 @@ def sized_maker(spec: InitSpec) -> InitMaker:
     return make
 
 
+# The inits that there are sized, as NAME-sized.
+SIZED = ("33", "identity", "waves", "waves-mid")
+
 # The inits that go by a name alone, for every program; benchmarks know more.
 BY_NAME: dict[str, InitSpec | InitMaker] = {
     **NAMED_INITS,
-    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in ("33", "identity", "waves")},
+    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in SIZED},
 }
 
 

@@ -20,7 +20,7 @@ from hyperinit.hypernet.hub import local_checkpoint
 from hyperinit.hypernet.network import HyperNetwork
 from hyperinit.hypernet.pretrained import PRETRAINED, load_trained, pretrained_path
 from hyperinit.images.decode import load_image
-from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.rules import NAMED_INITS, YARDSTICKS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.record.protocol import PROTOCOLS
 
@@ -71,7 +71,7 @@ def arena(
     width, depth = model.config.siren.width, model.config.siren.depth
     trained_size = PRETRAINED[name][-1] if name in PRETRAINED else PROTOCOLS["small"]["image_size"]
     trained_size = info.get("train", {}).get("size", trained_size)
-    named = [spec_init(name, spec, width, depth) for name, spec in NAMED_INITS.items()]
+    named = [spec_init(n, NAMED_INITS[n], width, depth) for n in YARDSTICKS]
     side = size or trained_size
     if torch.device(device).type == "cpu":
         lanes, batch_pixels = len(named) + 1, race_config().step_pixels(side**2)

@@ -232,6 +232,18 @@ NAMED_INITS["waves"] = replace(
     hidden_power=0.2,
     output_power=0.25,
 )
+# Between it and what `waves-steps` begins from: a little behind in fits of one epoch, ahead from
+# two on; learned starts that are to serve both begin from it. docs/research-log.md 77.
+NAMED_INITS["waves-mid"] = replace(
+    NAMED_INITS["waves"],
+    first=WeightRule("waves", 1.6, power=1.57),
+    output=WeightRule("uniform", 0.38),
+    hidden_power=0.15,
+    output_power=0.15,
+)
+
+# Those that a comparison shows beside an init of the user's own.
+YARDSTICKS = ("paper", "22", "33", "identity", "waves")
 
 
 def named_init(name: str) -> InitSpec:
