@@ -29,7 +29,7 @@ from hyperinit.demo.race import Lane, race, race_config
 from hyperinit.fitting.config import FitConfig, rate_of, suited
 from hyperinit.images.errors import error_map
 from hyperinit.images.pixels import image_hash, square_crop
-from hyperinit.inits.rules import NAMED_INITS
+from hyperinit.inits.rules import NAMED_INITS, YARDSTICKS
 from hyperinit.inits.start import Init, model_init, spec_init
 from hyperinit.learn.reptile import REPTILE, ReptileConfig
 from hyperinit.learn.state import TrainState, new_state, save_state
@@ -40,7 +40,7 @@ CONFIG = FitConfig(budget_epochs=6, batch_pixels=64, eval_epochs=(0.5, 1, 2, 3, 
 
 
 def inits() -> list[Init]:
-    named = [spec_init(name, spec, 16, 2) for name, spec in NAMED_INITS.items()]
+    named = [spec_init(n, NAMED_INITS[n], 16, 2) for n in YARDSTICKS]
     return [*named, model_init("hyper", shake_heads(tiny_hyper()))]
 
 

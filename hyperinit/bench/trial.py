@@ -145,9 +145,7 @@ class Trial:
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
         own = {"budget_epochs": self.budget_epochs, "lr": self.lr, "seed": self.seed}
-        prefers = self.init.prefers
-        suits = {"warmup_steps": prefers.warmup_steps, "rising_units": prefers.rising_units}
-        version = {**suits, **FITS[self.protocol.version]}
+        version = {**self.init.prefers.fit_fields, **FITS[self.protocol.version]}
         config = FitConfig(**{**version, **shared, **self.fit_fields, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")

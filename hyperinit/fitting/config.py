@@ -124,10 +124,8 @@ def suited(config: FitConfig, start: Start) -> FitConfig:
     """A config with what suits the start, where it leaves that open."""
     if config.optimizer == AUTO:
         config = replace(config, optimizer=start.prefers.optimizer)
-    if config.warmup_steps is None:
-        config = replace(config, warmup_steps=start.prefers.warmup_steps)
-    if config.rising_units is None:
-        config = replace(config, rising_units=start.prefers.rising_units)
+    fields = start.prefers.fit_fields.items()
+    config = replace(config, **{k: v for k, v in fields if getattr(config, k) is None})
     if config.rising_rates is not None:
         return config
     if not start.prefers.falling_rates:

@@ -21,7 +21,7 @@ from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.vectors import choose_params
 from hyperinit.stepping.engine import settled
-from hyperinit.stepping.schedule import DECAY_POWERS, decay, warmup
+from hyperinit.stepping.schedule import DECAY_POWERS, rate_factor
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
@@ -240,12 +240,11 @@ class _Descent:
     def _take_step(self) -> None:
         if not self.trains:  # all layers are frozen
             return
-        done = self.step / self.steps
-        factor = decay(done, self.power) * self.lr_factor
-        factor *= warmup(self.step, self.config.warmup_steps or 0)
+        rising = self.config.warmup_steps or 0
+        factor = rate_factor(self.step, self.steps, self.power, rising) * self.lr_factor
         if self.replan is not None:
             factor *= self.replan.lr_factor
-        losses = self.taker.take(self.lr, factor, done)
+        losses = self.taker.take(self.lr, factor, self.step / self.steps)
         smoothing = 1 - TRAIN_MSE_SMOOTHING if self.step else 1.0
         self.train_mse = losses if smoothing == 1 else self.train_mse.lerp(losses, smoothing)
         self.losses_since += losses

@@ -25,7 +25,7 @@ from hyperinit.siren.device import free_bytes
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 from hyperinit.siren.signals import to_samples
 from hyperinit.siren.vectors import stack_params
-from hyperinit.stepping.schedule import DECAY_POWERS, decay, warmup
+from hyperinit.stepping.schedule import DECAY_POWERS, rate_factor
 
 # Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
 # and fits together become slower than one after the other.
@@ -109,18 +109,15 @@ def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
     config = suited(config, start)
     batch_pixels, lr = config.step_pixels(pixels), rate_of(config, start, pixels)
     together = most_together(start.params.config, pixels, batch_pixels, images.device)
-    steps, power = (
-        round(config.budget_epochs * pixels / batch_pixels),
-        DECAY_POWERS[config.schedule],
-    )
+    steps = round(config.budget_epochs * pixels / batch_pixels)
+    power, rising = DECAY_POWERS[config.schedule], config.warmup_steps or 0
     ended = []
     for i in range(0, len(images), together):
         part: slice | int = slice(i, i + together) if together > 1 else i
         begun = start.params.map(lambda value, part=part: value[part])  # type: ignore[misc]
         taker = make_steps(begun, images[part], config, work=0)
         for step in range(steps):
-            risen = warmup(step, config.warmup_steps or 0)
-            taker.take(lr, decay(step / steps, power) * risen, step / steps)
+            taker.take(lr, rate_factor(step, steps, power, rising), step / steps)
         ended.append(taker.params if together > 1 else stack_params([taker.params]))
     return Params(start.params.config, {n: torch.cat([p[n] for p in ended]) for n in ended[0]})
 

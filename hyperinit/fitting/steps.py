@@ -20,7 +20,7 @@ from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 from hyperinit.stepping.samplers import SAMPLERS, Batches
-from hyperinit.stepping.schedule import layer_factors, unit_factors, unit_share
+from hyperinit.stepping.schedule import layer_factors, unit_factors
 from hyperinit.stepping.soap import OPTIMIZERS
 
 
@@ -258,8 +258,7 @@ class FlatSteps:
     def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
         """See Steps."""
         losses = self._descend(*self._batches())
-        self._optimizer.unit_share.fill_(unit_share(done))
-        self._optimizer.step(lr * decay)
+        self._optimizer.step(lr * decay, done)
         return losses
 
     def _descend(self, coords: Tensor, rgb: Tensor) -> Tensor:
@@ -322,14 +321,13 @@ class StaticSteps(FlatSteps):
     def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
         """See Steps."""
         self._pixels.copy_(self._credit.sampler.next_batch())
-        self._optimizer.unit_share.fill_(unit_share(done))
         if not self._optimizer.refreshes:
-            self._optimizer.advance(lr * decay)
+            self._optimizer.advance(lr * decay, done)
             self._replayed[0]()
             return self._losses.clone()
         self._replayed[0]()
         self._optimizer.refresh()
-        self._optimizer.advance(lr * decay)
+        self._optimizer.advance(lr * decay, done)
         self._replayed[1]()
         return self._losses.clone()
 

@@ -93,6 +93,11 @@ class Preference:
     warmup_steps: int = 0
     rising_units: bool = False
 
+    @property
+    def fit_fields(self) -> dict[str, Any]:
+        """Fields of FitConfig that say the same there, for configs that leave them open."""
+        return {"warmup_steps": self.warmup_steps, "rising_units": self.rising_units}
+
     @classmethod
     def of(cls, params: Params, *, shows_image: bool) -> Preference:
         """What suits a start that was learned, by what it is.

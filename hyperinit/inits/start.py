@@ -227,20 +227,8 @@ def check_shows_image(name: str, samples: Tensor) -> None:
 
 def model_init(name: str, model: InitModel) -> Init:
     """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
-
-    def make(image: Tensor, seed: int) -> Params:
-        check_shows_image(name, image)
-        params: Params = model.to(image.device).generate(image, seed=seed)
-        return params
-
-    return Init(
-        name,
-        make,
-        model.generate_epochs,
-        {**model.facts, "sha256": tensors_hash(model.state_dict())},
-        lr_factor=model.config.lr_factor,
-        prefers=model.prefers,
-    )
+    facts = {**model.facts, "sha256": tensors_hash(model.state_dict())}
+    return replace(_generated(name, model), facts=facts)
 
 
 def start_of(model: InitModel, image: Tensor, seed: int) -> Start:
@@ -251,13 +239,19 @@ def start_of(model: InitModel, image: Tensor, seed: int) -> Start:
         image: (3, H, W) in [0, 1], on the device of the model.
         seed: See the model's `generate`.
     """
-    name, rate, suits = type(model).__name__, model.config.lr_factor, model.prefers
+    return _generated(type(model).__name__, model).start(image, seed)
+
+
+def _generated(name: str, model: InitModel) -> Init:
+    """A trained init without its facts: these take a look at all that it has learned."""
 
     def make(image: Tensor, seed: int) -> Params:
-        return model.generate(image, seed=seed)
+        check_shows_image(name, image)
+        params: Params = model.to(image.device).generate(image, seed=seed)
+        return params
 
-    init = Init(name, make, model.generate_epochs, lr_factor=rate, prefers=suits)
-    return init.start(image, seed)
+    suits: dict[str, Any] = {"lr_factor": model.config.lr_factor, "prefers": model.prefers}
+    return Init(name, make, model.generate_epochs, **suits)
 
 
 def params_init(name: str, params: Params) -> Init:

@@ -15,7 +15,6 @@ taught by the same displacements, together with the gradient of the error where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -174,7 +173,7 @@ def _fits(
     starts = starts.map(Tensor.detach)
     if config.read_numbers or config.patch_size:
         # Those for a transformer, on a GPU, may be rounded.
-        with fast_products(images.device) if config.patch_size else nullcontext():
+        with fast_products(images.device, allowed=bool(config.patch_size)):
             return fit_unseen(Start(starts, **suits), images, replace(config.fit, seed=seed))
     begun = [Start(params, **suits) for params in starts.unbatch()]
     results = fit_many(begun, list(images), config.fit, seed=seed)

@@ -54,13 +54,13 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 @contextlib.contextmanager
-def fast_products(device: torch.device) -> Iterator[None]:
+def fast_products(device: torch.device, *, allowed: bool = True) -> Iterator[None]:
     """Inside the block matrix products of float32 may take TF32, where a GPU has units for it.
 
     Ten bits of mantissa: for training, whose noise is larger, and never for a measured fit.
     """
     before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
+    if allowed and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
         yield

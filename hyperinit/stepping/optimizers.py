@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.moves import FusedMoves, Moves, Piece, PlainMoves, Rule, pieces_of
+from hyperinit.stepping.schedule import unit_share
 
 # What a fit uses, from the third round of measurements.
 BETAS = (0.8, 0.9999)
@@ -32,8 +33,6 @@ class Optimizer:
     Attributes:
         gradient: To be filled before each step; its content is not kept.
         steps: Taken so far.
-        unit_share: (), from 0, where all units have their layer's rate, to 1, where `unit_factors`
-            count in full. To be filled in place.
 
     Args:
         flat: The parameters; updated in place.
@@ -44,7 +43,7 @@ class Optimizer:
         weight_decay: See above.
         plain: Whether to use `PlainMoves`; None: everywhere but on a CPU.
         unit_factors: Name of weights (..., out, in) -> factors on the rates of their units,
-            (..., out), as far as `unit_share` says.
+            (..., out), as far as `schedule.unit_share` says.
     """
 
     nesterov = False
@@ -78,7 +77,7 @@ class Optimizer:
         self._all = self._pieces()
         self._images: list[list[Piece]] = []  # made when rates first differ
         self._lr: float | Sequence[float] = 0.0
-        self.unit_share = flat.vector.new_ones(())
+        self._unit_share = flat.vector.new_ones(())  # to which degree they count at this step
         # Weights, where they stood before a step, and how much more of it each of the units takes.
         self._units = [
             (flat.params[name], torch.empty_like(flat.params[name]), factors[..., None] - 1)
@@ -86,15 +85,16 @@ class Optimizer:
         ]
 
     @torch.no_grad()
-    def step(self, lr: float | Sequence[float]) -> None:
+    def step(self, lr: float | Sequence[float], done: float = 1.0) -> None:
         """One update with the gradient as it is.
 
         Args:
             lr: Of all SIRENs, or one for each of B.
+            done: The share of the fit that is over.
         """
         self.observe()
         self.refresh()
-        self.advance(lr)
+        self.advance(lr, done)
         self.move()
 
     # The parts of a step. Of these `observe` and `move` can be captured, and then replayed between
@@ -106,9 +106,11 @@ class Optimizer:
     def refresh(self) -> None:
         """Renews what depends on the gradients so far, where it is time."""
 
-    def advance(self, lr: float | Sequence[float]) -> None:
-        """Counts the step, and sets its numbers."""
+    def advance(self, lr: float | Sequence[float], done: float = 1.0) -> None:
+        """Counts the step, and sets its numbers; arguments as `step`."""
         self.steps += 1
+        if self._units:
+            self._unit_share.fill_(unit_share(done))
         self._lr = lr
         if isinstance(lr, float):
             self._moves.advance(self.steps, lr)
@@ -119,7 +121,7 @@ class Optimizer:
             stood.copy_(weights)
         self._move()
         for weights, stood, more in self._units:
-            torch.lerp(stood, weights, 1 + self.unit_share * more, out=weights)
+            torch.lerp(stood, weights, 1 + self._unit_share * more, out=weights)
 
     def _move(self) -> None:
         """Where all units take the whole step."""

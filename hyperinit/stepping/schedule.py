@@ -30,6 +30,11 @@ def warmup(step: int, steps: int) -> float:
     return min((step + 1) / (steps + 1), 1.0)
 
 
+def rate_factor(step: int, steps: int, power: float, warmup_steps: int) -> float:
+    """The rate's factor at a step (0 is the first) of a fit of so many: its decay and warm-up."""
+    return decay(step / steps, power) * warmup(step, warmup_steps)
+
+
 def unit_share(done: float) -> float:
     """How much `unit_factors` count when a share `done` of the fit is over: its root.
 

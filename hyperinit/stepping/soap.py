@@ -69,8 +69,8 @@ class Soap(NAdam):
             for name in self._rotated:
                 self._refresh(name)
 
-    def advance(self, lr: float | Sequence[float]) -> None:
-        super().advance(lr)
+    def advance(self, lr: float | Sequence[float], done: float = 1.0) -> None:
+        super().advance(lr, done)
         if self.weight_decay:
             if isinstance(lr, float):
                 self._rates.fill_(lr)
