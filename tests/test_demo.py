@@ -120,7 +120,7 @@ def ring() -> Arena:
 
 
 def dropped(path: Path | None, budget: float = 2.0) -> list[tuple[str, list[str]]]:
-    return list(live(path and str(path), ring(), str(path.parent if path else ""), None, budget))
+    return list(live(path and str(path), ring(), str(path.parent if path else ""), "", budget))
 
 
 def test_the_board_has_every_picture_curve_and_target_and_needs_no_colour(tmp_path):
@@ -154,7 +154,7 @@ def test_files_of_a_race_load_back_and_render(tmp_path, monkeypatch):
     save_image(smooth_image(24), tmp_path / "a.png")
     kept = tmp_path / "kept"
     kept.mkdir()
-    for _, files in live(str(tmp_path / "a.png"), ring(), str(tmp_path), None, 2):
+    for _, files in live(str(tmp_path / "a.png"), ring(), str(tmp_path), "", 2):
         for file in files:  # while the race is on, as a page copies them
             shutil.copy(file, kept)
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.png", "kept"}
@@ -187,7 +187,7 @@ def test_several_images_race_one_after_the_other_and_all_stay_on_the_page(tmp_pa
     (tmp_path / names[1]).write_bytes(b"junk")
     paths = [str(tmp_path / name) for name in names]
     seen, kept = [], set()
-    for html, files in live(paths, ring(), str(tmp_path), None, 1):
+    for html, files in live(paths, ring(), str(tmp_path), "", 1):
         elements = Elements(html)
         assert "b" not in {tag for tag, _ in elements.found}
         title = re.search(r"Image (\d) of 3", elements.text)
@@ -201,8 +201,20 @@ def test_several_images_race_one_after_the_other_and_all_stay_on_the_page(tmp_pa
     assert kept == wanted
 
 
+def test_a_rate_is_as_it_was_typed_and_none_where_nothing_was(tmp_path):
+    save_image(smooth_image(24), tmp_path / "a.png")
+
+    def shown(lr: str) -> str:
+        return list(live(str(tmp_path / "a.png"), ring(), str(tmp_path), lr, 1))[-1][0]
+
+    assert shown(" 0.00123 ").count("<td>0.0012</td>") == len(inits())
+    assert "<td>0.0012</td>" not in shown("  ")
+    for wrong in ("0", "fast", "-1"):
+        assert "the page: lr must be" in shown(wrong)
+
+
 def test_too_many_images_are_one_line(tmp_path):
-    ((html, _),) = live(["x.png"] * 9, ring(), str(tmp_path), None, 1)
+    ((html, _),) = live(["x.png"] * 9, ring(), str(tmp_path), "", 1)
     assert "9 images are too many" in html
 
 
@@ -239,7 +251,7 @@ def test_the_page_says_when_the_hypernetwork_knows_the_image(tmp_path):
     save_image(photo, tmp_path / "a.png")
     seen = frozenset({image_hash(load_image(tmp_path / "a.png"))})
     known = replace(ring(), inits=[replace(inits()[-1], train_hashes=seen)])
-    html = next(live(str(tmp_path / "a.png"), known, str(tmp_path), None, 1))[0]
+    html = next(live(str(tmp_path / "a.png"), known, str(tmp_path), "", 1))[0]
     assert "hyper was trained on this very image" in html
 
 
@@ -360,7 +372,12 @@ def test_the_real_page_races_to_the_end(tmp_path):
         save_image(smooth_image(24), good)
         for user, paths in zip(users, ([bad], [good, good]), strict=True):
             user.predict([client_of.handle_file(path) for path in paths], api_name="/choose")
-        jobs = [user.submit(1e-3, 4, api_name="/run") for user in users]
+        # The second one leaves the rate as its page shows it at first.
+        typed: list[dict[str, str]] = [{"lr": "1e-3"}, {}]
+        jobs = [
+            user.submit(**rate, budget=4, api_name="/run")
+            for user, rate in zip(users, typed, strict=True)
+        ]
         for job in jobs:
             job.result(timeout=300)
         assert "not an image" in jobs[0].outputs()[-1][0]

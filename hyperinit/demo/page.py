@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.settings import from_texts
 from hyperinit.demo.arena import Arena, examples, read_photo
 from hyperinit.demo.board import board, failure, several, style, waiting
 from hyperinit.demo.race import Lane, race, race_config
@@ -48,7 +49,7 @@ def live(
     paths: str | Sequence[str] | None,
     arena: Arena,
     folder: str,
-    lr: float | None,
+    lr: str,
     budget_epochs: float,
 ) -> Iterator[tuple[str, list[str]]]:
     """A race as the page shows it; of several images, one race after the other.
@@ -56,7 +57,8 @@ def live(
     Args:
         paths: An uploaded file, or several.
         folder: Where fitted SIRENs are written during the race.
-        lr, budget_epochs: See FitConfig.
+        lr: As it was typed; of nothing but blanks, for each init the one that suits it.
+        budget_epochs: See FitConfig.
 
     Yields:
         HTML, and the files of the fits that are over. Bad input is one line of HTML, and the next
@@ -68,7 +70,7 @@ def live(
             raise InputError("Drop an image first.")
         if len(paths) > MAX_IMAGES:
             raise InputError(f"{len(paths)} images are too many for a page: at most {MAX_IMAGES}.")
-        config = race_config(lr, budget_epochs)
+        config = race_config(_rate(lr), budget_epochs)
     except InputError as error:
         yield failure(str(error)), []
         return
@@ -83,6 +85,18 @@ def live(
                 yield several(over, name, html, len(paths)), [*files, *made]
             over.append((name, html))
             files += made
+
+
+def _rate(text: str) -> float | None:
+    """A learning rate that was typed, if one was.
+
+    Raises:
+        InputError: it is no positive number.
+    """
+    if not text.strip():
+        return None
+    rate: float | None = from_texts(FitConfig, {"lr": text.strip()}, source="the page")["lr"]
+    return rate
 
 
 def _race_of(
@@ -121,7 +135,7 @@ class Session:
 def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
     """The page of gradio components; one race at a time, or they would slow each other's clocks."""
 
-    def run(session: Session, lr: float | None, budget: float) -> Iterator[Any]:
+    def run(session: Session, lr: str, budget: float) -> Iterator[Any]:
         me = session.race = object()
         for html, paths in live(session.paths, arena, folder, lr, budget):
             if session.race is not me:
@@ -146,7 +160,8 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
                     buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
                 with gr.Row():
-                    lr = gr.Number(None, label="learning rate (empty: what suits)", min_width=100)
+                    # No Number: gradio shows, and sends, an empty one as 0.
+                    lr = gr.Textbox("", label="learning rate (empty: what suits)", min_width=100)
                     budget = gr.Number(budget_epochs, label="budget in epochs", min_width=100)
                 with gr.Row():
                     again = gr.Button("Race again", variant="primary", min_width=100)
