@@ -37,8 +37,17 @@ _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch"
 _READS = ("model/reader", "model/modulator")
 
 
-def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path:
+def ship(
+    run: Path, name: str, checkpoints_dir: Path, configs_dir: Path, lr_factor: float | None = None
+) -> Path:
     """Writes both files; returns the checkpoint's path.
+
+    Args:
+        run: Its directory.
+        name: In `PRETRAINED`.
+        checkpoints_dir, configs_dir: Where the files go.
+        lr_factor: See `LearnedConfig`, where fits of training photographs from it have shown that
+            another one suits them than those of its training had.
 
     Raises:
         InputError: the run's checkpoint cannot be read, or is for a SIREN of another size.
@@ -58,6 +67,9 @@ def ship(run: Path, name: str, checkpoints_dir: Path, configs_dir: Path) -> Path
         if key.startswith(_READS):
             own[key] = value.half()
     facts = {key: info[key] for key in _KEPT if key in info} | {"commit": environment()["commit"]}
+    if lr_factor is not None:
+        kind = "learned" if "learned" in facts else "hypernetwork"
+        facts[kind] = {**facts[kind], "lr_factor": lr_factor}
     path = checkpoints_dir / f"{name}.safetensors"
     save_tensors(path, own, task.kind, facts)
     write_atomically(configs_dir / f"{name}.toml", to_toml(config).encode())
@@ -73,9 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("name", metavar="NAME", help=", ".join(PRETRAINED))
+    parser.add_argument(
+        "--lr-factor",
+        type=float,
+        metavar="X",
+        help="the rate that suits fits from it, relative to the default (default: as trained)",
+    )
     arguments = parser.parse_args(argv)
     try:
-        path = ship(arguments.run, arguments.name, CHECKPOINTS_DIR, CONFIGS_DIR)
+        dirs = CHECKPOINTS_DIR, CONFIGS_DIR
+        path = ship(arguments.run, arguments.name, *dirs, arguments.lr_factor)
     except InputError as error:
         parser.error(str(error))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

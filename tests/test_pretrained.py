@@ -113,6 +113,11 @@ def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out
     assert str(tmp_path) not in (tmp_path / "tiny.toml").read_text(encoding="utf-8")
     own = load(shipped).state_dict()
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+    assert load(shipped).config.lr_factor == model.config.lr_factor
+    assert (
+        load(ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, 0.7)).config.lr_factor
+        == 0.7
+    )
     monkeypatch.setitem(PRETRAINED, "tiny", (2, 16, 32))
     with pytest.raises(InputError, match="32 pixels a side"):
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
