@@ -24,7 +24,8 @@ OURS = {
     "waves": "identity with waves that are spread evenly, and more of them long",
     "waves-sized": "waves with the first layer times (side / 224)^0.5; what `hyperinit fit` takes"
     " for short budgets",
-    "waves-mid-sized": "the same with fewer long waves: ahead of it from two epochs on",
+    "waves-mid": "waves with fewer long ones: ahead of it from two epochs on",
+    "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
     "waves-steps": "waves-sized after the same steps; what `hyperinit fit` takes for long budgets",
 }
