@@ -169,6 +169,16 @@ def test_a_block_says_what_ratios_are_to(records, tmp_path):
 RIVALS = "<!-- rivals: a | b | t, ratios to paper -->\n<!-- /rivals -->\n"
 
 
+def test_a_table_for_a_first_look_has_errors_and_no_settings(records, tmp_path):
+    write(tmp_path / "a.jsonl", records)
+    table = update_blocks("<!-- errors: a -->\n<!-- /errors -->\n", tmp_path, "doc.md")
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    rows = [line.strip("| ").split(" | ") for line in lines if "init" not in line]
+    rows = [row for row in rows if set(row[0]) != {"-"}]
+    assert {row[0] for row in rows} == {record.label for record in records}
+    assert all(float(cell) > 0 for row in rows for cell in row[1:] if cell != "-")
+
+
 def test_two_protocols_and_the_training_stand_side_by_side(tmp_path):
     tuned = [*ladder("paper", {8: 0.01, 16: 4e-4}), *ladder("maml", {8: 0.002, 16: 1e-4})]
     published = ladder(

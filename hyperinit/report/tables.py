@@ -177,13 +177,17 @@ def _ratio_table(found: GroupScore) -> str:
     return markdown_table(header, rows)
 
 
-def _error_table(scores: Sequence[InitScore]) -> str:
+def _error_table(scores: Sequence[InitScore], *, choices: bool = True) -> str:
+    """PSNR at step 0 and errors after every budget, and the `choices` of settings if wanted."""
     budgets = sorted({budget for s in scores for budget in s.rungs})
-    header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs (LR)" for b in budgets)]
+    chosen = " (LR)" if choices else ""
+    header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs{chosen}" for b in budgets)]
 
     def cell(s: InitScore, budget: float) -> str:
         rung = s.rungs.get(budget)
-        return "-" if rung is None else f"{rung.mse:.3g} ({rung.choice}, n={rung.n})"
+        if rung is None:
+            return "-"
+        return f"{rung.mse:.3g}" + (f" ({rung.choice}, n={rung.n})" if choices else "")
 
     rows = [
         [markdown_cell(s.init), f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)]
@@ -217,7 +221,7 @@ def at_best_lr(records: Iterable[Record]) -> list[Record]:
 
 def errors_table(groups: Iterable[GroupScore]) -> str:
     """The errors of every init after every budget, a table for each group: for a first look."""
-    return "\n".join(_error_table(group.inits) for group in groups)
+    return "\n".join(_error_table(group.inits, choices=False) for group in groups)
 
 
 def comparison_table(records: Iterable[Record]) -> str:
