@@ -26,8 +26,8 @@ from hyperinit.base.settings import Presets, resolve, to_dict, to_toml
 from hyperinit.base.terminal import exit_code as code_of
 from hyperinit.base.terminal import forgiving_output, progress, say, stoppable
 from hyperinit.fitting.suits import suitable_batch
-from hyperinit.inits.rules import NAMED_INITS, YARDSTICKS
-from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.inits.rules import YARDSTICKS
+from hyperinit.inits.start import Init, model_init, rule_init
 from hyperinit.learn.config import LoopConfig, training_parser
 from hyperinit.learn.images import Varied, crops_on, made_ahead
 from hyperinit.learn.loop import Stop, train
@@ -337,7 +337,7 @@ def compare(
     A comparison that is there already stays: the next one is comparison-2.
     """
     protocol = comparison_protocol(config)
-    inits = [spec_init(n, NAMED_INITS[n], config.width, config.depth) for n in YARDSTICKS]
+    inits = [rule_init(name, config.width, config.depth) for name in YARDSTICKS]
     inits.append(init)
     fits = run_comparison(inits, held_out, protocol, seed=config.seed)
     total = comparison_size(len(inits), len(held_out), protocol)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.bench.sources import BY_NAME, SIZED, InitMaker, load_init, sized_maker
+from hyperinit.bench.sources import BY_NAME, InitMaker, load_init, sized_makers
 from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.inits.rows import ROWS
 from hyperinit.inits.rules import NAMED_INITS, InitSpec
@@ -86,8 +86,7 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
         raise InputError(f"--omega-0 must be a positive number, not {omega_0}")
     specs = {**{name: spec for name, (spec, _) in PACKAGE.rows.items()}, **NAMED_INITS}
     changed = {name: replace(spec, omega_0=omega_0) for name, spec in specs.items()}
-    sized = {f"{name}-sized": sized_maker(changed[name]) for name in SIZED}
-    known: dict[str, InitSpec | InitMaker] = {**changed, **sized}
+    known: dict[str, InitSpec | InitMaker] = {**changed, **sized_makers(changed)}
     if source.partition("@")[0] not in known:
         raise InputError(f"--omega-0 is for a hand-designed init by name, which {source} is not")
     return known

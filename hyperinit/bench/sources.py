@@ -50,13 +50,16 @@ def sized_maker(spec: InitSpec) -> InitMaker:
     return make
 
 
-# The inits that there are sized, as NAME-sized.
-SIZED = ("33", "identity", "waves", "waves-mid")
+def sized_makers(specs: Mapping[str, InitSpec]) -> dict[str, InitMaker]:
+    """Those of the inits by name that there are sized, as NAME-sized."""
+    sized = ("33", "identity", "waves", "waves-mid")
+    return {f"{name}-sized": sized_maker(specs[name]) for name in sized}
+
 
 # The inits that go by a name alone, for every program; benchmarks know more.
 BY_NAME: dict[str, InitSpec | InitMaker] = {
     **NAMED_INITS,
-    **{f"{name}-sized": sized_maker(NAMED_INITS[name]) for name in SIZED},
+    **sized_makers(NAMED_INITS),
 }
 
 

@@ -20,8 +20,8 @@ from hyperinit.hypernet.hub import local_checkpoint
 from hyperinit.hypernet.network import HyperNetwork
 from hyperinit.hypernet.pretrained import PRETRAINED, load_trained, pretrained_path
 from hyperinit.images.decode import load_image
-from hyperinit.inits.rules import NAMED_INITS, YARDSTICKS
-from hyperinit.inits.start import Init, model_init, spec_init
+from hyperinit.inits.rules import YARDSTICKS
+from hyperinit.inits.start import Init, model_init, rule_init
 from hyperinit.record.protocol import PROTOCOLS
 
 # The hypernetwork that takes part when no checkpoint is given.
@@ -71,7 +71,7 @@ def arena(
     width, depth = model.config.siren.width, model.config.siren.depth
     trained_size = PRETRAINED[name][-1] if name in PRETRAINED else PROTOCOLS["small"]["image_size"]
     trained_size = info.get("train", {}).get("size", trained_size)
-    named = [spec_init(n, NAMED_INITS[n], width, depth) for n in YARDSTICKS]
+    named = [rule_init(name, width, depth) for name in YARDSTICKS]
     side = size or trained_size
     if torch.device(device).type == "cpu":
         lanes, batch_pixels = len(named) + 1, race_config().step_pixels(side**2)

@@ -33,6 +33,7 @@ from hyperinit.siren.network import Params
 from hyperinit.siren.store import tensors_hash
 
 SIZED_POWER = 0.5  # see sized_init
+_SIZED = "-sized"
 
 # Starts are made one at a time: an init may draw from torch's global generator. An init may be
 # made of another one, so the lock can be taken again by the thread that holds it.
@@ -158,6 +159,24 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
     return replace(drawn, make=make, facts={**spec.facts, **rule})
 
 
+def rule_init(name: str, width: int, depth: int) -> Init:
+    """A hand-designed init by its name: one that `named_init` knows, or NAME-sized of these.
+
+    Args:
+        name: "NAME-sized@X" has the power X, see `sized_init`.
+        width: Units of the sine layers.
+        depth: Number of sine layers.
+
+    Raises:
+        InputError: no such name, or X is no number.
+    """
+    known, at, text = name.partition("@")
+    if not known.endswith(_SIZED):
+        return spec_init(name, named_init(name), width, depth)
+    power = factor_of(text, name) if at else SIZED_POWER
+    return sized_init(name, named_init(known.removesuffix(_SIZED)), width, depth, power)
+
+
 def signal_start(
     signal: Tensor, init: str = "identity-sized", *, width: int = 256, depth: int = 5, seed: int = 0
 ) -> Start:
@@ -175,12 +194,7 @@ def signal_start(
         InputError: an unknown init, or the signal is unusable, see `to_signal`.
     """
     signal = to_signal(signal)
-    known, at, text = init.partition("@")
-    if not known.endswith("-sized"):
-        return spec_init(init, named_init(init), width, depth).start(signal, seed)
-    power = factor_of(text, init) if at else SIZED_POWER
-    spec = named_init(known.removesuffix("-sized"))
-    return sized_init(init, spec, width, depth, power).start(signal, seed)
+    return rule_init(init, width, depth).start(signal, seed)
 
 
 class InitModel(Protocol):

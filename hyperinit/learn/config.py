@@ -38,8 +38,6 @@ TINY_SIZES: dict[str, Any] = {
 MOST_OF_OTHERS = 2**63 - 1
 MOST_READ = 3072  # images.cosines.MOST_COSINES, which needs torch; learn.reptile compares them
 
-_SIZED = "-sized"
-
 # Looked at by evaluations of Reptile's fits: of all pixels they would take as long as the fits do.
 EVAL_PIXELS = 4096
 
@@ -287,15 +285,9 @@ class ReptileConfig(LoopConfig):
     @property
     def base(self) -> Init:
         """The hand-designed init that theta_0 is drawn from."""
-        from hyperinit.inits.rules import factor_of, named_init
-        from hyperinit.inits.start import SIZED_POWER, sized_init, spec_init
+        from hyperinit.inits.start import rule_init
 
-        known, at, text = self.base_init.partition("@")
-        if known.endswith(_SIZED):
-            power = factor_of(text, self.base_init) if at else SIZED_POWER
-            spec = named_init(known.removesuffix(_SIZED))
-            return sized_init(self.base_init, spec, self.width, self.depth, power)
-        return spec_init(self.base_init, named_init(self.base_init), self.width, self.depth)
+        return rule_init(self.base_init, self.width, self.depth)
 
     @property
     def fit(self) -> FitConfig:
