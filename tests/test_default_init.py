@@ -23,6 +23,9 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (48, "4", ["--size", "20x79"], "identity-sized"),
         (39, "4", ["--size", "20x80"], "waves-steps"),
         (40, "4", ["--omega-0", "20"], "waves-sized"),  # step sizes are for an omega_0 of 30
+        (39, "4", ["--omega-0", "20"], "identity-sized"),
+        (39, "2.2", ["--omega-0", "20"], "waves-sized"),
+        (40, "3", ["--omega-0", "20", "--width", "128", "--depth", "4"], "identity-sized"),
         (40, "2.2", ["--init", "untrained"], "untrained"),
         (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of an epoch
         (40, None, ["--target-mse", "8e-4", "--width", "64", "--depth", "3"], "waves-steps"),

@@ -162,8 +162,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
     image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
-    arguments.init = arguments.init or _default_init(arguments, config, image)
     arguments.width = arguments.width or _width(arguments, image)
+    arguments.init = arguments.init or _default_init(arguments, config, image)
     sizes = arguments.width, arguments.depth
     if arguments.init == "hyper" and arguments.omega_0 is None:
         arguments.init = hyper_for(*sizes, config.budget_epochs, arguments.target_mse)
@@ -204,17 +204,17 @@ def check_fit(
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
     """The init where none is named."""
-    from hyperinit.hypernet.untrained import is_short, pays
+    from hyperinit.hypernet.untrained import pays, wants_all_waves
     from hyperinit.images.signals import shows_image
 
     if image is not None and image.ndim != 3:
         return ALL_WAVES_INIT
-    if arguments.omega_0 is not None or (image is not None and not shows_image(image)):
-        return PLAIN_DEFAULT_INIT
-    length = config.budget_epochs, arguments.target_mse
-    if pays(_pixels(arguments, image), *length):
+    pixels, length = _pixels(arguments, image), (config.budget_epochs, arguments.target_mse)
+    suits_steps = arguments.omega_0 is None and (image is None or shows_image(image))
+    if suits_steps and pays(pixels, *length):
         return DEFAULT_INIT
-    return PLAIN_DEFAULT_INIT if is_short(*length) else ALL_WAVES_INIT
+    sizes = arguments.width, arguments.depth
+    return ALL_WAVES_INIT if wants_all_waves(pixels, *sizes, *length) else PLAIN_DEFAULT_INIT
 
 
 def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:

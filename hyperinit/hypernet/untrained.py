@@ -12,7 +12,7 @@ from hyperinit.hypernet.inner import StepSizes, adapt
 from hyperinit.hypernet.network import StepSizeStart
 from hyperinit.inits.rules import NAMED_INITS, WARMUP_STEPS, InitSpec, Preference, WeightRule
 from hyperinit.inits.start import SIZED_POWER, Init, sized_init
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, SirenConfig
 
 STEPS = 16
 MAX_STEP_PIXELS = 256
@@ -23,6 +23,7 @@ MOST_EPOCHS = STEPS * STEP_EPOCHS
 MOST_SHARE = 0.2
 USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # to an error of 0.02, and how they go with the error
 LEAST_PIXELS = 40 * 40
+MANY_WEIGHTS = 24  # of a SIREN, for each pixel of its image (research log, 84)
 # From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
 # directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
 FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
@@ -70,15 +71,6 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
-def is_short(budget_epochs: float, target_mse: float | None = None) -> bool:
-    """Whether a fit is too short for the steps on an image of a size that they suit.
-
-    So short, a fit of a tiny image is best begun with long waves; a longer one ends up to 16 dB
-    lower from these than from waves of all lengths (docs/research-log.md 76).
-    """
-    return expected_epochs(budget_epochs, target_mse) <= MOST_EPOCHS / MOST_SHARE
-
-
 def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
     """Whether a fit ends better from here than from the draw, on most photographs.
 
@@ -92,6 +84,28 @@ def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = No
     cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
     is_tiny = pixels is not None and pixels < LEAST_PIXELS
     return cost <= MOST_SHARE * budget_epochs and not is_tiny
+
+
+def wants_all_waves(
+    pixels: int | None,
+    width: int,
+    depth: int,
+    budget_epochs: float,
+    target_mse: float | None = None,
+) -> bool:
+    """Whether a fit from a draw alone ends better with waves of all lengths than with long ones.
+
+    Long ones are best for short fits. A longer one of a tiny image, or by a large network, ends up
+    to 16 dB lower from them (docs/research-log.md 76 and 84).
+
+    Args:
+        pixels: Of the image; None: not known, but not few.
+        width, depth: Of the SIREN.
+        budget_epochs, target_mse: See `pays`.
+    """
+    if pixels is None or expected_epochs(budget_epochs, target_mse) <= MOST_EPOCHS / MOST_SHARE:
+        return False
+    return pixels < LEAST_PIXELS or MANY_WEIGHTS * pixels < SirenConfig(width, depth).weights
 
 
 def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
