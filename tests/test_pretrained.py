@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from conftest import smooth_image
 from skimage import data
 
 from hyperinit import InputError, load_params, load_pretrained, save_image, to_image
@@ -13,16 +14,19 @@ from hyperinit.app.cli import main
 from hyperinit.base.settings import from_dict, read_config_file
 from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load
+from hyperinit.hypernet.learned import LEARNED_KIND, load_learned
 from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.rules import NAMED_INITS
 from hyperinit.inits.start import spec_init
 from hyperinit.learn.config import ReptileConfig
+from hyperinit.learn.reptile import REPTILE
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren.network import predict
-from hyperinit.siren.store import file_kind, read_info
+from hyperinit.siren.store import file_kind, load_tensors, read_info
+from hyperinit.siren.vectors import to_vector
 from scripts import ship_checkpoint
 from scripts.ship_checkpoint import CONFIGS_DIR
 
@@ -121,3 +125,28 @@ def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out
     monkeypatch.setitem(PRETRAINED, "tiny", (2, 16, 32))
     with pytest.raises(InputError, match="32 pixels a side"):
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("most_bytes", "bits"), [(16_000_000, 16), (2_000, 8)])
+def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
+    tmp_path, monkeypatch, most_bytes, bits
+):
+    config = ReptileConfig(size=16, width=16, depth=1, data=str(tmp_path), read_numbers=12)
+    model = REPTILE.build(config)
+    with torch.no_grad():
+        model.reader.normal_(std=1e-2)
+    state = TrainState(REPTILE, model, REPTILE.optimizer(model, config))
+    save_state(tmp_path / "checkpoint.safetensors", state, config, train_hashes=[])
+    monkeypatch.setitem(PRETRAINED, "tiny", (1, 16, 16))
+    monkeypatch.setattr(ship_checkpoint, "MOST_BYTES", most_bytes)
+    shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+    tensors, _ = load_tensors(shipped, LEARNED_KIND)
+    assert tensors["model/reader"].itemsize == bits // 8
+    loaded, _ = load_learned(shipped)
+    image = smooth_image(16)
+    before, after = (to_vector(m.generate(image)) for m in (model, loaded))
+    moved = (before - to_vector(model.base.params)).norm()
+    # Half of the last of 10 or 2 bits of a fraction.
+    assert 0 < (after - before).norm() <= (2**-11 if bits == 16 else 2**-3) * moved
+    with pytest.raises(InputError, match="was finished"):
+        loaded.gains(image[None])

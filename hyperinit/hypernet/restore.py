@@ -79,7 +79,7 @@ def restored(
         if found is None or found.shape != value.shape:
             shape = "missing" if found is None else tuple(found.shape)
             raise InputError(f"{name} is {shape}, not {tuple(value.shape)}")
-        if not found.isfinite().all():
+        if not found.float().isfinite().all():  # of 8 bits: not every torch can say
             raise InputError(f"{name} holds numbers that are not finite")
     module.to_empty(device="cpu")
     load_module(module, tensors, prefix, path)
