@@ -27,7 +27,7 @@ OURS = {
     "waves-mid": "waves with fewer long ones: ahead of it from two epochs on",
     "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
-    "waves-steps": "the same steps from a draw like waves; what `hyperinit fit` takes where they pay",
+    "waves-steps": "such steps from a draw like waves; what `hyperinit fit` takes for long budgets",
 }
 
 
