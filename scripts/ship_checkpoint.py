@@ -37,10 +37,10 @@ CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch")
 
 # What reads an image is by far the largest part. Half precision moves a start by nothing, 8 bits
-# move its error by 0.2 % (docs/research-log.md 58): they are for what is too large otherwise.
+# move its error by 0.2 % (docs/research-log.md 58, 85): they are for what is large otherwise.
 _READS = ("model/reader", "model/modulator")
 _READ_TYPES = (torch.float16, torch.float8_e5m2)
-MOST_BYTES = 16_000_000
+MOST_BYTES = 8_000_000
 
 # What only a training that continues needs.
 _TRAINS = ("model/moments",)

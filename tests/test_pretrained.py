@@ -127,7 +127,7 @@ def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize(("most_bytes", "bits"), [(16_000_000, 16), (2_000, 8)])
+@pytest.mark.parametrize(("most_bytes", "bits"), [(8_000_000, 16), (2_000, 8)])
 def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
     tmp_path, monkeypatch, most_bytes, bits
 ):
