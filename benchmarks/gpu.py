@@ -15,9 +15,10 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from hyperinit.images.pixels import resize
 from hyperinit.inits.rules import named_init
 from hyperinit.inits.start import SIZED_POWER, Start, sized_init
 from hyperinit.photos.synthetic import synthetic_image
+from hyperinit.siren.ambient import products_of
 from hyperinit.siren.device import choose_device, choose_threads
 from hyperinit.siren.replay import without_capture
 
@@ -158,22 +160,12 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-@contextmanager
-def _tf32() -> Iterator[None]:
-    """Products in TF32: ten bits of mantissa."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, Any]:
     """All rows. What matters least comes last, and is left out when the time is up."""
     begin = time.perf_counter()
     one: dict[str, Any] = {}
     many: dict[str, Any] = {}
+    tf32 = partial(products_of, "high")  # ten bits of mantissa
     rows: list[tuple[dict[str, Any], str, Any, Any]] = [
         (one, "device", nullcontext, lambda: measure_one(device, sizes)),
         (many, "device", nullcontext, lambda: measure_many(device, sizes, sizes.many)),
@@ -186,14 +178,14 @@ def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, 
         ),
         (one, "device, no graph", without_capture, lambda: measure_one(device, sizes)),
         (one, "device, soap", nullcontext, lambda: measure_one(device, sizes, optimizer="soap")),
-        (one, "device, tf32", _tf32, lambda: measure_one(device, sizes)),
+        (one, "device, tf32", tf32, lambda: measure_one(device, sizes)),
         (
             one,
             "device, bfloat16",
             nullcontext,
             lambda: measure_one(device, sizes, hidden_dtype="bfloat16"),
         ),
-        (many, "device, tf32", _tf32, lambda: measure_many(device, sizes, sizes.many)),
+        (many, "device, tf32", tf32, lambda: measure_many(device, sizes, sizes.many)),
     ]
     for group, name, around, run in rows:
         kind = "one" if group is one else "many"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from hyperinit.base.errors import InputError
+from hyperinit.siren.ambient import products_of
 
 DEVICE_HELP = "auto, cpu, cuda or mps"
 
@@ -59,13 +60,8 @@ def fast_products(device: torch.device, *, allowed: bool = True) -> Iterator[Non
 
     Ten bits of mantissa: for training, whose noise is larger, and never for a measured fit.
     """
-    before = torch.get_float32_matmul_precision()
-    if allowed and device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    try:
+    with products_of("high" if allowed and device.type == "cuda" else "highest"):
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def choose_threads(asked: int | None, work: float) -> int:

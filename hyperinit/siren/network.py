@@ -21,6 +21,7 @@ from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
+from hyperinit.siren.ambient import own_products
 
 # Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
 # more is refused, before the sizes of layers are even listed.
@@ -311,12 +312,12 @@ OTHER_CHUNK_PIXELS = 65536
 def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
     """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
 
-    Without `chunk_pixels` as many as suit the device. In the precision of the parameters, inside
-    torch.autocast too.
+    Without `chunk_pixels` as many as suit the device. In the precision of the parameters, whatever
+    the process has set: inside torch.autocast too.
     """
     if chunk_pixels is None:
         chunk_pixels = _chunk_pixels(params, coords.device)
-    with torch.no_grad(), torch.autocast(coords.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(coords.device.type, enabled=False), own_products():
         return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
 
 

@@ -43,8 +43,23 @@ def low_precision_products() -> Iterator[None]:
     torch.set_float32_matmul_precision("medium")
     try:
         yield
+        assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@contextlib.contextmanager
+def low_precision_on_this_backend() -> Iterator[None]:
+    """The newer of torch's two ways to say so, after which it does not answer to the older one."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has one way to set the precision of products")
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+        assert matmul.fp32_precision == "bf16"  # a process keeps what it has set
+    finally:
+        matmul.fp32_precision = before
 
 
 SURROUNDINGS = {
@@ -55,6 +70,7 @@ SURROUNDINGS = {
     "deterministic": deterministic,
     "another global seed": lambda: torch.random.fork_rng(devices=[]),
     "low precision products": low_precision_products,
+    "low precision of a backend": low_precision_on_this_backend,
 }
 
 
