@@ -5,6 +5,7 @@ The loop under every training: what is trained and what it descends is a `Task`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import logging
@@ -57,12 +58,14 @@ class Stop:
         """Catches these signals inside the block, but for those that the process ignores (nohup).
 
         A terminal that closes may send SIGHUP more than once: after a first one it is ignored, to
-        the end of the process.
+        the end of the process. So is Ctrl-C while Python itself ends, which it would kill: what has
+        stopped in order says so with its exit code.
         """
         hang_up = getattr(signal, "SIGHUP", None)  # not on every system
 
         def handler(number: int, frame: FrameType | None) -> None:
             self.signal = number
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
             restore()
 
         def restore() -> None:
