@@ -21,11 +21,11 @@ _products: ContextVar[Precision] = ContextVar("products", default="highest")
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Gradients on, and inference mode, autocast, another default dtype and products of low
-    precision off, inside the block.
+    """Inside the block torch is set as it is at first, whatever the process has set.
 
-    Fits and gradient steps are often called where a training script evaluates: under no_grad or
-    inference_mode, or with mixed precision.
+    Gradients are on; inference mode, autocast, another default dtype and products of low precision
+    are off. Fits and gradient steps are often called where a training script evaluates: under
+    no_grad or inference_mode, or with mixed precision.
     """
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
