@@ -25,14 +25,16 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
-from benchmarks.lines import Line, append_line, read_lines, with_table
+from benchmarks.lines import Line, append_line, read_lines
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
+from hyperinit.report.blocks import update_blocks
 from hyperinit.siren.store import PARAMS_KIND, read_info
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "default-fit.jsonl"
+RECORDS = ROOT / "baselines" / "records"  # of the page's other tables
 DOCUMENT = ROOT / "docs" / "results" / "fit-engine.md"
 FINE, COARSE = (0.5, 0.7, 1.0, 1.4, 2.0), (0.6, 1.0, 1.6)
 
@@ -156,8 +158,8 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def update_document(text: str, lines: Sequence[Line]) -> str:
-    """The page with today's table between its marks."""
-    return with_table(DOCUMENT, text, "default-fit", table(lines))
+    """The page with today's table in its block."""
+    return update_blocks(text, RECORDS, DOCUMENT.name, {"default-fit": lambda: table(lines)})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.lines import with_table
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
@@ -37,12 +36,14 @@ from hyperinit.images.pixels import resize
 from hyperinit.inits.rules import named_init
 from hyperinit.inits.start import SIZED_POWER, Start, sized_init
 from hyperinit.photos.synthetic import synthetic_image
+from hyperinit.report.blocks import update_blocks
 from hyperinit.siren.ambient import products_of
 from hyperinit.siren.device import choose_device, choose_threads
 from hyperinit.siren.replay import without_capture
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, DOCUMENT = ROOT / "benchmarks/records/gpu.json", ROOT / "docs/results/fit-engine.md"
+RECORDS = ROOT / "baselines" / "records"  # of the page's other tables
 
 LEVELS_DB = (30, 35, 40, 44)
 TOLERANCE_DB = 0.5  # fits round differently on another device, and go their own ways
@@ -249,10 +250,11 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def update_document(text: str, found: dict[str, Any]) -> str:
-    """The page with a record's tables between its marks."""
+    """The page with a record's tables in their block."""
     where = found["environment"]
     said = f"{where['device']}, torch {where['torch']}; beside one thread of its host's CPU\n\n"
-    return with_table(DOCUMENT, text, "gpu", f"{said}{tables(found)}\n")
+    blocks = {"gpu": lambda: f"{said}{tables(found)}\n"}
+    return update_blocks(text, RECORDS, DOCUMENT.name, blocks)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

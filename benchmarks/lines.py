@@ -49,23 +49,3 @@ def append_line(path: Path, line: Line) -> None:
         if content and not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)
         file.write(json.dumps(line).encode() + b"\n")
-
-
-def with_table(document: Path, text: str, name: str, table: str) -> str:
-    """A document's text with a table between its marks, <!-- NAME --> and <!-- /NAME -->.
-
-    Args:
-        document: For the message.
-        text: What is in it.
-        name: Of the marks.
-        table: Markdown that ends in a newline.
-
-    Raises:
-        InputError: the marks are gone.
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise InputError(f"{document.name}: the marks {begin.strip()} and {end} are gone")
-    return before + begin + table + end + after

@@ -38,6 +38,6 @@ def test_the_page_has_the_committed_record():
     assert update_document(text, read_lines(RECORD)) == text
 
 
-def test_a_page_without_its_marks_is_one_line():
-    with pytest.raises(InputError, match=r"marks .* are gone"):
-        update_document("no marks", [])
+def test_a_page_without_its_block_is_one_line():
+    with pytest.raises(InputError, match=r"fit-engine\.md: 0 generated blocks"):
+        update_document("no block", [])
