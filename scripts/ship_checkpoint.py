@@ -38,7 +38,8 @@ _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch"
 
 # What reads an image is by far the largest part. Half precision moves a start by nothing, 8 bits
 # move its error by 0.2 % (docs/research-log.md 58, 85): they are for what is large otherwise.
-_READS = ("model/reader", "model/modulator")
+_READER = "model/reader"
+_READS = (_READER, "model/modulator")
 _READ_TYPES = (torch.float16, torch.float8_e5m2)
 MOST_BYTES = 8_000_000
 
@@ -47,7 +48,12 @@ _TRAINS = ("model/moments",)
 
 
 def ship(
-    run: Path, name: str, checkpoints_dir: Path, configs_dir: Path, lr_factor: float | None = None
+    run: Path,
+    name: str,
+    checkpoints_dir: Path,
+    configs_dir: Path,
+    lr_factor: float | None = None,
+    read_numbers: int | None = None,
 ) -> Path:
     """Writes both files; returns the checkpoint's path.
 
@@ -57,9 +63,12 @@ def ship(
         checkpoints_dir, configs_dir: Where the files go.
         lr_factor: See `LearnedConfig`, where fits of training photographs from it have shown that
             another one suits them than those of its training had.
+        read_numbers: Of a linear reader only the first so many are kept, where all take too much
+            room: an image's cosines hardly depend on each other.
 
     Raises:
-        InputError: the run's checkpoint cannot be read, or is for a SIREN of another size.
+        InputError: the run's checkpoint cannot be read, is for a SIREN of another size, or does
+            not read so many numbers.
     """
     if name not in PRETRAINED:
         raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
@@ -81,10 +90,23 @@ def ship(
     facts[kind] = {key: value for key, value in facts[kind].items() if key != "memory_images"}
     if lr_factor is not None:
         facts[kind]["lr_factor"] = lr_factor
+    if read_numbers is not None:
+        own = _first_numbers(own, read_numbers, run)
+        facts[kind]["read_numbers"] = read_numbers
     path = checkpoints_dir / f"{name}.safetensors"
     save_tensors(path, _small(own), task.kind, facts)
     write_atomically(configs_dir / f"{name}.toml", to_toml(config).encode())
     return path
+
+
+def _first_numbers(tensors: Mapping[str, Tensor], count: int, run: Path) -> dict[str, Tensor]:
+    """The tensors with a reader of the first `count` numbers, which is given them as large."""
+    reader = tensors.get(_READER)
+    if reader is None or not 0 < count <= len(reader):
+        most = 0 if reader is None else len(reader)
+        raise InputError(f"--read-numbers must be 1 to {most}, which {run} reads, not {count}")
+    # What is read is divided by the root of how many numbers there are (`LearnedInit.read`).
+    return {**tensors, _READER: reader[:count] * (count / len(reader)) ** 0.5}
 
 
 def _small(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,10 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="X",
         help="the rate that suits fits from it, relative to the default (default: as trained)",
     )
+    parser.add_argument(
+        "--read-numbers",
+        type=int,
+        metavar="N",
+        help="keep the first N numbers that a linear start reads (default: all)",
+    )
     arguments = parser.parse_args(argv)
     try:
         dirs = CHECKPOINTS_DIR, CONFIGS_DIR
-        path = ship(arguments.run, arguments.name, *dirs, arguments.lr_factor)
+        what = arguments.lr_factor, arguments.read_numbers
+        path = ship(arguments.run, arguments.name, *dirs, *what)
     except InputError as error:
         parser.error(str(error))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

@@ -29,12 +29,13 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
     "linear-96": (4, 128, 96),
     "photo-96": (4, 128, 96),
     "clothing-48": (3, 64, 48),
+    "clothing-96": (4, 128, 96),
 }
 DEFAULT_PRETRAINED = "photo-224"
 
 # Behind UNTAUGHT, which has learned nothing, under today's fit (docs/results/learned-start.md), or
 # only ahead on images of one domain: "hyper" is UNTAUGHT at their size.
-NOT_AHEAD = frozenset({"photo-224", "clothing-48"})
+NOT_AHEAD = frozenset({"photo-224", "clothing-48", "clothing-96"})
 UNTAUGHT = "waves-steps"
 # Name -> up to how many epochs of a fit it is ahead of UNTAUGHT (records learned-96).
 LEADS_EPOCHS = {"linear-96": 4.0}
@@ -56,8 +57,9 @@ def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork | LearnedIni
 
     Args:
         name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256), "linear-96" or
-            "photo-96" (96 x 96, 4 x 128), or "clothing-48" (clothing at 48 x 48, 3 x 64). Its
-            `generate` takes images of any size; it was trained on these.
+            "photo-96" (96 x 96, 4 x 128), "clothing-48" (clothing at 48 x 48, 3 x 64) or
+            "clothing-96" (96 x 96, 4 x 128). Its `generate` takes images of any size; it was
+            trained on these.
 
     Raises:
         InputError: no such name, or the installed file is damaged.
