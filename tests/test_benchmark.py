@@ -754,6 +754,8 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--seeds", "0"], "seeds must be at least 1"),
         (["--fit", "sampler=points"], "--fit is for the open track"),
         (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
+        (["--track", "open", "--fit", "eval_pixels=1"], "declared by the protocol"),
+        (["--track", "open", "--fit", "stop_mse=1"], "declared by the protocol"),
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
         (
             ["--track", "open", "--fit", "samplr=points"],

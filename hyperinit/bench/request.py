@@ -69,7 +69,8 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue, workers: int 
     entries = _entries(arguments.inits, track, catalogue, protocol)
     if arguments.lr is not None:
         entries = [with_changes(entry, {"lr": arguments.lr}) for entry in entries]
-    declared = ("budget_epochs", "lr", "seed", "eval_epochs")
+    # Hits are read off a curve whose every point is of all pixels, up to the declared budget.
+    declared = ("budget_epochs", "lr", "seed", "eval_epochs", "eval_pixels", "stop_mse")
     options = fit_options(arguments.fit or (), declared, "the protocol")
     entries = [with_changes(entry, options) for entry in entries]
     if track.freezes_layers:

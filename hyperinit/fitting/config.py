@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
 from hyperinit.base.errors import InputError, unknown_name
@@ -40,7 +40,9 @@ class FitConfig:
         weight_decay: Decoupled, AdamW's and NAdam's.
         frozen_layers: Indices of layers that are not trained, 0 being the first.
         eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
-        eval_pixels: How many pixels, drawn once, evaluations look at; None: the full grid.
+        eval_pixels: How many pixels, drawn once, evaluations on the way look at; None: the full
+            grid. The first and the last always look at all pixels, and so does every one with
+            `stop_mse` and in a fit to a target; what is kept is chosen among those alone.
         seed: Of the order in which pixels are visited.
         stop_mse: Stop at the first evaluation where the error and the smoothed training loss are
             both at or below this; None never does. Only for reproducing the seed experiment: the
@@ -97,12 +99,24 @@ class FitConfig:
     warmup_steps: int | None = option(None, at_least=0, at_most=MAX_COUNT)
     rising_units: bool | None = None
 
+    whole_ends: ClassVar[bool] = True  # see SampledFit
+
     def __post_init__(self) -> None:
         check(self)
 
     def step_pixels(self, pixels: int) -> int:
         """Pixels a step of an image that has so many."""
         return min(self.batch_pixels or suitable_batch(pixels), pixels)
+
+
+class SampledFit(FitConfig):
+    """A fit whose first and last evaluation are of `eval_pixels` too.
+
+    For training, which makes thousands of fits only to see which of their two ends is better: its
+    errors are no result of any fit.
+    """
+
+    whole_ends = False
 
 
 # The fit of protocol 1: what records of that version leave unsaid.

@@ -284,10 +284,11 @@ class _Descent:
         return False
 
     def evaluate(self) -> list[FitResult]:
-        """Looks at all pixels, or a sample; one result for each fit."""
+        """Looks at all pixels, or on the way at a sample; one result for each fit."""
         params, coords, rgb = self.taker.params, self.coords, self.rgb
-        if self.eval_at is not None:
-            coords, rgb = coords[self.eval_at], rgb.index_select(-2, self.eval_at)
+        at = None if self._must_be_whole() else self.eval_at
+        if at is not None:
+            coords, rgb = coords[at], rgb.index_select(-2, at)
         shown = predict(params, coords)
         errors = grid_errors(shown, rgb, self.dims)
         mse, psnr = (value.reshape(-1).tolist() for value in errors)
@@ -298,7 +299,8 @@ class _Descent:
         for i, progress in enumerate(self.fits):
             if not progress.over:
                 point = CurvePoint(epochs, steps, sec, mse[i], psnr[i], train[i])
-                keep[i] = progress.add(point, self.config)
+                may_keep = at is None or not self.config.whole_ends
+                keep[i] = progress.add(point, self.config, may_keep=may_keep)
                 self.on_eval(progress.curve[-1])
         chosen = torch.tensor(keep, device=shown.device).reshape(self.batch)
         self.kept = choose_params(chosen, params, self.kept)
@@ -307,6 +309,12 @@ class _Descent:
         self.over = self.step >= self.steps or all(progress.over for progress in self.fits)
         singles = self.kept.unbatch() if self.batch else [self.kept]
         return [self._result(own, fit) for own, fit in zip(singles, self.fits, strict=True)]
+
+    def _must_be_whole(self) -> bool:
+        """Whether what is seen now decides what the fit ends with, or whether it ends here."""
+        ends = self.step == 0 or self.step >= self.steps
+        decides = self.config.stop_mse is not None or self.replan is not None
+        return decides or (ends and self.config.whole_ends)
 
     def _result(self, params: Params, progress: _Progress) -> FitResult:
         return FitResult(
@@ -357,8 +365,8 @@ class _Progress:
         self.over = self.diverged = False
         self.gave_up = self.stalled = False  # it collapsed early; it only stalled
 
-    def add(self, point: CurvePoint, config: FitConfig) -> bool:
-        """Adds an evaluation; returns whether it is now the one to keep."""
+    def add(self, point: CurvePoint, config: FitConfig, *, may_keep: bool = True) -> bool:
+        """Adds an evaluation; returns whether it is now the one to keep, if it may be."""
         first = not self.curve
         self.diverged = not point.mse < (math.inf if first else DIVERGED_MSE)
         point = replace(point, mse=math.inf) if self.diverged else point
@@ -370,6 +378,7 @@ class _Progress:
             keep = point.mse < self.kept.mse
         else:
             keep = first or not self.diverged
+        keep &= may_keep
         if keep:
             self.kept = point
         return keep

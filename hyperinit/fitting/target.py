@@ -124,10 +124,10 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         image: (3, H, W) in [0, 1], or anything else that `fit` takes.
         target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB. Of a signal, in its own.
         config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
-            to the nearest step. `eval_epochs` and `stop_mse` are set here, and a fit that brings
-            next to nothing, or blows up, is given up and restarted at half the rate, or at the one
-            that suits if that is lower, whatever `max_restarts` says. "auto" is the eager engine:
-            how long the fit will be is not known.
+            to the nearest step. `eval_epochs`, `eval_pixels` and `stop_mse` are set here, and a
+            fit that brings next to nothing, or blows up, is given up and restarted at half the
+            rate, or at the one that suits if that is lower, whatever `max_restarts` says. "auto"
+            is the eager engine: how long the fit will be is not known.
         on_progress: Called every 20 steps, on the clock.
         **options: Fields of FitConfig to set.
 
@@ -143,7 +143,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     flat_mse = _flat_mse(image, start.params.config.in_features)
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
-    config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=())
+    config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=(), eval_pixels=None)
     if config.engine == AUTO:  # decides by the budget, and this one is only a cap
         config = replace(config, engine="eager")
     usual = replace(config, budget_epochs=USUAL_EPOCHS)

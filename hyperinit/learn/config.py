@@ -292,9 +292,9 @@ class ReptileConfig(LoopConfig):
     @property
     def fit(self) -> FitConfig:
         """The fit inside."""
-        from hyperinit.fitting.config import FitConfig
+        from hyperinit.fitting.config import SampledFit
 
-        return FitConfig(
+        return SampledFit(
             budget_epochs=self.horizon_epochs,
             lr=self.fit_lr,
             eval_epochs=(),
