@@ -13,12 +13,12 @@ import torch
 from conftest import shake_heads, smooth_image, tiny_hyper
 
 from hyperinit import fit, load_params
-from hyperinit.app import fit as fit_command
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.base.outputs import check_directory
 from hyperinit.bench.catalogue import inits_for_fit
 from hyperinit.bench.sources import load_init
+from hyperinit.fitting.command import looks
 from hyperinit.fitting.config import FitConfig
 from hyperinit.images.files import image_files
 from hyperinit.images.save import save_image
@@ -263,8 +263,8 @@ def test_small_work_gets_one_thread_and_a_wish_is_kept():
 
 
 def test_a_fit_that_is_watched_is_looked_at_all_along():
-    looks = fit_command.looks(FitConfig(budget_epochs=64))
-    assert len(looks) == 16 and max(looks) < 64 and looks == tuple(sorted(looks))
+    found = looks(FitConfig(budget_epochs=64))
+    assert len(found) == 16 and max(found) < 64 and found == tuple(sorted(found))
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

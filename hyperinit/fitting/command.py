@@ -1,0 +1,170 @@
+"""`hyperinit fit` of one image or signal: the fit, what is said of it, and the files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path, write_or_spare
+from hyperinit.base.outputs import IMAGE, SIREN, check_output
+from hyperinit.base.results import result as print_result
+from hyperinit.base.terminal import EpochBar, advising
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hyperinit.fitting.config import FitConfig
+    from hyperinit.inits.start import Init, Start
+    from hyperinit.siren.network import Params
+
+UNWRITTEN = "nothing was written"
+
+# What a library's error names -> what the command line calls it.
+FLAGS = {
+    "try lr": "try --lr",
+    "raise budget_epochs": "raise --budget-epochs",
+    "raise target_mse": "raise --target-mse",
+    "max_restarts=": "--fit max_restarts=",
+    "or width to": "or --width to",
+}
+
+
+def fit_image(
+    arguments: argparse.Namespace, init: Init, config: FitConfig, image: Tensor, device: Any
+) -> int:
+    """Fits one image and writes what was asked for.
+
+    Raises:
+        InputError: bad input, or the fit is no better than its start; nothing is written.
+    """
+    from hyperinit.fitting.config import suited
+    from hyperinit.images.signals import output_suffixes, sample_facts
+    from hyperinit.siren.device import choose_threads, on_threads
+
+    if arguments.ray is not None:
+        raise InputError("--ray is for a set of images: one image is one fit")
+    inputs = [arguments.image, arguments.init.rpartition("=")[2]]
+    if arguments.out is not None:
+        check_output(arguments.out, [".safetensors"], SIREN, inputs=inputs)
+    if arguments.render is not None:
+        check_output(
+            arguments.render, output_suffixes(image.ndim - 1, len(image)), IMAGE, inputs=inputs
+        )
+    image = image.to(device)
+    start = init.start(image, arguments.seed)
+    work = config.step_pixels(image[0].numel()) * start.params.config.width**2
+    config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
+    facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
+    facts |= sample_facts(arguments.image, image)
+    do = _fit_budget if arguments.target_mse is None else _fit_to_target
+    with on_threads(choose_threads(arguments.threads, work)):
+        text, fields = do(arguments, start, image, config, facts)
+    files = {"out": arguments.out, "render": arguments.render}
+    fields |= {what: None if path is None else shown_path(path) for what, path in files.items()}
+    print_result("fit", text, image=shown_path(arguments.image), init=init.name, **fields)
+    return 0
+
+
+def _fit_budget(
+    arguments: argparse.Namespace,
+    start: Start,
+    image: Tensor,
+    config: FitConfig,
+    facts: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Fits over the declared budget, writes the result; returns a line and fields about it."""
+    from hyperinit.fitting.fit import failure, fit, too_small
+
+    with EpochBar(config.budget_epochs) as bar:
+        watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
+        with advising(UNWRITTEN):
+            result = fit(
+                start, image, watched, on_eval=lambda point: bar.show(point.epochs, point.mse)
+            )
+    name = shown_path(arguments.image)
+    first, last, kept = result.curve[0], result.curve[-1], result.kept
+    if reason := failure(result):
+        raise InputError(f"{name}: from {facts['init']}: {_with_flags(reason)}")
+    facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
+    facts |= {"collapses": list(result.collapses), "became": dict(result.became)}
+    _write(arguments, result.params, image, facts)
+    if warning := too_small(result):
+        print(f"{name}: warning: {warning} (--width)", file=sys.stderr)
+    restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
+    if result.collapses and not result.restarts:
+        restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
+    text = (
+        f"{name}: from {facts['init']}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
+        f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
+        f"{last.sec:.2f} s{restarted}"
+    )
+    fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
+    return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1}
+
+
+def _with_flags(reason: str) -> str:
+    """An error of the library's in the words of the command line."""
+    for ours, flag in FLAGS.items():
+        reason = reason.replace(ours, flag)
+    return reason
+
+
+def _fit_to_target(
+    arguments: argparse.Namespace,
+    start: Start,
+    image: Tensor,
+    config: FitConfig,
+    facts: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Fits until the error is as low as wanted; what improved is written even if it is not."""
+    from hyperinit.fitting.target import advice, fit_to_target
+
+    target, name = arguments.target_mse, shown_path(arguments.image)
+    with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
+        result = fit_to_target(
+            *(start, image, target, config),
+            on_progress=lambda now: bar.show(now.epochs, now.mse, now.planned_epochs),
+        )
+    facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
+    facts["runs"] = [asdict(run) for run in result.runs]
+    if result.improved:
+        _write(arguments, result.params, image, facts)
+    outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
+    cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
+    if not result.reached:
+        raise InputError(
+            f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost};"
+            f" {_with_flags(advice(result, target))}"
+        )
+    fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
+    fields |= {"sec": result.sec, "attempts": len(result.runs)}
+    return f"{name}: from {facts['init']}, {outcome}, {cost}", fields
+
+
+def _write(
+    arguments: argparse.Namespace, params: Params, image: Tensor, facts: Mapping[str, Any]
+) -> None:
+    from hyperinit.images.signals import save_samples
+    from hyperinit.siren.signals import render_samples
+    from hyperinit.siren.store import save_params
+
+    if arguments.out:
+        write_or_spare(arguments.out, lambda path: save_params(path, params, **facts), "the SIREN")
+    if arguments.render:
+        try:
+            rate_hz = facts.get("signal", {}).get("rate_hz")
+            save_samples(render_samples(params, image.shape[1:]), arguments.render, rate_hz)
+        except InputError as error:
+            kept = f"; the SIREN is in {shown_path(arguments.out)}" if arguments.out else ""
+            raise InputError(f"{error}{kept}") from error
+
+
+def looks(config: FitConfig) -> tuple[float, ...]:
+    """When a fit that is watched is evaluated; a few per cent of its time at most."""
+    every = max(config.budget_epochs / 16, 2.0)
+    return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))
