@@ -80,12 +80,11 @@ def _fit_budget(
     """Fits over the declared budget, writes the result; returns a line and fields about it."""
     from hyperinit.fitting.fit import failure, fit, too_small
 
-    with EpochBar(config.budget_epochs) as bar:
-        watched = replace(config, eval_epochs=looks(config)) if bar.is_shown else config
-        with advising(UNWRITTEN):
-            result = fit(
-                start, image, watched, on_eval=lambda point: bar.show(point.epochs, point.mse)
-            )
+    # The best evaluation is kept, so they must not depend on whether a bar shows them.
+    config = replace(config, eval_epochs=looks(config))
+    facts |= {"fit": asdict(config)}
+    with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
+        result = fit(start, image, config, on_eval=lambda point: bar.show(point.epochs, point.mse))
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if reason := failure(result):
@@ -165,6 +164,6 @@ def _write(
 
 
 def looks(config: FitConfig) -> tuple[float, ...]:
-    """When a fit that is watched is evaluated; a few per cent of its time at most."""
+    """When a fit over a budget is evaluated, watched or not; a few per cent of its time at most."""
     every = max(config.budget_epochs / 16, 2.0)
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))
