@@ -33,8 +33,9 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
         "epochs": ("number", "pixel visits / pixels, making the start included"),
         "sec": ("number", "seconds of the fit, making the start included"),
         "attempts": ("whole", "fits that were made, the last one included"),
-        "out": ("text?", "file of the SIREN"),
-        "render": ("text?", "file of the picture"),
+        "reached": ("flag?", "whether --target-mse was; null where there is none"),
+        "out": ("text?", "file of the SIREN, where it was written"),
+        "render": ("text?", "file of the picture, where it was written"),
     },
     "image": {
         "image": ("text", "name below the directory"),

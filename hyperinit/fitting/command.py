@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.errors import InputError
@@ -40,7 +41,8 @@ def fit_image(
     """Fits one image and writes what was asked for.
 
     Raises:
-        InputError: bad input, or the fit is no better than its start; nothing is written.
+        InputError: bad input, or the fit is no better than its start; nothing is written. Or a
+            target was missed, which the result on stdout and the files say too.
     """
     from hyperinit.fitting.config import suited
     from hyperinit.images.signals import output_suffixes, sample_facts
@@ -63,10 +65,13 @@ def fit_image(
     facts |= sample_facts(arguments.image, image)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
-        text, fields = do(arguments, start, image, config, facts)
+        text, fields, missed = do(arguments, start, image, config, facts)
     files = {"out": arguments.out, "render": arguments.render}
-    fields |= {what: None if path is None else shown_path(path) for what, path in files.items()}
-    print_result("fit", text, image=shown_path(arguments.image), init=init.name, **fields)
+    named = {what: None if path is None else shown_path(path) for what, path in files.items()}
+    names = {"image": shown_path(arguments.image), "init": init.name}
+    print_result("fit", None if missed else text, **{**named, **names, **fields})
+    if missed:
+        raise InputError(f"{text}; {missed}")
     return 0
 
 
@@ -76,8 +81,8 @@ def _fit_budget(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> tuple[str, dict[str, Any]]:
-    """Fits over the declared budget, writes the result; returns a line and fields about it."""
+) -> tuple[str, dict[str, Any], str]:
+    """Fits over the declared budget, writes the result; returns a line and fields about it, ""."""
     from hyperinit.fitting.fit import failure, fit, too_small
 
     # The best evaluation is kept, so they must not depend on whether a bar shows them.
@@ -103,7 +108,7 @@ def _fit_budget(
         f"{last.sec:.2f} s{restarted}"
     )
     fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
-    return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1}
+    return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1, "reached": None}, ""
 
 
 def _with_flags(reason: str) -> str:
@@ -119,8 +124,12 @@ def _fit_to_target(
     image: Tensor,
     config: FitConfig,
     facts: dict[str, Any],
-) -> tuple[str, dict[str, Any]]:
-    """Fits until the error is as low as wanted; what improved is written even if it is not."""
+) -> tuple[str, dict[str, Any], str]:
+    """Fits until the error is as low as wanted; what improved is written even if it is not.
+
+    Returns a line and fields about the result, and where the target was missed, what may help and
+    where the best so far is.
+    """
     from hyperinit.fitting.target import advice, fit_to_target
 
     target, name = arguments.target_mse, shown_path(arguments.image)
@@ -131,18 +140,57 @@ def _fit_to_target(
         )
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
-    if result.improved:
+    missed = "" if result.reached else _with_flags(advice(result, target))
+    better = None if result.reached else _better(arguments.out, facts)
+    if written := result.improved and better is None:
         _write(arguments, result.params, image, facts)
+    if missed and result.improved:
+        missed += _whereabouts(arguments, better)
     outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
     cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
-    if not result.reached:
-        raise InputError(
-            f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost};"
-            f" {_with_flags(advice(result, target))}"
-        )
     fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
-    fields |= {"sec": result.sec, "attempts": len(result.runs)}
-    return f"{name}: from {facts['init']}, {outcome}, {cost}", fields
+    fields |= {"sec": result.sec, "attempts": len(result.runs), "reached": result.reached}
+    fields |= {} if written else {"out": None, "render": None}
+    if missed:
+        text = f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost}"
+        return text, fields, missed
+    return f"{name}: from {facts['init']}, {outcome}, {cost}", fields, ""
+
+
+def _better(out: Path | None, facts: Mapping[str, Any]) -> float | None:
+    """The error of the SIREN of the same image in a file, if it is lower than that in the facts.
+
+    A fit that came to what was wanted replaces whatever is there; one that did not must not lose
+    what an earlier one has reached.
+    """
+    from hyperinit.siren.store import load_params
+
+    if out is None or not out.exists():
+        return None
+    try:
+        _, info = load_params(out)
+    except InputError:  # damaged, or no SIREN that a fit has written
+        return None
+    mse = info.get("mse")
+    known = isinstance(mse, (int, float)) and mse < facts["mse"]
+    return mse if known and _content(info) == _content(facts) else None
+
+
+def _content(facts: Mapping[str, Any]) -> list[Any]:
+    """The hash of the image or the signal that facts of a SIREN name."""
+    return [one.get("sha256") for one in (*facts.get("images", ()), facts.get("signal", {}))]
+
+
+def _whereabouts(arguments: argparse.Namespace, better: float | None) -> str:
+    """Where the best so far of a fit that missed its target is, for the end of a line."""
+    if better is not None:
+        kept = f"is of the same image and better (MSE {better:.3g})"
+        return f"; {UNWRITTEN}: {shown_path(arguments.out)} {kept}"
+    if arguments.out is not None:
+        return f"; the best so far is in {shown_path(arguments.out)}"
+    if arguments.render is not None:
+        return f"; what the best so far shows is in {shown_path(arguments.render)}"
+    return ""
 
 
 def _write(

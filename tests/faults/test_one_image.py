@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 
 import pytest
@@ -37,3 +38,49 @@ def test_a_terminal_does_not_change_what_is_written(monkeypatch):
         params, info = load_params("o.safetensors")
         written.append((tensors_hash(params.tensors), info))
     assert written[0] == written[1]
+
+
+def missed(capsys, *flags: str) -> tuple[str, str]:
+    """stdout and stderr of a fit that cannot reach its target."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([*SMALL, "--target-mse", "1e-9", *flags])
+    assert stopped.value.code == 2
+    out, error = capsys.readouterr()
+    assert error.count("\n") == 1 and "--target-mse 1e-09 was not reached" in error
+    return out, error
+
+
+def test_a_missed_target_says_where_the_best_so_far_is(capsys):
+    few = ["--budget-epochs", "2"]
+    out, error = missed(capsys, *few, "-o", "o.safetensors", "--render", "o.png", "--json")
+    assert error.endswith("; the best so far is in o.safetensors\n")
+    said = json.loads(out)
+    assert said["kind"] == "fit" and said["reached"] is False and said["out"] == "o.safetensors"
+    assert said["mse"] == pytest.approx(load_params("o.safetensors")[1]["mse"])
+    out, error = missed(capsys, *few, "--render", "o.png")
+    assert out == "" and error.endswith("; what the best so far shows is in o.png\n")
+    _, error = missed(capsys, *few)
+    assert "so far" not in error
+    out, error = missed(capsys, "--budget-epochs", "0", "-o", "none.safetensors", "--json")
+    assert "so far" not in error and json.loads(out)["out"] is None
+
+
+def test_a_missed_target_does_not_replace_what_is_better(capsys, place):
+    assert main([*SMALL, "--budget-epochs", "30", "-o", "o.safetensors"]) == 0
+    before = (place / "o.safetensors").read_bytes()
+    command = ["--budget-epochs", "2", "-o", "o.safetensors"]
+    out, error = missed(capsys, *command, "--json")
+    assert (place / "o.safetensors").read_bytes() == before and json.loads(out)["out"] is None
+    assert "; nothing was written: o.safetensors is of the same image and better (MSE " in error
+    save_image(smooth_image(16, seed=1), "a.png")  # of another image it may be as good as it likes
+    _, error = missed(capsys, *command)
+    assert error.endswith("; the best so far is in o.safetensors\n")
+    assert (place / "o.safetensors").read_bytes() != before
+
+
+def test_a_target_that_is_reached_is_said_as_json(capsys):
+    assert main([*SMALL, "--target-mse", "0.7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reached"] is True
+    assert main([*SMALL, "--budget-epochs", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reached"] is None
