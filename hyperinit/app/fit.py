@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from hyperinit.base import arguments as typed
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.fitting.command import fit_image
+from hyperinit.fitting.command import check_sizes, fit_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperinit.fitting.config import FitConfig
+    from hyperinit.inits.start import Init
+    from hyperinit.siren.network import SirenConfig
 
 TARGET_BUDGET_EPOCHS = 200.0
+DEPTH = 5
 
 # The best that needs no training; in short fits; of tiny images, sounds and volumes (log 69, 76).
 DEFAULT_INIT, PLAIN_DEFAULT_INIT, ALL_WAVES_INIT = "waves-steps", "waves-sized", "identity-sized"
@@ -95,7 +98,7 @@ def _add_init(parser: Parser) -> None:
     )
     width = "of a hand-designed init (256; more for large images)"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
-    add("--depth", type=typed.DEPTH, default=5, metavar="N", help="of a hand-designed init (5)")
+    add("--depth", type=typed.DEPTH, metavar="N", help=f"of a hand-designed init ({DEPTH})")
     omega_0 = "of a hand-designed init (its own, mostly 30)"
     add("--omega-0", type=typed.OMEGA, metavar="X", help=omega_0)
     typed.add_index(parser)
@@ -144,6 +147,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
     image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
+    asked = arguments.width, arguments.depth  # what was typed, which must not be passed over
+    arguments.depth = arguments.depth or DEPTH
     arguments.width = arguments.width or _width(arguments, image)
     arguments.init = arguments.init or _default_init(arguments, config, image)
     sizes = arguments.width, arguments.depth
@@ -159,12 +164,22 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     if image is None:
         from hyperinit.sets.command import fit_images
 
+        if arguments.init.partition("@")[0] not in named and any(asked):
+            check_sizes(asked, init.name, _shown_start(init, arguments))
         base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     for flag in ("learn", "dry_run", "limit"):
         if getattr(arguments, flag):
             raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
-    return fit_image(arguments, init, config, image, device)
+    return fit_image(arguments, init, config, image, device, asked=asked)
+
+
+def _shown_start(init: Init, arguments: argparse.Namespace) -> SirenConfig:
+    """The network that an init brings, as it shows from any image: before those of a set are."""
+    import torch
+
+    sides = arguments.size or (64, 64)
+    return init.start(torch.full((3, *sides), 0.5), arguments.seed).params.config
 
 
 def check_fit(

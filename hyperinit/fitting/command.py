@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hyperinit.fitting.config import FitConfig
     from hyperinit.inits.start import Init, Start
-    from hyperinit.siren.network import Params
+    from hyperinit.siren.network import Params, SirenConfig
 
 UNWRITTEN = "nothing was written"
 
@@ -35,10 +35,37 @@ FLAGS = {
 }
 
 
+def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenConfig) -> None:
+    """Refuses a width or depth that was typed for an init that brings a network of another size.
+
+    Args:
+        asked: Width and depth as typed; None where nothing was.
+        init: Its name.
+        siren: The network that it brings.
+
+    Raises:
+        InputError: they differ; the line names the init's own.
+    """
+    own = siren.width, siren.depth
+    if any(a not in (None, b) for a, b in zip(asked, own, strict=True)):
+        named = zip(("--width", "--depth"), asked, strict=True)
+        flags = " ".join(f"{flag} {wanted}" for flag, wanted in named if wanted is not None)
+        raise InputError(
+            f"{flags}: init {init} brings a network of its own: leave that out, or write --width"
+            f" {own[0]} --depth {own[1]}"
+        )
+
+
 def fit_image(
-    arguments: argparse.Namespace, init: Init, config: FitConfig, image: Tensor, device: Any
+    arguments: argparse.Namespace,
+    init: Init,
+    config: FitConfig,
+    image: Tensor,
+    device: Any,
+    *,
+    asked: tuple[int | None, int | None] = (None, None),
 ) -> int:
-    """Fits one image and writes what was asked for.
+    """Fits one image and writes what was asked for, from a network of the sizes that were typed.
 
     Raises:
         InputError: bad input, or the fit is no better than its start; nothing is written. Or a
@@ -59,6 +86,7 @@ def fit_image(
         )
     image = image.to(device)
     start = init.start(image, arguments.seed)
+    check_sizes(asked, init.name, start.params.config)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}

@@ -84,3 +84,22 @@ def test_a_target_that_is_reached_is_said_as_json(capsys):
     assert json.loads(capsys.readouterr().out)["reached"] is True
     assert main([*SMALL, "--budget-epochs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reached"] is None
+
+
+def test_sizes_that_an_init_of_its_own_network_lacks_are_refused(capsys, place):
+    assert main([*SMALL, "--budget-epochs", "1", "-o", "own.safetensors"]) == 0
+    (place / "photos").mkdir()
+    save_image(smooth_image(16), "photos/a.png")
+    before = sorted(place.rglob("*"))
+    capsys.readouterr()
+    for source, out in (("a.png", "b.safetensors"), ("photos", "fitted")):
+        command = ["fit", source, "--init", "own.safetensors", "--budget-epochs", "1", "-o", out]
+        for flags in (["--width", "24"], ["--depth", "5"], ["--width", "16", "--depth", "3"]):
+            with pytest.raises(SystemExit):
+                main([*command, *flags])
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and " ".join(flags) + ": init own brings" in error
+            assert "write --width 16 --depth 2" in error
+            assert sorted(place.rglob("*")) == before
+    for flags in ([], ["--width", "16"], ["--width", "16", "--depth", "2"]):
+        assert main([*command, *flags]) == 0

@@ -28,6 +28,7 @@ from hyperinit.siren.device import choose_device, choose_threads
 from hyperinit.siren.store import CHECKPOINT_NAME
 
 SMALL = ["--width", "8", "--depth", "1", "--budget-epochs", "8"]
+OWN_NETWORK = ["--init", CHECKPOINT_NAME, "--width", "16", "--depth", "2"]  # tiny_hyper's
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_place_where_no_file_can_be_made_is_refused():
     ("flags", "message"),
     [
         (["--budget-epochs", "0"], "the budget leaves nothing to fit with"),
-        (["--init", f"{CHECKPOINT_NAME}", "--budget-epochs", "0.01"], "making the start costs"),
+        ([*OWN_NETWORK, "--budget-epochs", "0.01"], "making the start costs"),
     ],
 )
 def test_a_fit_that_gained_nothing_is_no_success(place, flags, message, capsys):
@@ -150,7 +151,7 @@ import torch
 def nan(image, seed):
     spec = hyperinit.named_init("identity")
     generator = torch.Generator().manual_seed(seed)
-    params = hyperinit.sample_params(spec, spec.siren_config(8, 2), generator=generator)
+    params = hyperinit.sample_params(spec, spec.siren_config(8, 1), generator=generator)
     params["layers.1.weight"][0, 0] = float("nan")
     return params
 """
