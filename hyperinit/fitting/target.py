@@ -157,7 +157,8 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         while best is None or best.kept.mse > target_mse:
             left, is_last = max(config.budget_epochs - epochs, 0), len(runs) == MAX_RUNS
             lr = min(runs, key=lambda run: run.mse).lr if is_last else lr
-            own = replace(config, budget_epochs=left, lr=lr, seed=config.seed + len(runs))
+            seed = _wrapped(config.seed + len(runs))
+            own = replace(config, budget_epochs=left, lr=lr, seed=seed)
             own = replace(own, max_restarts=0) if is_last else own  # nothing is left to give up for
             end = End(
                 target_mse,
@@ -191,6 +192,11 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         runs=tuple(runs),
         improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
+
+
+def _wrapped(seed: int) -> int:
+    """A seed that is a 64-bit number: after the largest comes the smallest."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 def _flat_mse(image: Tensor, dims: int) -> float:

@@ -103,3 +103,9 @@ def test_sizes_that_an_init_of_its_own_network_lacks_are_refused(capsys, place):
             assert sorted(place.rglob("*")) == before
     for flags in ([], ["--width", "16"], ["--width", "16", "--depth", "2"]):
         assert main([*command, *flags]) == 0
+
+
+def test_a_seed_at_the_end_of_its_range_fits_to_a_target(capsys):
+    rough = ["--lr", "10", "--target-mse", "0.5", "--seed", str(2**63 - 1)]
+    assert main([*SMALL, *rough, "-o", "o.safetensors"]) == 0
+    assert len(load_params("o.safetensors")[1]["runs"]) > 1
