@@ -25,8 +25,14 @@ DEPTH = 5
 # The best that needs no training; in short fits; of tiny images, sounds and volumes (log 69, 76).
 DEFAULT_INIT, PLAIN_DEFAULT_INIT, ALL_WAVES_INIT = "waves-steps", "waves-sized", "identity-sized"
 
-# Fields of FitConfig that have a flag of their own, or that a command line has no use for.
-DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed", "eval_epochs", "stop_mse")
+# Fields of FitConfig that have a flag of their own.
+DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed")
+# And those that a command line has no use for: what to do instead.
+UNUSED = {
+    "eval_epochs": "the command looks at all pixels when it suits the budget; hyperinit.fit in"
+    " Python takes eval_epochs",
+    "stop_mse": "write --target-mse X to fit until the error is X",
+}
 
 
 def build(prog: str) -> Parser:
@@ -243,6 +249,8 @@ def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
     for pair in arguments.fit:
         name, _, value = pair.partition("=")
         flag = f"--{name.replace('_', '-')}"
+        if name in UNUSED:
+            raise InputError(f"--fit: {name} is no option of this command: {UNUSED[name]}")
         if name in DECLARED or name in FitConfig.__dataclass_fields__:
             continue
         if flag in parser._option_string_actions:

@@ -109,3 +109,14 @@ def test_a_seed_at_the_end_of_its_range_fits_to_a_target(capsys):
     rough = ["--lr", "10", "--target-mse", "0.5", "--seed", str(2**63 - 1)]
     assert main([*SMALL, *rough, "-o", "o.safetensors"]) == 0
     assert len(load_params("o.safetensors")[1]["runs"]) > 1
+
+
+@pytest.mark.parametrize(
+    ("pair", "advice"),
+    [("eval_epochs=1", "hyperinit.fit in Python"), ("stop_mse=1", "write --target-mse X")],
+)
+def test_an_option_that_has_no_flag_is_not_said_to_have_one(capsys, pair, advice):
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--fit", pair])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and advice in error and "flag" not in error
