@@ -26,7 +26,7 @@ from typing import Any, Union
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, check_memory, memory_errors
@@ -193,6 +193,7 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     mode = picture.mode
     white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None
     key = picture.info.get("transparency")
+    _load(picture)
     upright = ImageOps.exif_transpose(picture)
     if white is not None:
         values = torch.from_numpy(np.array(upright, dtype=np.float32))
@@ -210,6 +211,22 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
         alpha = _unit(rgba)[3]
         return _unit(colours) * alpha + (1 - alpha)
     return _unit(in_srgb(upright, profile, name))
+
+
+def _load(picture: Image.Image) -> None:
+    """Reads the pixels of a picture that may not have been read yet.
+
+    Pillow 12.3 maps an uncompressed TIFF that has a path into memory at the size that it has
+    upright: of one that is stored turned the rows come out scrambled. Without a path it maps none.
+    """
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        picture.load()
+        return
+    path, picture.filename = picture.filename, ""
+    try:
+        picture.load()
+    finally:
+        picture.filename = path
 
 
 def _unit(picture: Image.Image) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 from properties import SETTINGS
 
 from hyperinit.base.errors import InputError
-from hyperinit.images.decode import load_image, to_image
+from hyperinit.images.decode import decode_image, load_image, to_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 FORMATS = ("png", "jpg", "webp", "bmp", "gif", "tif")
@@ -144,3 +144,20 @@ def test_random_bytes(tmp_path: Path, content, suffix):
     path.write_bytes(content)
     with pytest.raises(InputError):
         load_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "P", "CMYK", "RGBA", "RGB"])
+def test_a_turned_tiff_is_the_same_picture_by_its_path(tmp_path, mode):
+    grey = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 100
+    picture = Image.fromarray(grey if mode == "I;16" else NOISE[:20, :30])
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    for orientation in range(1, 9):
+        exif, path = Image.Exif(), tmp_path / f"{orientation}.tif"
+        exif[0x112] = orientation
+        picture.save(path, exif=exif)
+        upright = decode_image(path.read_bytes(), "a.tif")
+        assert upright.shape == ((3, 20, 30) if orientation < 5 else (3, 30, 20))
+        assert torch.equal(load_image(path), upright)
+        with Image.open(path) as unread:
+            assert torch.equal(to_image(unread), upright)
+            assert unread.filename == str(path)  # theirs, as it was
