@@ -244,7 +244,7 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     config = params.config
     suffixes = output_suffixes(config.in_features, config.out_features)
     check_output(arguments.out, suffixes, IMAGE, inputs=[arguments.file])
-    size = arguments.size or _stored_size(arguments, info, config.is_image)
+    size = arguments.size or _stored_size(arguments.file, info, config.is_image)
     if len(size) != config.in_features:
         example = ("8000", "480x640", "24x24x24")[config.in_features - 1]
         raise InputError(f"--size must look like {example} for this SIREN")
@@ -260,18 +260,15 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     return 0
 
 
-def _stored_size(
-    arguments: argparse.Namespace, info: dict[str, Any], is_image: bool
-) -> tuple[int, ...]:
+def _stored_size(path: Path, info: dict[str, Any], is_image: bool) -> tuple[int, ...]:
     """Sides of what the SIREN was fitted to.
 
     Raises:
         InputError: its file does not say.
     """
-    images = info.get("images") or []
-    if is_image and isinstance(images, list) and images:
-        shown = images[arguments.index or 0]
+    shown = (info.get("images") or [{}])[0]
+    if is_image and {"height", "width"} <= set(shown):
         return shown["height"], shown["width"]
     if not is_image and info.get("signal"):
         return tuple(info["signal"]["sides"])
-    raise InputError(f"{shown_path(arguments.file)} does not say a size: give --size HxW")
+    raise InputError(f"{shown_path(path)} does not say a size: give --size HxW")

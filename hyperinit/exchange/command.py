@@ -92,7 +92,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     if not own_kind(arguments.file):
         theirs.setdefault("size", arguments.size)
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
-    size = arguments.size or theirs.get("size") or _stored_size(info, arguments.index)
+    size = arguments.size or theirs.get("size") or _stored_size(info)
     conventions = theirs_of(arguments.conventions, "--conventions")
     if {"layout", "size"} & set(conventions):
         raise InputError("--conventions takes no layout and no size: those are --to and --size")
@@ -120,9 +120,9 @@ def _beside(path: Path, name: str, suffix: str) -> Path:
     return path.with_name(f"{path.stem}-{name}{suffix}")
 
 
-def _stored_size(info: dict[str, Any], index: int | None) -> Size | None:
-    images = info.get("images") or []
-    shown = images[index or 0] if (index or 0) < len(images) else {}
+def _stored_size(info: dict[str, Any]) -> Size | None:
+    images = info.get("images") or [{}]
+    shown = images[0]
     return (shown["height"], shown["width"]) if {"height", "width"} <= set(shown) else None
 
 

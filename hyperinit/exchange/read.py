@@ -22,7 +22,7 @@ from hyperinit.exchange.layouts import ABOUT, check_signal, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import file_kind, load_siren
+from hyperinit.siren.store import check_index, file_kind, load_siren
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 MAX_BYTES = 2**31  # of a file, and of all arrays of an .npz file, whatever its zip archive says
@@ -110,6 +110,7 @@ def read_any(
     if kind and (layout != "auto" or any(v is not None for v in conventions.values())):
         raise InputError(f"{shown_path(path)}: written by hyperinit: takes no layout or convention")
     if kind == INT8_KIND:
+        check_index(path, index, 1)
         return load_int8(path)
     if kind:
         return load_siren(path, index)

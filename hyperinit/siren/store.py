@@ -244,19 +244,49 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict[str, Any]]:
     """Reads one SIREN of a file: `index` says which where the file has several stacked.
 
+    The facts are those about this one: `images` has its entry alone.
+
     Raises:
         InputError: as `load_params`, or there is no such one, or several and no index.
     """
     params, info = load_params(path)
     count = params.batch_shape[0] if params.batch_shape else 1
-    if index is None and count > 1:
-        raise InputError(f"{shown_path(path)} holds {count} SIRENs: say which one by its index")
-    if not 0 <= (index or 0) < count:
-        name = shown_path(path)
-        raise InputError(f"{name} holds SIRENs 0 to {count - 1}, there is no {index}")
+    check_index(path, index, count)
     if not params.batch_shape:
         return params, info
-    return params.map(lambda value: value[index or 0].clone()), info
+    one = index or 0
+    return params.map(lambda value: value[one].clone()), _facts_of_one(info, one, count)
+
+
+def check_index(path: str | Path, index: int | None, count: int) -> None:
+    """Refuses an index that says of no SIREN which one of a file's it is.
+
+    Raises:
+        InputError: there is no such one, or several and no index.
+    """
+    name = shown_path(path)
+    if index is None and count > 1:
+        raise InputError(f"{name} holds {count} SIRENs: say which one by its index")
+    if not 0 <= (index or 0) < count:
+        held = f"SIRENs 0 to {count - 1}" if count > 1 else "one SIREN"
+        raise InputError(f"{name} holds {held}, there is no {index}")
+
+
+def _facts_of_one(info: Mapping[str, Any], index: int, count: int) -> dict[str, Any]:
+    """The facts about one of a stack: lists with an entry for each SIREN keep that of this one.
+
+    A list of another length is left out: there is no telling which of its entries is meant.
+    """
+    facts = dict(info)
+    for field in ("images", "mse", "psnr"):
+        entries = facts.get(field)
+        if not isinstance(entries, list):
+            continue
+        if len(entries) != count:
+            del facts[field]
+        else:
+            facts[field] = [entries[index]] if field == "images" else entries[index]
+    return facts
 
 
 def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:

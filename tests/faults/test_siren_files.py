@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from properties import SETTINGS
 from safetensors.torch import save, save_file
 
+from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import named_init, sample_params
@@ -220,6 +221,39 @@ def test_one_of_many_is_taken_without_making_all(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             load_siren(path, index)
+
+
+THREE = [{"name": f"{n}.png", "height": 4 + n, "width": 8 + n} for n in range(3)]
+
+
+def test_one_of_a_stack_has_its_own_facts(tmp_path):
+    facts = {**FACTS, "images": THREE, "psnr": [1.0, 2.0, 3.0], "mse": 0.5, "init": "33"}
+    stacked = dict(ONE.map(lambda value: torch.stack([value] * 3)))
+    path = write(tmp_path / "a.safetensors", facts, stacked)
+    _, info = load_siren(path, 1)
+    assert info == {"images": THREE[1:2], "psnr": 2.0, "mse": 0.5, "init": "33"}
+    facts["images"] = THREE[:2]  # of which of the three?
+    assert "images" not in load_siren(write(path, facts, stacked), 1)[1]
+
+
+@pytest.mark.parametrize("form", ["hyperinit", "fp16", "int8"])
+def test_one_of_a_stack_is_exported_with_its_size(tmp_path, capsys, form):
+    path, out = tmp_path / "three.safetensors", tmp_path / "one.safetensors"
+    save_params(path, ONE.map(lambda value: torch.stack([value] * 3)), images=THREE)
+    export = ["export", str(path), "--to", form, "--index", "1", "-o", str(out)]
+    assert main(export) == 0
+    assert main(["render", str(out), "-o", str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().out.strip().endswith("a.png: 5x9")
+    with pytest.raises(SystemExit):
+        main(["render", str(out), "--index", "1", "-o", str(tmp_path / "a.png")])
+    assert "one.safetensors holds one SIREN, there is no 1" in capsys.readouterr().err
+
+
+def test_a_file_without_a_size_is_not_drawn_without_one(tmp_path, capsys):
+    save_params(tmp_path / "a.safetensors", ONE, images=[{"name": "a.png"}])
+    with pytest.raises(SystemExit):
+        main(["render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png")])
+    assert "does not say a size: give --size HxW" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(10**6, 10**6), (1, 50_000_001), (0, 5), (5, -1), (2**40, 2**40)])
