@@ -19,6 +19,7 @@ from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.exchange.glsl import MAX_CONSTANTS
 from hyperinit.exchange.layouts import LAYOUTS
+from hyperinit.exchange.read import read_any
 from hyperinit.exchange.write import FORMATS
 from hyperinit.images.coords import pixel_coords
 from hyperinit.siren.network import Params
@@ -172,6 +173,17 @@ def test_fewer_bits_are_read_again_and_their_cost_is_said(tmp_path, capsys, form
     assert re.search(r"to the image [\d.]+ -> [\d.]+ dB", told)
     assert float(-10 * error.log10()) > (50 if form == "fp16" else 30)
     assert main(["render", str(path), "--size", "8x8", "-o", str(tmp_path / "r.png")]) == 0
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8", "hyperinit"])
+def test_fewer_bits_do_not_claim_to_fit_as_well(tmp_path, form):
+    path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    images = [{"name": "a.png", "height": 8, "width": 9}]
+    how_well = {"mse": 1e-4, "psnr": 45.0, "reached": True, "runs": [{"mse": 1e-4}]}
+    hyperinit.save_params(path, siren(), images=images, init="33", **how_well)
+    assert main(["export", str(path), "--to", form, "-o", str(out)]) == 0
+    whole = {"images": images, "init": "33", **(how_well if form == "hyperinit" else {})}
+    assert read_any(out)[1] == whole
 
 
 def test_what_is_too_large_for_a_format_is_refused():

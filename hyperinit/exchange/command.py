@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params
 
 LOSSY = ("fp16", "int8")
+ERRORS = ("mse", "psnr", "reached", "runs")  # facts of a fit that hold for all its bits only
 FOREIGN_KIND = "a file of another program"  # as base/outputs.py calls a safetensors file
 NO_COST: dict[str, float | None] = {
     "psnr_to_full": None,
@@ -104,7 +105,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
     if arguments.to in LOSSY and params.config.is_image and image is None:
         check_drawing(params, prod(size or (PSNR_SIDE, PSNR_SIDE)), "a smaller --size")
-    write_siren(out, params, arguments.to, size=size, info=info, **conventions)
+    kept = info if arguments.to not in LOSSY else _without_errors(info)
+    write_siren(out, params, arguments.to, size=size, info=kept, **conventions)
     facts = {"out": shown_path(out), "format": arguments.to, "bytes": out.stat().st_size}
     text = f"{facts['out']}: {arguments.to}, {facts['bytes']} bytes"
     line, cost = "", NO_COST
@@ -118,6 +120,11 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
 
 def _beside(path: Path, name: str, suffix: str) -> Path:
     return path.with_name(f"{path.stem}-{name}{suffix}")
+
+
+def _without_errors(info: dict[str, Any]) -> dict[str, Any]:
+    """Facts less those about how near the image the full SIREN is: fewer bits are further away."""
+    return {name: fact for name, fact in info.items() if name not in ERRORS}
 
 
 def _stored_size(info: dict[str, Any]) -> Size | None:

@@ -271,7 +271,8 @@ def write_siren(
             torch-export, glsl, fp16, int8 or hyperinit.
         size: (height, width) in pixels of its image, for grids that depend on it, and for the page
             of `glsl`.
-        info: JSON-able facts for our own formats.
+        info: JSON-able facts for our own formats, written as they are: how well the full SIREN fits
+            (`psnr`, `mse`) is not true of one of fewer bits.
         **conventions: As in `read_siren`, where the format's should be others.
 
     Raises:
