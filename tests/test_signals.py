@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import wave
 from math import pi
 from pathlib import Path
@@ -229,6 +230,28 @@ def test_samples_of_every_width_are_read(tmp_path, size):
     found = hyperinit.to_signal(tmp_path / "x.wav")
     expected = torch.tensor(values.T / top, dtype=torch.float32)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30, 4), (5, 5, 3)], ids=str)
+def test_a_picture_with_its_channels_last_is_refused(tmp_path, capsys, shape):
+    values = np.full(shape, 0.5, dtype=np.float32)
+    np.save(tmp_path / "a.npy", values)
+    height, width, channels = shape
+    said = f"transpose it to ({channels}, {height}, {width})"
+    for source in (values, torch.from_numpy(values), tmp_path / "a.npy"):
+        with pytest.raises(InputError, match=re.escape(said)):
+            hyperinit.to_signal(source)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["fit", str(tmp_path / "a.npy")])
+    told = capsys.readouterr().err
+    assert f"a.npy: {shape} looks like (H, W, {channels})" in told
+    assert (".npz" in told) == (channels == 3)  # which holds no others
+    assert hyperinit.to_signal(values.transpose(2, 0, 1)).shape == (channels, height, width)
+
+
+@pytest.mark.parametrize("shape", [(4, 9, 3), (8, 4, 3), (8, 9, 5), (3, 9, 4), (9, 3)], ids=str)
+def test_what_can_only_be_channels_first_is_taken(shape):
+    assert hyperinit.to_signal(np.full(shape, 0.5, dtype=np.float32)).shape == shape
 
 
 def test_files_that_are_no_signals_are_refused(tmp_path):

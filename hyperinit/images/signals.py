@@ -41,8 +41,8 @@ def to_signal(source: ImageSource) -> Tensor:
             is an image, in [0, 1], and so is everything else that `to_image` takes.
 
     Raises:
-        InputError: the path cannot be read; or wrong shape or type, no samples, NaN or infinite
-            values, or values out of range.
+        InputError: the path cannot be read; or wrong shape or type, channels last, no samples, NaN
+            or infinite values, or values out of range.
     """
     if isinstance(source, (str, os.PathLike)) and is_signal_path(source):
         source = load_signal(source)
@@ -65,6 +65,7 @@ def _checked(values: Tensor) -> Tensor:
     shape = tuple(values.shape)
     if not 1 <= values.ndim - 1 <= MAX_DIMS:
         raise InputError(f"a signal must be (C, N), (C, H, W) or (C, D, H, W), not {shape}")
+    _refuse_channels_last(shape)
     if not values.is_floating_point():
         raise InputError(f"a signal must be float, in [-1, 1], not {values.dtype}")
     if values.numel() == 0:
@@ -76,6 +77,20 @@ def _checked(values: Tensor) -> Tensor:
     if not (low >= -1 - TOLERANCE and high <= 1 + TOLERANCE):
         raise InputError(f"a signal must be in [-1, 1] without NaN, found {low:g} to {high:g}")
     return values if low >= -1 and high <= 1 else values.clamp(-1, 1)
+
+
+def _refuse_channels_last(shape: tuple[int, ...]) -> None:
+    """Refuses a picture (H, W, 3) or (H, W, 4), which most programs write for (3, H, W).
+
+    Taken as it stands it would be H values at every point of a grid that is 3 or 4 wide.
+    """
+    if len(shape) != 3 or shape[2] not in (3, 4) or min(shape[:2]) <= 4:
+        return
+    height, width, channels = shape
+    better = f"transpose it to ({channels}, {height}, {width})"
+    if channels == 3:
+        better += ", in [0, 1], or save it as an image file, or as .npz, which holds (H, W, 3)"
+    raise InputError(f"{shape} looks like (H, W, {channels}), and channels come first: {better}")
 
 
 def is_signal_path(source: Any) -> bool:
