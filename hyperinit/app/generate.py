@@ -93,9 +93,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     images = list(_read(arguments))
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
     facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
+    # Closed by hand: nobody asks for what comes after the last image, which is when a bar ends.
     shown = progress(images, desc="generating", leave=False)
-    made = (hyper.generate(image, seed=arguments.seed) for image in shown)
-    with on_threads(choose_threads(arguments.threads, work)):
+    with on_threads(choose_threads(arguments.threads, work)), shown:
+        made = (hyper.generate(image, seed=arguments.seed) for image in shown)
         if len(paths) == 1 and paths[0] == arguments.out:
             with advising("nothing was written"):
                 stacked = next(made) if len(images) == 1 else stack_params(list(made))

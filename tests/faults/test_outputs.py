@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -84,6 +85,15 @@ def test_what_would_be_lost_is_refused_and_untouched(place, arguments, message, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert contents(place) == before
+
+
+@pytest.mark.parametrize("images", [["p.png"], ["p.png", "q.png"]], ids=len)
+@pytest.mark.parametrize("out", ["a.safetensors", "new/below"])
+def test_no_bar_is_left_behind_what_was_generated(place, images, out, capsys):
+    capsys.readouterr()
+    assert main(["generate", *images, "--checkpoint", ".", "-o", out]) == 0
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 def contents(place: Path) -> dict[str, bytes]:
