@@ -181,8 +181,7 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
         check_directory(out, may_be_made=True)
     inputs = [*arguments.images, arguments.checkpoint]
     for path in paths:
-        if path.parent.is_dir() or path == out:
-            check_output(path, [".safetensors"], SIREN, inputs=inputs)
+        check_output(path, [".safetensors"], SIREN, inputs=inputs, may_be_made=path != out)
     return paths
 
 

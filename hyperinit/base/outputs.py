@@ -28,6 +28,7 @@ def check_output(
     kind: str,
     *,
     inputs: Iterable[str | os.PathLike[str]] = (),
+    may_be_made: bool = False,
 ) -> None:
     """Refuses a file that must not be overwritten or cannot be written; touches nothing.
 
@@ -37,6 +38,7 @@ def check_output(
         kind: What it is going to be; a file that is there already must be of this kind: `SIREN`,
             `IMAGE`, or another kind of safetensors file.
         inputs: Files that are read: none of them may be the output.
+        may_be_made: Whether its directory will be created where it is missing.
 
     Raises:
         InputError: it must not, or cannot; one line says why.
@@ -47,8 +49,9 @@ def check_output(
     for source in inputs:
         if is_same_file(path, source):
             raise InputError(f"{name}: is what is read: choose another file to write")
-    check_directory(path.parent)
-    longest = MAX_NAME_BYTES if os.name == "nt" else os.pathconf(path.parent, "PC_NAME_MAX")
+    check_directory(path.parent, may_be_made=may_be_made)
+    place = _standing(path.parent) if may_be_made else path.parent
+    longest = MAX_NAME_BYTES if os.name == "nt" else os.pathconf(place, "PC_NAME_MAX")
     if len(os.fsencode(path.name)) > longest:
         raise InputError(f"{name}: the name is longer than {longest} bytes: choose a shorter one")
     if path.is_dir():
@@ -75,9 +78,7 @@ def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) 
     Raises:
         InputError: it is missing, no directory, or cannot be written to.
     """
-    place = Path(path)
-    while may_be_made and not os.path.lexists(place) and place != place.parent:
-        place = place.parent
+    place = _standing(Path(path)) if may_be_made else Path(path)
     if not place.is_dir():
         what = "is a file" if place.exists() else "no such directory"
         raise InputError(f"cannot write to {shown_path(place)}: {what}")
@@ -87,6 +88,13 @@ def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) 
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write to {shown_path(place)}: {reason}") from error
+
+
+def _standing(path: Path) -> Path:
+    """A directory, or where it is missing the nearest above it that is there."""
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
+    return path
 
 
 def check_outside(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:

@@ -69,6 +69,7 @@ FIT = ["fit", "p.png", *SMALL]
         (["generate", "p.png", "--checkpoint", ".", "-o", CHECKPOINT_NAME], "a hypernetwork"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "text.safetensors"], "another kind"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "p.png"], "p.png: is a file"),
+        (["generate", "p.png", f"{'x' * 250}.png", "-o", "new"], "the name is longer than 255"),
         (["render", "s.safetensors", "-o", "r.png"], "is there already and is records"),
         (["benchmark", "--quick", "--out", "x.png"], "records are no .png file"),
         (["benchmark", "--quick", "--images", "p.png", "--out", "p.jsonl"], "p.png is read and"),
