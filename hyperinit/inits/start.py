@@ -102,12 +102,16 @@ class Init:
     def start(self, image: Tensor, seed: int) -> Start:
         """The start for an image (3, H, W) in [0, 1], on the image's device.
 
+        The image stays as it is, whatever `make` and `epochs` do to theirs: they get copies.
+
         Raises:
             InputError: `make` gave something else than one SIREN, or `epochs` no usable number.
         """
         clock = Clock(image.device)
+        # A copy, also below: what writes to its image in place would change the one that is fitted.
+        shown = image.clone()
         with _starting, clock.running():
-            made = self.make(image, seed)
+            made = self.make(shown, seed)
             like = made if isinstance(made, Start) else None
             params = made.params if isinstance(made, Start) else made
             if isinstance(params, Params):
@@ -118,7 +122,9 @@ class Init:
         if like is not None:
             return replace(like, params=params, sec=clock.sec)
         try:
-            return Start(params, float(self.epochs(image)), clock.sec, self.lr_factor, self.prefers)
+            return Start(
+                params, float(self.epochs(image.clone())), clock.sec, self.lr_factor, self.prefers
+            )
         except (InputError, TypeError, ValueError) as error:
             raise InputError(f"init {self.name}: {error}") from error
 

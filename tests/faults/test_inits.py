@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench.sources import BY_NAME, callable_init, load_init
 from hyperinit.images.save import save_image
+from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import Init, spec_init
+from hyperinit.siren.network import Params
 
 IMAGE = torch.full((3, 8, 8), 0.5)
+DRAWN = spec_init("33", named_init("33"), 8, 1)
 GIVES = """
 from hyperinit import named_init, sample_params
 import torch
@@ -64,6 +69,25 @@ def test_a_cost_that_is_no_number_buys_nothing(tmp_path, epochs, form):
     with pytest.raises(InputError, match=r"epochs of .*mine\.py:start must be a number >= 0") as e:
         callable_init(module(tmp_path, epochs=form.format(epochs))).start(IMAGE, 0)
     assert "\n" not in str(e.value)
+
+
+def darken(image: Tensor, seed: int) -> Params:
+    image.numpy()[:] = 0  # past what torch counts as a change
+    image.mul_(0.2)
+    return DRAWN.start(image, seed).params
+
+
+def test_an_init_that_writes_to_its_image_leaves_the_fit_s_as_it_was():
+    seen: list[float] = []
+
+    def epochs(image: Tensor) -> float:
+        seen.append(float(image.min()))
+        image.zero_()
+        return 0.0
+
+    image = IMAGE.clone()
+    Init("darken", darken, epochs).start(image, 0)
+    assert torch.equal(image, IMAGE) and seen == [0.5]
 
 
 @pytest.mark.parametrize("line", ["raise SystemExit(3)", "1 / 0", "import nothing_at_all", "("])
