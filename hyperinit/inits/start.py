@@ -77,7 +77,8 @@ class Init:
         make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN; or a Start, where what it
             costs, or the rate that suits it, is not the same for all images. Hand-designed ones
             take signals (C, *sides) too, and give SIRENs of as many coordinates and values.
-        epochs: image -> pixel visits that `make` costs, per pixel of the image.
+        epochs: image -> pixel visits that `make` costs, per pixel of the image. Where `make` gives
+            a Start that says it too, the larger number counts.
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
         lr_factor: See Start. Benchmarks search for a rate of their own.
@@ -119,12 +120,11 @@ class Init:
         if not isinstance(params, Params) or params.batch_shape:
             found = type(params).__name__
             raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
-        if like is not None:
-            return replace(like, params=params, sec=clock.sec)
         try:
-            return Start(
-                params, float(self.epochs(image.clone())), clock.sec, self.lr_factor, self.prefers
-            )
+            epochs = float(self.epochs(image.clone()))
+            if like is not None:  # what is declared is not undone by a Start that leaves it out
+                return replace(like, params=params, epochs=max(like.epochs, epochs), sec=clock.sec)
+            return Start(params, epochs, clock.sec, self.lr_factor, self.prefers)
         except (InputError, TypeError, ValueError) as error:
             raise InputError(f"init {self.name}: {error}") from error
 

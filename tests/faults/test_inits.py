@@ -90,6 +90,13 @@ def test_an_init_that_writes_to_its_image_leaves_the_fit_s_as_it_was():
     assert torch.equal(image, IMAGE) and seen == [0.5]
 
 
+@pytest.mark.parametrize(("own", "declared", "cost"), [(0, 3, 3), (0.5, 3, 3), (4, 3, 4)])
+def test_a_declared_cost_holds_where_a_start_is_given(tmp_path, own, declared, cost):
+    result = f"__import__('hyperinit').Start(params, epochs={own}, lr_factor=0.5)"
+    start = callable_init(module(tmp_path, result, str(declared))).start(IMAGE, 0)
+    assert (start.epochs, start.lr_factor) == (cost, 0.5)
+
+
 @pytest.mark.parametrize("line", ["raise SystemExit(3)", "1 / 0", "import nothing_at_all", "("])
 def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, line):
     (tmp_path / "mine.py").write_text(line)
