@@ -45,14 +45,15 @@ class Start:
     """Where a fit starts.
 
     Attributes:
-        params: One SIREN.
+        params: One SIREN; in float32, which fits compute in, whatever it was given in.
         epochs: Pixel visits that making it cost, per pixel of the image; part of a fit's budget.
         sec: Seconds that making it took; the clock of a fit starts there.
         lr_factor: The learning rate that suits a fit from here, relative to the fit's own default.
         prefers: What else suits it.
 
     Raises:
-        InputError: a cost is negative, infinite or not a number.
+        InputError: a cost or the factor is no number, negative or not finite, or the factor is 0;
+            a parameter is no floating-point number.
     """
 
     params: Params
@@ -62,10 +63,19 @@ class Start:
     prefers: Preference = USUAL
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "sec"):
+        for name, bound in (("epochs", ">= 0"), ("sec", ">= 0"), ("lr_factor", "> 0")):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < inf:
-                raise InputError(f"a start's {name} must be a number >= 0, not {value!r}")
+            is_usable = isinstance(value, (int, float)) and 0 <= value < inf
+            if not is_usable or (name == "lr_factor" and value == 0):
+                raise InputError(f"a start's {name} must be a number {bound}, not {value!r}")
+        if not isinstance(self.params, Params):
+            return  # refused where it is used, which knows what gave it
+        for name, tensor in self.params.items():
+            if not tensor.is_floating_point():
+                raise InputError(
+                    f"a start's {name} must be floating-point numbers, not {tensor.dtype}"
+                )
+        object.__setattr__(self, "params", self.params.map(lambda value: value.to(torch.float32)))
 
 
 @dataclass(frozen=True)

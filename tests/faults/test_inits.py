@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench.sources import BY_NAME, callable_init, load_init
+from hyperinit.fitting.fit import fit
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init
-from hyperinit.inits.start import Init, spec_init
+from hyperinit.inits.start import Init, Start, spec_init
 from hyperinit.siren.network import Params
 
 IMAGE = torch.full((3, 8, 8), 0.5)
@@ -95,6 +97,33 @@ def test_a_declared_cost_holds_where_a_start_is_given(tmp_path, own, declared, c
     result = f"__import__('hyperinit').Start(params, epochs={own}, lr_factor=0.5)"
     start = callable_init(module(tmp_path, result, str(declared))).start(IMAGE, 0)
     assert (start.epochs, start.lr_factor) == (cost, 0.5)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "1", None])
+def test_a_rate_s_factor_that_is_no_number_above_0_is_one_line(value):
+    params = DRAWN.start(IMAGE, 0).params
+    with pytest.raises(InputError, match="a start's lr_factor must be a number > 0, not"):
+        Start(params, lr_factor=value)
+    with pytest.raises(InputError, match="init mine: a start's lr_factor must be a number > 0"):
+        Init("mine", lambda image, seed: params, lr_factor=value).start(IMAGE, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_parameters_in_another_precision_are_fitted_in_float32(dtype):
+    given = DRAWN.start(IMAGE, 0).params.map(lambda value: value.to(dtype))
+    start = Init("mine", lambda image, seed: given).start(IMAGE, 0)
+    assert start.params.dtype == torch.float32 and given.dtype == dtype
+    for begun in (start, given):
+        result = fit(begun, IMAGE, budget_epochs=1, batch_pixels=16, engine="eager")
+        assert result.params.dtype == torch.float32
+        assert all(value.isfinite().all() for value in result.params.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_parameters_that_are_no_floating_point_numbers_are_one_line(dtype):
+    given = DRAWN.start(IMAGE, 0).params.map(lambda value: value.to(dtype))
+    with pytest.raises(InputError, match=r"init mine: .*layers\.0\.weight must be floating-point"):
+        Init("mine", lambda image, seed: given).start(IMAGE, 0)
 
 
 @pytest.mark.parametrize("line", ["raise SystemExit(3)", "1 / 0", "import nothing_at_all", "("])
