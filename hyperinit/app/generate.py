@@ -152,7 +152,9 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
             on_failed=tell_failed,
         )
     if not report.made and not report.finished:
-        raise InputError(f"{shown_path(sets[0])}: no image could be read; the reasons are above")
+        raise InputError(
+            f"{shown_path(sets[0])}: no image has initial weights; the reasons are above"
+        )
     text = f"{shown_path(out)}: initial weights for {report.made} images"
     text += f", {report.finished} finished before"
     text += f", {len(report.failed)} without a result" if report.failed else ""

@@ -48,6 +48,10 @@ def memory_errors() -> Iterator[None]:
 SMALL_BYTES = 2**26
 
 
+class MemoryShort(InputError):
+    """Raised where something smaller might do, another image of a set for example."""
+
+
 def check_memory(needed: float, what: str, advice: str) -> None:
     """Refuses what memory cannot hold before it is taken: Linux would kill the process.
 
@@ -57,11 +61,11 @@ def check_memory(needed: float, what: str, advice: str) -> None:
         advice: What would be right, naming the fields: "take a smaller width or depth".
 
     Raises:
-        InputError: so much is not free.
+        MemoryShort: so much is not free.
     """
     free = free_memory() if needed >= SMALL_BYTES else None
     if free is not None and needed > free:
-        raise InputError(
+        raise MemoryShort(
             f"{what} takes {needed / 1e9:.3g} GB of memory or more, and {free / 1e9:.3g} GB are"
             f" free: {advice}"
         )

@@ -34,7 +34,9 @@ from hyperinit.sets.jobs import Batch, Job, all_fits, fits_of
 from hyperinit.sets.results import (
     LOCK_NAME,
     Fitted,
+    Outcome,
     Pending,
+    Unfitted,
     UnusableResult,
     facts_of,
     result_name,
@@ -208,12 +210,15 @@ class _Run:
         """Images of a job's size that are fitted together: fewer where they are large."""
         pixels = math.prod(job.shape)
         most = BATCH_IMAGES if self.batch_images is None else self.batch_images
-        if self.batch_images is None and self.device.type == "cuda":
-            batch_pixels = self.config.step_pixels(pixels)
-            most = most_together(self._network(job), pixels, batch_pixels, self.device)
-        if most > BATCH_IMAGES:
-            held = self.pixels(MAX_BATCH_WEIGHTS) // self._network(job).weights
-            most = max(BATCH_IMAGES, min(most, held))
+        try:
+            if self.batch_images is None and self.device.type == "cuda":
+                batch_pixels = self.config.step_pixels(pixels)
+                most = most_together(self._network(job), pixels, batch_pixels, self.device)
+            if most > BATCH_IMAGES:
+                held = self.pixels(MAX_BATCH_WEIGHTS) // self._network(job).weights
+                most = max(BATCH_IMAGES, min(most, held))
+        except InputError:  # it has no start, which is told where it would be fitted
+            most = min(most, BATCH_IMAGES)
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
 
     def _network(self, job: Job) -> SirenConfig:
@@ -244,7 +249,7 @@ class _Run:
         for jobs in waiting.values():
             yield self.config, jobs
 
-    def fits(self, spread: Engine) -> Callable[[Batch], Iterable[Fitted]]:
+    def fits(self, spread: Engine) -> Callable[[Batch], Iterable[Outcome]]:
         """Fits images of one size; here one after the other, each when it is asked for."""
         fits = partial(fits_of, self.init, self.device, self.images, self.target_mse)
         return fits if spread is HERE else partial(all_fits, fits)
@@ -319,7 +324,7 @@ class _Run:
         if chosen:
             self.config = replace(self.config, **chosen)
 
-    def keep(self, jobs: Sequence[Job], results: Iterable[Fitted] | WorkLost) -> None:
+    def keep(self, jobs: Sequence[Job], results: Iterable[Outcome] | WorkLost) -> None:
         """Writes the files of images that have been fitted, and lets the init learn from them.
 
         Raises:
@@ -338,11 +343,14 @@ class _Run:
             fitted = [ended[job.name] for job in learned]
             self.init.learn([job.image for job in learned], fitted, self.config.seed)
 
-    def _write(self, jobs: Sequence[Job], results: Iterable[Fitted]) -> dict[str, Params]:
+    def _write(self, jobs: Sequence[Job], results: Iterable[Outcome]) -> dict[str, Params]:
         """The SIREN of each image that has one, in its file."""
         fitted: dict[str, Params] = {}
         lost: list[InputError] = []
         for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Unfitted):
+                self.fail(job.name, result.reason)
+                continue
             if isinstance(result, FitResult):
                 self._settle(result.became)
             reason = why_none(result)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,11 +25,21 @@ from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_para
 
 Fitted: TypeAlias = FitResult | TargetResult
 
+
+@dataclass(frozen=True)
+class Unfitted:
+    """In the place of a fit that was not made, and why; the reason alone, as the image is known."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Fitted | Unfitted
+
 LOCK_NAME = ".lock"  # in a directory of results
 
 
 def why_none(result: Fitted) -> str:
-    """Why a fit has no result, in a line; nothing if it has one."""
+    """Why a fit came to nothing, in a line; nothing if it has a result."""
     if isinstance(result, TargetResult):
         return "" if result.improved else advice(result, 0)
     return failure(result)

@@ -99,13 +99,13 @@ def generate_set(  # more than 60 lines: what it says of itself is long
                 if stored is not None and stored[1].get("source_sha256") == pending.sha256:
                     report.finished += 1
                     continue
-                image = pending.image
+                image = pending.image if size is None else centre_crop(pending.image, *size)
+                start = init.start(image.to(device), seed)
             except InputError as error:
                 fail(name, str(error))
                 continue
-            image = image if size is None else centre_crop(image, *size)
             facts = {"images": [image_facts(name, image)], "source_sha256": pending.sha256, **how}
-            params = init.start(image.to(device), seed).params.map(lambda value: value.cpu())
+            params = start.params.map(lambda value: value.cpu())
             save_result(path, params, facts)
             report.made += 1
     return report
