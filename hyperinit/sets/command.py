@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -26,6 +27,7 @@ from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_director
 from hyperinit.sets.on_the_way import OnTheWay
 from hyperinit.sets.results import Fitted
 from hyperinit.siren.device import choose_threads, on_threads
+from hyperinit.siren.store import PARAMS_KIND, read_info
 from hyperinit.spread.engines import engine_of
 
 # From so many images on, starts that are learned on the way are ahead, what they cost the first
@@ -57,7 +59,7 @@ def fit_images(
         check_directory(out, may_be_made=True)
     images = open_source(arguments.image, arguments.limit)
     names = images.names if arguments.limit is None else images.names[: arguments.limit]
-    init = _with_learning(init, base, arguments, len(names))
+    init = _with_learning(init, base, arguments, names)
     told = Told(Countdown(len(names) + len(images.skipped)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
@@ -120,19 +122,36 @@ def _tell(report: DirectoryReport, source: str, out: str) -> None:
 
 
 def _with_learning(
-    init: Init, base: Init | None, arguments: argparse.Namespace, images: int
+    init: Init, base: Init | None, arguments: argparse.Namespace, names: Sequence[str]
 ) -> Init:
-    """What fits of a set start from: an init that learns on the way, if wanted or if it pays."""
+    """What fits of a set start from: an init that learns on the way, if wanted or if it pays.
+
+    Where neither is said, results that are there decide: a set that has grown, or of which a few
+    were tried, goes on as it began.
+    """
     learn = arguments.learn
     if arguments.ray is not None:  # whose fits are not done in order
         if learn:
             raise InputError("--learn is for one process: leave out --ray")
         learn = False
+    if learn is None and arguments.out is not None:
+        learn = _learned_before(arguments.out, names)
     if learn is None:  # an init that was named is what it says
-        learn = base is not None and images >= LEARN_IMAGES
+        learn = base is not None and len(names) >= LEARN_IMAGES
     if not learn:
         return init
     return OnTheWay(base or init, init, 0 if base is None else FIRST_IMAGES).init
+
+
+def _learned_before(out: Path, names: Sequence[str]) -> bool | None:
+    """Whether starts were learned on the way to the first result; None where there is none."""
+    if not any(out.glob("*.safetensors")):  # or else a large set would be looked for in vain
+        return None
+    for path in (out / result_name(name) for name in names):
+        with suppress(InputError):  # missing, damaged or something else
+            init_facts = read_info(path, PARAMS_KIND).get("init_facts")
+            return isinstance(init_facts, dict) and "on_the_way" in init_facts
+    return None
 
 
 def estimate(

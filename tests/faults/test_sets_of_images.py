@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.app.cli import main
+from hyperinit.app.fit import main as fit_main
 from hyperinit.base import errors
 from hyperinit.base.errors import InputError
 from hyperinit.data.source import Source
@@ -20,6 +21,7 @@ from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import fit_directory
 from hyperinit.sets.results import result_name
 from hyperinit.sets.starts import generate_set
+from hyperinit.siren.store import load_params
 
 DRAWN = spec_init("33", named_init("33"), 8, 1)
 FAST: dict[str, Any] = {"budget_epochs": 1.0, "engine": "eager", "eval_epochs": ()}
@@ -128,3 +130,24 @@ def test_a_start_that_fails_for_every_image_is_an_error_that_says_why(photos, tm
     (tmp_path / "mine.py").write_text(MINE.format(brightest=0.35))
     assert main([*line, *COMMAND]) == 1
     assert "003.png: too bright for me" in capsys.readouterr().err
+
+
+def test_a_set_that_grows_goes_on_as_it_began(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperinit.sets.command.LEARN_IMAGES", 5)
+
+    def inits(out: str, *arguments: str) -> set[str]:
+        line = [str(photos), "-o", str(tmp_path / out), "--budget-epochs", "1", *COMMAND]
+        assert fit_main([*line, *arguments]) == 0
+        found = (tmp_path / out).glob("*.safetensors")
+        return {load_params(path)[1]["init"] for path in found}
+
+    (plain,) = inits("o")  # 4 images: nothing is learned
+    (named,) = inits("named", "--init", "33", "--learn")
+    assert (plain, named) == ("waves-sized", "33+way")
+    (tmp_path / "o" / result_name("000.png")).write_bytes(b"damaged")  # does not decide
+    save_photos(photos, 6)
+    assert inits("o") == {"waves-sized"} and len(written(tmp_path / "o")) == 6
+    assert inits("named", "--init", "33") == {"33+way"}
+    assert inits("new") == {"waves-sized+way"}
+    # The other way round: one that has shrunk, or of which a few are looked at.
+    assert inits("new", "--limit", "3") == {"waves-sized+way"}
