@@ -25,7 +25,7 @@ from hyperinit.inits.start import Init
 from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_directory, result_name
 from hyperinit.sets.on_the_way import OnTheWay
-from hyperinit.sets.results import Fitted
+from hyperinit.sets.results import HOW, Fitted, stored_facts
 from hyperinit.siren.device import choose_threads, on_threads
 from hyperinit.siren.store import PARAMS_KIND, read_info
 from hyperinit.spread.engines import engine_of
@@ -89,8 +89,8 @@ def fit_images(
         if arguments.dry_run:
             with TemporaryDirectory() as scratch:
                 tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)
-                sizes = [path.stat().st_size for path in Path(scratch).glob("*.safetensors")]
-            text = estimate(names, tried, sizes, out, init)
+                made = sorted(Path(scratch).glob("*.safetensors"))
+                text = estimate(names, tried, made, out, init)
             print_result("estimate", text, text=text)
             return 0
         report = run(out, told, len(names))
@@ -155,25 +155,29 @@ def _learned_before(out: Path, names: Sequence[str]) -> bool | None:
 
 
 def estimate(
-    names: Sequence[str], tried: DirectoryReport, sizes: Sequence[int], out: Path | None, init: Init
+    names: Sequence[str], tried: DirectoryReport, made: Sequence[Path], out: Path | None, init: Init
 ) -> str:
     """What a set will cost, in a line or two.
 
     Args:
         names: Of all images.
         tried: What became of the few that were fitted to see.
-        sizes: Bytes of their results.
+        made: Their results.
         out: Where results are to go, where that is known.
         init: Where fits start.
 
     Raises:
-        InputError: none could be fitted.
+        InputError: none could be fitted, or `out` holds a result that was made differently.
     """
     if not tried.fitted:
         raise InputError(f"none of the first images could be fitted: {tried.failed[0][1]}")
-    finished = sum((out / result_name(name)).exists() for name in names) if out else 0
+    finished = 0
+    if out is not None:
+        said = read_info(made[0], PARAMS_KIND)
+        how = {key: said[key] for key in HOW if key in said}
+        finished = sum(stored_facts(out / result_name(name), how) is not None for name in names)
     left, sec = len(names) - finished, tried.sec / tried.fitted
-    need = left * sum(sizes) / len(sizes)
+    need = left * sum(path.stat().st_size for path in made) / len(made)
     text = (
         f"{len(names)} images, {finished} finished: about {shown_sec(sec * left)} and"
         f" {shown_bytes(need)} for the rest ({sec:.2g} s an image from {init.name}, from"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from hyperinit.fitting.target import TargetResult, advice
 from hyperinit.images.files import IMAGE_SUFFIXES
 from hyperinit.images.pixels import image_hash
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, save_params
+from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, read_info, save_params
 
 Fitted: TypeAlias = FitResult | TargetResult
 
@@ -35,7 +35,12 @@ class Unfitted:
 
 Outcome: TypeAlias = Fitted | Unfitted
 
+Found = TypeVar("Found")
+
 LOCK_NAME = ".lock"  # in a directory of results
+
+# What the file of a fit says of how it was made, the network included.
+HOW = ("init", "init_facts", "fit", "size", "target_mse", "siren")
 
 
 def why_none(result: Fitted) -> str:
@@ -99,18 +104,31 @@ def stored_result(path: Path, how: Mapping[str, Any]) -> tuple[Params, dict[str,
     Raises:
         UnusableResult: something else is there.
     """
+    return _stored(path, how, load_params, lambda found: found[1])
+
+
+def stored_facts(path: Path, how: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As `stored_result`, without a look at the weights: quick, and blind to damage to them."""
+    return _stored(path, how, lambda found: read_info(found, PARAMS_KIND), lambda found: found)
+
+
+def _stored(
+    path: Path,
+    how: Mapping[str, Any],
+    read: Callable[[Path], Found],
+    facts: Callable[[Found], dict[str, Any]],
+) -> Found | None:
     if not os.path.lexists(path):
         return None
     try:
-        kind = file_kind(path)
-        params, info = load_params(path) if kind == PARAMS_KIND else (None, {})
+        found = read(path) if file_kind(path) == PARAMS_KIND else None
     except InputError as error:
         if path.is_file():
             return None  # truncated or damaged: made again
         raise UnusableResult(str(error)) from error
-    if params is None or any(info.get(key) != value for key, value in how.items()):
+    if found is None or any(facts(found).get(key) != value for key, value in how.items()):
         raise UnusableResult.made_otherwise(path)
-    return params, info
+    return found
 
 
 class Pending:

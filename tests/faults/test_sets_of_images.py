@@ -151,3 +151,20 @@ def test_a_set_that_grows_goes_on_as_it_began(photos, tmp_path, monkeypatch):
     assert inits("new") == {"waves-sized+way"}
     # The other way round: one that has shrunk, or of which a few are looked at.
     assert inits("new", "--limit", "3") == {"waves-sized+way"}
+
+
+def test_a_dry_run_counts_what_the_run_would_take_as_finished(photos, tmp_path, capsys):
+    out = tmp_path / "o"
+    line = [str(photos), "-o", str(out), "--init", "33", "--budget-epochs", "1", *COMMAND]
+    assert fit_main([*line, "--limit", "3"]) == 0
+    cut = out / result_name("001.png")
+    cut.write_bytes(cut.read_bytes()[:-40])
+    before = {path: path.read_bytes() for path in out.glob("*.safetensors")}
+    capsys.readouterr()
+    assert fit_main([*line, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("4 images, 2 finished: ")
+    for other in (["--target-mse", "1"], ["--width", "16"], ["--size", "4"], ["--seed", "1"]):
+        for dry in (["--dry-run"], []):
+            with pytest.raises(InputError, match="use another output directory"):
+                fit_main([*line, *other, *dry])
+    assert {path: path.read_bytes() for path in out.glob("*.safetensors")} == before
