@@ -28,6 +28,24 @@ MAX_THREADS = 1024
 MAX_COUNT = 2**31
 
 
+# What the library's reasons for a failed fit name -> what the command line calls it.
+FIT_FLAGS = {
+    "try lr": "try --lr",
+    "raise budget_epochs": "raise --budget-epochs",
+    "raise target_mse": "raise --target-mse",
+    "target_mse ": "--target-mse ",
+    "max_restarts=": "--fit max_restarts=",
+    "or width to": "or --width to",
+}
+
+
+def in_flags(reason: str) -> str:
+    """A reason of the library's for a failed fit in the words of the command line."""
+    for ours, flag in FIT_FLAGS.items():
+        reason = reason.replace(ours, flag)
+    return reason
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A type for `add_argument`: a whole number from `least` to `most`.
 

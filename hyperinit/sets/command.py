@@ -12,6 +12,7 @@ from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hyperinit.base.arguments import in_flags
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
@@ -170,7 +171,8 @@ def estimate(
         InputError: none could be fitted, or `out` holds a result that was made differently.
     """
     if not tried.fitted:
-        raise InputError(f"none of the first images could be fitted: {tried.failed[0][1]}")
+        reason = in_flags(tried.failed[0][1])
+        raise InputError(f"none of the first images could be fitted: {reason}")
     finished = 0
     if out is not None:
         said = read_info(made[0], PARAMS_KIND)
@@ -221,5 +223,6 @@ class Told:
 
 def tell_failed(name: str, reason: str, done: str = "") -> None:
     """Says that an image of a set has no result, and how far the set is."""
+    reason = in_flags(reason)
     print(f"{shown_path(name)}: {reason}{done}", file=sys.stderr, flush=True)
     print_result("failed", None, image=shown_path(name), reason=reason)

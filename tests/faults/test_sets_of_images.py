@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,22 @@ def test_a_dry_run_counts_what_the_run_would_take_as_finished(photos, tmp_path, 
             with pytest.raises(InputError, match="use another output directory"):
                 fit_main([*line, *other, *dry])
     assert {path: path.read_bytes() for path in out.glob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--init", "waves-steps", "--budget-epochs", "0.01"], "raise --budget-epochs"),
+        (["--lr", "1e30", "--fit", "max_restarts=0"], "try --lr below 1e+30"),
+        (["--target-mse", "1e-6", "--budget-epochs", "8"], "--target-mse 1e-06 was not reached"),
+    ],
+)
+def test_advice_for_an_image_of_a_set_is_in_flags(photos, tmp_path, capsys, arguments, advice):
+    line = ["fit", str(photos), *COMMAND, *arguments]
+    with contextlib.suppress(SystemExit):
+        main([*line, "-o", str(tmp_path / "o")])
+    assert capsys.readouterr().err.count(f" {advice}") == 4
+    if "--target-mse" not in arguments:
+        with pytest.raises(SystemExit):
+            main([*line, "--dry-run"])
+        assert f" {advice}" in capsys.readouterr().err.splitlines()[-1]
