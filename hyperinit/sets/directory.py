@@ -373,7 +373,8 @@ class _Run:
                 lost.append(error)
                 continue
             self.fitted += 1
-            fitted[job.name] = result.params
+            # A copy: what the callback does to its result is not to be learned from.
+            fitted[job.name] = result.params.map(torch.clone) if self.init.learn else result.params
             self.on_fitted(job.name, result)
             if isinstance(result, TargetResult) and not result.reached:
                 self.miss(job.name, result.mse)

@@ -22,6 +22,7 @@ from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import fit_directory
 from hyperinit.sets.results import result_name
 from hyperinit.sets.starts import generate_set
+from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_params
 
 DRAWN = spec_init("33", named_init("33"), 8, 1)
@@ -82,6 +83,21 @@ def test_an_init_that_learns_is_told_of_the_images_that_have_a_fit(photos, tmp_p
     init = Init("picky", picky, learn=lambda images, ends, seed: learned.append(len(images)))
     fit_directory(photos, tmp_path / "o", init, batch_images=2, **FAST)
     assert learned == [1, 2]
+
+
+def test_what_is_learned_is_what_was_written_whatever_a_callback_does(photos, tmp_path):
+    ends: list[Params] = []
+    init = Init("mine", DRAWN.make, learn=lambda images, fitted, seed: ends.extend(fitted))
+
+    def spoil(name: str, result: Any) -> None:
+        for value in result.params.values():
+            value.zero_()
+
+    fit_directory(photos, tmp_path / "o", init, on_fitted=spoil, **FAST)
+    for i, end in enumerate(ends):
+        params, _ = load_params(tmp_path / "o" / result_name(f"00{i}.png"))
+        assert all(torch.equal(params[name], value) for name, value in end.items())
+    assert len(ends) == 4
 
 
 def test_a_set_is_generated_but_for_the_image_that_has_no_start(photos, tmp_path):
