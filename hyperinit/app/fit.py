@@ -93,7 +93,7 @@ def _add_init(parser: Parser) -> None:
         "--init",
         help="paper | 1 to 38 | identity | waves | waves-mid | identity-sized | waves-sized | "
         "waves-mid-sized | 33-sized | untrained | waves-steps (`hyperinit inits` says what they "
-        "are) | photo-224 | photo-96 | linear-96 | clothing-48 (pretrained hypernetworks) | "
+        "are) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 (pretrained) | "
         "hyper (the best of these and waves-steps for this width and depth) | "
         "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "

@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperinit.base.arguments import in_flags
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_output
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params, SirenConfig
 
 UNWRITTEN = "nothing was written"
-
-# What a library's error names -> what the command line calls it.
-FLAGS = {
-    "try lr": "try --lr",
-    "raise budget_epochs": "raise --budget-epochs",
-    "raise target_mse": "raise --target-mse",
-    "max_restarts=": "--fit max_restarts=",
-    "or width to": "or --width to",
-}
 
 
 def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenConfig) -> None:
@@ -121,7 +113,7 @@ def _fit_budget(
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if reason := failure(result):
-        raise InputError(f"{name}: from {facts['init']}: {_with_flags(reason)}")
+        raise InputError(f"{name}: from {facts['init']}: {in_flags(reason)}")
     facts |= {"mse": kept.mse, "psnr": kept.psnr, "lr": result.lr, "restarts": result.restarts}
     facts |= {"collapses": list(result.collapses), "became": dict(result.became)}
     _write(arguments, result.params, image, facts)
@@ -137,13 +129,6 @@ def _fit_budget(
     )
     fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
     return text, {**fields, "sec": last.sec, "attempts": result.restarts + 1, "reached": None}, ""
-
-
-def _with_flags(reason: str) -> str:
-    """An error of the library's in the words of the command line."""
-    for ours, flag in FLAGS.items():
-        reason = reason.replace(ours, flag)
-    return reason
 
 
 def _fit_to_target(
@@ -168,7 +153,7 @@ def _fit_to_target(
         )
     facts |= {"mse": result.mse, "psnr": result.psnr, "target_mse": target}
     facts["runs"] = [asdict(run) for run in result.runs]
-    missed = "" if result.reached else _with_flags(advice(result, target))
+    missed = "" if result.reached else in_flags(advice(result, target))
     better = None if result.reached else _better(arguments.out, facts)
     if written := result.improved and better is None:
         _write(arguments, result.params, image, facts)
