@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +21,11 @@ from hyperinit.base.settings import from_dict, to_dict
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.run import OnEval, RecordFile, run
 from hyperinit.bench.trial import Trial
+from hyperinit.inits.rules import USUAL, Preference
 from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
+from hyperinit.record.record import trial_key
 from hyperinit.record.records import Record
 
 # Of the hashes of training images, of which there may be a million: with so many the chance that
@@ -83,6 +86,7 @@ def plan_values(plan: Plan) -> Values:
             {
                 "init": entry.init.name,
                 "facts": entry.init.facts,
+                "prefers": asdict(entry.init.prefers),
                 "changes": dict(entry.changes),
                 "source_fit": dict(entry.source_fit),
                 "train_hashes": sorted({h[:HASH_CHARS] for h in entry.init.train_hashes}),
@@ -110,7 +114,7 @@ def declared_records(values: Values, records: Sequence[Record], source: str) -> 
     """
     plan = _plan(values, source)
     _check_unseen(plan, values, source)
-    stored = _Stored(records, source)
+    stored = _Stored(records, source, _unsaid(plan, values))
     fits = len(plan.entries) * len(plan.images) * plan.seeds
     if fits > len(records):  # before anything of that size is made
         raise InputError(f"{source}: {fits} fits are declared, {len(records)} are there")
@@ -118,12 +122,34 @@ def declared_records(values: Values, records: Sequence[Record], source: str) -> 
 
 
 class _Stored(RecordFile):
-    """Records that are there; no other is run."""
+    """Records that are there; no other is run.
 
-    def __init__(self, records: Iterable[Record], source: str) -> None:
+    Plans did not always say what an init prefers in its fits, which is among the settings of their
+    records. For entries in `unsaid` that part of the settings is left open, as long as the records
+    have one answer to it.
+    """
+
+    def __init__(self, records: Iterable[Record], source: str, unsaid: frozenset[str]) -> None:
         self.path, self.thumbnails, self.workers = Path(source), None, 1
         self._records = {record.trial: record for record in records}
-        self._source = source
+        self._source, self._unsaid = source, unsaid
+        self._open: dict[tuple[Any, ...], list[Record]] = {}
+        for record in self._records.values() if unsaid else ():
+            if record.label in unsaid:
+                self._open.setdefault(_open_key(record), []).append(record)
+
+    def find(self, trial: Trial) -> Record | None:
+        """As a RecordFile's; see `unsaid`."""
+        record = super().find(trial)
+        if record is not None or trial.label not in self._unsaid:
+            return record
+        said = set(trial.fit_fields)
+        own = [
+            one
+            for one in self._open.get(_open_key(trial), ())
+            if trial.lr in (None, one.lr) and _preferred(one, said) == _preferred(trial, said)
+        ]
+        return own[0] if len({one.make for one in own}) == 1 else None
 
     def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
         """As a RecordFile's, but what is missing is refused."""
@@ -137,6 +163,28 @@ class _Stored(RecordFile):
                     " run the same `hyperinit benchmark` command again"
                 )
             yield record
+
+
+# What an init's preferences put into the settings of its records.
+_PREFERRED = frozenset(USUAL.fit_fields)
+
+
+def _unsaid(plan: Plan, values: Values) -> frozenset[str]:
+    """Labels of the entries whose plan does not say what they prefer."""
+    pairs = zip(plan.entries, values["entries"], strict=True)
+    return frozenset(entry.label for entry, own in pairs if "prefers" not in own)
+
+
+def _open_key(of: Record | Trial) -> tuple[Any, ...]:
+    """The key of a trial without its rate and without what its init prefers."""
+    settings = {name: value for name, value in of.settings.items() if name not in _PREFERRED}
+    version, track, label, _, *rest, _ = trial_key(of)
+    return (version, track, label, json.dumps([of.init_facts, settings], sort_keys=True), *rest)
+
+
+def _preferred(of: Record | Trial, said: Iterable[str]) -> list[Any]:
+    """Settings that a preference may give, as far as the plan itself says them."""
+    return [of.settings.get(name) for name in sorted(_PREFERRED.intersection(said))]
 
 
 def _image_values(image: NamedImage) -> dict[str, str]:
@@ -167,7 +215,9 @@ def _plan(values: Values, source: str) -> Plan:
 
 
 def _entry(values: Values) -> Entry:
-    init = Init(_text(values["init"]), _gives_nothing, facts=dict(values["facts"]))
+    prefers = Preference(**values.get("prefers", {}))
+    facts = dict(values["facts"])
+    init = Init(_text(values["init"]), _gives_nothing, facts=facts, prefers=prefers)
     return Entry(init, _fields(values["changes"]), _fields(values["source_fit"]))
 
 
