@@ -35,7 +35,13 @@ from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import CHECKPOINT_NAME, PARAMS_KIND, checkpoint_file, file_kind
+from hyperinit.siren.store import (
+    CHECKPOINT_NAME,
+    PARAMS_KIND,
+    checkpoint_file,
+    file_kind,
+    shown_hashes,
+)
 
 # (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
@@ -147,11 +153,12 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init
         return _foreign_init(path, theirs)
     if path.is_file() and kind in (PARAMS_KIND, INT8_KIND):
         params, info = read_any(path, index=index, **theirs)
-        init = params_init(path.stem, params)
+        init, seen = params_init(path.stem, params), shown_hashes(info)
     else:
         model, info = load_trained(path)
         init = model_init(path.name if path.is_dir() else path.resolve().parent.name, model)
-    return replace(init, train_hashes=frozenset(info.get("train_hashes", ())))
+        seen = frozenset(info.get("train_hashes", ()))
+    return replace(init, train_hashes=seen)
 
 
 def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:

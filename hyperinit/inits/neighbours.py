@@ -16,7 +16,7 @@ from hyperinit.images.pixels import resize
 from hyperinit.inits.start import Init, check_shows_image
 from hyperinit.siren.dataset import ParamDataset
 from hyperinit.siren.network import Params, predict
-from hyperinit.siren.store import load_siren, tensors_hash
+from hyperinit.siren.store import load_siren, shown_hashes, tensors_hash
 
 # Images are compared on this many pixels a side, in normalised colours: layout and colour, no
 # detail. A SIREN is evaluated on SAMPLES a side and averaged, so that its detail does not alias.
@@ -46,13 +46,12 @@ def neighbour_init(name: str, directory: str | Path) -> Init:
         InputError: as `ParamDataset`, or a file is damaged.
     """
     dataset = ParamDataset(directory)
-    thumbnails, digest, hashes = [], hashlib.sha256(), set()
+    thumbnails, digest, hashes = [], hashlib.sha256(), set[str]()
     for i, path in enumerate(dataset.paths):
         params, _ = load_siren(path)
         thumbnails.append(thumbnail_of(params))
         digest.update(tensors_hash(params.tensors).encode())
-        for image in dataset.info(i).get("images", ()):
-            hashes |= {image[key] for key in ("sha256", "photo_sha256") if key in image}
+        hashes |= shown_hashes(dataset.info(i))
     known = torch.stack(thumbnails)  # (SIRENs, SIDE^2, 3)
 
     def start(image: Tensor, seed: int) -> Params:

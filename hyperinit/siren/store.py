@@ -40,6 +40,8 @@ MAX_INFO_CHARS = 2**24
 # How a file begins that torch.save wrote: a zip archive, or a pickle.
 _PYTORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
+_IMAGE_HASHES = ("sha256", "photo_sha256")  # of an image as it was fitted, and as it was stored
+
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 FOREIGN = (
@@ -320,6 +322,12 @@ def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
     return config
 
 
+def shown_hashes(info: Mapping[str, Any]) -> frozenset[str]:
+    """Hashes of the images that a file of SIRENs shows, by its facts, or was trained on."""
+    shown = (image.get(key) for image in info.get("images", ()) for key in _IMAGE_HASHES)
+    return frozenset(filter(None, shown)) | frozenset(info.get("train_hashes", ()))
+
+
 def _is_signal(facts: object, dims: int) -> bool:
     """Whether the entry `signal`, which may be missing, has the types that are relied on."""
     if not isinstance(facts, dict) or not facts:
@@ -337,7 +345,7 @@ def _is_image(facts: object) -> bool:
     """Whether an entry of `images` has the types that are relied on."""
     if not isinstance(facts, dict):
         return False
-    texts = (facts.get(key, "") for key in ("name", "sha256", "photo_sha256"))
+    texts = (facts.get(key, "") for key in ("name", *_IMAGE_HASHES))
     sides = (facts.get(key, 1) for key in ("height", "width"))
     return all(isinstance(text, str) for text in texts) and all(
         isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides

@@ -12,12 +12,19 @@ from torch import Tensor
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
+from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import BY_NAME, callable_init, load_init
+from hyperinit.exchange.quantized import save_half, save_int8
 from hyperinit.fitting.fit import fit
+from hyperinit.images.pixels import image_hash
 from hyperinit.images.save import save_image
-from hyperinit.inits.rules import named_init
+from hyperinit.inits.neighbours import neighbour_init
+from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import Init, Start, spec_init
+from hyperinit.photos.workload import NamedImage
+from hyperinit.record.protocol import Protocol
 from hyperinit.siren.network import Params
+from hyperinit.siren.store import save_params
 
 IMAGE = torch.full((3, 8, 8), 0.5)
 DRAWN = spec_init("33", named_init("33"), 8, 1)
@@ -157,3 +164,19 @@ def test_the_command_refuses_a_foreign_siren_in_one_line(tmp_path, capsys, name)
         assert caught.value.code == 2
         last = capsys.readouterr().err.splitlines()[-1]
         assert name in last and "docs/siren-files.md" in last and "net.0.weight" in last
+
+
+@pytest.mark.parametrize("save", [save_params, save_half, save_int8])
+@pytest.mark.parametrize("key", ["sha256", "photo_sha256"])
+def test_a_file_that_shows_an_image_is_not_tested_on_it(tmp_path, save, key):
+    spec, generator = named_init("33"), torch.Generator().manual_seed(0)
+    params = sample_params(spec, spec.siren_config(8, 1), generator=generator)
+    shown = {"name": "p.png", "height": 8, "width": 8, key: image_hash(IMAGE)}
+    save(tmp_path / "cheat.safetensors", params, images=[shown], train_hashes=["more"])
+    init = load_init(str(tmp_path / "cheat.safetensors"), BY_NAME, 8, 1)
+    assert init.train_hashes == {image_hash(IMAGE), "more"}
+    image = NamedImage("p.png", IMAGE, image_hash(IMAGE), "")
+    with pytest.raises(InputError, match=r"init cheat was trained on the test image p\.png"):
+        Plan("seed", (Entry(init),), (image,), (), 1, Protocol())
+    if save is not save_int8:  # and the same holds for a directory of such files
+        assert neighbour_init("cheats", tmp_path).train_hashes == init.train_hashes
