@@ -87,7 +87,7 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
         "track": ("text", "of the benchmark"),
         "workload": ("text", "image size, network, fit"),
         "init": ("text", "changes of the fit included"),
-        "psnr_start": ("number", "mean dB before the first step"),
+        "psnr_start": ("number?", "mean dB before the first step; null where one is unknown"),
         "target_mse": ("number", "over all pixels, ImageNet-normalised"),
         "median": ("number?", "over pairs; null where the median pair does not get there"),
         "unit": ("text", "of the median"),

@@ -7,8 +7,8 @@ bounded here, and whatever is behind this module can rely on them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from math import inf
+from dataclasses import fields, replace
+from math import inf, nan
 from typing import Any, NoReturn
 
 from hyperinit.record.labels import split_label
@@ -73,7 +73,9 @@ def _point(row: Any) -> CurvePoint:
         if value < 0 and name != "psnr":
             raise ValueError(f"{name} in the curve must not be negative")
     values: list[Any] = [inf if value is None else value for value in row]
-    return CurvePoint(*values)
+    point = CurvePoint(*values)
+    # PSNR is infinite for no error at all; that of what diverged, or is no number, is unknown.
+    return replace(point, psnr=nan) if point.psnr == inf and point.mse else point
 
 
 def _text(name: str, value: Any) -> None:

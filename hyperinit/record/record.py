@@ -26,7 +26,7 @@ class CurvePoint:
         steps: Optimiser steps so far.
         sec: Seconds on the clock so far.
         mse: MSE over all pixels, in ImageNet-normalised units; infinite after divergence.
-        psnr: In dB on [0, 1].
+        psnr: In dB on [0, 1]; NaN after divergence, as files are read.
         train_mse: Exponential moving average of the training loss; NaN before the first step,
             which a file cannot say: it is read back as infinite.
     """

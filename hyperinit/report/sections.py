@@ -14,7 +14,7 @@ from hyperinit.report.headline import headline, middle, share, shown_workload
 from hyperinit.report.names import one_line, shown
 from hyperinit.report.svg import Series, chart, sample
 from hyperinit.report.tables import psnr_columns
-from hyperinit.score.costs import Pair, number, performance_profile, solved_share
+from hyperinit.score.costs import Pair, decibels, number, performance_profile, solved_share
 from hyperinit.score.groups import Ladder
 from hyperinit.score.score import GroupScore, InitScore, Unit
 
@@ -99,7 +99,7 @@ def _overview(
                 "median": middle(cost),
                 "share": share(cost),
                 "compared": against,
-                "psnr": f"{s.start_psnr:.1f} dB",
+                "psnr": f"{decibels(s.start_psnr)} dB",
                 "psnr_after": psnr_cells.get(s.init, ()),
             }
         )
@@ -227,7 +227,7 @@ def _image(
     for s, (pair, ladder) in ladders:
         first, name = next(iter(ladder.values())), shown(s.init)
         url = pictures.url(thumbnails.start, first)
-        cells = [_cell(url, f"{name} at step 0, {image}", f"{first.start.psnr:.1f} dB")]
+        cells = [_cell(url, f"{name} at step 0, {image}", f"{decibels(first.start.psnr)} dB")]
         for budget in columns:
             run = ladder.get(budget)
             url = pictures.url(thumbnails.end, run) if run else None

@@ -17,7 +17,7 @@ from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.report.names import csv_cell, markdown_cell
 from hyperinit.score.beside import psnr_beside
-from hyperinit.score.costs import Cost, Mean, Pair, Ratio, number
+from hyperinit.score.costs import Cost, Mean, Pair, Ratio, decibels, number
 from hyperinit.score.groups import Choice, Ladder, select_choices
 from hyperinit.score.score import (
     GroupScore,
@@ -190,7 +190,7 @@ def _error_table(scores: Sequence[InitScore], *, choices: bool = True) -> str:
         return f"{rung.mse:.3g}" + (f" ({rung.choice}, n={rung.n})" if choices else "")
 
     rows = [
-        [markdown_cell(s.init), f"{s.start_psnr:.1f}", *(cell(s, b) for b in budgets)]
+        [markdown_cell(s.init), decibels(s.start_psnr), *(cell(s, b) for b in budgets)]
         for s in scores
     ]
     return markdown_table(header, rows)
@@ -244,7 +244,7 @@ def comparison_table(records: Iterable[Record]) -> str:
             if record.label == init:
                 ladders.setdefault(record.pair, {})[record.budget_epochs] = record
         starts = [next(iter(ladder.values())) for ladder in ladders.values()]
-        row = [markdown_cell(init), f"{fmean(run.start.psnr for run in starts):.1f}"]
+        row = [markdown_cell(init), decibels(fmean(run.start.psnr for run in starts))]
         for budget in budgets:
             rung = [ladder[budget] for ladder in ladders.values()]
             row.append(f"{fmean(record.mse for record in rung):.3g} ({rung[0].lr:g})")

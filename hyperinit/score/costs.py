@@ -56,6 +56,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def decibels(value: float) -> str:
+    """A PSNR to one decimal; "-" where it is unknown, as of a start that is not finite."""
+    return f"{value:.1f}" if value > -inf else "-"
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     """Geometric mean of values >= 0; infinite as soon as one is, else 0 as soon as one is."""
     values = list(values)

@@ -105,7 +105,7 @@ class InitScore:
 
     @property
     def start_psnr(self) -> float:
-        """Mean PSNR in dB before the first step."""
+        """Mean PSNR in dB before the first step; NaN where a start's is unknown."""
         return fmean(next(iter(ladder.values())).start.psnr for ladder in self.ladders.values())
 
     @cached_property

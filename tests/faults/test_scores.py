@@ -1,0 +1,39 @@
+"""What scores say of odd records: starts that are no number, starts that are perfect, conflicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, isnan, nan
+
+import pytest
+from records import ladder
+
+from hyperinit.app.cli import main
+from hyperinit.record.records import CurvePoint, Record, append_record, read_records
+from hyperinit.report.page import page
+from hyperinit.report.tables import comparison_table, markdown, score_rows
+from hyperinit.score.score import score_groups
+
+
+def with_start(records: list[Record], mse: float, psnr: float) -> list[Record]:
+    """The same, from another start."""
+    start = CurvePoint(0.0, 0, 0.0, mse, psnr, nan)
+    return [replace(one, curve=(start, *one.curve[1:])) for one in records]
+
+
+@pytest.mark.parametrize(("mse", "shown"), [(inf, "-"), (nan, "-"), (0.0, "inf")])
+def test_a_start_that_is_no_number_is_not_perfect(tmp_path, capsys, mse, shown):
+    kept = ladder("33", {1.0: 0.3, 2.0: 0.01})
+    odd = with_start(ladder("odd", {1.0: 0.3, 2.0: 0.01}), mse, inf if mse == 0 else nan)
+    for one in [*kept, *odd, *ladder("odd", {1.0: 0.3}, "dog")]:
+        append_record(tmp_path / "r.jsonl", one)
+    records = read_records(tmp_path / "r.jsonl")
+    (found,) = score_groups(records, strict=False)
+    own = next(s for s in found.inits if s.init == "odd")
+    assert isnan(own.start_psnr) == (shown == "-")
+    assert f"| odd | {shown} | " in markdown([found])
+    assert f"| odd | {shown} | " in comparison_table(records[:4])
+    assert "nan dB" not in page([found])
+    assert main(["score", str(tmp_path / "r.jsonl"), "--json"]) == 0
+    assert '"init": "odd", "psnr_start": null' in capsys.readouterr().out
+    assert len(score_rows([found])) == 6
