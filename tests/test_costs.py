@@ -117,3 +117,21 @@ def test_a_profile_is_of_the_pairs_that_all_ran_and_free_starts_are_one():
     theirs = Cost("epochs", {("a", 0): 4.0, ("b", 0): inf}, {})
     profile = performance_profile({"ours": ours, "theirs": theirs})
     assert profile == {"ours": ([1.0, 1.0], [0.5, 1.0]), "theirs": ([2.0], [0.5])}
+    # What costs something is within no factor of what costs nothing.
+    paid = Cost("epochs", {("a", 0): 4.0, ("b", 0): 8.0}, {})
+    assert performance_profile({"ours": ours, "paid": paid})["paid"] == ([2.0], [0.5])
+
+
+def test_pairs_that_are_free_are_left_out_of_a_ratio_and_counted():
+    ours = cost({**dict.fromkeys("abcdefghi", 0.0), "j": 8.0, "k": 1.0, "l": 0.0})
+    theirs = cost({**dict.fromkeys("abcdefghi", 4.0), "j": 4.0, "k": 0.0, "l": 0.0})
+    found = ratio("theirs", ours, theirs)
+    assert str(found) == "2 (n=1/12; free on 9, to the other on 1, to both on 1)"
+    assert (found.free, found.other_free, found.both_free) == (9, 1, 1)
+    back = ratio("ours", theirs, ours)
+    assert (back.free, back.other_free, back.both_free) == (1, 9, 1)
+
+
+def test_a_median_of_nothing_is_no_bound():
+    assert str(cost({"a": 0.0, "b": 0.0, "c": 2.0})) == "0 epochs (n=3, 3/3 hit)"
+    assert str(cost({"a": 0.0, "b": 0.0, "c": 2.0}, at_most="c")) == "0 epochs (n=3, 3/3 hit)"

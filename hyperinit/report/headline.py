@@ -102,4 +102,5 @@ def _compared(second: InitScore, unit: str, found: Ratio) -> str:
     text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
     if found.n < found.pairs:
         text += f", over the {found.n} of {found.pairs} pairs that both reach it on"
+    text += f"; pairs that are {found.left_out} are left out" if found.left_out else ""
     return text + "."

@@ -11,6 +11,9 @@ what only one init solves flatters the other one, so a bound is given beside it:
 lower (upper) ends over every pair with a range, where none of these is 0 (infinite). A pair that
 neither init solves has no range. Where censoring is on both sides there is no bound.
 
+A pair whose start is enough costs nothing. Its ratio to one that costs something is 0 or infinite,
+which no geometric mean can hold: such pairs are left out of means and bounds, and counted.
+
 Intervals are 95 % percentile bootstraps over images: seeds of an image are averaged before, as
 they share whatever makes that image hard.
 """
@@ -108,7 +111,7 @@ class Cost:
             shown = f"> {number(least)}"
         else:
             bounded = max((self.values[pair] for pair in self.at_most), default=0.0)
-            shown = ("<= " if self.median <= bounded else "") + number(self.median)
+            shown = ("<= " if 0 < self.median <= bounded else "") + number(self.median)
         return f"{shown} {self.unit} (n={self.n}, {self.hits}/{self.n} hit)"
 
 
@@ -124,6 +127,8 @@ class Ratio:
         pairs: Pairs that both ran.
         at_least, at_most: Bounds over all pairs with a range, see above; None where there is none
             or every ratio is exact.
+        free, other_free, both_free: Pairs left out of all that, as they cost this init nothing, or
+            the other, or both.
     """
 
     to: str
@@ -134,13 +139,23 @@ class Ratio:
     pairs: int
     at_least: float | None = None
     at_most: float | None = None
+    free: int = 0
+    other_free: int = 0
+    both_free: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """Such as "free on 9, to the other on 2, to both on 1"; empty where no pair is."""
+        counts = [("", self.free), ("to the other ", self.other_free), ("to both ", self.both_free)]
+        parts = [f"{whose}on {count}" for whose, count in counts if count]
+        return f"free {', '.join(parts)}" if parts else ""
 
     def __str__(self) -> str:
-        """Such as "1.93 [1.71, 2.2] (n=44/48), at least 2.01"."""
+        """Such as "1.93 [1.71, 2.2] (n=44/48; free on 2), at least 2.01"."""
         shown = "-" if self.mean is None else number(self.mean)
         if self.low is not None and self.high is not None:
             shown += f" [{number(self.low)}, {number(self.high)}]"
-        shown += f" (n={self.n}/{self.pairs})"
+        shown += f" (n={self.n}/{self.pairs}{'; ' if self.left_out else ''}{self.left_out})"
         if self.at_least is not None:
             shown += f", at least {number(self.at_least)}"
         return shown if self.at_most is None else f"{shown}, at most {number(self.at_most)}"
@@ -151,11 +166,16 @@ def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
     pairs = [pair for pair in cost.values if pair in other.values]
     exact: dict[str, list[float]] = {}
     informative: dict[str, list[tuple[float, float]]] = {}
+    free = {(True, False): 0, (False, True): 0, (True, True): 0}
     for pair in pairs:
+        nothing = cost.values[pair] == 0, other.values[pair] == 0
+        if any(nothing):
+            free[nothing] += 1
+            continue
         low, high = _range(cost, pair)
         other_low, other_high = _range(other, pair)
         low, high = _divide(low, other_high), _divide(high, other_low)
-        if high == 0 or low == inf or (low == 0 and high == inf):
+        if low == 0 and high == inf:  # neither solves it
             continue
         informative.setdefault(pair[0], []).append((low, high))
         if low == high:
@@ -169,7 +189,8 @@ def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
             for i in (0, 1)
         )
         at_least, at_most = lows or None, highs if isfinite(highs) else None
-    return Ratio(to, mean, interval_low, interval_high, n, len(pairs), at_least, at_most)
+    bounds = n, len(pairs), at_least, at_most
+    return Ratio(to, mean, interval_low, interval_high, *bounds, *free.values())
 
 
 def _range(cost: Cost, pair: Pair) -> tuple[float, float]:
@@ -263,7 +284,8 @@ def performance_profile(
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Init -> ratios to the cheapest init of the pair, ascending, and the share of pairs by each.
 
-    Shares are of the pairs that every init ran, unsolved ones included.
+    Shares are of the pairs that every init ran, unsolved ones included. Where a pair costs one init
+    nothing, an init that it costs something is within no factor of that.
     """
     shared = set.intersection(*(set(cost.values) for cost in costs.values()))
     cheapest = {pair: min(cost.values[pair] for cost in costs.values()) for pair in shared}
@@ -272,7 +294,7 @@ def performance_profile(
         ratios = sorted(
             values[pair] / cheapest[pair] if cheapest[pair] else 1.0
             for pair in shared
-            if isfinite(values[pair])
+            if isfinite(values[pair]) and (cheapest[pair] or not values[pair])
         )
         profiles[init] = ratios, [(i + 1) / len(shared) for i in range(len(ratios))]
     return profiles
