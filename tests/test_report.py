@@ -102,6 +102,8 @@ def test_the_csv_has_a_line_per_init_measure_and_target(records):
     )
     assert (found["n"], found["hits"], found["reference_init"]) == ("2", "2", "33")
     assert float(found["reference_ratio"]) == pytest.approx(float(found["median"]) / 4)
+    counts = [found[f"reference_{what}"] for what in ("n", "pairs", "free")]
+    assert counts == ["2", "2", "0"]
     censored = [row for row in rows if row["init"] == "never" and row["measure"] == "epochs"]
     assert {row["median"] for row in censored} == {"inf"}
 

@@ -203,7 +203,9 @@ def test_what_learned_from_images_says_so():
 
     sound = smooth_signal(1, 200)
     init = load_init("linear-96", {}, 128, 4)
-    with pytest.raises(InputError, match=r"is for images \(3, H, W\), not for a signal \(1, 200\)"):
+    with pytest.raises(
+        InputError, match=r"init linear-96 is for images \(3, H, W\), not for a signal \(1, 200\)"
+    ):
         init.start(sound, 0)
     with pytest.raises(InputError, match="follows @"):
         start_of(sound, "identity-sized@0.7")

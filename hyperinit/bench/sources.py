@@ -120,7 +120,7 @@ def load_init(
     if os.path.exists(source):  # False for what can be no path
         return _file_init(path, index, theirs or {})
     if source.startswith(HUB_PREFIX):
-        return replace(_file_init(Path(local_checkpoint(source)), None, {}), name=source)
+        return replace(_file_init(Path(local_checkpoint(source)), None, {}, source), name=source)
     if source == "hyper" or source in PRETRAINED:
         return pretrained_init(source, width, depth)
     if ":" in source:
@@ -144,7 +144,8 @@ def _unknown(source: str, named: Iterable[str]) -> InputError:
     return unknown_name("init", source, known)
 
 
-def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init:
+def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: str = "") -> Init:
+    """What a file, a run or a directory of SIRENs is as an init; a model of its own has `name`."""
     if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
         return neighbour_init(path.resolve().name, path)
     foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
@@ -156,7 +157,8 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any]) -> Init
         init, seen = params_init(path.stem, params), shown_hashes(info)
     else:
         model, info = load_trained(path)
-        init = model_init(path.name if path.is_dir() else path.resolve().parent.name, model)
+        own = path.name if path.is_dir() else path.resolve().parent.name
+        init = model_init(name or own, model)
         seen = frozenset(info.get("train_hashes", ()))
     return replace(init, train_hashes=seen)
 
@@ -183,7 +185,7 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
     pretrained = hyper_for(width, depth) if name == "hyper" else name
     if pretrained == UNTAUGHT:
         return waves_steps(UNTAUGHT, width, depth)
-    return replace(_file_init(pretrained_path(pretrained), None, {}), name=name)
+    return _file_init(pretrained_path(pretrained), None, {}, name)
 
 
 def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:

@@ -309,11 +309,16 @@ def read_training(path: Path) -> dict[str, dict[str, str]]:
 
 TRAINING_FIELDS = ("outer_steps", "published_steps", "minutes")
 
+# Fields of a `Ratio` beside its mean and its interval.
+_RATIO_FIELDS = ("n", "pairs", "at_least", "at_most", "free", "other_free", "both_free")
+
 CSV_FIELDS = (
     *("track", "workload", "init", "measure", "target", "median", "n", "hits"),
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
     *("best_init", "best_ratio", "best_low", "best_high", "protocol"),
     *("mean", "low", "high"),
+    # Of how many pairs each ratio is, and what is known of the others.
+    *(f"{to}_{what}" for to in ("reference", "best") for what in _RATIO_FIELDS),
 )
 
 
@@ -356,6 +361,7 @@ def _measures(group: GroupScore, found: TargetScore) -> list[tuple[str, Cost, di
         if ratio is not None:
             ratios |= {f"{to}_init": ratio.to, f"{to}_ratio": ratio.mean}
             ratios |= {f"{to}_low": ratio.low, f"{to}_high": ratio.high}
+            ratios |= {f"{to}_{what}": getattr(ratio, what) for what in _RATIO_FIELDS}
     measures = [("epochs", found.epochs, ratios)]
     return measures if found.seconds is None else [*measures, ("seconds", found.seconds, {})]
 

@@ -240,7 +240,7 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     else:
         ladders, more = choose_ladders(group, name, tune_on_test=tune_on_test, strict=strict)
         notes = [*notes, *more]
-    if not strict and len({frozenset(pairs) for pairs in ladders.values()}) > 1:
+    if len({frozenset(pairs) for pairs in ladders.values()}) > 1:
         notes = [*notes, DIFFERENT_PAIRS]
     rungs = {init: _rungs(pairs.values()) for init, pairs in ladders.items()}
     measure = _curve_costs if track.along_curve else _all_ladder_costs

@@ -37,3 +37,13 @@ def test_a_start_that_is_no_number_is_not_perfect(tmp_path, capsys, mse, shown):
     assert main(["score", str(tmp_path / "r.jsonl"), "--json"]) == 0
     assert '"init": "odd", "psnr_start": null' in capsys.readouterr().out
     assert len(score_rows([found])) == 6
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_inits_that_ran_on_different_images_are_not_compared_without_a_word(strict):
+    apart = [*ladder("33", {1.0: 0.01}, "cat"), *ladder("22", {1.0: 0.02}, "dog")]
+    (found,) = score_groups(apart, strict=strict)
+    assert "Not every init was run on the same images" in markdown([found])
+    alike = [*ladder("33", {1.0: 0.01}, "cat"), *ladder("22", {1.0: 0.02}, "cat")]
+    (found,) = score_groups(alike, strict=strict)
+    assert "Not every init was run on the same images" not in markdown([found])
