@@ -82,7 +82,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     if arguments.limit is not None:
         raise InputError("--limit is for a set of images")
     paths = _outputs(arguments)
-    from hyperinit.images.pixels import image_facts
+    from hyperinit.images.signals import sample_facts
     from hyperinit.siren.device import choose_device, choose_threads, on_threads
     from hyperinit.siren.store import save_params
     from hyperinit.siren.vectors import stack_params
@@ -92,7 +92,11 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     # All images are read before anything is written, so a bad one leaves everything as it was.
     images = list(_read(arguments))
     work = hyper.config.inner_pixels * hyper.config.siren.width**2
-    facts = [image_facts(p.name, image) for p, image in zip(arguments.images, images, strict=True)]
+    sized = arguments.size is not None
+    facts = [
+        sample_facts(path, image, is_resized=sized)["images"][0]
+        for path, image in zip(arguments.images, images, strict=True)
+    ]
     # Closed by hand: nobody asks for what comes after the last image, which is when a bar ends.
     shown = progress(images, desc="generating", leave=False)
     with on_threads(choose_threads(arguments.threads, work)), shown:

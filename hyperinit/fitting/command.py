@@ -82,7 +82,7 @@ def fit_image(
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
-    facts |= sample_facts(arguments.image, image)
+    facts |= sample_facts(arguments.image, image, is_resized=arguments.size is not None)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
         text, fields, missed = do(arguments, start, image, config, facts)

@@ -23,8 +23,8 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.images.coords import is_image
-from hyperinit.images.decode import TOLERANCE, ImageSource, load_sized, to_image
-from hyperinit.images.pixels import MAX_PIXELS, image_facts
+from hyperinit.images.decode import TOLERANCE, ImageSource, load_image, load_sized, to_image
+from hyperinit.images.pixels import MAX_PIXELS, image_facts, image_hash
 from hyperinit.images.save import SAVE_OPTIONS, save_image
 
 SIGNAL_SUFFIXES = (".wav", ".npy")
@@ -186,10 +186,19 @@ def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
         return file.getframerate()
 
 
-def sample_facts(path: Path, samples: Tensor) -> dict[str, Any]:
-    """What a file made from an image or a signal says of it: {"images": ...} or {"signal": ...}."""
+def sample_facts(path: Path, samples: Tensor, *, is_resized: bool = False) -> dict[str, Any]:
+    """What a file made from an image or a signal says of it: {"images": ...} or {"signal": ...}.
+
+    Args:
+        path: Of the image or signal.
+        samples: What was read there, as it is fitted.
+        is_resized: Whether an image has another size there: its own hash is told as well then, by
+            which a benchmark knows it at any size.
+    """
     if shows_image(samples):
-        return {"images": [image_facts(path.name, samples)]}
+        image = image_facts(path.name, samples)
+        photo = {"photo_sha256": image_hash(load_image(path))} if is_resized else {}
+        return {"images": [image | photo]}
     content = samples.cpu().contiguous().numpy()
     digest = hashlib.sha256("x".join(map(str, samples.shape)).encode() + content.tobytes())
     facts = {"name": path.name, "sides": list(samples.shape[1:]), "sha256": digest.hexdigest()}

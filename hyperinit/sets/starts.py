@@ -15,7 +15,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.base.terminal import progress
 from hyperinit.data.source import Source
-from hyperinit.images.pixels import centre_crop, check_size, image_facts
+from hyperinit.images.pixels import centre_crop, check_size, image_facts, image_hash
 from hyperinit.inits.start import Init
 from hyperinit.sets.results import (
     LOCK_NAME,
@@ -104,7 +104,8 @@ def generate_set(  # more than 60 lines: what it says of itself is long
             except InputError as error:
                 fail(name, str(error))
                 continue
-            facts = {"images": [image_facts(name, image)], "source_sha256": pending.sha256, **how}
+            shown = {**image_facts(name, image), "photo_sha256": image_hash(pending.image)}
+            facts = {"images": [shown], "source_sha256": pending.sha256, **how}
             params = start.params.map(lambda value: value.cpu())
             save_result(path, params, facts)
             report.made += 1

@@ -16,6 +16,7 @@ from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import BY_NAME, callable_init, load_init
 from hyperinit.exchange.quantized import save_half, save_int8
 from hyperinit.fitting.fit import fit
+from hyperinit.images.decode import load_image
 from hyperinit.images.pixels import image_hash
 from hyperinit.images.save import save_image
 from hyperinit.inits.neighbours import neighbour_init
@@ -180,3 +181,20 @@ def test_a_file_that_shows_an_image_is_not_tested_on_it(tmp_path, save, key):
         Plan("seed", (Entry(init),), (image,), (), 1, Protocol())
     if save is not save_int8:  # and the same holds for a directory of such files
         assert neighbour_init("cheats", tmp_path).train_hashes == init.train_hashes
+
+
+@pytest.mark.parametrize("command", ["fit", "generate"])
+def test_a_siren_of_another_size_of_an_image_is_known_to_show_it(tmp_path, command):
+    save_image(IMAGE, tmp_path / "p.png")
+    line = [
+        command,
+        str(tmp_path / "p.png"),
+        "--size",
+        "6x7",
+        "-o",
+        str(tmp_path / "s.safetensors"),
+    ]
+    small = ["--width", "8", "--depth", "2", "--budget-epochs", "2", "--quiet"]
+    main([*line, *(small if command == "fit" else ["--checkpoint", "photo-96"])])
+    init = load_init(str(tmp_path / "s.safetensors"), BY_NAME, 8, 2)
+    assert image_hash(load_image(tmp_path / "p.png")) in init.train_hashes
