@@ -35,6 +35,7 @@ from hyperinit.learn.rundir import (
     CONFIG_NAME,
     LOCK_NAME,
     MAY_CHANGE,
+    check_kept,
     check_same_images,
     check_vacant,
     checkpoint_to_resume,
@@ -108,11 +109,7 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
         # only what cannot move a result may be given anew.
         checkpoint = checkpoint_to_resume(arguments.resume)
         state, config, info = load_state(checkpoint, task)
-        given = {k: v for k, v in vars(arguments).items() if v not in (None, False)}
-        extra = set(given) - MAY_CHANGE - {"resume", "device"}
-        if extra:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
-            raise InputError(f"--resume keeps the run's own settings: leave out {flags}")
+        check_kept(config, vars(arguments))
         arguments.preset = "as stored"
         config = resolve(task.config, arguments, {"as stored": to_dict(config)})
         run_dir = checkpoint.parent

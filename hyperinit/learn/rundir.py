@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
@@ -87,6 +89,26 @@ def checkpoint_to_resume(run: Path) -> Path:
             f" start it anew with --config {shown}/{CONFIG_NAME} --out {shown}"
         )
     return path
+
+
+def check_kept(config: LoopConfig, given: Mapping[str, Any]) -> None:
+    """Refuses flags that would give a resumed run other settings than it has.
+
+    Args:
+        config: The run's own settings.
+        given: What the command line was parsed to.
+
+    Raises:
+        InputError: there are such flags; the line names them.
+    """
+    settings = {field.name for field in fields(config)}
+    # A setting is there if it was typed, as 0 or as off too; other flags are None or False if not.
+    typed = {n for n, v in given.items() if n in settings or (v is not None and v is not False)}
+    extra = sorted(typed - MAY_CHANGE - {"resume", "device"})
+    if extra:
+        off = {name for name in extra if given[name] is False}
+        flags = [f"--{'no-' * (n in off)}{n.replace('_', '-')}" for n in extra]
+        raise InputError(f"--resume keeps the run's own settings: leave out {', '.join(flags)}")
 
 
 def with_absolute_data(config: Config) -> Config:

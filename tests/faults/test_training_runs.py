@@ -149,6 +149,26 @@ def test_where_the_data_moved_hashes_decide(tmp_path, folder, capsys):
     assert info["step"] == 10 and info["train"]["data"] == str(moved)
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--no-second-order", "--no-color-profiles"], "--no-color-profiles, --no-second-order"),
+        (["--second-order"], "--second-order"),
+        (["--seed", "0"], "--seed"),
+        (["--data-weights", ""], "--data-weights"),
+        (["--clip-norm", "none", "--print-config"], "--clip-norm, --print-config"),
+    ],
+)
+def test_a_resumed_run_refuses_other_settings_however_they_are_typed(
+    tmp_path, capsys, flags, named
+):
+    stopped(tmp_path, "synthetic")
+    before = (tmp_path / "config.toml").read_bytes()
+    line = refused(["--resume", tmp_path, *flags], capsys)
+    assert line.endswith(f"--resume keeps the run's own settings: leave out {named}")
+    assert (tmp_path / "config.toml").read_bytes() == before
+
+
 def started(run: Path, *prefix: str) -> subprocess.Popen:
     """A run in a process of its own that has written its first checkpoint."""
     flags = ["--max-steps", "1000000", *SYNTHETIC, *NO_COMPARISON, "--out", str(run)]
