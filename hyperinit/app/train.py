@@ -35,6 +35,7 @@ from hyperinit.learn.rundir import (
     CONFIG_NAME,
     LOCK_NAME,
     MAY_CHANGE,
+    as_edited,
     check_kept,
     check_same_images,
     check_vacant,
@@ -110,9 +111,10 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
         checkpoint = checkpoint_to_resume(arguments.resume)
         state, config, info = load_state(checkpoint, task)
         check_kept(config, vars(arguments))
-        arguments.preset = "as stored"
-        config = resolve(task.config, arguments, {"as stored": to_dict(config)})
         run_dir = checkpoint.parent
+        arguments.preset = "as stored"
+        stored = to_dict(as_edited(config, run_dir / CONFIG_NAME))
+        config = resolve(task.config, arguments, {"as stored": stored})
     else:
         arguments.preset = arguments.preset or "default"
         config = resolve(task.config, arguments, program.presets)

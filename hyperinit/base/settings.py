@@ -281,9 +281,10 @@ def as_recorded(
     }
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value of `to_dict` as a TOML file holds it."""
     if isinstance(value, list):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     # JSON's numbers, booleans and strings are TOML's; DEL is the one character more to escape.
     text = json.dumps("none" if value is None else value, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")
@@ -294,7 +295,7 @@ def to_toml(config: DataclassInstance) -> str:
     text = ""
     for field, value in zip(dataclasses.fields(config), to_dict(config).values(), strict=True):
         help = " ".join(field.metadata.get("help", "").split())
-        text += f"{f'{field.name} = {_toml_value(value)}':<36}  # {help}".rstrip(" #") + "\n"
+        text += f"{f'{field.name} = {toml_value(value)}':<36}  # {help}".rstrip(" #") + "\n"
     return text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
+from hyperinit.base.settings import from_dict, read_config_file, to_dict, toml_value
 from hyperinit.data.table import absolute
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import Config
@@ -109,6 +110,36 @@ def check_kept(config: LoopConfig, given: Mapping[str, Any]) -> None:
         off = {name for name in extra if given[name] is False}
         flags = [f"--{'no-' * (n in off)}{n.replace('_', '-')}" for n in extra]
         raise InputError(f"--resume keeps the run's own settings: leave out {', '.join(flags)}")
+
+
+def as_edited(config: Config, path: Path) -> Config:
+    """The settings of a run to resume, with what was changed in its config file and may be.
+
+    Without a file that can be read, those that it has.
+
+    Args:
+        config: As they are stored in its checkpoint.
+        path: Its config file.
+
+    Raises:
+        InputError: something in the file is wrong, or would change the training.
+    """
+    try:
+        read = read_config_file(path)
+    except InputError:
+        return config
+    stored = to_dict(config)
+    # A file of an older version has less in it.
+    found = from_dict(type(config), {**stored, **read}, source=shown_path(path))
+    changed = [name for name, value in to_dict(found).items() if value != stored[name]]
+    kept = [name for name in changed if name not in MAY_CHANGE]
+    if kept:
+        values = ", ".join(f"{name} back to {toml_value(stored[name])}" for name in kept)
+        raise InputError(
+            f"{shown_path(path)}: --resume keeps the run's own settings: set {values}, or start a"
+            " new run with this file as --config"
+        )
+    return found
 
 
 def with_absolute_data(config: Config) -> Config:

@@ -169,6 +169,63 @@ def test_a_resumed_run_refuses_other_settings_however_they_are_typed(
     assert (tmp_path / "config.toml").read_bytes() == before
 
 
+def edit(run: Path, **values: str) -> None:
+    """Changes values in the run's config file."""
+    path = run / "config.toml"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{edited(line, values)}\n" for line in lines))
+
+
+def edited(line: str, values: dict[str, str]) -> str:
+    name = line.split(" = ")[0]
+    return f"{name} = {values[name]}" if name in values else line
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"lr": "0.5", "max_steps": "20"}, "set max_steps back to 10, lr back to 0.001, or start"),
+        ({"clip_norm": '"none"'}, "set clip_norm back to 1.0, or start"),
+        ({"color_profiles": "false"}, "set color_profiles back to true, or start"),
+        ({"lr": '"fast"'}, "lr must be a finite number, not 'fast'"),
+        ({"time_limit_min": "-1"}, "time_limit_min must be at least 0"),
+    ],
+)
+def test_an_edited_config_file_is_not_overwritten_without_a_word(tmp_path, capsys, values, says):
+    stopped(tmp_path, "synthetic")
+    edit(tmp_path, **values)
+    before = (tmp_path / "config.toml").read_bytes()
+    line = refused(["--resume", tmp_path], capsys)
+    assert f"{tmp_path}/config.toml" in line and says in line
+    assert (tmp_path / "config.toml").read_bytes() == before
+
+
+def resumed(run: Path, *flags: str) -> dict:
+    """The settings and the step of a run after it was resumed."""
+    assert main(["--resume", str(run), *flags]) == 0
+    info = load_hypernetwork(run)[1]
+    return {**info["train"], "step": info["step"]}
+
+
+def test_what_may_change_is_taken_from_the_config_file_and_flags_win(tmp_path):
+    stopped(tmp_path, "synthetic")
+    edit(tmp_path, time_limit_min='"none"', compare_budgets="[2.0]", checkpoint_sec="7")
+    found = resumed(tmp_path, "--checkpoint-sec", "8")
+    assert (found["step"], found["compare_budgets"], found["checkpoint_sec"]) == (10, [2.0], 8.0)
+
+
+@pytest.mark.parametrize("content", [None, b"lr = = 3\n", b"\xff", b"", b"size = 16\n"])
+def test_a_config_file_that_is_gone_or_unreadable_stops_no_resume(tmp_path, content):
+    stopped(tmp_path, "synthetic")
+    path = tmp_path / "config.toml"
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert resumed(tmp_path)["step"] == 1  # its time was up
+    assert path.read_bytes() == before
+
+
 def started(run: Path, *prefix: str) -> subprocess.Popen:
     """A run in a process of its own that has written its first checkpoint."""
     flags = ["--max-steps", "1000000", *SYNTHETIC, *NO_COMPARISON, "--out", str(run)]
