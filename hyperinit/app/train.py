@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ from hyperinit.learn.rundir import (
     check_vacant,
     checkpoint_to_resume,
     clear,
+    facts_of_images,
     with_absolute_data,
 )
 from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
@@ -128,7 +129,7 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
     check_logger(config.log)
     config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    return run(program, config, run_dir, state, info.get("train_hashes"), device, processes)
+    return run(program, config, run_dir, state, info, device, processes)
 
 
 def run(
@@ -136,7 +137,7 @@ def run(
     config: Config,
     run_dir: Path,
     state: TrainState | None,
-    train_hashes: list[str] | None,
+    info: Mapping[str, Any],
     device: torch.device,
     processes: Processes,
 ) -> int:
@@ -144,7 +145,7 @@ def run(
 
     Args:
         state: Where a resumed run stands.
-        train_hashes: The images that a resumed run was trained on so far.
+        info: What its checkpoint says, of its images too; empty for a new run.
         device: Where to train and compare.
         processes: That share the training; the first one does everything else.
     """
@@ -155,7 +156,8 @@ def run(
     if processes.leads:
         _describe(photos, processes)
     images = _on_device(program.images(photos, config), config, device)
-    check_same_images(config, train_hashes, images.hashes)
+    facts = facts_of_images(photos, images)
+    check_same_images(config, info, facts)
     _check_alike(processes, config, images, state)
     if not processes.leads:
         return _help_training(program, config, images, state, device, processes)
@@ -174,7 +176,8 @@ def run(
         try:
             state = _moved(state or new_state(program.task, config), device)
             with Stop().on_signals() as stop:
-                train_visibly(state, config, images, held_out, run_dir, tracker, stop, processes)
+                where = (images.batches, held_out, run_dir, tracker)
+                train_visibly(state, config, *where, facts, stop, processes)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
             if exit_code:
                 say(f"stopped at step {state.step}; continue with --resume {run_dir}")
@@ -216,7 +219,8 @@ def _check_alike(
     """Refuses processes that would train something else than each other."""
     settings = {k: v for k, v in to_dict(config).items() if k not in MAY_CHANGE}
     stands = state and (state.step, tensors_hash(state.model.state_dict()))
-    facts = {"settings": settings, "images": images.hashes, "checkpoint": stands}
+    seen = (images.hashes, images.weights)
+    facts = {"settings": settings, "images": seen, "checkpoint": stands}
     processes.check_alike({what: repr(value) for what, value in facts.items()})
 
 
@@ -292,10 +296,11 @@ def _moved(state: TrainState, device: torch.device) -> TrainState:
 def train_visibly(
     state: TrainState,
     config: LoopConfig,
-    images: TrainingImages,
+    batches: Batches,
     held_out: list[NamedImage],
     run_dir: Path,
     tracker: Tracker,
+    info: Mapping[str, Any],
     stop: Stop,
     processes: Processes,
 ) -> None:
@@ -313,11 +318,11 @@ def train_visibly(
         train(
             state,
             config,
-            images.batches,
+            batches,
             torch.stack([shown.image for shown in held_out]) if held_out else torch.empty(0),
             run_dir,
             tracker,
-            info={"train_hashes": images.hashes},
+            info=info,
             stop=stop,
             on_step=on_step,
             processes=processes,

@@ -69,7 +69,8 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
 def crops(photos: Photographs, config: LoopConfig) -> TrainingImages:
     """Random crops of all photographs."""
     sampler = CropSampler(photos.train, config.size, seed=config.seed)
-    return TrainingImages(sampler, [photo.hash for photo in photos.train])
+    hashes, weights = zip(*((photo.hash, photo.weight) for photo in photos.train), strict=True)
+    return TrainingImages(sampler, list(hashes), weights)
 
 
 def fixed_squares(photos: Photographs, config: LoopConfig) -> TrainingImages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from hyperinit.base.files import shown_path
 from hyperinit.base.settings import from_dict, read_config_file, to_dict, toml_value
 from hyperinit.data.table import absolute
 from hyperinit.learn.config import LoopConfig
-from hyperinit.learn.state import Config
+from hyperinit.learn.state import Config, TrainingImages
 from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
+from hyperinit.photos.photographs import Photographs
 from hyperinit.siren.store import CHECKPOINT_NAME
 
 CONFIG_NAME = "config.toml"
@@ -147,18 +149,39 @@ def with_absolute_data(config: Config) -> Config:
     return config if config.data in NAMES else replace(config, data=absolute(config.data))
 
 
-def check_same_images(config: LoopConfig, begun_with: list[str] | None, found: list[str]) -> None:
-    """Refuses to resume a run on other training images.
+def facts_of_images(photos: Photographs, images: TrainingImages) -> dict[str, Any]:
+    """What a run's checkpoint says of its images, so that it is resumed on no others."""
+    return {
+        "train_hashes": images.hashes,
+        "held_out_hashes": [photo.hash for photo in photos.held_out],
+        # A hash alone, as there can be millions.
+        "weights_hash": hashlib.sha256(repr([*images.weights]).encode()).hexdigest(),
+    }
+
+
+def check_same_images(
+    config: LoopConfig, begun_with: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
+    """Refuses to resume a run on other images, or where they would be drawn differently often.
 
     Args:
-        begun_with: Hashes of the images that the run began with; None: it is new.
-        found: Those of the images that there are now.
+        begun_with: What the run's checkpoint says, see `facts_of_images`; of a new run nothing, and
+            of an old one not all.
+        found: The same of the images that there are now.
 
     Raises:
         InputError: they are others.
     """
-    if begun_with is not None and begun_with != found:
+    differs = {name for name in found if begun_with.get(name, found[name]) != found[name]}
+    for name, which in (("train_hashes", "training"), ("held_out_hashes", "held-out")):
+        if name in differs:
+            raise InputError(
+                f"{config.data}: not the {which} images this run began with"
+                f" ({len(begun_with[name])} then, {len(found[name])} now); say with --data where"
+                " they are"
+            )
+    if differs:
         raise InputError(
-            f"{config.data}: not the training images this run began with ({len(begun_with)} then,"
-            f" {len(found)} now); say with --data where they are"
+            f"{config.data}: the images lie in other folders than when this run began, which"
+            " data_weights gives other weights: put them back, or say with --data where they are"
         )

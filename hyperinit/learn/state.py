@@ -32,10 +32,12 @@ class TrainingImages:
     Attributes:
         batches: Where its images come from.
         hashes: Of the photographs it sees, which its init may not be tested on.
+        weights: How often each of them is drawn, relative to others; empty where none is drawn.
     """
 
     batches: Batches
     hashes: list[str]
+    weights: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,10 @@ def load_state(path: Path, task: Task[Config, Any]) -> tuple[TrainState, Config,
         if type(value) not in {int, kind} or not 0 <= value < inf:
             raise InputError(f"{path}: {field} must be a number >= 0, not {str(value)[:40]!r}")
         setattr(state, field, value)
-    hashes = info.get("train_hashes", [])
-    if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
-        raise InputError(f"{path}: train_hashes must be a list of texts")
+    for field in ("train_hashes", "held_out_hashes"):
+        hashes = info.get(field, [])
+        if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
+            raise InputError(f"{path}: {field} must be a list of texts")
     tensors, _ = load_tensors(path, task.kind)
     for name, parameter in model.named_parameters():
         prefix = f"optimizer/{name}/"

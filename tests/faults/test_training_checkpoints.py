@@ -158,6 +158,8 @@ def test_a_learned_init_with_absurd_facts_is_one_line(tmp_path, saved, entry, va
         ("skipped_in_a_row", None),
         ("train_hashes", "abc"),
         ("train_hashes", [1]),
+        ("held_out_hashes", 3),
+        ("held_out_hashes", [None]),
     ],
 )
 def test_a_run_with_absurd_facts_is_not_resumed_but_says_why(tmp_path, saved, entry, value):

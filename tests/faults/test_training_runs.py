@@ -15,12 +15,13 @@ from conftest import smooth_image
 from hyperinit.app import train as app_train
 from hyperinit.app.meta_train import main
 from hyperinit.base.files import exclusive
-from hyperinit.hypernet.checkpoint import load_hypernetwork
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load_hypernetwork
 from hyperinit.images.save import save_image
 from hyperinit.learn.rundir import LOCK_NAME
 from hyperinit.learn.tracking import read_log
+from hyperinit.photos.load import load
 from hyperinit.record.records import read_records
-from hyperinit.siren.store import CHECKPOINT_NAME
+from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--preset", "tiny", "--wandb", "disabled"]
@@ -147,6 +148,46 @@ def test_where_the_data_moved_hashes_decide(tmp_path, folder, capsys):
     assert main(["--resume", str(run / CHECKPOINT_NAME), *finish]) == 0
     info = load_hypernetwork(run)[1]
     assert info["step"] == 10 and info["train"]["data"] == str(moved)
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    """Photographs in two folders; one of them is held out."""
+    photos = tmp_path / "photos"
+    for seed in range(4):
+        place = photos / "ab"[seed % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        save_image(smooth_image(24, seed=seed), place / f"p{seed}.png")
+    return photos
+
+
+WEIGHTS = ("--data-weights", "a=0.5")
+
+
+def test_a_run_is_not_resumed_on_other_held_out_images(tmp_path, folders, capsys):
+    run = tmp_path / "run"
+    stopped(run, folders, "--split-by", "name")
+    (held_out,) = load(str(folders), split_by="name").held_out
+    save_image(smooth_image(24, seed=50), folders / held_out.name)
+    line = refused(["--resume", run], capsys)
+    assert "not the held-out images this run began with (1 then, 1 now)" in line
+
+
+def test_a_run_is_not_resumed_where_photographs_moved_between_weights(tmp_path, folders, capsys):
+    run = tmp_path / "run"
+    stopped(run, folders, *WEIGHTS)
+    (folders / "b" / "p1.png").rename(folders / "a" / "p9.png")  # the order of all is as before
+    line = refused(["--resume", run], capsys)
+    assert "data_weights" in line and str(folders) in line
+
+
+def test_a_run_that_does_not_say_as_much_of_its_images_is_resumed(tmp_path, folders):
+    run = tmp_path / "run"
+    stopped(run, folders, *WEIGHTS)
+    tensors, facts = load_tensors(run / CHECKPOINT_NAME, CHECKPOINT_KIND)
+    assert len(facts.pop("held_out_hashes")) == 1 and facts.pop("weights_hash")
+    save_tensors(run / CHECKPOINT_NAME, tensors, CHECKPOINT_KIND, facts)
+    assert resumed(run, "--time-limit", "none")["step"] == 10
 
 
 @pytest.mark.parametrize(
