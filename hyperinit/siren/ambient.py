@@ -18,6 +18,8 @@ Value = TypeVar("Value")
 # As torch.set_float32_matmul_precision takes it: "highest" is float32, "high" may be TF32.
 Precision = Literal["highest", "high"]
 
+_CPU = torch.device("cpu")
+
 _products: ContextVar[Precision] = ContextVar("products", default="highest")
 
 
@@ -25,14 +27,16 @@ _products: ContextVar[Precision] = ContextVar("products", default="highest")
 def own_settings() -> Iterator[None]:
     """Inside the block torch is set as it is at first, whatever the process has set.
 
-    Gradients are on; inference mode, autocast, another default dtype and products of low precision
-    are off. Fits and gradient steps are often called where a training script evaluates: under
-    no_grad or inference_mode, or with mixed precision.
+    Gradients are on; inference mode, autocast, another default dtype or device and products of low
+    precision are off. Fits and gradient steps are often called where a training script evaluates:
+    under no_grad or inference_mode, or with mixed precision.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_dtype.wanted(torch.float32))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if torch.get_default_device() != _CPU:  # asking is cheap; setting it slows every call
+            stack.enter_context(_CPU)
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
