@@ -14,9 +14,13 @@ from hyperinit.hypernet.learned import LearnedConfig, LearnedInit, load_learned
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.linear import with_one
+from hyperinit.learn.loop import Stop, train, train_step
 from hyperinit.learn.reptile import PRESETS, REPTILE, ReptileConfig, correction_loss
 from hyperinit.learn.state import load_state, new_state, save_state
+from hyperinit.learn.tracking import silent_tracker
+from hyperinit.siren.store import CHECKPOINT_NAME
 from hyperinit.siren.vectors import from_vector, stack_params, to_vector
+from hyperinit.spread.processes import Processes, ProcessLost
 
 PHOTO = square_crop(to_image(data.astronaut()), 48)
 TINY = ReptileConfig(**{**PRESETS["tiny"], "read_numbers": 6})
@@ -103,6 +107,39 @@ def test_training_that_was_interrupted_is_the_same(tmp_path):
             state.optimizer.step()
     assert all(map(torch.equal, *(s.model.state_dict().values() for s in (whole, parts))))
     assert torch.equal(whole.model.moments, parts.model.moments)
+
+
+class LostAtStep3(Processes):
+    """Another process of the run ends in the middle of the third step."""
+
+    def weighted_sum(self, weight, parameters, numbers):
+        self.__dict__["step"] = self.__dict__.get("step", 0) + 1
+        if self.__dict__["step"] == 3:
+            raise ProcessLost("lost")
+        return list(numbers)
+
+
+def test_no_image_counts_twice_where_a_process_was_lost_in_its_step(tmp_path):
+    class Images:
+        def batch(self, step, count):
+            generator = torch.Generator().manual_seed(step)
+            return torch.rand(count, 3, 16, 16, generator=generator)
+
+    config, whole = replace(TINY, max_steps=4), new_state(REPTILE, replace(TINY, max_steps=4))
+    held_out, how = torch.empty(0), {"info": {}, "stop": Stop()}
+    while whole.step < 4:
+        train_step(whole, config, Images().batch(whole.step, config.batch_images))
+    state, run = new_state(REPTILE, config), tmp_path
+    tracker = silent_tracker()
+    where = (config, Images(), held_out, run, tracker)
+    with pytest.raises(ProcessLost):
+        train(state, *where, **how, processes=LostAtStep3())
+    state, _, _ = load_state(run / CHECKPOINT_NAME, REPTILE)
+    assert state.step == 2
+    train(state, *where, **how)
+    tracker.finish()
+    assert state.model.moments_images == whole.model.moments_images
+    assert all(map(torch.equal, *(s.model.state_dict().values() for s in (whole, state))))
 
 
 def test_finished_one_cannot_be_trained_further():

@@ -177,7 +177,13 @@ def train_step(
         ProcessLost: another process has ended; the state is that before the step.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    loss, errors = _descend(state, config, images, processes)
+    kept = [value.clone() for value in state.model.buffers()]
+    try:
+        loss, errors = _descend(state, config, images, processes)
+    except Exception:  # its images have been taken into statistics, and will be again
+        for value, before in zip(state.model.buffers(), kept, strict=True):
+            value.copy_(before)
+        raise
     most = math.inf if config.clip_norm is None else config.clip_norm
     norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), most))
     factor = rate(state.step, config)
