@@ -186,14 +186,8 @@ def test_a_file_that_shows_an_image_is_not_tested_on_it(tmp_path, save, key):
 @pytest.mark.parametrize("command", ["fit", "generate"])
 def test_a_siren_of_another_size_of_an_image_is_known_to_show_it(tmp_path, command):
     save_image(IMAGE, tmp_path / "p.png")
-    line = [
-        command,
-        str(tmp_path / "p.png"),
-        "--size",
-        "6x7",
-        "-o",
-        str(tmp_path / "s.safetensors"),
-    ]
+    files = [str(tmp_path / "p.png"), "-o", str(tmp_path / "s.safetensors")]
+    line = [command, *files, "--size", "6x7"]
     small = ["--width", "8", "--depth", "2", "--budget-epochs", "2", "--quiet"]
     main([*line, *(small if command == "fit" else ["--checkpoint", "photo-96"])])
     init = load_init(str(tmp_path / "s.safetensors"), BY_NAME, 8, 2)
