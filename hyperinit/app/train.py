@@ -168,7 +168,8 @@ def run(
         if state is None:
             clear(run_dir)
         write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
-        resume_step = None if state is None else state.step
+        # What the log has of a step that is to be logged again is dropped.
+        resume_step = None if state is None else state.step - bool(state.unlogged)
         tracker = open_tracker(
             run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
         )

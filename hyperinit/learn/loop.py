@@ -122,9 +122,11 @@ def train(  # more than 60 lines: a third is its docstring
 
     limit_sec = math.inf if config.time_limit_min is None else config.time_limit_min * 60
     started, saved_at = time.monotonic() - state.train_sec, time.monotonic()
-    if state.step == 0:
-        save()
+    if state.step == 0 and not path.exists():  # else it has been evaluated
         _evaluate(state, config, held_out, tracker)
+        save()
+    if state.unlogged:
+        _log_step(state, config, held_out, tracker)
     while state.step < config.max_steps:
         try:
             if _is_over(state, stop, limit_sec, processes):
@@ -132,15 +134,14 @@ def train(  # more than 60 lines: a third is its docstring
             images = batches.batch(state.step, config.batch_images)
             metrics = train_step(state, config, images, processes)
             state.train_sec = max(time.monotonic() - started, state.train_sec)
-            tracker.log(metrics, state.step)
+            state.unlogged = metrics
+            _log_step(state, config, held_out, tracker)
         except InputError:  # a full disk, a lost process: what was trained is kept if it can be
             if state.skipped_in_a_row < MAX_SKIPPED:
                 with contextlib.suppress(InputError):
                     save()
             raise
         on_step(state.step, metrics)
-        if state.step % config.eval_steps == 0 or state.step == config.max_steps:
-            _evaluate(state, config, held_out, tracker)
         due = time.monotonic() - saved_at > config.checkpoint_sec
         if due and state.skipped_in_a_row == 0:
             try:
@@ -149,6 +150,17 @@ def train(  # more than 60 lines: a third is its docstring
                 _logger.warning("%s; training continues, the last checkpoint stands", error)
             saved_at = time.monotonic()
     write_or_spare(path, save, f"step {state.step}")
+
+
+def _log_step(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: Tracker) -> None:
+    """Logs what the last step gave, and evaluates where that is due.
+
+    Until both are in the log, a checkpoint says that they are not, and a resumed run does it.
+    """
+    tracker.log(state.unlogged or {}, state.step)
+    if state.step % config.eval_steps == 0 or state.step == config.max_steps:
+        _evaluate(state, config, held_out, tracker)
+    state.unlogged = None
 
 
 def _is_over(state: TrainState, stop: Stop, limit_sec: float, processes: Processes) -> bool:

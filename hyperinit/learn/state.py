@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil, inf, nan
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import from_dict, to_dict
 from hyperinit.learn.config import LoopConfig
+from hyperinit.loggers.plain import plain
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import load_tensors, save_tensors
 
@@ -117,6 +118,7 @@ class TrainState:
     train_sec: float = 0.0
     usual_norm: float = 0.0  # geometric moving average of the outer gradient's; 0: not known yet
     skipped_in_a_row: int = 0
+    unlogged: Mapping[str, float] | None = None  # of the last step, not yet in the log
 
 
 # What a TrainState has besides the model and the optimiser: name -> type of its number.
@@ -152,6 +154,8 @@ def save_state(path: Path, state: TrainState, config: LoopConfig, **info: Any) -
         "torch": torch.__version__,
         **info,
     }
+    if state.unlogged:
+        facts["unlogged"] = plain(state.unlogged)
     save_tensors(path, tensors, state.task.kind, facts)
 
 
@@ -180,6 +184,11 @@ def load_state(path: Path, task: Task[Config, Any]) -> tuple[TrainState, Config,
         hashes = info.get(field, [])
         if not isinstance(hashes, list) or not all(isinstance(entry, str) for entry in hashes):
             raise InputError(f"{path}: {field} must be a list of texts")
+    unlogged = info.get("unlogged", {})
+    numbers = unlogged.values() if isinstance(unlogged, dict) else ["no mapping"]
+    if not all(value is None or type(value) in {int, float} for value in numbers):
+        raise InputError(f"{path}: unlogged must be numbers by name")
+    state.unlogged = {name: nan if unlogged[name] is None else unlogged[name] for name in unlogged}
     tensors, _ = load_tensors(path, task.kind)
     for name, parameter in model.named_parameters():
         prefix = f"optimizer/{name}/"

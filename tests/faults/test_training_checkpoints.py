@@ -159,6 +159,8 @@ def test_a_learned_init_with_absurd_facts_is_one_line(tmp_path, saved, entry, va
         ("train_hashes", "abc"),
         ("train_hashes", [1]),
         ("held_out_hashes", 3),
+        ("unlogged", 3),
+        ("unlogged", {"train/loss": "low"}),
         ("held_out_hashes", [None]),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from conftest import smooth_image
 
 from hyperinit.app import compare
+from hyperinit.app import train as app_train
 from hyperinit.app.meta_train import main
 from hyperinit.base.errors import InputError
 from hyperinit.hypernet.checkpoint import load_hypernetwork
@@ -71,6 +72,47 @@ def test_where_the_log_is_full_the_trained_steps_are_kept(tmp_path, capsys, monk
     monkeypatch.undo()
     assert load_hypernetwork(run)[1]["step"] == 5
     assert main(["--resume", str(run)]) == 0
+
+
+def rows_of(run) -> list:
+    """What a log says: of which step, and what of it."""
+    rows = read_log(run / "metrics.jsonl")
+    return [(r["step"], sorted(r.get("values", [r.get("name")]))) for r in rows if is_number(r)]
+
+
+def is_number(row) -> bool:
+    return row["kind"] in ("metrics", "image")
+
+
+@pytest.mark.parametrize("at", [(5, "train/loss"), (5, "held_out/psnr_before"), (6, "train/loss")])
+def test_after_a_full_disk_the_log_has_every_row_once(tmp_path, monkeypatch, at):
+    real = tracking.Tracker._write
+
+    def full(self, kind, step, **content):
+        if step == at[0] and at[1] in content.get("values", {}):
+            raise InputError(f"cannot write {self.path}: {os.strerror(errno.ENOSPC)}")
+        real(self, kind, step, **content)
+
+    monkeypatch.setattr(app_train, "compare", lambda *arguments: None)
+    assert main([*SYNTHETIC, "--out", str(tmp_path / "whole")]) == 0
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(tracking.Tracker, "_write", full)
+        main([*SYNTHETIC, "--out", str(run)])
+    assert load_hypernetwork(run)[1]["step"] == at[0]
+    assert main(["--resume", str(run)]) == 0
+    assert rows_of(run) == rows_of(tmp_path / "whole")
+    assert "unlogged" not in load_hypernetwork(run)[1]
+
+
+def test_a_run_resumed_at_its_first_step_is_evaluated_there_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(app_train, "compare", lambda *arguments: None)
+    run = tmp_path / "run"
+    main([*SYNTHETIC, "--out", str(run), "--time-limit", "0"])
+    assert load_hypernetwork(run)[1]["step"] == 0
+    once = rows_of(run)
+    assert main(["--resume", str(run)]) == 0
+    assert rows_of(run) == once and {step for step, _ in once} == {0}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
