@@ -171,7 +171,9 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
         from hyperinit.sets.command import fit_images
 
         if arguments.init.partition("@")[0] not in named and any(asked):
-            check_sizes(asked, init.name, _shown_start(init, arguments))
+            own = _own_network(init, arguments)
+            if own is not None:
+                check_sizes(asked, init.name, own)
         base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     for flag in ("learn", "dry_run", "limit"):
@@ -180,12 +182,18 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     return fit_image(arguments, init, config, image, device, asked=asked)
 
 
-def _shown_start(init: Init, arguments: argparse.Namespace) -> SirenConfig:
-    """The network that an init brings, as it shows from any image: before those of a set are."""
+def _own_network(init: Init, arguments: argparse.Namespace) -> SirenConfig | None:
+    """The network that an init brings, before any image of a set is read.
+
+    None where it refuses the plain image that it is asked with: the set's may suit it.
+    """
     import torch
 
     sides = arguments.size or (64, 64)
-    return init.start(torch.full((3, *sides), 0.5), arguments.seed).params.config
+    try:
+        return init.start(torch.full((3, *sides), 0.5), arguments.seed).params.config
+    except InputError:
+        return None
 
 
 def check_fit(
