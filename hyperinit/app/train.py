@@ -168,11 +168,7 @@ def run(
         if state is None:
             clear(run_dir)
         write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
-        # What the log has of a step that is to be logged again is dropped.
-        resume_step = None if state is None else state.step - bool(state.unlogged)
-        tracker = open_tracker(
-            run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
-        )
+        tracker = _tracker(run_dir, config, state)
         exit_code = 1
         try:
             state = _moved(state or new_state(program.task, config), device)
@@ -193,6 +189,14 @@ def run(
             tracker.finish(exit_code)
             say_unsent(run_dir)
     return exit_code
+
+
+def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tracker:
+    """The run's log; what it has of a step that is to be logged again is dropped."""
+    resume_step = None if state is None else state.step - bool(state.unlogged)
+    return open_tracker(
+        run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
+    )
 
 
 def say_unsent(run_dir: Path) -> None:
