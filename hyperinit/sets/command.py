@@ -198,6 +198,7 @@ class Told:
 
     count: Countdown
     quiet: bool = False
+    counted: str = ""  # the image that was counted last: one that misses its target is told twice
 
     def fitted(self, name: str, result: Fitted) -> None:
         """A file has been written."""
@@ -206,19 +207,21 @@ class Told:
         end = result if isinstance(result, TargetResult) else result.kept
         text = f"{shown_path(name)}: PSNR {end.psnr:.2f} dB, MSE {end.mse:.3g}"
         text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
-        done = self.count.worked()
+        done, self.counted = self.count.worked(), name
         fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
         print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
         if isinstance(result, FitResult) and (warning := too_small(result)):
             print(f"{shown_path(name)}: warning: {warning} (--width)", file=sys.stderr, flush=True)
 
     def failed(self, name: str, reason: str) -> None:
-        """There will be no file."""
-        tell_failed(name, reason, f" ({self.count.passed()})")
+        """There will be no file, or its error is not as low as was wanted."""
+        done = "" if name == self.counted else f" ({self.count.passed()})"
+        tell_failed(name, reason, done)
 
     def finished(self, name: str) -> None:
         """A file was there."""
         self.count.passed()
+        self.counted = name
 
 
 def tell_failed(name: str, reason: str, done: str = "") -> None:

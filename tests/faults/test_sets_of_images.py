@@ -204,3 +204,12 @@ def test_advice_for_an_image_of_a_set_is_in_flags(photos, tmp_path, capsys, argu
         with pytest.raises(SystemExit):
             main([*line, "--dry-run"])
         assert f" {advice}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_image_that_misses_its_target_is_counted_once(photos, tmp_path, capsys):
+    line = ["fit", str(photos), "-o", str(tmp_path / "o"), "--target-mse", "1e-9"]
+    for run in ("fitted", "found as it is"):
+        assert main([*line, "--budget-epochs", "8", "--no-learn", *COMMAND]) == 1
+        said = "".join(capsys.readouterr())
+        assert said.count("was not reached") == 4 and "5 of 4" not in said
+        assert ("(4 of 4)" in said) == (run == "fitted")
