@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields
@@ -75,6 +76,8 @@ def repair_jsonl(path: str | Path) -> None:
 def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
     """Reads records, the first of each trial where a trial was written twice.
 
+    Where the others of a trial ended with another error a line says how many there are.
+
     Memory and time are bounded by the size of the files.
 
     Raises:
@@ -82,6 +85,7 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
             a version of the protocol that this program does not know; the line is named.
     """
     records: dict[tuple[Any, ...], Record] = {}
+    others: set[tuple[Any, ...]] = set()
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         shown = shown_path(path)
         if not Path(path).is_file():
@@ -89,9 +93,17 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
         try:
             for number, line in _lines(Path(path), shown):
                 record = _record(line, f"{shown}:{number}")
-                records.setdefault(record.trial, record)
+                first = records.setdefault(record.trial, record)
+                if first.curve[-1].mse != record.curve[-1].mse:
+                    others.add(record.trial)
         except OSError as error:
             raise InputError(f"{shown}: cannot be read ({error.strerror or error})") from error
+    if others:
+        logging.getLogger("hyperinit").warning(
+            "%d trials have several records that end with different errors: the first counts, in"
+            " the order of the files",
+            len(others),
+        )
     return list(records.values())
 
 

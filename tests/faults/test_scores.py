@@ -47,3 +47,16 @@ def test_inits_that_ran_on_different_images_are_not_compared_without_a_word(stri
     alike = [*ladder("33", {1.0: 0.01}, "cat"), *ladder("22", {1.0: 0.02}, "cat")]
     (found,) = score_groups(alike, strict=strict)
     assert "Not every init was run on the same images" not in markdown([found])
+
+
+def test_records_of_one_trial_that_disagree_are_not_taken_without_a_word(tmp_path, caplog):
+    one = ladder("33", {1.0: 0.3, 2.0: 0.01})
+    other = [replace(r, curve=(*r.curve[:-1], replace(r.curve[-1], mse=1e-5))) for r in one]
+    for name, records in (("a", one), ("again", one), ("b", other)):
+        for record in records:
+            append_record(tmp_path / f"{name}.jsonl", record)
+    read_records([tmp_path / "a.jsonl", tmp_path / "again.jsonl"])
+    assert not caplog.records
+    found = read_records([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    assert [r.curve[-1].mse for r in found] == [0.3, 0.01]
+    assert "2 trials have several records" in caplog.text
