@@ -122,11 +122,14 @@ def _target_lines(axes: Any) -> None:
 
 
 def error_ladder(scores: Sequence[InitScore], title: str) -> Figure:
-    """Final error against declared budget; every point is the end of runs of its own."""
+    """Final error against declared budget; every point is the end of runs of its own.
+
+    A line ends where pairs that have reached every target are not run any further.
+    """
     label = "grid MSE at the end (geometric mean)"
     figure, axes = _axes(title, "budget in epochs", label, len(scores))
     for found in scores:
-        rungs = [(b, rung.mse) for b, rung in found.rungs.items() if isfinite(rung.mse)]
+        rungs = [(b, rung.mse) for b, rung in found.whole_rungs.items() if isfinite(rung.mse)]
         axes.plot([b for b, _ in rungs], [mse for _, mse in rungs], marker="o", label=found.init)
     axes.set(xscale="log", yscale="log")
     budgets = sorted({budget for found in scores for budget in found.rungs})

@@ -109,7 +109,7 @@ def _overview(
 def _charts(found: GroupScore, styles: Styles, unit: str) -> View:
     inits, target = found.fastest_first, found.target
     figures = []
-    ends = "Every point is the end of runs with that budget."
+    ends = "Every point is the end of runs with that budget; a line ends with the last of all."
     if found.track.along_curve:
         ends = "The median of the runs at every evaluation."
     units: tuple[Unit, ...] = ("epochs", "seconds") if found.has_seconds else ("epochs",)
@@ -185,12 +185,14 @@ def _frozen(found: GroupScore) -> list[tuple[str, list[str]]]:
     layers = {s.init: list(s.runs[0].settings.get("frozen_layers") or ()) for s in found.inits}
     if not any(layers.values()):
         return []
-    free = {s.runs[0].init: s.final_mse for s in found.inits if not layers[s.init]}
+    free = {s.runs[0].init: s.whole_rungs for s in found.inits if not layers[s.init]}
     rows = []
     order = {s.init: (s.runs[0].init, len(layers[s.init]), layers[s.init]) for s in found.inits}
     for s in sorted(found.inits, key=lambda s: order[s.init]):
-        base, own = s.runs[0].init, s.final_mse
-        to = free.get(base, inf)
+        base = s.runs[0].init
+        both = [budget for budget in s.whole_rungs if budget in free.get(base, s.whole_rungs)]
+        own = s.rungs[max(both)].mse if both else s.final_mse
+        to = free[base][max(both)].mse if both and base in free else inf
         times = number(own / to) if isfinite(own) and isfinite(to) and to > 0 else "-"
         frozen = ", ".join(map(str, layers[s.init])) or "none"
         rows.append((shown(base), [frozen, f"{own:.3g}", times]))

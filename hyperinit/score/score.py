@@ -126,14 +126,28 @@ class InitScore:
         """Geometric mean over pairs of the error after the largest budget of each."""
         return geometric_mean(ladder[max(ladder)].mse for ladder in self.ladders.values())
 
+    @property
+    def whole_rungs(self) -> dict[float, Rung]:
+        """The rungs below the first one that pairs are missing from.
+
+        Pairs that have reached every target are not run at larger budgets: what the others end with
+        there, the hard ones, is no continuation of what all of them ended with before.
+        """
+        whole: dict[float, Rung] = {}
+        for budget, rung in self.rungs.items():
+            if any(rung.n < before.n for before in whole.values()):
+                break
+            whole[budget] = rung
+        return whole
+
     def mse_curve(self, unit: Unit) -> list[tuple[float, float]]:
-        """(cost, error): the start and the end of every rung; along a curve, every evaluation."""
+        """(cost, error): the start and the end of whole rungs; along a curve, every evaluation."""
         cost = COST_OF[unit]
         if self.track.along_curve:
             return _along_curve(self.runs, cost)
         starts = [next(iter(ladder.values())).start for ladder in self.ladders.values()]
         points = [(fmean(map(cost, starts)), geometric_mean(start.mse for start in starts))]
-        for budget in self.rungs:
+        for budget in self.whole_rungs:
             ends = [own[budget] for own in self.ladders.values() if budget in own]
             middle = median(cost(run.end) for run in ends)
             points.append((middle, geometric_mean(run.mse for run in ends)))

@@ -60,3 +60,14 @@ def test_records_of_one_trial_that_disagree_are_not_taken_without_a_word(tmp_pat
     found = read_records([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
     assert [r.curve[-1].mse for r in found] == [0.3, 0.01]
     assert "2 trials have several records" in caplog.text
+
+
+def test_a_curve_is_of_the_same_images_from_end_to_end():
+    easy = ladder("33", {1.0: 1e-4}, "easy")
+    hard = ladder("33", {1.0: 0.3, 2.0: 0.25, 4.0: 0.2}, "hard")
+    (found,) = score_groups([*easy, *hard], strict=False)
+    (own,) = found.inits
+    assert list(own.rungs) == [1.0, 2.0, 4.0] and list(own.whole_rungs) == [1.0]
+    assert len(own.mse_curve("epochs")) == 2  # the start, and the one budget that both took
+    (alone,) = score_groups(hard, strict=False)
+    assert len(alone.inits[0].mse_curve("epochs")) == 4
