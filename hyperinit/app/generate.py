@@ -53,8 +53,8 @@ def generate_parser(prog: str) -> Parser:
         default="photo-224",
         metavar="RUN",
         help="photo-224, linear-96, photo-96, clothing-48 or clothing-96, which come with the "
-        "package, or a run directory or checkpoint, or hub:OWNER/NAME (default: photo-224; a fit "
-        "ends better from waves-steps, which `hyperinit fit` takes by default)",
+        "package, or a run directory or checkpoint, or hub:OWNER/NAME (default: photo-224); a fit "
+        "ends better from waves-steps, which `hyperinit fit` takes by default",
     )
     parser.add_argument(
         *("-o", "--out"),
