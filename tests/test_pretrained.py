@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hyperinit.app.cli import main
 from hyperinit.base.settings import from_dict, read_config_file
 from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load
-from hyperinit.hypernet.learned import LEARNED_KIND, load_learned
+from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
@@ -127,10 +128,8 @@ def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize(("most_bytes", "bits"), [(8_000_000, 16), (2_000, 8)])
-def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
-    tmp_path, monkeypatch, most_bytes, bits
-):
+def linear_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LearnedInit:
+    """A run of a linear reader of twelve numbers, for a pretrained name of its size, "tiny"."""
     config = ReptileConfig(size=16, width=16, depth=1, data=str(tmp_path), read_numbers=12)
     model = REPTILE.build(config)
     with torch.no_grad():
@@ -138,6 +137,14 @@ def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
     state = TrainState(REPTILE, model, REPTILE.optimizer(model, config))
     save_state(tmp_path / "checkpoint.safetensors", state, config, train_hashes=[])
     monkeypatch.setitem(PRETRAINED, "tiny", (1, 16, 16))
+    return model
+
+
+@pytest.mark.parametrize(("most_bytes", "bits"), [(8_000_000, 16), (2_000, 8)])
+def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
+    tmp_path, monkeypatch, most_bytes, bits
+):
+    model = linear_run(tmp_path, monkeypatch)
     monkeypatch.setattr(ship_checkpoint, "MOST_BYTES", most_bytes)
     shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
     tensors, _ = load_tensors(shipped, LEARNED_KIND)
@@ -155,13 +162,7 @@ def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
 def test_a_linear_reader_of_the_first_numbers_moves_the_weights_by_these_alone(
     tmp_path, monkeypatch
 ):
-    config = ReptileConfig(size=16, width=16, depth=1, data=str(tmp_path), read_numbers=12)
-    model = REPTILE.build(config)
-    with torch.no_grad():
-        model.reader.normal_(std=1e-2)
-    state = TrainState(REPTILE, model, REPTILE.optimizer(model, config))
-    save_state(tmp_path / "checkpoint.safetensors", state, config, train_hashes=[])
-    monkeypatch.setitem(PRETRAINED, "tiny", (1, 16, 16))
+    model = linear_run(tmp_path, monkeypatch)
     shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, read_numbers=5)
     loaded, _ = load_learned(shipped)
     with torch.no_grad():

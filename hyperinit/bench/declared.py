@@ -25,7 +25,7 @@ from hyperinit.inits.rules import USUAL, Preference
 from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
-from hyperinit.record.record import trial_key
+from hyperinit.record.record import make_text, trial_key
 from hyperinit.record.records import Record
 
 # Of the hashes of training images, of which there may be a million: with so many the chance that
@@ -179,7 +179,7 @@ def _open_key(of: Record | Trial) -> tuple[Any, ...]:
     """The key of a trial without its rate and without what its init prefers."""
     settings = {name: value for name, value in of.settings.items() if name not in _PREFERRED}
     version, track, label, _, *rest, _ = trial_key(of)
-    return (version, track, label, json.dumps([of.init_facts, settings], sort_keys=True), *rest)
+    return (version, track, label, make_text(of.init_facts, settings), *rest)
 
 
 def _preferred(of: Record | Trial, said: Iterable[str]) -> list[Any]:

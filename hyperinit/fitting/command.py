@@ -81,6 +81,9 @@ def fit_image(
     check_sizes(asked, init.name, start.params.config)
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
+    if arguments.target_mse is None:
+        # The best evaluation is kept, so they must not depend on whether a bar shows them.
+        config = replace(config, eval_epochs=looks(config))
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts |= sample_facts(arguments.image, image, is_resized=arguments.size is not None)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
@@ -105,9 +108,6 @@ def _fit_budget(
     """Fits over the declared budget, writes the result; returns a line and fields about it, ""."""
     from hyperinit.fitting.fit import failure, fit, too_small
 
-    # The best evaluation is kept, so they must not depend on whether a bar shows them.
-    config = replace(config, eval_epochs=looks(config))
-    facts |= {"fit": asdict(config)}
     with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
         result = fit(start, image, config, on_eval=lambda point: bar.show(point.epochs, point.mse))
     name = shown_path(arguments.image)

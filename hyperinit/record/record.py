@@ -131,7 +131,7 @@ class Record:
     @cached_property
     def make(self) -> str:
         """What is behind the label: the init's facts and the settings, as JSON."""
-        return _make(self.init_facts, self.settings)
+        return make_text(self.init_facts, self.settings)
 
     @cached_property
     def trial(self) -> tuple[Any, ...]:
@@ -148,9 +148,10 @@ def trial_key(of: Any) -> tuple[Any, ...]:
         of: A `Record`, or what will give one: anything with these attributes of it.
     """
     track = stored_track(of.track, of.is_tuning)
-    facts = _make(of.init_facts, of.settings)
+    facts = make_text(of.init_facts, of.settings)
     return (of.version, track, of.label, facts, of.image_hash, of.seed, of.budget_epochs, of.lr)
 
 
-def _make(init_facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def make_text(init_facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What an init and the settings of its fits are, as one text: alike where these are."""
     return json.dumps([init_facts, settings], sort_keys=True)
