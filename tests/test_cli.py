@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -91,6 +92,27 @@ def test_generate_stacks_several_images_or_fills_a_directory(tmp_path, checkpoin
     assert all(torch.equal(both[name][1], one[name]) for name in one)
 
 
+@pytest.mark.parametrize("init", ["waves-steps", "33", "CHECKPOINT"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_fit_from_a_generated_file_is_the_fit_from_its_init(
+    tmp_path, checkpoint, photo, init, many, monkeypatch, capsys
+):
+    init = checkpoint if init == "CHECKPOINT" else init
+    own = ["--width", "16", "--depth", "2"] if init != checkpoint else []
+    monkeypatch.chdir(tmp_path)
+    save_image(smooth_image(24, seed=3), "other.png")
+    photos = ["other.png", photo] if many else [photo]
+    assert main(["generate", *photos, "--init", init, *own, "-o", "start.safetensors"]) == 0
+    capsys.readouterr()
+    length = ["--budget-epochs", "3", "--json", "--quiet"]
+    index = ["--index", "1"] if many else []
+    assert main(["fit", photo, "--init", "start.safetensors", *index, *length]) == 0
+    assert main(["fit", photo, "--init", init, *own, *length]) == 0
+    from_file, by_name = map(json.loads, capsys.readouterr().out.splitlines())
+    for field in ("mse", "psnr_start", "epochs"):  # its rate, its warm-up and its cost are known
+        assert from_file[field] == by_name[field]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("init", ["paper", "22", "33", "CHECKPOINT", "FILE"])
 def test_fit_improves_from_every_kind_of_init(tmp_path, checkpoint, photo, init, capsys):
@@ -131,6 +153,12 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "lr must be": ["fit", photo, "--lr", "0", *o],
         "no such directory": ["fit", photo, "-o", f"{tmp_path}/no/where.safetensors"],
         "must end in": ["fit", photo, "--render", f"{tmp_path}/x.xyz", *o],
+        "takes no index": ["fit", photo, "--init", "33", "--index", "1", *o],
+        "no SIREN of another program": ["fit", photo, "--init", "33", "--theirs", "order=xy", *o],
+        f"{checkpoint} is no file": ["generate", photo, "--init", checkpoint, "--index", "0", *o],
+        "brings a network of its own": [
+            *("generate", photo, "--init", checkpoint, "--width", "300", *o)
+        ],
         "must look like": ["render", checkpoint, "--size", "12x", "-o", f"{tmp_path}/x.png"],
         "not hyperinit-params-1": ["render", checkpoint, "-o", f"{tmp_path}/x.png"],
     }

@@ -17,6 +17,7 @@ from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
+from hyperinit.hypernet.untrained import waves_steps
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
 from hyperinit.inits.rules import NAMED_INITS
@@ -68,20 +69,28 @@ def test_together_they_stay_small():
 
 
 @pytest.mark.slow
-def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_path, caplog):
+def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(
+    tmp_path, caplog, capsys
+):
     image = square_crop(to_image(data.chelsea()), 64)
     save_image(image, tmp_path / "photo.png")
     main(["generate", f"{tmp_path}/photo.png", "-o", f"{tmp_path}/o.safetensors"])
     params, _ = load_params(tmp_path / "o.safetensors")
-    assert (params.config.depth, params.config.width) == PRETRAINED["photo-224"][:2]
+    expected = waves_steps("waves-steps", 256, 5).start(image, 0).params
+    assert torch.allclose(to_vector(params), to_vector(expected), atol=1e-2)  # 8 bits of the photo
+    assert 'nothing learned is ahead of "waves-' in capsys.readouterr().err  # and says so
     init = load_init("hyper", BY_NAME, 128, 4)
     assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
     with caplog.at_level("WARNING", "hyperinit"):
         init = load_init("hyper", BY_NAME, 256, 5)
     assert init.name == "waves-steps" and 'nothing learned is ahead of "waves-' in caplog.text
     assert load_init("hyper", BY_NAME, 64, 3).name == "waves-steps"  # not one for clothing
-    with pytest.raises(InputError, match=r"SIREN of 3 x 65: there are 5 x 256 \(photo-224\)"):
-        load_init("hyper", BY_NAME, 65, 3)
+    caplog.clear()
+    with caplog.at_level("WARNING", "hyperinit"):
+        assert load_init("hyper", BY_NAME, 65, 3).name == "waves-steps"
+    assert (
+        "nothing that comes with the package was learned" in caplog.text and "3 x 65" in caplog.text
+    )
     with pytest.raises(InputError, match="photo-224"):
         load_pretrained("photo-225")
 

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from hyperinit.base import arguments as typed
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.fitting.command import check_sizes, fit_image
+from hyperinit.fitting.command import check_own_sizes, fit_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperinit.fitting.config import FitConfig
-    from hyperinit.inits.start import Init
-    from hyperinit.siren.network import SirenConfig
 
 TARGET_BUDGET_EPOCHS = 200.0
 DEPTH = 5
@@ -51,7 +49,7 @@ def build(prog: str) -> Parser:
         help="an image, a signal (.wav, .npy), or a set of images: a directory, or what"
         f" `meta-train --data` takes, {typed.DATA_EXAMPLES}",
     )
-    _add_init(parser)
+    add_init(parser, None)
     _add_fit(parser)
     typed.add_size(parser)
     typed.add_seed(parser, "of the init and the order of pixels")
@@ -87,10 +85,21 @@ def build(prog: str) -> Parser:
     return parser
 
 
-def _add_init(parser: Parser) -> None:
+def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
+    """The flags that say which init, as `fit` and `generate` have them.
+
+    Args:
+        parser: Gets them.
+        default: The init where none is named; None: what suits the image and the fit.
+        aliases: Other flags for `--init`.
+    """
     add = parser.add_argument
+    suits = (
+        f"{DEFAULT_INIT}; {PLAIN_DEFAULT_INIT} for short budgets, else {ALL_WAVES_INIT} for tiny"
+    )
     add(
-        "--init",
+        *("--init", *aliases),
+        default=default,
         help="paper | 1 to 38 | identity | waves | waves-mid | identity-sized | waves-sized | "
         "waves-mid-sized | 33-sized | untrained | waves-steps (`hyperinit inits` says what they "
         "are) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 (pretrained) | "
@@ -99,10 +108,9 @@ def _add_init(parser: Parser) -> None:
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
-        f"--omega-0) (default: {DEFAULT_INIT}; {PLAIN_DEFAULT_INIT} for short budgets, else"
-        f" {ALL_WAVES_INIT} for tiny images)",
+        f"--omega-0) (default: {default or suits + ' images'})",
     )
-    width = "of a hand-designed init (256; more for large images)"
+    width = "of a hand-designed init (256" + ("" if default else "; more for large images") + ")"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
     add("--depth", type=typed.DEPTH, metavar="N", help=f"of a hand-designed init ({DEPTH})")
     omega_0 = "of a hand-designed init (its own, mostly 30)"
@@ -170,30 +178,14 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     if image is None:
         from hyperinit.sets.command import fit_images
 
-        if arguments.init.partition("@")[0] not in named and any(asked):
-            own = _own_network(init, arguments)
-            if own is not None:
-                check_sizes(asked, init.name, own)
+        if arguments.init.partition("@")[0] not in named:
+            check_own_sizes(asked, init, arguments.size)
         base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     for flag in ("learn", "dry_run", "limit"):
         if getattr(arguments, flag):
             raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
     return fit_image(arguments, init, config, image, device, asked=asked)
-
-
-def _own_network(init: Init, arguments: argparse.Namespace) -> SirenConfig | None:
-    """The network that an init brings, before any image of a set is read.
-
-    None where it refuses the plain image that it is asked with: the set's may suit it.
-    """
-    import torch
-
-    sides = arguments.size or (64, 64)
-    try:
-        return init.start(torch.full((3, *sides), 0.5), arguments.seed).params.config
-    except InputError:
-        return None
 
 
 def check_fit(
@@ -241,9 +233,7 @@ def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:
     from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
 
     pixels = _pixels(arguments, image)
-    if pixels is None or (arguments.init == "hyper" and arguments.size is None):
-        return MIN_WIDTH
-    return suitable_width(pixels, arguments.depth)
+    return MIN_WIDTH if pixels is None else suitable_width(pixels, arguments.depth)
 
 
 def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:

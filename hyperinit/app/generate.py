@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperinit.app.fit import DEPTH, add_init
 from hyperinit.base.arguments import (
     DATA_EXAMPLES,
     Parser,
@@ -31,15 +32,16 @@ from hyperinit.base.terminal import advising, progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hyperinit.hypernet.learned import LearnedInit
-    from hyperinit.hypernet.network import HyperNetwork
+    from hyperinit.inits.start import Init, Start
     from hyperinit.siren.network import Params
+
+START_PIXELS = 1024  # that a start looks at together, at most
 
 
 def generate_parser(prog: str) -> Parser:
     """The command line of `hyperinit generate`."""
     parser = Parser(
-        prog=prog, description="Initial weights of the SIRENs of images, from a hypernetwork."
+        prog=prog, description="Initial weights of the SIRENs of images: where fits of them start."
     )
     parser.add_argument(
         "images",
@@ -48,14 +50,7 @@ def generate_parser(prog: str) -> Parser:
         metavar="IMAGE",
         help=f"images, or a set of them: a directory, or other data, {DATA_EXAMPLES}",
     )
-    parser.add_argument(
-        "--checkpoint",
-        default="photo-224",
-        metavar="RUN",
-        help="photo-224, linear-96, photo-96, clothing-48 or clothing-96, which come with the "
-        "package, or a run directory or checkpoint, or hub:OWNER/NAME (default: photo-224); a fit "
-        "ends better from waves-steps, which `hyperinit fit` takes by default",
-    )
+    add_init(parser, "hyper", "--checkpoint")
     parser.add_argument(
         *("-o", "--out"),
         required=True,
@@ -84,15 +79,12 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
         raise InputError("--limit is for a set of images")
     paths = _outputs(arguments)
     from hyperinit.images.signals import sample_facts
-    from hyperinit.siren.device import choose_device, choose_threads, on_threads
-    from hyperinit.siren.store import save_params
-    from hyperinit.siren.vectors import stack_params
+    from hyperinit.siren.device import choose_device, on_threads
 
     device = choose_device(arguments.device)
-    hyper = _hypernetwork(arguments.checkpoint).to(device)
+    init, threads = _init_and_threads(arguments)
     # All images are read before anything is written, so a bad one leaves everything as it was.
     images = list(_read(arguments))
-    work = hyper.config.inner_pixels * hyper.config.siren.width**2
     sized = arguments.size is not None
     facts = [
         sample_facts(path, image, is_resized=sized)["images"][0]
@@ -100,22 +92,54 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     ]
     # Closed by hand: nobody asks for what comes after the last image, which is when a bar ends.
     shown = progress(images, desc="generating", leave=False)
-    with on_threads(choose_threads(arguments.threads, work)), shown:
-        made = (hyper.generate(image, seed=arguments.seed) for image in shown)
+    with on_threads(threads), shown:
+        starts = (init.start(image.to(device), arguments.seed) for image in shown)
         if len(paths) == 1 and paths[0] == arguments.out:
             with advising("nothing was written"):
-                stacked = next(made) if len(images) == 1 else stack_params(list(made))
-            save_params(paths[0], stacked, images=facts)
+                made = list(starts)
+            _write_one(paths[0], made, images=facts, init=init.name)
         else:
             make_directory(arguments.out)
             with advising(f"what is in {shown_path(arguments.out)} is whole"):
-                for path, params, fact in zip(paths, made, facts, strict=True):
-                    save_params(path, params, images=[fact])
+                for path, start, fact in zip(paths, starts, facts, strict=True):
+                    _write_one(path, [start], images=[fact], init=init.name)
     several = "s" if len(images) > 1 else ""
     text = f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}"
+    text += f", from {init.name}"
     counts = {"images": len(images), "finished": 0, "failed": 0}
-    result("generated", text, out=shown_path(arguments.out), **counts)
+    result("generated", text, out=shown_path(arguments.out), init=init.name, **counts)
     return 0
+
+
+def _init_and_threads(arguments: argparse.Namespace) -> tuple[Init, int]:
+    """What gives the starts, and how many threads making one is worth."""
+    from hyperinit.bench.catalogue import inits_for_fit
+    from hyperinit.bench.sources import load_init
+    from hyperinit.fitting.command import check_own_sizes
+    from hyperinit.fitting.suits import MIN_WIDTH
+    from hyperinit.siren.device import choose_threads
+
+    named = inits_for_fit(arguments.init, arguments.omega_0)
+    asked = arguments.width, arguments.depth
+    sizes = arguments.width or MIN_WIDTH, arguments.depth or DEPTH
+    theirs = theirs_of(arguments.theirs)
+    init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
+    threads = choose_threads(arguments.threads, START_PIXELS * sizes[0] ** 2)
+    if arguments.init.partition("@")[0] not in named:
+        check_own_sizes(asked, init, arguments.size)
+    return init, threads
+
+
+def _write_one(path: Path, starts: Sequence[Start], **facts: Any) -> None:
+    """A file with one start, or with several that are stacked."""
+    from hyperinit.inits.start import start_facts
+    from hyperinit.siren.store import save_params
+    from hyperinit.siren.vectors import stack_params
+
+    many = len(starts) > 1
+    params = stack_params([one.params for one in starts]) if many else starts[0].params
+    suits = [start_facts(one) for one in starts]
+    save_params(path, params, start=suits if many else suits[0], **facts)
 
 
 def _read(arguments: argparse.Namespace) -> Iterator[Tensor]:
@@ -135,21 +159,19 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
     if out.suffix == ".safetensors" and not out.is_dir():
         raise InputError(f"{shown_path(sets[0])} is a set of images: say where to with -o OUT_DIR")
     check_directory(out, may_be_made=True)
-    from hyperinit.inits.start import model_init
     from hyperinit.photos.load import open_source
     from hyperinit.sets.command import tell_failed
     from hyperinit.sets.starts import generate_set
-    from hyperinit.siren.device import choose_device, choose_threads, on_threads
+    from hyperinit.siren.device import choose_device, on_threads
 
-    hyper = _hypernetwork(arguments.checkpoint)
-    work = hyper.config.inner_pixels * hyper.config.siren.width**2
+    init, threads = _init_and_threads(arguments)
     source = open_source(sets[0], arguments.limit)
     kept = advising("images that are finished are kept; the same command continues")
-    with on_threads(choose_threads(arguments.threads, work)), kept:
+    with on_threads(threads), kept:
         report = generate_set(
             source,
             out,
-            model_init(arguments.checkpoint, hyper),
+            init,
             size=arguments.size,
             seed=arguments.seed,
             most_images=arguments.limit,
@@ -160,13 +182,14 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
         raise InputError(
             f"{shown_path(sets[0])}: no image has initial weights; the reasons are above"
         )
-    text = f"{shown_path(out)}: initial weights for {report.made} images"
+    text = f"{shown_path(out)}: initial weights for {report.made} images, from {init.name}"
     text += f", {report.finished} finished before"
     text += f", {len(report.failed)} without a result" if report.failed else ""
     result(
         "generated",
         text,
         out=shown_path(out),
+        init=init.name,
         images=report.made,
         finished=report.finished,
         failed=len(report.failed),
@@ -186,19 +209,10 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
                 f"{shown_path(out)}: two images have the same name; write them to two directories"
             )
         check_directory(out, may_be_made=True)
-    inputs = [*arguments.images, arguments.checkpoint]
+    inputs = [*arguments.images, arguments.init.rpartition("=")[2]]
     for path in paths:
         check_output(path, [".safetensors"], SIREN, inputs=inputs, may_be_made=path != out)
     return paths
-
-
-def _hypernetwork(source: str) -> HyperNetwork | LearnedInit:
-    from hyperinit.hypernet.hub import local_checkpoint
-    from hyperinit.hypernet.pretrained import PRETRAINED, load_pretrained, load_trained
-
-    if source in PRETRAINED:
-        return load_pretrained(source)
-    return load_trained(local_checkpoint(source))[0]
 
 
 def render_parser(prog: str) -> Parser:

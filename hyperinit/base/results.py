@@ -20,6 +20,7 @@ from typing import Any
 RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     "generated": {
         "out": ("text", "file or directory that was written"),
+        "init": ("text", "where the weights are from"),
         "images": ("whole", "how many images it is for"),
         "finished": ("whole", "images of a set that were finished before"),
         "failed": ("whole", "images of a set that cannot be read"),

@@ -69,6 +69,8 @@ BY_NAME: dict[str, InitSpec | InitMaker] = {
 }
 
 
+SIREN_KINDS = (PARAMS_KIND, INT8_KIND)
+
 # Rivals that only a checkout has, in baselines/: rules, and inits that are trained.
 CHECKOUT_RULES = ("weight-scaling", "winner", "vi3nr", "fresh")
 CHECKOUT_TRAINED = (
@@ -108,6 +110,7 @@ def load_init(
     name, equals, rest = source.partition("=")
     if equals and name and not os.path.exists(source):
         return replace(load_init(rest, named, width, depth, index=index, theirs=theirs), name=name)
+    _check_reading(source, index, theirs or {})
     known, at, text = source.partition("@")
     if known in named:
         number = factor_of(text, source) if at else None
@@ -128,6 +131,19 @@ def load_init(
     raise _unknown(source, named)
 
 
+def _check_reading(source: str, index: int | None, theirs: Mapping[str, Any]) -> None:
+    """Refuses what says how to read a file of SIRENs where the source is not such a one."""
+    path = Path(source)
+    is_file = os.path.isfile(source)  # False for what can be no path
+    foreign = is_file and path.suffix.lower() in SUFFIXES[1:]
+    kind = file_kind(path) if is_file and path.suffix.lower() == SUFFIXES[0] else None
+    if index is not None and kind not in SIREN_KINDS:
+        raise InputError(f"init {source} is no file of ours with SIRENs: it takes no index")
+    is_siren = foreign or kind in ("", *SIREN_KINDS)
+    if any(value is not None for value in theirs.values()) and not is_siren:
+        raise InputError(f"init {source} is no SIREN of another program: it takes no conventions")
+
+
 def _unknown(source: str, named: Iterable[str]) -> InputError:
     """The error for a name that is no init of the package."""
     if source.partition("@")[0] in CHECKOUT_RULES:
@@ -140,6 +156,8 @@ def _unknown(source: str, named: Iterable[str]) -> InputError:
             f"init {source!r} is a rival that has to be trained: run scripts/train_baseline.py"
             f" {source} in a checkout, and give its run directory"
         )
+    if os.sep in source or Path(source).suffix in (*SUFFIXES, ".py"):
+        return InputError(f"init {source}: no such file or directory")
     known = [*named, "hyper", *PRETRAINED, "or a file, a run directory, MODULE:FUNCTION"]
     return unknown_name("init", source, known)
 
@@ -152,9 +170,9 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: s
     kind = "" if foreign else file_kind(checkpoint_file(path))
     if path.is_file() and not kind:
         return _foreign_init(path, theirs)
-    if path.is_file() and kind in (PARAMS_KIND, INT8_KIND):
+    if path.is_file() and kind in SIREN_KINDS:
         params, info = read_any(path, index=index, **theirs)
-        init, seen = params_init(path.stem, params), shown_hashes(info)
+        init, seen = params_init(path.stem, params, info.get("start")), shown_hashes(info)
     else:
         model, info = load_trained(path)
         own = path.name if path.is_dir() else path.resolve().parent.name
@@ -177,11 +195,7 @@ def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
 
 
 def pretrained_init(name: str, width: int, depth: int) -> Init:
-    """A hypernetwork that comes with the package; "hyper" is `hyper_for` this width and depth.
-
-    Raises:
-        InputError: there is none for them.
-    """
+    """A hypernetwork that comes with the package; "hyper" is `hyper_for` this width and depth."""
     pretrained = hyper_for(width, depth) if name == "hyper" else name
     if pretrained == UNTAUGHT:
         return waves_steps(UNTAUGHT, width, depth)

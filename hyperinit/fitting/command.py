@@ -48,6 +48,24 @@ def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenCon
         )
 
 
+def check_own_sizes(
+    asked: tuple[int | None, int | None], init: Init, size: tuple[int, int] | None
+) -> None:
+    """`check_sizes` before any image is read; of images of this size, where it is known.
+
+    Nothing is refused where the init does not take the plain image that it is asked with: those to
+    come may suit it.
+    """
+    from hyperinit.inits.start import network_of
+
+    if any(asked):
+        try:
+            own = network_of(init, size or (64, 64))
+        except InputError:
+            return
+        check_sizes(asked, init.name, own)
+
+
 def fit_image(
     arguments: argparse.Namespace,
     init: Init,

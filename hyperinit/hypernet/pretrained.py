@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import unknown_name
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
@@ -23,7 +23,8 @@ _logger = logging.getLogger("hyperinit")
 
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
-# Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels.
+# Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels. The
+# first one of a size is the best for it.
 PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-224": (5, 256, 224),
     "linear-96": (4, 128, 96),
@@ -90,42 +91,29 @@ def hyper_for(
 ) -> str:
     """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
 
-    That is `UNTAUGHT` where nothing that was learned is ahead of it, and a line says so.
+    That is `UNTAUGHT` where nothing that was learned is ahead of it, or for its size, and a line
+    says so.
 
     Args:
         width, depth: Of the SIREN.
         budget_epochs: Of the fit; None: not known, and taken to be few.
         target_mse: Where its end is found on the way.
-
-    Raises:
-        InputError: none that comes with the package is for this size.
     """
     name = pretrained_for(width, depth)
-    if name in NOT_AHEAD:
-        length = ""
+    if name is None:
+        why, own = "nothing that comes with the package was learned", ""
+    elif name in NOT_AHEAD:
+        why, own = f'nothing learned is ahead of "{UNTAUGHT}" on all photographs', name
     elif expected_epochs(budget_epochs or 0, target_mse) > LEADS_EPOCHS.get(name, inf):
-        length = f" in fits of more than {LEADS_EPOCHS[name]:g} epochs"
+        why = f'nothing learned is ahead of "{UNTAUGHT}" on all photographs in fits of more than'
+        why, own = f"{why} {LEADS_EPOCHS[name]:g} epochs", name
     else:
         return name
-    _logger.warning(
-        '"hyper": for a SIREN of %d x %d nothing learned is ahead of "%s" on all photographs%s, and'
-        " that is taken; %s has its own name",
-        *(depth, width, UNTAUGHT, length, name),
-    )
+    text = f'"hyper": for a SIREN of {depth} x {width} {why}, and "{UNTAUGHT}" is taken'
+    _logger.warning("%s", text + (f"; {own} has its own name" if own else ""))
     return UNTAUGHT
 
 
-def pretrained_for(width: int, depth: int) -> str:
-    """The name of the one for a SIREN of this size.
-
-    Raises:
-        InputError: there is none; the sizes that there are are named.
-    """
-    # The first one is the best for its size.
-    for name, (its_depth, its_width, _) in PRETRAINED.items():
-        if (its_width, its_depth) == (width, depth):
-            return name
-    known = ", ".join(f"{d} x {w} ({name})" for name, (d, w, _) in PRETRAINED.items())
-    raise InputError(
-        f"no pretrained hypernetwork is for a SIREN of {depth} x {width}: there are {known}"
-    )
+def pretrained_for(width: int, depth: int) -> str | None:
+    """The name of the one for a SIREN of this size, of several the best; None: there is none."""
+    return next((name for name, own in PRETRAINED.items() if own[:2] == (depth, width)), None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, check_memory, unknown_name
-from hyperinit.base.settings import as_recorded
+from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.inits.waves import even_phases, even_waves
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
@@ -85,13 +85,19 @@ class Preference:
             the fit's in the first to 0.5 times in the last; otherwise they rise.
         lr_factor: On the rate where they do not rise.
         warmup_steps, rising_units: See FitConfig.
+
+    Raises:
+        InputError: a value of another type, or out of range.
     """
 
     optimizer: Literal["nadam", "soap"] = "nadam"
     falling_rates: bool = False
-    lr_factor: float = 1.0
-    warmup_steps: int = 0
+    lr_factor: float = option(1.0, above=0)
+    warmup_steps: int = option(0, at_least=0)
     rising_units: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def fit_fields(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ is the only place where making one is timed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from hyperinit.inits.rules import (
 )
 from hyperinit.inits.spectrum import first_layer_factor, side_factor
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import tensors_hash
 
 SIZED_POWER = 0.5  # see sized_init
@@ -284,7 +284,44 @@ def _generated(name: str, model: InitModel) -> Init:
     return Init(name, make, model.generate_epochs, **suits)
 
 
-def params_init(name: str, params: Params) -> Init:
-    """Fixed parameters, the same for every image and seed (a learned init, a stored SIREN)."""
+def params_init(name: str, params: Params, suits: Mapping[str, Any] | None = None) -> Init:
+    """Fixed parameters, the same for every image and seed (a learned init, a stored SIREN).
+
+    Args:
+        name: What tables call it.
+        params: Of one SIREN.
+        suits: What `start_facts` said of them where they are a start that was written to a file:
+            a fit from there is then the fit that it would have been without the file.
+
+    Raises:
+        InputError: `suits` is no such thing.
+    """
     facts = {"siren": params.config.facts, "sha256": tensors_hash(params.tensors)}
-    return Init(name, lambda image, seed: params, facts=facts)
+    init = Init(name, lambda image, seed: params, facts=facts)
+    if suits is None:
+        return init
+    try:
+        prefers = Preference(**suits["prefers"])
+        start = Start(params, suits["epochs"], lr_factor=suits["lr_factor"], prefers=prefers)
+    except (KeyError, TypeError, InputError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: damaged, start must have epochs, lr_factor and prefers ({reason})"
+        ) from error
+    own: dict[str, Any] = {"lr_factor": start.lr_factor, "prefers": start.prefers}
+    return replace(init, epochs=lambda image: start.epochs, **own)
+
+
+def start_facts(start: Start) -> dict[str, Any]:
+    """What a fit from a start has to know beside its parameters, JSON-able: see `params_init`."""
+    own = ("epochs", "lr_factor")
+    return {**{name: getattr(start, name) for name in own}, "prefers": asdict(start.prefers)}
+
+
+def network_of(init: Init, sides: tuple[int, int] = (64, 64), seed: int = 0) -> SirenConfig:
+    """The network that an init brings, by its start for a plain grey image of these sides.
+
+    Raises:
+        InputError: it refuses that image.
+    """
+    return init.start(torch.full((3, *sides), 0.5), seed).params.config

@@ -28,7 +28,7 @@ from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.many import most_together
 from hyperinit.fitting.target import TargetResult
 from hyperinit.images.pixels import centre_crop, check_size, image_hash
-from hyperinit.inits.start import Init
+from hyperinit.inits.start import Init, network_of
 from hyperinit.photos.load import open_source
 from hyperinit.sets.jobs import Batch, Job, all_fits, fits_of
 from hyperinit.sets.results import (
@@ -306,7 +306,7 @@ class _Run:
         The first result that is found decides what "auto" is, where it says so.
         """
         if self.siren is None:  # hand-designed inits are of any size, which their facts do not say
-            self.siren = self.init.start(torch.full((3, 8, 8), 0.5), self.config.seed).params.config
+            self.siren = network_of(self.init, seed=self.config.seed)
         if isinstance(became, dict):
             self._settle(became)
             named = {key: became.get(key) for key in AUTOMATIC}

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import Tensor
 
 from hyperinit.images.cosines import lowest_cosines
 from hyperinit.inits.linear import gains, with_one
-from hyperinit.inits.start import Init, Start
-from hyperinit.siren.network import Params
+from hyperinit.inits.start import Init, Start, network_of
+from hyperinit.siren.network import Params, param_shapes
 from hyperinit.siren.vectors import from_vector, to_vector
 
 READ_NUMBERS = 64
@@ -44,8 +45,8 @@ class OnTheWay:
     ) -> None:
         self.base, self.first, self.first_images = base, first or base, first_images
         # As many as there is room for, whatever the network.
-        like = to_vector(base.start(torch.full((3, 8, 8), 0.5), 0).params)
-        self.read_numbers = read_numbers = min(read_numbers, MAX_WEIGHTS // len(like))
+        parameters = sum(map(prod, param_shapes(network_of(base)).values()))
+        self.read_numbers = read_numbers = min(read_numbers, MAX_WEIGHTS // parameters)
         self.images = 0
         self._moments = torch.zeros(read_numbers + 1, read_numbers + 1, dtype=torch.float64)
         self._came_true = self._predicted = 0.0

@@ -16,7 +16,7 @@ from hyperinit.base.files import exclusive, make_directory, shown_path
 from hyperinit.base.terminal import progress
 from hyperinit.data.source import Source
 from hyperinit.images.pixels import centre_crop, check_size, image_facts, image_hash
-from hyperinit.inits.start import Init
+from hyperinit.inits.start import Init, start_facts
 from hyperinit.sets.results import (
     LOCK_NAME,
     Pending,
@@ -59,8 +59,8 @@ def generate_set(  # more than 60 lines: what it says of itself is long
 
     Args:
         source: The images.
-        out: Where NAME-HASH.safetensors are written. Their metadata: images, source_sha256, init,
-            init_facts, seed, size.
+        out: Where NAME-HASH.safetensors are written. Their metadata: images, source_sha256, start
+            (see `start_facts`), init, init_facts, seed, size.
         init: What gives the starts.
         size: Crop to the shape of (height, width) and resize to it; None leaves images as they are.
         seed: Of every start.
@@ -106,6 +106,7 @@ def generate_set(  # more than 60 lines: what it says of itself is long
                 continue
             shown = {**image_facts(name, image), "photo_sha256": image_hash(pending.image)}
             facts = {"images": [shown], "source_sha256": pending.sha256, **how}
+            facts["start"] = start_facts(start)
             params = start.params.map(lambda value: value.cpu())
             save_result(path, params, facts)
             report.made += 1

@@ -280,7 +280,7 @@ def _facts_of_one(info: Mapping[str, Any], index: int, count: int) -> dict[str, 
     A list of another length is left out: there is no telling which of its entries is meant.
     """
     facts = dict(info)
-    for field in ("images", "mse", "psnr"):
+    for field in ("images", "mse", "psnr", "start"):
         entries = facts.get(field)
         if not isinstance(entries, list):
             continue
