@@ -186,11 +186,11 @@ def test_the_generator_decides_every_bit(row: Row) -> None:
 
 
 @every_row
-def test_one_fit_step_is_finite(row: Row) -> None:
+def test_an_epoch_of_a_fit_is_finite(row: Row) -> None:
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
     start = draw(row, width=16, depth=2)
     result = fit(start, image, budget_epochs=1, weight_decay=row.weight_decay, max_restarts=0)
-    assert result.curve[-1].steps == 1
+    assert result.curve[-1].steps == 2
     assert not result.diverged
     assert all(bool(torch.isfinite(value).all()) for value in result.params.values())
     assert any(not torch.equal(start[name], result.params[name]) for name in start)

@@ -136,7 +136,7 @@ def _add_fit(parser: Parser) -> None:
     )
     rate = "learning rate (what suits image, network, budget and init)"
     add("--lr", type=typed.RATE, metavar="X", help=rate)
-    batch = "pixels per step (a 64th of the image, 64 to 1024)"
+    batch = "pixels per step (a 64th of the image, 32 to 1024)"
     add("--batch-pixels", type=typed.PIXELS, metavar="N", help=batch)
     add(
         "--fit",

@@ -14,10 +14,10 @@ from hyperinit.base.arguments import MAX_WIDTH as ABSURD_WIDTH
 from hyperinit.base.errors import check_memory
 from hyperinit.siren.network import SirenConfig
 
-# One pixel from each cell, 64 cells at least: smaller batches gain little for each epoch and cost
-# seconds, and so do batches above 1,024 pixels, which lose for each epoch.
+# One pixel from each cell, 32 cells at least: smaller batches gain little for each epoch and cost
+# seconds (docs/research-log.md 92), and so do batches above 1,024 pixels, which lose for each epoch.
 STEPS_AN_EPOCH = 64
-MIN_BATCH_PIXELS, MAX_BATCH_PIXELS = 64, 1024
+MIN_BATCH_PIXELS, MAX_BATCH_PIXELS = 32, 1024
 
 # NAdam's best rate from `identity-sized` on 96 x 96 pixels, SIREN 4 x 128, 8 epochs, 144 pixels,
 # less 5 %, as too high a rate costs more than too low a one.
