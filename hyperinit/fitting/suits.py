@@ -15,7 +15,7 @@ from hyperinit.base.errors import check_memory
 from hyperinit.siren.network import SirenConfig
 
 # One pixel from each cell, 32 cells at least: smaller batches gain little for each epoch and cost
-# seconds (docs/research-log.md 92), and so do batches above 1,024 pixels, which lose for each epoch.
+# seconds (docs/research-log.md 92), and batches above 1,024 pixels lose for each epoch.
 STEPS_AN_EPOCH = 64
 MIN_BATCH_PIXELS, MAX_BATCH_PIXELS = 32, 1024
 
