@@ -134,9 +134,13 @@ def test_a_fit_that_stalls_is_restarted_at_half_the_rate(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_a_fit_that_looks_dead_at_every_rate_is_made_to_its_end() -> None:
+def test_a_fit_that_looks_dead_at_every_rate_is_made_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begin = Start(narrow(), lr_factor=0.5)
     unwatched = fit(begin, picture(), budget_epochs=16, max_restarts=0)
+    monkeypatch.setattr(watch, "DEAD_VARIANCE", 0.0)
+    monkeypatch.setattr(watch, "DEAD_FALL", math.inf)  # now every fit looks dead
     found = fit(begin, picture(), budget_epochs=16)
     assert found.restarts == 3 and not found.diverged and found.mse == unwatched.mse
 

@@ -149,7 +149,7 @@ def test_later_images_of_a_set_are_fitted_better_than_without_learning(
     ends = {}
     for learn in (True, False):
         out = tmp_path / str(learn)
-        run(photos, out, learn, budget_epochs=1.0)
+        run(photos, out, learn, budget_epochs=0.5)
         infos = [load_params(out / result_name(f"{i:02}.png"))[1] for i in range(12, 24)]
         ends[learn] = sum(math.log(info["mse"]) for info in infos)
     assert ends[True] < ends[False] - 12 * math.log(1.5)

@@ -63,6 +63,33 @@ def test_a_start_that_is_good_enough_is_not_fitted() -> None:
     assert_same(result.params, params)
 
 
+@pytest.mark.parametrize("factor", [1.01, 0.99, 1e-9])
+@pytest.mark.parametrize("budget_epochs", [0, 1])
+def test_a_start_is_judged_on_all_pixels_where_a_part_does_not_decide(
+    factor: float, budget_epochs: float
+) -> None:
+    """Of 2,304 pixels the first look takes 1,024, which are not the rest."""
+    image = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    mse = grid_mse(start(), image)
+    options = {"lr": 1e-12, "batch_pixels": 64, "budget_epochs": budget_epochs}
+    result = fit_to_target(start(), image, factor * mse, **options)
+    assert result.reached == (factor > 1) and result.mse == pytest.approx(mse, rel=1e-5)
+    assert result.mse == pytest.approx(grid_mse(result.params, image), rel=1e-5)
+    assert result.improved == result.reached or result.mse < mse
+
+
+def test_a_start_that_is_far_from_good_is_not_looked_at_as_a_whole(monkeypatch) -> None:
+    seen: list[int] = []
+
+    def note(params: Params, coords: torch.Tensor) -> torch.Tensor:
+        seen.append(len(coords))
+        return predict(params, coords)
+
+    monkeypatch.setattr("hyperinit.fitting.descent.predict", note)
+    result = fit_to_target(start(), smooth_image(48), 0.6, **OPTIONS)
+    assert result.reached and seen.count(1024) == len(result.runs) and seen[-1] == 48 * 48
+
+
 def test_a_rate_that_blows_up_is_lowered_until_it_does_not() -> None:
     result = fit_to_target(start(), smooth_image(16), 0.2, lr=1.0, **OPTIONS)
     assert result.reached and len(result.runs) > 1

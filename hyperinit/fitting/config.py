@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
+from torch import Tensor
+
 from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
@@ -107,6 +110,13 @@ class FitConfig:
     def step_pixels(self, pixels: int) -> int:
         """Pixels a step of an image that has so many."""
         return min(self.batch_pixels or suitable_batch(pixels), pixels)
+
+    def eval_at(self, pixels: int, device: torch.device) -> Tensor | None:
+        """Which of an image's pixels evaluations on the way look at, (eval_pixels,); None: all."""
+        if self.eval_pixels is None or self.eval_pixels >= pixels:
+            return None
+        drawn = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
+        return drawn[: self.eval_pixels].to(device)
 
 
 class SampledFit(FitConfig):

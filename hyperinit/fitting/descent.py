@@ -63,7 +63,14 @@ class Replan(Protocol):
         ...
 
     def looked(self, step: int, mse: float) -> int:
-        """(steps taken, MSE over all pixels) -> the same; those taken end the fit."""
+        """(steps taken, MSE over all pixels) -> the same; those taken end the fit.
+
+        That of the start may be of `eval_pixels` alone, where it is `far`.
+        """
+        ...
+
+    def far(self, mse: float) -> bool:
+        """Whether a start with an error of about this is surely not good enough."""
         ...
 
 
@@ -177,7 +184,7 @@ class _Descent:
         self.dims = start.params.config.in_features
         self.coords, self.rgb = image_coords(image, self.dims), image_to_rgb(image, self.dims)
         self.pixels = len(self.coords)
-        self.eval_at = _eval_at(self.pixels, config.eval_pixels, image.device)
+        self.eval_at = config.eval_at(self.pixels, image.device)
         self.batch_pixels = config.step_pixels(self.pixels)
         if start.params.device.type == "cpu":
             fits = math.prod(self.batch)
@@ -216,7 +223,8 @@ class _Descent:
         shown = is_image(self.dims, self.rgb.shape[-1])
         if shown and enough and start.lr_factor <= STALL_LR_FACTOR:
             details = detail(self.rgb.mT.reshape(image.shape)).reshape(-1).tolist()
-        return CollapseWatch(self.pixels / self.batch_pixels, variances, image.device, details)
+        epoch_steps, own = self.pixels / self.batch_pixels, self.batch_pixels
+        return CollapseWatch(epoch_steps, variances, image.device, details, own)
 
     def _steps_after(self, epochs: float) -> int:
         return round(max(epochs - self.spent_epochs, 0) * self.pixels / self.batch_pixels)
@@ -285,13 +293,12 @@ class _Descent:
 
     def evaluate(self) -> list[FitResult]:
         """Looks at all pixels, or on the way at a sample; one result for each fit."""
-        params, coords, rgb = self.taker.params, self.coords, self.rgb
+        params = self.taker.params
         at = None if self._must_be_whole() else self.eval_at
-        if at is not None:
-            coords, rgb = coords[at], rgb.index_select(-2, at)
-        shown = predict(params, coords)
-        errors = grid_errors(shown, rgb, self.dims)
-        mse, psnr = (value.reshape(-1).tolist() for value in errors)
+        mse, psnr = self._look(params, at)
+        if at is not None and self.replan is not None and not self.replan.far(mse[0]):
+            at = None
+            mse, psnr = self._look(params, at)
         train = self.train_mse.reshape(-1).tolist()
         epochs = self.before.epochs + self.step * self.batch_pixels / self.pixels
         steps, sec = self.before.steps + self.step, self.before.sec + self.clock.sec
@@ -299,10 +306,10 @@ class _Descent:
         for i, progress in enumerate(self.fits):
             if not progress.over:
                 point = CurvePoint(epochs, steps, sec, mse[i], psnr[i], train[i])
-                may_keep = at is None or not self.config.whole_ends
+                may_keep = at is None or not self.config.whole_ends or self.step == 0
                 keep[i] = progress.add(point, self.config, may_keep=may_keep)
                 self.on_eval(progress.curve[-1])
-        chosen = torch.tensor(keep, device=shown.device).reshape(self.batch)
+        chosen = torch.tensor(keep, device=self.rgb.device).reshape(self.batch)
         self.kept = choose_params(chosen, params, self.kept)
         if self.replan is not None and not all(progress.gave_up for progress in self.fits):
             self.steps = max(self.replan.looked(self.step, mse[0]), self.step)
@@ -310,11 +317,20 @@ class _Descent:
         singles = self.kept.unbatch() if self.batch else [self.kept]
         return [self._result(own, fit) for own, fit in zip(singles, self.fits, strict=True)]
 
+    def _look(self, params: Params, at: Tensor | None) -> tuple[list[float], list[float]]:
+        """MSE and PSNR of every SIREN over these pixels, or all."""
+        coords, rgb = self.coords, self.rgb
+        if at is not None:
+            coords, rgb = coords[at], rgb.index_select(-2, at)
+        mse, psnr = grid_errors(predict(params, coords), rgb, self.dims)
+        return mse.reshape(-1).tolist(), psnr.reshape(-1).tolist()
+
     def _must_be_whole(self) -> bool:
         """Whether what is seen now decides what the fit ends with, or whether it ends here."""
+        if self.replan is not None:
+            return self.step > 0
         ends = self.step == 0 or self.step >= self.steps
-        decides = self.config.stop_mse is not None or self.replan is not None
-        return decides or (ends and self.config.whole_ends)
+        return self.config.stop_mse is not None or (ends and self.config.whole_ends)
 
     def _result(self, params: Params, progress: _Progress) -> FitResult:
         return FitResult(
@@ -382,11 +398,3 @@ class _Progress:
         if keep:
             self.kept = point
         return keep
-
-
-def _eval_at(pixels: int, eval_pixels: int | None, device: torch.device) -> Tensor | None:
-    """Which pixels evaluations look at, (eval_pixels,); None: all."""
-    if eval_pixels is None or eval_pixels >= pixels:
-        return None
-    drawn = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
-    return drawn[:eval_pixels].to(device)

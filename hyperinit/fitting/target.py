@@ -21,11 +21,11 @@ from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
 from hyperinit.fitting.fit import as_start
 from hyperinit.fitting.suits import ABSURD_WIDTH, width_for
-from hyperinit.images.coords import image_to_rgb
+from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, predict
 from hyperinit.siren.signals import to_samples
 
 # Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is
@@ -38,6 +38,10 @@ SHORT_GAIN, GAIN_POWER = 0.72, 0.3
 # Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.75}
 USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
+# A start is first looked at by so many pixels. Where their error is so many times the target it is
+# not good enough, and where a fit comes to less than so much of it the start has become better,
+# whatever the other pixels show; else all are looked at.
+START_PIXELS, FAR, SURELY = 1024, 2.0, 0.5
 # Of the steps taken, where an end missed: bounds how often all pixels are looked at.
 MIN_MORE = 0.05
 
@@ -143,7 +147,9 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     flat_mse = _flat_mse(image, start.params.config.in_features)
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
-    config = replace(config, max_restarts=1, stop_mse=None, eval_epochs=(), eval_pixels=None)
+    config = replace(
+        config, max_restarts=1, stop_mse=None, eval_epochs=(), eval_pixels=START_PIXELS
+    )
     if config.engine == AUTO:  # decides by the budget, and this one is only a cap
         config = replace(config, engine="eager")
     usual = replace(config, budget_epochs=USUAL_EPOCHS)
@@ -182,6 +188,10 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             if is_last:
                 break
             lr = min(lr / 2, suits)  # from a rate far too high, halves would take the whole budget
+        if not best.kept.mse < SURELY * start_mse:
+            start_mse, psnr = _errors(start.params, image)
+            if best.kept.steps == 0:
+                best = replace(best, kept=replace(best.kept, mse=start_mse, psnr=psnr))
     return TargetResult(
         params=best.params,
         mse=best.kept.mse,
@@ -192,6 +202,14 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         runs=tuple(runs),
         improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
     )
+
+
+def _errors(params: Params, image: Tensor) -> tuple[float, float]:
+    """MSE and PSNR over all pixels."""
+    dims = params.config.in_features
+    shown = predict(params, image_coords(image, dims))
+    mse, psnr = grid_errors(shown, image_to_rgb(image, dims), dims)
+    return float(mse), float(psnr)
 
 
 def _wrapped(seed: int) -> int:
@@ -283,6 +301,10 @@ class End:
             return step
         self.loss_ratio = self.train_mse / mse
         return min(max(self._steps(step, mse), ceil((1 + MIN_MORE) * step)), self.max_steps)
+
+    def far(self, mse: float) -> bool:
+        """Whether a start with an error of about this is surely above the target."""
+        return mse > FAR * self.target_mse
 
     def hopeless(self, step: int) -> bool:
         """Whether another fit at a lower rate will be there sooner."""

@@ -305,7 +305,7 @@ class Siren(nn.Module):
 
 # Evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a CPU
 # what stays in its caches is twice as fast as what does not.
-CHUNK_PIXELS = {"cpu": 8192}
+CHUNK_PIXELS = {"cpu": 2048}
 OTHER_CHUNK_PIXELS = 65536
 
 

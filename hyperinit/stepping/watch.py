@@ -21,9 +21,9 @@ from torch.nn.functional import avg_pool2d
 # RISE_FACTOR (1.5 stops healthy fits) and MIN_GAP_STEPS (8 stops small ones) decide most.
 
 # The gap: the unit of time of all that follows. No shorter than a few steps, however few an epoch
-# has, as single batches say little.
+# has, and a few pixels, however few a step sees, as single batches say little.
 GAP_EPOCHS = 1 / 4
-MIN_GAP_STEPS = 16
+MIN_GAP_STEPS, MIN_GAP_PIXELS = 16, 1024
 
 # Time constant of the loss that is judged, and looks at it a gap.
 SMOOTHING_GAPS = 1 / 2
@@ -60,10 +60,10 @@ GOOD_VARIANCE = 0.5
 
 def detail(image: Tensor) -> Tensor:
     """Mean squared difference between images (..., 3, H, W) and their box blurs, (...)."""
-    stacked = image.reshape(-1, *image.shape[-3:])
-    blurred = avg_pool2d(
-        stacked, BLUR_SIDE, stride=1, padding=BLUR_SIDE // 2, count_include_pad=False
-    )
+    blurred = stacked = image.reshape(-1, *image.shape[-3:])
+    for side in ((BLUR_SIDE, 1), (1, BLUR_SIDE)):  # one axis, then the other: as a box, but cheap
+        border = (side[0] // 2, side[1] // 2)
+        blurred = avg_pool2d(blurred, side, stride=1, padding=border, count_include_pad=False)
     return (stacked - blurred).square().mean((-1, -2, -3)).reshape(image.shape[:-3])
 
 
@@ -75,6 +75,7 @@ class CollapseWatch:
         variances: Of each image, mean over the channels, in the units of the loss.
         device: Of the losses.
         details: Of each image, see `detail`, in the same units; none: no fit counts as stalled.
+        batch_pixels: Pixels a step.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class CollapseWatch:
         variances: Sequence[float],
         device: torch.device | str = "cpu",
         details: Sequence[float] = (),
+        batch_pixels: int = 64,
     ) -> None:
-        gap = max(GAP_EPOCHS * epoch_steps, MIN_GAP_STEPS)
+        gap = max(GAP_EPOCHS * epoch_steps, MIN_GAP_STEPS, MIN_GAP_PIXELS / batch_pixels)
         self.look_steps = max(1, int(gap / LOOKS_A_GAP))
         self._gap_looks = max(1, int(gap / self.look_steps))
         self._keep = math.exp(-self.look_steps / (SMOOTHING_GAPS * gap))
