@@ -336,7 +336,7 @@ def test_a_collapse_is_taken_back_without_a_new_capture(
     def collapsed(watch: CollapseWatch) -> list[bool]:
         nonlocal looks
         looks += 1
-        return [True] if looks == 3 else truth(watch)  # type: ignore[no-any-return]
+        return [True] if looks == 5 else truth(watch)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(CollapseWatch, "collapsed", property(collapsed))
     options: dict[str, Any] = {"budget_epochs": 12, "batch_pixels": 16, "eval_epochs": ()}
