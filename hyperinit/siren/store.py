@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     return path / CHECKPOINT_NAME if path.is_dir() else path
 
 
-# The longest facts are the hashes of training images: 240,000 of them. As nested as JSON can be,
-# facts of this length take about 1 GB while they are read.
+# As nested as JSON can be, facts of this length take about 1 GB while they are read. Hashes of
+# training images do not count: there can be a million, and they take little more than their length.
 MAX_INFO_CHARS = 2**24
+_HASH = re.compile(r'"[0-9a-f]{64}"')
 
 # How a file begins that torch.save wrote: a zip archive, or a pickle.
 _PYTORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -64,11 +66,22 @@ def tensors_hash(tensors: Mapping[str, Tensor], extra: str = "") -> str:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], kind: str, info: Mapping[str, Any]
 ) -> None:
-    """Writes tensors with a kind (what the file is) and JSON-able facts, atomically."""
+    """Writes tensors with a kind (what the file is) and JSON-able facts, atomically.
+
+    Raises:
+        InputError: it cannot be written, or the facts are too long for any file.
+    """
     text = json.dumps(info, sort_keys=True)
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"kind": kind, "info": text, "sha256": tensors_hash(plain, kind + text)}
-    write_atomically(path, save(plain, metadata))
+    try:
+        content = save(plain, metadata)
+    except SafetensorError as error:  # its header is limited
+        raise InputError(
+            f"cannot write {shown_path(path)}: what is to be said of it is more than a file can"
+            f" hold, {len(text)} characters; where these are hashes of training images, take fewer"
+        ) from error
+    write_atomically(path, content)
 
 
 def _one_line(error: object) -> str:
@@ -103,6 +116,13 @@ def file_kind(path: str | Path) -> str:
         return str((file.metadata() or {}).get("kind", ""))
 
 
+def _length(text: str) -> int:
+    """Of facts, in characters; hashes are left out where it matters."""
+    if len(text) <= MAX_INFO_CHARS:
+        return len(text)
+    return len(text) - sum(len(found.group()) + 2 for found in _HASH.finditer(text))
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     facts = dict(pairs)
     if len(facts) < len(pairs):
@@ -124,7 +144,7 @@ def _facts(path: Path, metadata: Mapping[str, str] | None, kind: str) -> dict[st
     if found != kind:
         raise InputError(f"{name}: is {_one_line(found)}, not {kind}")
     text = metadata.get("info", "")
-    if len(text) > MAX_INFO_CHARS:
+    if _length(text) > MAX_INFO_CHARS:
         raise InputError(f"{name}: damaged, its facts are {len(text)} characters long")
     try:
         info = json.loads(text, object_pairs_hook=_no_duplicates)

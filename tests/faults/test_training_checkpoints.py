@@ -201,3 +201,17 @@ def test_the_good_ones_are_read(tmp_path, saved):
         save_tensors(tmp_path / name, tensors, task.kind, facts)
         state, _, info = load_state(tmp_path / name, task)
         assert info["train_hashes"] == ["a"] and state.model.training
+
+
+def test_a_checkpoint_of_hundreds_of_thousands_of_images_is_read(tmp_path, saved):
+    tensors, facts = saved["hyper"]
+    hashes = [f"{number:064x}" for number in range(260_000)]
+    save_tensors(tmp_path / "many", tensors, CHECKPOINT_KIND, {**facts, "train_hashes": hashes})
+    assert load_state(tmp_path / "many", HYPERNETWORK)[2]["train_hashes"] == hashes
+
+
+def test_more_images_than_a_checkpoint_can_name_are_refused_when_it_is_written(tmp_path, saved):
+    tensors, facts = saved["hyper"]
+    hashes = ["0" * 64] * 1_500_000
+    with pytest.raises(InputError, match=r"more than a file can hold.*take fewer"):
+        save_tensors(tmp_path / "most", tensors, CHECKPOINT_KIND, {**facts, "train_hashes": hashes})
