@@ -18,13 +18,13 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.base.settings import Presets
+from hyperinit.base.settings import Presets, read_config_file
 from hyperinit.base.terminal import forgiving_output
 from hyperinit.learn.config import (
     REPTILE_PRESETS,
@@ -92,9 +92,10 @@ METHODS = {
         ReptileConfig, REPTILE_PRESETS, "hyperinit.learn.reptile:REPTILE", "reptile", "reptile-"
     ),
 }
+USUAL = "hypernetwork"
 
 
-def build(method: str = "hypernetwork", prog: str = "hyperinit meta-train") -> Parser:
+def build(method: str = USUAL, prog: str = "hyperinit meta-train") -> Parser:
     """The command line of a method."""
     row = METHODS[method]
     return training_parser(prog, __doc__ or "", row.config, row.presets, tuple(METHODS))
@@ -120,29 +121,50 @@ def program(method: str, prog: str) -> Program[Any]:
 
 
 def method_of(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """What `--method` says, or the kind of the run to resume; and the rest of the command line.
+    """The method, and the rest of the command line: the kind of the run to resume, else what
+    `--method` says, else the first whose settings a config file has.
 
     Raises:
-        InputError: no such method.
+        InputError: no such method, or not that of the run to resume.
     """
     parser = Parser(add_help=False)
     parser.add_argument("--method", metavar="NAME")
     parser.add_argument("--resume", type=Path)
+    parser.add_argument("--config")
     known, rest = ArgumentParser.parse_known_args(parser, list(argv))
-    method = known.method
-    if known.resume is not None:
-        from hyperinit.hypernet.learned import LEARNED_KIND
-        from hyperinit.learn.rundir import checkpoint_to_resume
-        from hyperinit.siren.store import file_kind
+    if known.method not in (None, *METHODS):
+        raise unknown_name("method", known.method, METHODS)
+    if known.config is not None:
+        rest += ["--config", known.config]
+    if known.resume is None:
+        return known.method or _method_of_settings(known.config) or USUAL, rest
+    rest += ["--resume", str(known.resume)]
+    own = _method_of_run(known.resume)
+    if own is not None and known.method not in (None, own):
+        raise InputError(f"--resume keeps the run's own method, {own}: leave out --method")
+    return own or known.method or USUAL, rest
 
-        rest += ["--resume", str(known.resume)]
-        with suppress(InputError):  # said again, and better, when the run is opened
-            kind = file_kind(checkpoint_to_resume(known.resume))
-            method = "reptile" if kind == LEARNED_KIND else "hypernetwork"
-    method = method or "hypernetwork"
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    return method, rest
+
+def _method_of_run(run: Path) -> str | None:
+    """What trained a run; None where it cannot be read, which is said when the run is opened."""
+    from hyperinit.hypernet.learned import LEARNED_KIND
+    from hyperinit.learn.rundir import checkpoint_to_resume
+    from hyperinit.siren.store import file_kind
+
+    with suppress(InputError):
+        kind = file_kind(checkpoint_to_resume(run))
+        return "reptile" if kind == LEARNED_KIND else USUAL
+    return None
+
+
+def _method_of_settings(path: str | None) -> str | None:
+    """The first method that has all settings of a config file, such as a run's own."""
+    with suppress(InputError):  # said when it is taken
+        keys = set() if path is None else set(read_config_file(path))
+        for name, row in METHODS.items():
+            if keys <= {field.name for field in fields(row.config)}:
+                return name
+    return None
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "hyperinit meta-train") -> int:

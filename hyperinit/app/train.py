@@ -37,6 +37,7 @@ from hyperinit.learn.rundir import (
     MAY_CHANGE,
     as_edited,
     check_kept,
+    check_not_continued,
     check_same_images,
     check_vacant,
     checkpoint_to_resume,
@@ -167,6 +168,8 @@ def run(
     with exclusive(run_dir / LOCK_NAME):
         if state is None:
             clear(run_dir)
+        else:
+            check_not_continued(run_dir, program.task.kind, info)
         write_atomically(run_dir / CONFIG_NAME, to_toml(config).encode())
         tracker = _tracker(run_dir, config, state)
         exit_code = 1

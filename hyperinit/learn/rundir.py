@@ -17,7 +17,7 @@ from hyperinit.learn.state import Config, TrainingImages
 from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
 from hyperinit.photos.photographs import Photographs
-from hyperinit.siren.store import CHECKPOINT_NAME
+from hyperinit.siren.store import CHECKPOINT_NAME, read_info
 
 CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"
@@ -78,12 +78,38 @@ def clear(run_dir: Path) -> None:
         raise InputError(f"cannot remove {run_dir / LOG_NAME}: {error.strerror}") from error
 
 
+def check_not_continued(run_dir: Path, kind: str, info: Mapping[str, Any]) -> None:
+    """Refuses to continue from a checkpoint that is no longer the last; the caller holds the lock.
+
+    Args:
+        run_dir: Of the run.
+        kind: Of its checkpoint.
+        info: What the checkpoint said when it was read.
+
+    Raises:
+        InputError: another process has written one since.
+    """
+    now = read_info(run_dir / CHECKPOINT_NAME, kind)
+    if any(now.get(field) != info[field] for field in ("step", "train_sec")):
+        raise InputError(
+            f"{shown_path(run_dir)}: another process has continued this run meanwhile, to step"
+            f" {now.get('step')}: run the command again"
+        )
+
+
 def checkpoint_to_resume(run: Path) -> Path:
     """The checkpoint of a run directory, or of a path to the checkpoint itself.
 
     Raises:
-        InputError: the run was stopped before there was one; the line says what to do.
+        InputError: the run was stopped before there was one, or the file is a copy under another
+            name; the line says what to do.
     """
+    if run.is_file() and run.name != CHECKPOINT_NAME:
+        # What is trained from it would take the place of what the run itself has come to.
+        raise InputError(
+            f"{shown_path(run)}: a run is continued from its {CHECKPOINT_NAME}: copy the file to a"
+            " new directory under this name, and --resume that"
+        )
     path = run if run.is_file() else run / CHECKPOINT_NAME
     if not path.exists() and (run / CONFIG_NAME).is_file():
         shown = shown_path(run)

@@ -1,0 +1,83 @@
+"""A run that is resumed: by what, from where, and while others are at it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+
+import pytest
+
+from hyperinit.app import train as app_train
+from hyperinit.app.meta_train import main
+from hyperinit.base.files import exclusive
+from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
+from hyperinit.hypernet.learned import LEARNED_KIND
+from hyperinit.siren.store import CHECKPOINT_NAME, read_info
+
+TINY = ["--preset", "tiny", "--wandb", "disabled", "--data", "synthetic", "--compare-images", "0"]
+REPTILE = ["--method", "reptile"]
+
+
+def refused(arguments, capsys) -> str:
+    """A command that must fail with exit code 2 and one line, which is returned."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def step_of(path) -> int:
+    return read_info(path, CHECKPOINT_KIND)["step"]
+
+
+def test_a_run_of_the_other_method_that_came_to_no_checkpoint_begins_as_it_is_told(
+    tmp_path, capsys
+):
+    run = tmp_path / "run"
+    assert main([*TINY, *REPTILE, "--out", str(run), "--eps", "0.3"]) == 0
+    (run / CHECKPOINT_NAME).unlink()
+    line = refused(["--resume", run], capsys)
+    told = line.partition("anew with ")[2].split()
+    assert main(told) == 0
+    assert read_info(run / CHECKPOINT_NAME, LEARNED_KIND)["train"]["eps"] == 0.3
+
+
+def test_a_method_that_is_not_the_runs_own_is_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*TINY, "--out", str(run)]) == 0
+    line = refused(["--resume", run, *REPTILE], capsys)
+    assert "own method, hypernetwork: leave out --method" in line
+    assert main(["--resume", str(run), "--method", "hypernetwork"]) == 0
+
+
+def test_a_copy_of_a_checkpoint_does_not_replace_the_runs_own(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*TINY, "--out", str(run), "--time-limit", "0"]) == 0
+    shutil.copy(run / CHECKPOINT_NAME, run / "begin.safetensors")
+    assert main(["--resume", str(run / CHECKPOINT_NAME), "--time-limit", "none"]) == 0
+    line = refused(["--resume", run / "begin.safetensors", "--time-limit", "none"], capsys)
+    assert "begin.safetensors" in line and CHECKPOINT_NAME in line
+    assert step_of(run / CHECKPOINT_NAME) == 10
+
+
+def test_a_run_that_another_process_has_continued_meanwhile_is_left_alone(
+    tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    assert main([*TINY, "--out", str(run), "--time-limit", "0"]) == 0
+    again = ["--resume", str(run), "--time-limit", "none"]
+
+    @contextlib.contextmanager
+    def after_another(path):  # which had the lock while this one read its images
+        monkeypatch.setattr(app_train, "exclusive", exclusive)
+        assert main(again) == 0
+        with exclusive(path):
+            yield
+
+    monkeypatch.setattr(app_train, "exclusive", after_another)
+    log = run / "metrics.jsonl"
+    assert "meanwhile" in refused(again, capsys)
+    assert step_of(run / CHECKPOINT_NAME) == 10 and '"step": 10' in log.read_text()
