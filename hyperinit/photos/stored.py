@@ -91,8 +91,9 @@ def keep_photos(
     """
     record = _record_path(source, limit) if source.again and source.files else None
     found = None if record is None else _recorded(record, len(source.names))
-    if found is not None:
-        skipped += found.skipped
+    unusable = None if found is None else _still_unusable(source, found.skipped)
+    if found is not None and unusable is not None:
+        skipped += unusable
         groups = source.groups(group_tiles) if source.groups else source.names
         memory = _Memory(_room(memory_mib))
         photos = []
@@ -299,6 +300,20 @@ def _recorded(path: Path, count: int) -> _Record | None:
     except Exception:  # damaged, or of another kind: it is read again
         return None
     return _Record(index, hashes, skipped) if whole else None
+
+
+def _still_unusable(source: Source, recorded: Skipped) -> Skipped | None:
+    """What could not be used when a source was recorded, with the reasons of today.
+
+    None where some of it now can be: what lacked a package, a permission or memory then.
+    """
+    before = len(source.skipped)  # found without reading anything, and so the same again
+    numbers = {name: index for index, name in enumerate(source.names)} if recorded[before:] else {}
+    skipped = recorded[:before]
+    for name, _ in recorded[before:]:
+        if name not in numbers or _read(source, numbers[name], skipped) is not None:
+            return None
+    return skipped
 
 
 def _write_record(path: Path, record: _Record) -> None:
