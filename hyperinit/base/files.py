@@ -89,27 +89,46 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def written_place(path: str | os.PathLike[str]) -> Path:
+    """The file that is written where a path is: that which it leads to, if it is a link.
+
+    Raises:
+        OSError: links lead around in a circle.
+    """
+    place = Path(path)
+    if place.is_symlink():
+        place = Path(os.path.realpath(place))
+        if place.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return place
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replaces a file with new content, or leaves it exactly as it was.
 
-    The new file has the mode that the process's umask gives. What a process killed in here leaves
-    behind is a hidden temporary file, which the next write of the same path removes.
+    A link stays, and the file that it leads to is written. The new file has the mode that the
+    process's umask gives. What a process killed in here leaves behind is a hidden temporary file,
+    which the next write of the same path removes.
 
     Raises:
-        InputError: the directory is missing, read-only or full; no partial file stays behind.
+        InputError: the directory is missing, read-only or full, or the path is no file but a pipe
+            or a device, which would be gone; no partial file stays behind.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
-        temporary, file = _open_temporary(path)
+        place = written_place(path)
+        if place.exists() and not place.is_file() and not place.is_dir():
+            raise InputError(f"cannot write {shown_path(path)}: is a pipe or a device")
+        temporary, file = _open_temporary(place)
         with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
             if fcntl is not None:  # before its lock goes
-                os.replace(temporary, path)
+                os.replace(temporary, place)
         if fcntl is None:  # Windows renames no open file
-            os.replace(temporary, path)
+            os.replace(temporary, place)
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import shown_path, written_place
 
 SIREN = "hyperinit-params-1"  # the kind of files of SIRENs, see siren/store.py
 IMAGE = "image"
@@ -49,14 +49,18 @@ def check_output(
     for source in inputs:
         if is_same_file(path, source):
             raise InputError(f"{name}: is what is read: choose another file to write")
-    check_directory(path.parent, may_be_made=may_be_made)
-    place = _standing(path.parent) if may_be_made else path.parent
+    try:
+        folder = written_place(path).parent
+    except OSError as error:
+        raise InputError(f"cannot write {name}: {error.strerror}") from error
+    check_directory(folder, may_be_made=may_be_made)
+    place = _standing(folder) if may_be_made else folder
     longest = MAX_NAME_BYTES if os.name == "nt" else os.pathconf(place, "PC_NAME_MAX")
     if len(os.fsencode(path.name)) > longest:
         raise InputError(f"{name}: the name is longer than {longest} bytes: choose a shorter one")
     if path.is_dir():
         raise InputError(f"{name}: is a directory: choose another file to write")
-    if not os.path.lexists(path):
+    if not path.exists():
         return
     found = file_kind_of(path)
     if found and found != kind:

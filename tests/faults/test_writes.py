@@ -20,6 +20,7 @@ from safetensors import safe_open
 from hyperinit.base import files
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
+from hyperinit.base.outputs import SIREN, check_output
 from hyperinit.images.save import save_image
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.siren.network import Params
@@ -199,3 +200,42 @@ def test_loaded_tensors_do_not_hang_on_their_file(tmp_path):
     save_params(path, siren(1))
     with safe_open(path, "pt") as file:
         assert set(file.keys()) == set(siren(1))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_the_file_that_it_leads_to_is_written(tmp_path, there):
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "siren.safetensors", tmp_path / "a.safetensors"
+    if there:
+        save_params(target, siren(seed=0))
+    link.symlink_to("b.safetensors")
+    (tmp_path / "b.safetensors").symlink_to(target)
+    check_output(link, [".safetensors"], SIREN)
+    save_params(link, siren(seed=1))
+    assert link.is_symlink() and (tmp_path / "b.safetensors").is_symlink()
+    assert not target.is_symlink()
+    assert_same(load_params(target)[0], siren(seed=1))
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["siren.safetensors"]
+
+
+def test_a_link_that_leads_nowhere_is_one_line_before_and_in_the_write(tmp_path):
+    circle, gone = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    circle.symlink_to(circle.name)
+    gone.symlink_to(tmp_path / "missing" / "b.safetensors")
+    for link in (circle, gone):
+        with pytest.raises(InputError, match="cannot write"):
+            check_output(link, [".safetensors"], SIREN)
+        with pytest.raises(InputError, match=r"[ab]\.safetensors"):
+            write_atomically(link, b"new")
+        assert link.is_symlink()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path, linked):
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "link" if linked else tmp_path / "pipe"
+    if linked:
+        path.symlink_to("pipe")
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        write_atomically(path, b"new")
+    assert stat.S_ISFIFO(os.stat(path).st_mode)
