@@ -38,6 +38,7 @@ from hyperinit.learn.rundir import (
     as_edited,
     check_kept,
     check_not_continued,
+    check_of_use,
     check_same_images,
     check_vacant,
     checkpoint_to_resume,
@@ -127,6 +128,7 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
             check_directory(run_dir, may_be_made=True)
         if config.data not in NAMES:
             check_outside(run_dir, [config.data])
+    check_of_use(config, vars(arguments))
     check_logger(config.log)
     config = with_absolute_data(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.settings import from_dict, read_config_file, to_dict, toml_value
-from hyperinit.data.table import absolute
-from hyperinit.learn.config import LoopConfig
+from hyperinit.data.table import absolute, kind_of
+from hyperinit.learn.config import LoopConfig, ReptileConfig, TrainConfig
 from hyperinit.learn.state import Config, TrainingImages
 from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
@@ -138,6 +138,86 @@ def check_kept(config: LoopConfig, given: Mapping[str, Any]) -> None:
         off = {name for name in extra if given[name] is False}
         flags = [f"--{'no-' * (n in off)}{n.replace('_', '-')}" for n in extra]
         raise InputError(f"--resume keeps the run's own settings: leave out {', '.join(flags)}")
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """Settings that do nothing beside others.
+
+    Attributes:
+        settings: Their names.
+        of: The configs that have them.
+        where: Whether they do nothing in such a config.
+        why: What is missing, or what does it instead.
+    """
+
+    settings: tuple[str, ...]
+    of: type[LoopConfig]
+    where: Callable[[Any], bool]
+    why: str
+
+
+_IDLE = (
+    _Idle(
+        ("inner_pixels", "second_order", "inner_loop", "step_size_lr", "normalized_steps"),
+        TrainConfig,
+        lambda config: config.inner_steps == 0,
+        "there are no --inner-steps",
+    ),
+    _Idle(
+        (
+            *("weight_tokens", "token_size", "transformer_layers", "attention_heads"),
+            *("lr", "start_weight"),
+        ),
+        ReptileConfig,
+        lambda config: not config.patch_size,
+        "it is for a transformer (--preset transformer, --patch-size)",
+    ),
+    _Idle(("eps",), ReptileConfig, lambda config: config.patch_size > 0, "a transformer has --lr"),
+    _Idle(
+        ("memory_images",),
+        ReptileConfig,
+        lambda config: not config.read_numbers,
+        "it is for --read-numbers",
+    ),
+    _Idle(
+        ("compare_budgets", "compare_lrs"),
+        LoopConfig,
+        lambda config: config.compare_images == 0,
+        "without --compare-images nothing is compared",
+    ),
+    _Idle(
+        ("color_profiles",),
+        LoopConfig,
+        lambda config: config.data not in NAMES and kind_of(config.data) is not None,
+        "only for a directory of images can profiles be left out",
+    ),
+    _Idle(
+        ("split_by", "group_tiles"),
+        LoopConfig,
+        lambda config: config.data in NAMES,
+        "sets that go by a name have a split of their own",
+    ),
+)
+
+
+def check_of_use(config: LoopConfig, given: Mapping[str, Any]) -> None:
+    """Refuses flags that would do nothing: whoever types one wants something else than they get.
+
+    In a config file they may stand, as all settings do in that of a run.
+
+    Args:
+        config: The run's settings.
+        given: What the command line was parsed to.
+
+    Raises:
+        InputError: there is such a flag; the line says what it is for.
+    """
+    for row in _IDLE:
+        idle = [name for name in row.settings if name in given]
+        if idle and isinstance(config, row.of) and row.where(config):
+            off = "no-" * (given[idle[0]] is False)
+            raise InputError(f"--{off}{idle[0].replace('_', '-')} does nothing here: {row.why}")
 
 
 def as_edited(config: Config, path: Path) -> Config:

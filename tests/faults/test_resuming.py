@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 
 import pytest
@@ -81,3 +82,35 @@ def test_a_run_that_another_process_has_continued_meanwhile_is_left_alone(
     log = run / "metrics.jsonl"
     assert "meanwhile" in refused(again, capsys)
     assert step_of(run / CHECKPOINT_NAME) == 10 and '"step": 10' in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--inner-steps", "0", "--no-second-order"], "--no-second-order.*no --inner-steps"),
+        ([*REPTILE, "--lr", "0.1"], "--lr.*transformer"),
+        ([*REPTILE, "--patch-size", "8", "--eps", "0.1"], "--eps.*--lr"),
+        ([*REPTILE, "--memory-images", "9"], "--memory-images.*--read-numbers"),
+        (["--compare-budgets", "1"], "--compare-budgets.*--compare-images"),
+        (["--data", "x.tar", "--no-color-profiles"], "--no-color-profiles.*directory"),
+        (["--split-by", "name"], "--split-by.*split of their own"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path, capsys, flags, told):
+    assert re.search(told, refused([*TINY, "--out", tmp_path / "run", *flags], capsys))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_that_is_asked_for_once_more_is_made_or_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*TINY, *REPTILE, "--out", str(run)]) == 0
+    again = ["--resume", str(run), "--compare-budgets", "1"]
+    assert "--compare-images" in refused(again, capsys)
+    assert main([*again, "--compare-images", "1"]) == 0
+    assert (run / "comparison.jsonl").exists()
+
+
+def test_a_runs_own_config_file_begins_another(tmp_path):
+    assert main([*TINY, *REPTILE, "--out", str(tmp_path / "a")]) == 0  # it names every setting
+    again = ["--config", str(tmp_path / "a" / "config.toml"), "--out", str(tmp_path / "b")]
+    assert main(again) == 0
