@@ -157,7 +157,7 @@ def run(
         program.task.check_memory(config, processes.count)
     photos = _photographs(config, resumed=state is not None)
     if processes.leads:
-        _describe(photos, processes)
+        _describe(photos, config, processes)
     images = _on_device(program.images(photos, config), config, device)
     facts = facts_of_images(photos, images)
     check_same_images(config, info, facts)
@@ -181,15 +181,14 @@ def run(
                 where = (images.batches, held_out, run_dir, tracker)
                 train_visibly(state, config, *where, facts, stop, processes)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
-            if exit_code:
-                say(f"stopped at step {state.step}; continue with --resume {run_dir}")
-            elif held_out:
+            _say_where_it_stands(state, config, run_dir, stopped=exit_code != 0)
+            if exit_code == 0 and held_out:
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
         except KeyboardInterrupt as error:  # a second one, or while comparing: the last stands
             exit_code = code_of(error)
-            say(f"stopped at once; continue with --resume {run_dir}")
+            say(f"stopped at once; continue with --resume {shlex.quote(str(run_dir))}")
         finally:
             tracker.finish(exit_code)
             say_unsent(run_dir)
@@ -204,6 +203,18 @@ def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tra
     )
 
 
+def _say_where_it_stands(
+    state: TrainState, config: LoopConfig, run_dir: Path, *, stopped: bool
+) -> None:
+    """Where a run was stopped, or its time limit ended it, and how it goes on."""
+    again = f"continue with --resume {shlex.quote(str(run_dir))}"
+    if stopped:
+        say(f"stopped at step {state.step}; {again}")
+    elif state.step < config.max_steps:
+        limit, at = config.time_limit_min, f"step {state.step} of {config.max_steps}"
+        say(f"the time limit of {limit:g} min is over at {at}; {again} --time-limit MINUTES")
+
+
 def say_unsent(run_dir: Path) -> None:
     """How to send what W&B wrote offline, if it did."""
     offline = unsent_runs(run_dir)
@@ -211,7 +222,7 @@ def say_unsent(run_dir: Path) -> None:
         say(f"W&B wrote offline; to send it: wandb login, then wandb sync {shlex.join(offline)}")
 
 
-def _describe(photos: Photographs, processes: Processes) -> None:
+def _describe(photos: Photographs, config: LoopConfig, processes: Processes) -> None:
     """Says what there is to train on, and with what."""
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
@@ -219,6 +230,8 @@ def _describe(photos: Photographs, processes: Processes) -> None:
         f"{photos.name}: {len(photos.train)} images to train on, {len(photos.held_out)} held out, "
         f"{len(photos.skipped)} skipped"
     )
+    if config.compare_images and not photos.held_out:
+        say("no image is held out: no comparison")
     if processes.count > 1:
         say(f"{processes.count} processes share the images of a step")
 

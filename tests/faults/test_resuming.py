@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 
 import pytest
@@ -114,3 +115,20 @@ def test_a_runs_own_config_file_begins_another(tmp_path):
     assert main([*TINY, *REPTILE, "--out", str(tmp_path / "a")]) == 0  # it names every setting
     again = ["--config", str(tmp_path / "a" / "config.toml"), "--out", str(tmp_path / "b")]
     assert main(again) == 0
+
+
+def test_a_run_that_its_time_limit_ends_says_so_and_how_it_goes_on(tmp_path, capsys):
+    run = tmp_path / "my run"
+    assert main([*TINY, "--out", str(run), "--time-limit", "0"]) == 0
+    told = next(line for line in capsys.readouterr().err.splitlines() if "time limit" in line)
+    assert "step 0 of 10" in told
+    again = shlex.split(told.partition("continue with ")[2])
+    assert main([part.replace("MINUTES", "5") for part in again]) == 0
+    assert step_of(run / CHECKPOINT_NAME) == 10
+    assert "time limit" not in capsys.readouterr().err
+
+
+def test_where_nothing_is_held_out_it_is_said_that_nothing_is_compared(tmp_path, capsys):
+    images = [*TINY[:-1], "1", "--held-out-fraction", "0"]
+    assert main([*images, "--out", str(tmp_path / "run")]) == 0
+    assert "no image is held out: no comparison" in capsys.readouterr().err
