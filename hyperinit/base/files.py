@@ -139,16 +139,21 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
+def temporary_start(name: str) -> str:
+    """How the names of the temporary files begin that `write_atomically` makes for a file."""
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f".{name[:32]}-{digest}-"
+
+
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
     """A new, hidden file beside `path`, locked while it is open.
 
     Its name depends on `path` alone, so that one which a killed process left is found again; the
     lock tells it from one that is being written, beside which the next free number is taken.
     """
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
-    number = 0
+    start, number = temporary_start(path.name), 0
     while True:
-        temporary = path.with_name(f".{path.name[:32]}-{digest}-{number}.tmp")
+        temporary = path.with_name(f"{start}{number}.tmp")
         try:
             file = open(temporary, "xb")  # noqa: SIM115  the caller closes it
         except FileExistsError:

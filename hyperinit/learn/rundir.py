@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import shown_path, temporary_start
 from hyperinit.base.settings import from_dict, read_config_file, to_dict, toml_value
 from hyperinit.data.table import absolute, kind_of
 from hyperinit.learn.config import LoopConfig, ReptileConfig, TrainConfig
@@ -55,8 +55,9 @@ def check_vacant(run_dir: Path) -> None:
             f"{shown_path(run_dir)} is not empty, it holds a run: choose another --out, or"
             " --resume it"
         )
-    # The temporary files of `write_atomically` are hidden and named after what they were to be.
-    mine = tuple(f".{name}." for name in (CHECKPOINT_NAME, CONFIG_NAME, LOG_NAME, "wandb_id.txt"))
+    written = (CHECKPOINT_NAME, CONFIG_NAME, LOG_NAME, "wandb_id.txt")
+    # Temporary files, of versions before 0.2 as well; those of SQLite.
+    mine = (*map(temporary_start, written), *(f".{name}." for name in written), "mlflow.db-")
     others = sorted(n for n in names - _BEFORE_A_CHECKPOINT if not n.startswith(mine))
     if others or (names and not names & {CONFIG_NAME, LOCK_NAME}):
         first = (others or sorted(names))[0]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
 from hyperinit.app import train as app_train
 from hyperinit.app.meta_train import main
-from hyperinit.base.files import exclusive
+from hyperinit.base.files import exclusive, write_atomically
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
 from hyperinit.hypernet.learned import LEARNED_KIND
 from hyperinit.siren.store import CHECKPOINT_NAME, read_info
@@ -132,3 +134,26 @@ def test_where_nothing_is_held_out_it_is_said_that_nothing_is_compared(tmp_path,
     images = [*TINY[:-1], "1", "--held-out-fraction", "0"]
     assert main([*images, "--out", str(tmp_path / "run")]) == 0
     assert "no image is held out: no comparison" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT_NAME, "config.toml", "metrics.jsonl"])
+def test_a_run_killed_in_its_first_write_of_a_file_begins_anew_in_its_directory(
+    tmp_path, monkeypatch, name
+):
+    run, replaces = tmp_path / "run", os.replace
+
+    def killed(source, target):
+        if Path(target).name != name:
+            return replaces(source, target)
+        shutil.copy(source, run / Path(source).name)  # which is only removed where it was
+        raise KeyboardInterrupt
+
+    run.mkdir()
+    (run / ".lock").touch()
+    monkeypatch.setattr(os, "replace", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        write_atomically(tmp_path / name, b"half")
+    monkeypatch.undo()
+    left = next(path for path in run.iterdir() if path.suffix == ".tmp")
+    assert main([*TINY, "--out", str(run)]) == 0
+    assert not (run / left.name).exists() or name == "metrics.jsonl"  # which is only appended to
