@@ -47,6 +47,7 @@ from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.results import manner, result, results
 from hyperinit.base.settings import build_parser
 from hyperinit.base.terminal import advising, forgiving_output, progress, say, stoppable
+from hyperinit.photos.load import place_of
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -216,7 +217,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
-        check_outside(out, [*arguments.images, *arguments.tuning_images])
+        read = [*arguments.images, *arguments.tuning_images]
+        check_outside(out, map(place_of, read))
         check_directory(out.parent, may_be_made=arguments.out is None)
     on_ray = arguments.ray is not None
     if on_ray and arguments.device != "cpu":

@@ -49,7 +49,7 @@ from hyperinit.learn.rundir import (
 from hyperinit.learn.state import Batches, Task, TrainingImages, TrainState, load_state, new_state
 from hyperinit.learn.tracking import Tracker, open_tracker, silent_tracker
 from hyperinit.loggers.table import check_logger
-from hyperinit.photos.load import NAMES, load
+from hyperinit.photos.load import NAMES, load, place_of
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
@@ -127,7 +127,7 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
             check_vacant(run_dir)
             check_directory(run_dir, may_be_made=True)
         if config.data not in NAMES:
-            check_outside(run_dir, [config.data])
+            check_outside(run_dir, [place_of(config.data)])
     check_of_use(config, vars(arguments))
     check_logger(config.log)
     config = with_absolute_data(config)
@@ -181,7 +181,7 @@ def run(
                 where = (images.batches, held_out, run_dir, tracker)
                 train_visibly(state, config, *where, facts, stop, processes)
             exit_code = 0 if stop.signal is None else 128 + stop.signal
-            _say_where_it_stands(state, config, run_dir, stopped=exit_code != 0)
+            _say_where(state, config, run_dir, stopped=exit_code != 0)
             if exit_code == 0 and held_out:
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
@@ -203,9 +203,7 @@ def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tra
     )
 
 
-def _say_where_it_stands(
-    state: TrainState, config: LoopConfig, run_dir: Path, *, stopped: bool
-) -> None:
+def _say_where(state: TrainState, config: LoopConfig, run_dir: Path, *, stopped: bool) -> None:
     """Where a run was stopped, or its time limit ended it, and how it goes on."""
     again = f"continue with --resume {shlex.quote(str(run_dir))}"
     if stopped:

@@ -11,6 +11,7 @@ from pathlib import Path
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import shown_path
 from hyperinit.data.arrays import is_stack
+from hyperinit.data.hugging_face import PREFIX, split_name
 from hyperinit.data.source import Source
 from hyperinit.data.table import KINDS, kind_of
 from hyperinit.photos.builtin import load_builtin
@@ -150,6 +151,11 @@ def load(
     if kind_of(name) is not None:
         _refuse(name, _NO_FOLDERS, how)
     return _load_source(_open(name, limit, profiles), how)
+
+
+def place_of(spec: str) -> str:
+    """The path of data that lie here, without what else is said of them; names stay names."""
+    return split_name(spec)[0] if spec.startswith(PREFIX) else spec
 
 
 def is_set(spec: str | os.PathLike[str]) -> bool:

@@ -114,7 +114,9 @@ def _no_space(descriptor: int) -> None:
     "command",
     [
         [*benchmark("photos/b.jsonl"), "--images", "photos"],
+        [*benchmark("photos/b.jsonl"), "--images", "hf:photos:train#image"],
         ["meta-train", "--preset", "tiny", "--data", "photos", "--out", "photos/run"],
+        ["meta-train", "--preset", "tiny", "--data", "hf:photos", "--out", "photos/run"],
     ],
 )
 def test_pictures_are_not_written_where_images_are_read(place, command, capsys):
