@@ -6,6 +6,7 @@ import bz2
 import io
 import json
 import lzma
+import os
 import subprocess
 import sys
 import tarfile
@@ -32,7 +33,7 @@ from hyperinit.images.pixels import from_uint8, image_hash, to_uint8
 from hyperinit.learn.rundir import with_absolute_data
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.learn.tracking import LOG_NAME, read_log
-from hyperinit.photos.load import is_set, load
+from hyperinit.photos.load import is_set, load, open_source
 from hyperinit.photos.photographs import CropSampler, Photographs
 from hyperinit.photos.stored import keep_photos
 from hyperinit.photos.synthetic import synthetic_image
@@ -805,6 +806,17 @@ def test_array_files_that_are_wrong(tmp_path: Path) -> None:
     with zipfile.ZipFile(npz, "w"):
         pass
     assert "c.npz: no usable image" in refusal(npz)
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez])
+def test_an_array_that_is_cut_off_while_it_is_in_use_is_one_line(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / ("a.npy" if save is np.save else "a.npz")
+    save(path, np.zeros((500, 32, 32, 3), np.uint8))
+    source = open_source(str(path))
+    source.read(0)
+    os.truncate(path, 5000)  # as by a program that writes it anew
+    with pytest.raises(InputError, match="ends before the array does"):
+        source.read(400)
 
 
 def test_grey_and_16_bit_stacks_are_as_single_arrays(tmp_path: Path) -> None:

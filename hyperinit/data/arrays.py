@@ -33,6 +33,7 @@ _ZIP_HEADER_BYTES, _ZIP_LENGTHS_AT = 30, 26
 # What numpy writes is far shorter; one of gigabytes of blanks takes kilobytes in a zip archive.
 _MAX_HEADER_BYTES = 2**16
 
+_CUT_OFF = "the file ends before the array does"
 _WANTED = "a stack is (N, H, W, 3), (N, 3, H, W) or (N, H, W)"
 
 
@@ -44,11 +45,14 @@ class _Stack:
         label: What pictures of it are called.
         shape: Of the array.
         open: Gives the array (N, ...), its content on disk where that is possible.
+        check: Raises where a content on disk is no longer there: to look at it would end the
+            process.
     """
 
     label: str
     shape: tuple[int, ...]
     open: Callable[[], np.ndarray]
+    check: Callable[[], None] = lambda: None
 
     @property
     def count(self) -> int | None:
@@ -76,6 +80,7 @@ class _Arrays:
                     self.array, self.current = np.empty(0), -1  # the last one goes first
                     self.array, self.current = stack.open(), part
                 array = self.array
+            stack.check()
             picture = np.array(array if stack.count is None else array[number])
         except Exception as error:  # of zipfile, zlib and numpy: damaged, encrypted, cut off since
             reason = error.strerror if isinstance(error, OSError) else line(error)
@@ -146,14 +151,19 @@ def _npy(path: str, label: str, start: int, end: int) -> _Stack:
         file.seek(start)
         shape, order, dtype, length = _header(file)
     at = start + length
-    if at + dtype.itemsize * _count(shape) > end:
-        raise ValueError("the file ends before the array does")
+    last = at + dtype.itemsize * _count(shape)
+    if last > end:
+        raise ValueError(_CUT_OFF)
+
+    def check() -> None:
+        if os.path.getsize(path) < last:
+            raise ValueError(_CUT_OFF)
 
     def open_array() -> np.ndarray:
         mapped: np.ndarray = np.memmap(path, dtype, "r", at, shape, order)  # type: ignore[call-overload]
         return mapped
 
-    return _Stack(label, shape, open_array)
+    return _Stack(label, shape, open_array, check)
 
 
 def _header(content: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype, int]:
@@ -239,7 +249,7 @@ def _packed(path: str, label: str, info: zipfile.ZipInfo) -> _Stack:
         shape, order, dtype, length = _header(file)
     nbytes = dtype.itemsize * _count(shape)
     if nbytes > info.file_size:
-        raise ValueError("the file ends before the array does")
+        raise ValueError(_CUT_OFF)
 
     def open_array() -> np.ndarray:
         with zipfile.ZipFile(path) as archive, archive.open(info) as file:
