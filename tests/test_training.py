@@ -210,6 +210,8 @@ def test_the_rates_rise_and_then_fall_to_nothing():
         {"base_init": "34"},
         {"data_weights": ("clothing",)},
         {"data_weights": ("clothing=-1",)},
+        {"data_weights": ("clothing=1", "clothing=2")},
+        {"data_weights": ("clothing=1", "clothing/=2")},
     ],
 )
 def test_impossible_settings_are_refused(field):

@@ -148,6 +148,9 @@ class LoopConfig:
                 weights[folder] = -1.0
             if not folder or not 0 <= weights[folder] <= MAX_RATE:
                 raise InputError(f"data_weights: {entry!r} is not of the form clothing=0.1")
+        named = [folder.strip("/") for folder in weights]
+        if len({*named}) < len(self.data_weights):
+            raise InputError("data_weights: a sub-folder is there twice, with a weight each time")
         return weights
 
 
