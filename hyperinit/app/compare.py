@@ -58,12 +58,14 @@ def run_comparison(
 
     Args:
         images: At the protocol's size.
-        seed: Added to an image's index, it draws the init and the pixel order.
+        seed: Added to an image's index, it draws the init and the pixel order; after the largest
+            that a fit takes comes 0.
     """
+    seeds = [(seed + i) % 2**63 for i in range(len(images))]
     for init in inits:
         starts = [
-            preview(init.start(shown.image, seed + i).params, shown.image)
-            for i, shown in enumerate(images)
+            preview(init.start(shown.image, own).params, shown.image)
+            for own, shown in zip(seeds, images, strict=True)
         ]
         records: list[Record] = []
         for budget in sorted(protocol.budgets_epochs):
@@ -71,7 +73,7 @@ def run_comparison(
             tuned = budget in protocol.tuned_budgets
             lrs = protocol.lrs if tuned or best is None else (best.lr,)
             for lr, (i, shown) in itertools.product(lrs, enumerate(images)):
-                trial = Trial(init, shown, protocol, budget, lr, seed + i)
+                trial = Trial(init, shown, protocol, budget, lr, seeds[i])
                 record, result = trial.run()
                 records.append(record)
                 yield ShownFit(record, starts[i], preview(result.params, shown.image))

@@ -16,6 +16,7 @@ from hyperinit.app.meta_train import main
 from hyperinit.base.files import exclusive, write_atomically
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND
 from hyperinit.hypernet.learned import LEARNED_KIND
+from hyperinit.record.records import read_records
 from hyperinit.siren.store import CHECKPOINT_NAME, read_info
 
 TINY = ["--preset", "tiny", "--wandb", "disabled", "--data", "synthetic", "--compare-images", "0"]
@@ -157,3 +158,11 @@ def test_a_run_killed_in_its_first_write_of_a_file_begins_anew_in_its_directory(
     left = next(path for path in run.iterdir() if path.suffix == ".tmp")
     assert main([*TINY, "--out", str(run)]) == 0
     assert not (run / left.name).exists() or name == "metrics.jsonl"  # which is only appended to
+
+
+def test_a_run_of_the_largest_seed_is_compared_on_several_images(tmp_path):
+    seed = ["--compare-images", "2", "--held-out-fraction", "0.5", "--seed", str(2**63 - 1)]
+    assert main([*TINY[:-2], *seed, "--out", str(tmp_path / "run")]) == 0
+    assert {record.seed for record in read_records(tmp_path / "run" / "comparison.jsonl")} == {
+        *(2**63 - 1, 0)
+    }
