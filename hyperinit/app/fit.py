@@ -182,8 +182,9 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
             check_own_sizes(asked, init, arguments.size)
         base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
         return fit_images(arguments, init, base, config, device)
-    for flag in ("learn", "dry_run", "limit"):
-        if getattr(arguments, flag):
+    said = {**vars(arguments), "no_learn": arguments.learn is False}
+    for flag in ("learn", "no_learn", "dry_run", "limit", "batch_images", "ray_gpus"):
+        if said[flag]:
             raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
     return fit_image(arguments, init, config, image, device, asked=asked)
 
