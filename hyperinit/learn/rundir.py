@@ -194,6 +194,12 @@ _IDLE = (
         "only for a directory of images can profiles be left out",
     ),
     _Idle(
+        ("wandb",),
+        LoopConfig,
+        lambda config: config.log != "wandb" and config.wandb in {"online", "offline"},
+        "--log names another logger",
+    ),
+    _Idle(
         ("split_by", "group_tiles"),
         LoopConfig,
         lambda config: config.data in NAMES,

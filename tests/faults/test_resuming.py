@@ -97,6 +97,7 @@ def test_a_run_that_another_process_has_continued_meanwhile_is_left_alone(
         ([*REPTILE, "--memory-images", "9"], "--memory-images.*--read-numbers"),
         (["--compare-budgets", "1"], "--compare-budgets.*--compare-images"),
         (["--data", "x.tar", "--no-color-profiles"], "--no-color-profiles.*directory"),
+        (["--wandb", "offline", "--log", "none"], "--wandb.*--log"),
         (["--split-by", "name"], "--split-by.*split of their own"),
     ],
 )
