@@ -118,3 +118,12 @@ def test_the_files_hold_what_was_measured(fits, tmp_path):
     assert titles[:3] == ["image", "33\nstep 0", "33\n1 epochs"] and titles[-1].startswith("hyper")
     _, height, width = load_image(tmp_path / "comparison.png").shape
     assert width > height > 100
+
+
+def test_records_say_which_photograph_an_image_is_a_crop_of():
+    sizes = {"image_size": 16, "width": 16, "depth": 2, "batch_pixels": 64}
+    protocol = Protocol(**sizes, budgets_epochs=(1,), lrs=(1e-3,))
+    image = NamedImage.cropped("wide", smooth_image(24, seed=1)[:, :20], 16)
+    inits = [spec_init("33", named_init("33"), 16, 2)]
+    (fit,) = run_comparison(inits, [image], protocol)
+    assert fit.record.source_hash == image.source_hash != fit.record.image_hash

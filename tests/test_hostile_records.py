@@ -203,7 +203,7 @@ def test_random_values_in_a_record_are_checked(tmp_path, content, name):
     line = json.loads(to_line(record()))
     found = read(tmp_path / "r.jsonl", json.dumps({**line, name: content}).encode() + b"\n")
     if not isinstance(found, str):
-        assert name in ("track", "init", "image", "image_hash", "params_hash")
+        assert name in ("track", "init", "image", "image_hash", "source_hash", "params_hash")
         (one,) = found
         assert one.label == (content if name == "init" else "33")
 

@@ -124,7 +124,7 @@ def test_what_no_init_reaches_is_said():
 
 
 def test_a_single_image_gives_no_interval():
-    assert "a single image" in " ".join(headline(read_groups(made_up(("cat",)))[0]))
+    assert "a single photograph" in " ".join(headline(read_groups(made_up(("cat",)))[0]))
 
 
 def test_every_group_is_on_the_page_with_its_curves_and_images():

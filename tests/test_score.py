@@ -12,7 +12,8 @@ from records import SETTINGS, ladder, record
 
 from hyperinit.base.errors import InputError
 from hyperinit.record.records import CurvePoint, Record
-from hyperinit.score.costs import Cost, performance_profile, ratio, solved_share
+from hyperinit.report.tables import markdown
+from hyperinit.score.costs import Cost, mean, performance_profile, ratio, solved_share
 from hyperinit.score.groups import groups, select_choices
 from hyperinit.score.score import GroupScore, InitScore, score, score_groups
 
@@ -411,3 +412,29 @@ def test_sections_are_by_track_size_and_version():
         *(("tuned", 224, 2), ("tuned", 224, 1), ("tuned", 96, 1), ("open", 224, 1)),
         ("of my own", 224, 1),
     ]
+
+
+def test_crops_of_one_photograph_are_no_independent_images():
+    # On photograph "a" ours is cheaper by far, on "b" dearer: four crops of each tell no more.
+    crops = [(f"{photo} {k}", photo) for photo in "ab" for k in range(4)]
+    records = [
+        one
+        for crop, photo in crops
+        for init, error in (("33", 1e-3), ("hyper", 1e-5 if photo == "a" else 6e-2))
+        for one in ladder(init, {1.0: 1.0, 64.0: error}, crop, source_hash=photo)
+    ]
+    found = by_name(score(records))["hyper"].targets[TARGET].to_reference
+    alone = [one for one in records if one.image_hash.endswith("0")]
+    wanted = by_name(score(alone))["hyper"].targets[TARGET].to_reference
+    assert found.mean == pytest.approx(wanted.mean) and found.pairs == 8
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    # A record that does not say so is of the same image as one that does.
+    unsaid = [replace(one, source_hash="") if one.init == "33" else one for one in records]
+    assert by_name(score(unsaid))["hyper"].targets[TARGET].to_reference == found
+    assert "test images 8 of 2 photographs" in markdown(score_groups(records))
+
+
+def test_a_mean_psnr_has_its_interval_over_photographs_too():
+    psnr = {("a", 0): 20.0, ("a quarter", 0): 22.0, ("b", 0): 30.0}
+    found = mean(psnr, {"a": "a", "a quarter": "a"})
+    assert (found.value, found.low, found.high, found.n) == (25.5, 21.0, 30.0, 3)

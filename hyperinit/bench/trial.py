@@ -214,5 +214,6 @@ class Trial:
             version=self.version,
             changes=dict(self.changes),
             is_tuning=self.is_tuning,
+            source_hash=self.image.source_hash,
         )
         return record, result

@@ -203,5 +203,6 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "environment": _facts,
     "version": _whole(0, 10**6),
     "changes": _changes,
+    "source_hash": _text,
 }
-_OPTIONAL = ("settings", "environment", "changes")
+_OPTIONAL = ("settings", "environment", "changes", "source_hash")

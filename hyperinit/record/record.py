@@ -62,6 +62,7 @@ class Record:
             values are among the settings too, or `lr`.
         is_tuning: It is a fit of a tuning image, which only serves to choose a learning rate; in
             the file the track then ends with "-lr".
+        source_hash: `image_hash` of the photograph that the image is a crop of; "" if unknown.
     """
 
     track: str
@@ -82,6 +83,7 @@ class Record:
     version: int = PROTOCOL_VERSION
     changes: dict[str, Any] = field(default_factory=dict)
     is_tuning: bool = False
+    source_hash: str = ""
 
     @property
     def start(self) -> CurvePoint:

@@ -51,9 +51,10 @@ def headline(found: GroupScore) -> list[str]:
                 f"No init gets most fits to {' or '.join(harder)} within the {most} that were run."
             )
     tests, tuned_on = found.group.tests, found.group.tuned_on
-    images = {record.image_hash for record in tests}
+    images, photographs = found.group.images, found.group.photographs
+    crops = f" of {count(photographs, 'photograph')}" if photographs < images else ""
     pairs = {record.pair for record in tests}
-    fits = f"{count(len(images), 'test image')}, {count(len(pairs), 'pair')} of image and seed"
+    fits = f"{count(images, 'test image')}{crops}, {count(len(pairs), 'pair')} of image and seed"
     rates = f"on {count(tuned_on, 'other image')}" if tuned_on else found.track.chosen_by
     workload = shown_workload(found)
     return [*sentences, f"Measured on {fits}; {workload}; learning rates chosen {rates}."]
@@ -97,7 +98,7 @@ def _compared(second: InitScore, unit: str, found: Ratio) -> str:
         return ""
     text = f"It needs {number(found.mean)} times the {unit} of {other}"
     if found.low is None or found.high is None:
-        return f"{text} on a single image, the only one to tell from: others may differ."
+        return f"{text} on a single photograph, the only one to tell from: others may differ."
     text += f" (95 % interval over images {number(found.low)} to {number(found.high)}"
     text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
     if found.n < found.pairs:

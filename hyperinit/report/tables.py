@@ -98,11 +98,13 @@ def markdown(scores: Iterable[GroupScore]) -> str:
 
 def _provenance(found: GroupScore) -> str:
     """How much was run, and on what."""
-    tests, tuned_on = found.group.tests, found.group.tuned_on
-    images, seeds = {r.image_hash for r in tests}, {r.seed for r in tests}
+    group = found.group
+    tests, tuned_on = group.tests, group.tuned_on
+    images, photographs, seeds = group.images, group.photographs, {r.seed for r in tests}
     versions = {_environment(record.environment) for record in tests}
-    text = f"protocol {found.group.workload.version}"
-    text += f"; test images {len(images)}, seeds {len(seeds)}"
+    text = f"protocol {group.workload.version}; test images {images}"
+    text += f" of {photographs} photographs" if photographs < images else ""
+    text += f", seeds {len(seeds)}"
     text += f"; rates from {tuned_on} tuning images" if tuned_on else ""
     text += "; " + " and ".join(markdown_cell(version) for version in sorted(versions))
     return text if len(versions) == 1 else f"{text}: seconds are not comparable"

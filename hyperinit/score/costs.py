@@ -14,15 +14,16 @@ neither init solves has no range. Where censoring is on both sides there is no b
 A pair whose start is enough costs nothing. Its ratio to one that costs something is 0 or infinite,
 which no geometric mean can hold: such pairs are left out of means and bounds, and counted.
 
-Intervals are 95 % percentile bootstraps over images: seeds of an image are averaged before, as
-they share whatever makes that image hard.
+Intervals are 95 % percentile bootstraps over photographs: seeds of an image, and crops of one
+photograph where records say that they are, are averaged before, as they share whatever makes it
+hard.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf, isfinite, log
 from statistics import fmean, median
 
@@ -82,12 +83,14 @@ class Cost:
         limits: Cost of every pair's largest budget.
         at_most: Pairs whose cost is only known to be at most this: the smallest budget reached the
             target, and there is nothing before it to interpolate from.
+        photographs: Image -> the photograph that it is a crop of, where that is known.
     """
 
     unit: str
     values: Mapping[Pair, float]
     limits: Mapping[Pair, float]
     at_most: frozenset[Pair] = frozenset()
+    photographs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -122,7 +125,7 @@ class Ratio:
     Attributes:
         to: The other init.
         mean: Over the pairs with an exact ratio; None if there are none.
-        low, high: 95 % interval; None with fewer than two images.
+        low, high: 95 % interval; None with fewer than two photographs.
         n: Pairs with an exact ratio.
         pairs: Pairs that both ran.
         at_least, at_most: Bounds over all pairs with a range, see above; None where there is none
@@ -164,6 +167,7 @@ class Ratio:
 def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
     """Ratio of an init's cost to another's, named `to`; see the top of this file."""
     pairs = [pair for pair in cost.values if pair in other.values]
+    photographs = {**other.photographs, **cost.photographs}
     exact: dict[str, list[float]] = {}
     informative: dict[str, list[tuple[float, float]]] = {}
     free = {(True, False): 0, (False, True): 0, (True, True): 0}
@@ -177,9 +181,10 @@ def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
         low, high = _divide(low, other_high), _divide(high, other_low)
         if low == 0 and high == inf:  # neither solves it
             continue
-        informative.setdefault(pair[0], []).append((low, high))
+        photograph = photographs.get(pair[0], pair[0])
+        informative.setdefault(photograph, []).append((low, high))
         if low == high:
-            exact.setdefault(pair[0], []).append(log(low))
+            exact.setdefault(photograph, []).append(log(low))
     n = sum(map(len, exact.values()))
     mean, interval_low, interval_high = _mean_with_interval(tuple(map(fmean, exact.values())))
     at_least = at_most = None
@@ -210,11 +215,11 @@ def _divide(cost: float, other: float) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """An arithmetic mean over pairs, the seeds of an image being averaged before.
+    """An arithmetic mean over pairs, the seeds and crops of a photograph being averaged before.
 
     Attributes:
         value: The mean.
-        low, high: 95 % interval over images; None with fewer than two.
+        low, high: 95 % interval over photographs; None with fewer than two.
         n: Pairs.
     """
 
@@ -231,12 +236,16 @@ class Mean:
         return shown
 
 
-def mean(values: Mapping[Pair, float]) -> Mean:
-    """The mean over pairs, which must be finite and at least one, with its interval."""
-    images: dict[str, list[float]] = {}
+def mean(values: Mapping[Pair, float], photographs: Mapping[str, str]) -> Mean:
+    """The mean over pairs, which must be finite and at least one, with its interval.
+
+    Args:
+        photographs: As a Cost has them.
+    """
+    found: dict[str, list[float]] = {}
     for (image, _), value in values.items():
-        images.setdefault(image, []).append(value)
-    return Mean(*_interval(tuple(map(fmean, images.values()))), len(values))
+        found.setdefault(photographs.get(image, image), []).append(value)
+    return Mean(*_interval(tuple(map(fmean, found.values()))), len(values))
 
 
 def _mean_with_interval(

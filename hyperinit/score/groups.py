@@ -79,6 +79,17 @@ class Group:
         return [record for record in self.records if record.is_tuning]
 
     @property
+    def images(self) -> int:
+        """How many test images there are."""
+        return len({record.image_hash for record in self.tests})
+
+    @property
+    def photographs(self) -> int:
+        """How many photographs these are of, as far as records say."""
+        known = {run.image_hash: run.source_hash for run in self.tests if run.source_hash}
+        return len({known.get(run.image_hash, run.image_hash) for run in self.tests})
+
+    @property
     def tuned_on(self) -> int:
         """How many images rates were chosen on that are no test images."""
         tests = {record.image_hash for record in self.tests}

@@ -118,7 +118,8 @@ class InitScore:
         found: dict[int, Mean | None] = {}
         for steps in self.track.psnr_steps:
             psnrs = {pair: _psnr_at(run, steps) for pair, run in ends.items()}
-            found[steps] = mean(psnrs) if all(map(isfinite, psnrs.values())) else None
+            whole = all(map(isfinite, psnrs.values()))
+            found[steps] = mean(psnrs, _photographs(self.ladders)) if whole else None
         return found
 
     @property
@@ -317,7 +318,13 @@ def ladder_costs(ladders: Mapping[Pair, Ladder], unit: Unit, target: float) -> C
         limits[pair] = max(costs)  # not the last: a run that diverged ends early
         if cost(start) <= 0 and not errors[0] <= target and errors[1] <= target:
             at_most.add(pair)
-    return Cost(unit, values, limits, frozenset(at_most))
+    return Cost(unit, values, limits, frozenset(at_most), _photographs(ladders))
+
+
+def _photographs(ladders: Mapping[Pair, Ladder]) -> dict[str, str]:
+    """Image -> the photograph that it is a crop of, where a record says so."""
+    runs = (run for ladder in ladders.values() for run in ladder.values())
+    return {run.image_hash: run.source_hash for run in runs if run.source_hash}
 
 
 def _all_ladder_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
@@ -341,7 +348,7 @@ def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cos
             hit = (c for c, p in zip(costs, run.curve, strict=True) if error(p) <= target)
             values[pair] = next(hit, inf)
             limits[pair] = costs[-1]
-        found[key] = Cost(unit, values, limits)
+        found[key] = Cost(unit, values, limits, photographs=_photographs(ladders))
     return found
 
 
