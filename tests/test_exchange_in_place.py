@@ -82,6 +82,18 @@ def test_what_does_not_fit_changes_nothing():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+def test_numbers_that_are_none_stay_out_of_a_network():
+    net = hyperinit.SirenNet(2, 8, 3, 2, seed=0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    spec = hyperinit.named_init("33")
+    drawn = hyperinit.sample_params(
+        spec, spec.siren_config(8, 2), generator=torch.Generator().manual_seed(0)
+    )
+    with pytest.raises(InputError, match=r"layers\.0 has values that are not finite"):
+        hyperinit.init_(net, init=drawn.with_layer_scaled(0, float("nan")), size=SIZE)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
 def test_a_siren_of_something_else_is_neither_drawn_nor_fitted(tmp_path):
     spec = hyperinit.named_init("33")
     sound = hyperinit.sample_params(

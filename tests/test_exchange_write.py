@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from math import inf, nan
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,28 @@ def test_what_is_too_large_for_a_format_is_refused():
     with pytest.raises(InputError, match=rf"at most {4 * MAX_CONSTANTS}.*OUT\.html"):
         hyperinit.write_siren("never.frag", siren(width=128), "glsl")
     assert not Path("never.frag").exists()
+
+
+# 3e38 is a number, but not in float32 where omega_0 is in the weights.
+NO_NUMBERS = [(form, value) for form in FORMATS for value in (nan, inf)]
+
+
+@pytest.mark.parametrize(("form", "value"), [*NO_NUMBERS, ("onnx", 3e38), ("jax", 3e38)], ids=str)
+def test_what_is_no_number_is_not_written(tmp_path, form, value):
+    params = siren().map(Tensor.clone)
+    params["layers.1.weight"][0, 0] = value
+    path = tmp_path / f"a{FORMATS[form].suffixes[0]}"
+    with pytest.raises(InputError, match=r"layers\.1\S* has values"):
+        hyperinit.write_siren(path, params, form, size=SIZE)
+    assert not path.exists()
+
+
+def test_eight_bits_hold_what_half_precision_does_not(tmp_path):
+    params = siren().map(Tensor.clone)
+    params["layers.1.weight"][0] *= 1e9
+    hyperinit.write_siren(tmp_path / "a.safetensors", params, "int8")
+    row = hyperinit.read_siren(tmp_path / "a.safetensors")["layers.1.weight"][0]
+    assert float(row.abs().max()) == pytest.approx(float(params["layers.1.weight"][0].abs().max()))
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):

@@ -179,6 +179,10 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
     Returns:
         Weights and biases in float32 on the CPU. Coordinates other than 2 and outputs other than
         3 are none of an image, and are left as they are.
+
+    Raises:
+        InputError: a value is not finite, or would not be in float32 under these conventions; or
+            as `Conventions.axes`.
     """
     config = params.config
     layers = [params.layer(i) for i in range(config.depth + 1)]
@@ -198,10 +202,14 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
         weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
     if config.out_features == 3 and theirs.colours != VALUES:
         weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
-    return [
+    layers = [
         (weight.float(), None if bias is None else bias.float())
         for weight, bias in zip(weights, biases, strict=True)
     ]
+    for i, pair in enumerate(layers):
+        if not all(value is None or bool(value.isfinite().all()) for value in pair):
+            raise InputError(f"layers.{i} has values that are not finite, or too large for float32")
+    return layers
 
 
 def _scaled(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:

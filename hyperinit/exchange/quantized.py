@@ -23,10 +23,13 @@ def half(params: Params) -> Params:
     Raises:
         InputError: a value is beyond what float16 has, 65,504.
     """
-    made = params.map(Tensor.half)
-    for name, value in made.items():
-        if not bool(value.isfinite().all()):
-            raise InputError(f"{name} has values beyond what fp16 has (65504): use int8 or float32")
+    return Params(params.config, {name: _half(name, value) for name, value in params.items()})
+
+
+def _half(name: str, value: Tensor) -> Tensor:
+    made = value.half()
+    if not bool(made.isfinite().all()):
+        raise InputError(f"{name} has values beyond what float16 has (65504): use float32")
     return made
 
 
@@ -40,14 +43,18 @@ def save_int8(path: str | Path, params: Params, **info: Any) -> None:
 
     The first layer, whose errors shift waves by whole pixels, the last one and all biases are few
     numbers and stay in float16.
+
+    Raises:
+        InputError: a value is not finite, or one of these is beyond what float16 has.
     """
     config, tensors = params.config, {}
-    small = half(params)
     for name, value in params.items():
         hidden = name.endswith("weight") and 0 < int(name.split(".")[1]) < config.depth
         if not hidden:
-            tensors[name] = small[name]
+            tensors[name] = _half(name, value)
             continue
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{name} has values that are not finite")
         scale = value.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / _LEVELS
         tensors[name] = (value / scale).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
         tensors[f"{name}_scale"] = scale.float()
