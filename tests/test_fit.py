@@ -13,7 +13,9 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.descent import FitResult
+from hyperinit.fitting.fit import failure
 from hyperinit.fitting.fit import fit as fit_by_default
+from hyperinit.fitting.target import fit_to_target
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start
@@ -374,6 +376,14 @@ def test_all_layers_can_be_frozen() -> None:
     result = fit(params, smooth(), budget_epochs=3, frozen_layers=(0, 1, 2))
     assert same(result.params, params)
     assert result.curve[-1].epochs == 3
+
+
+@pytest.mark.parametrize("how", [{"frozen_layers": (0, 1, 2)}, {"layer_lr_factors": (0, 0, 0)}])
+def test_what_trains_nothing_is_said_to_do_so(how: Any) -> None:
+    found = failure(fit(start_params(), smooth(), budget_epochs=3, **how))
+    assert found.startswith("no layer is trained")
+    with pytest.raises(InputError, match="no layer is trained"):
+        fit_to_target(start_params(), smooth(), 1e-3, **how)
 
 
 def test_frozen_layers_of_a_module_can_be_trained_afterwards() -> None:

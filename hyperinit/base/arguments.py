@@ -36,6 +36,7 @@ FIT_FLAGS = {
     "target_mse ": "--target-mse ",
     "max_restarts=": "--fit max_restarts=",
     "or width to": "or --width to",
+    "out of frozen_layers": "out of --fit frozen_layers",
 }
 
 

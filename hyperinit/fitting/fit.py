@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ RESTART_LR_FACTOR = 1 / 3
 STALLED_LR_FACTOR = 1 / 2  # after one that only stalled
 UNMOVED = 1e-3  # a rate that changes the error by a smaller share is too low, not too high
 USUAL_LR_FACTOR = 3 / 4  # where the rate that suits is lower than so many times it, that one
+
+UNTRAINED = "no layer is trained: leave one out of frozen_layers, with a rate that is not 0"
 
 
 @with_own_settings
@@ -137,6 +139,8 @@ def failure(result: FitResult) -> str:
     if first.steps == last.steps:
         cost = f", as making the start costs {first.epochs:.3g} epochs" if first.epochs else ""
         return f"the budget leaves nothing to fit with{cost}: raise budget_epochs"
+    if isnan(last.train_mse):  # steps were counted, and none was taken
+        return UNTRAINED
     if not kept.mse < first.mse:
         moved = abs(last.mse - first.mse) > UNMOVED * first.mse
         return (

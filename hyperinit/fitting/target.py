@@ -19,7 +19,8 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
-from hyperinit.fitting.fit import as_start
+from hyperinit.fitting.fit import UNTRAINED, as_start
+from hyperinit.fitting.steps import rate_factors
 from hyperinit.fitting.suits import ABSURD_WIDTH, width_for
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.decode import ImageSource
@@ -136,12 +137,14 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         **options: Fields of FitConfig to set.
 
     Raises:
-        InputError: an option or the image is unusable.
+        InputError: an option or the image is unusable, or no layer is to be trained.
     """
     config = with_options(config, options)
     if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     start = as_start(start)
+    if not any(rate_factors(config, start.params.config.depth)):
+        raise InputError(UNTRAINED)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)
     pixels = image[0].numel()
     flat_mse = _flat_mse(image, start.params.config.in_features)
