@@ -251,9 +251,29 @@ def test_a_picture_with_its_channels_last_is_refused(tmp_path, capsys, shape):
     assert hyperinit.to_signal(values.transpose(2, 0, 1)).shape == (channels, height, width)
 
 
-@pytest.mark.parametrize("shape", [(4, 9, 3), (8, 4, 3), (8, 9, 5), (3, 9, 4), (9, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(20, 30, 1), (5, 6, 7, 1), (8, 8, 8, 3), (800, 2)], ids=str)
+def test_grey_volumes_and_sound_with_their_channels_last_are_refused(tmp_path, capsys, shape):
+    values = np.full(shape, 0.5, dtype=np.float32)
+    np.save(tmp_path / "a.npy", values)
+    right = (shape[-1], *shape[:-1])
+    with pytest.raises(InputError, match=re.escape(f"transpose it to {right}")):
+        hyperinit.to_signal(values)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["fit", str(tmp_path / "a.npy")])
+    assert f"a.npy: {shape} looks like" in capsys.readouterr().err
+    assert hyperinit.to_signal(np.moveaxis(values, -1, 0)).shape == right
+
+
+ONLY_FIRST = [
+    *[(4, 9, 3), (8, 4, 3), (8, 9, 5), (3, 9, 4), (9, 3)],
+    *[(1, 8, 8, 3), (4, 8, 8, 3), (2, 800), (64, 3), (20, 30, 5), (8, 8, 8, 5), (5,), (800,)],
+]
+
+
+@pytest.mark.parametrize("shape", ONLY_FIRST, ids=str)
 def test_what_can_only_be_channels_first_is_taken(shape):
-    assert hyperinit.to_signal(np.full(shape, 0.5, dtype=np.float32)).shape == shape
+    found = hyperinit.to_signal(np.full(shape, 0.5, dtype=np.float32))
+    assert found.shape == (shape if len(shape) > 1 else (1, *shape))
 
 
 def test_files_that_are_no_signals_are_refused(tmp_path):

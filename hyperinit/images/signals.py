@@ -29,6 +29,8 @@ from hyperinit.images.save import SAVE_OPTIONS, save_image
 
 SIGNAL_SUFFIXES = (".wav", ".npy")
 MAX_DIMS = 3
+MOST_LAST = 4  # channels that an array with its channels last is known by
+MOST_CHANNELS = 64  # of sound: more rows of a few samples each are samples, not channels
 _PCM16 = 2**15
 
 
@@ -80,17 +82,20 @@ def _checked(values: Tensor) -> Tensor:
 
 
 def _refuse_channels_last(shape: tuple[int, ...]) -> None:
-    """Refuses a picture (H, W, 3) or (H, W, 4), which most programs write for (3, H, W).
+    """Refuses a picture (H, W, 3), a volume (D, H, W, 1) or stereo sound (N, 2) by their shapes.
 
-    Taken as it stands it would be H values at every point of a grid that is 3 or 4 wide.
+    Most programs write channels last. Taken as it stands such an array would be H, D or N values
+    at every point of a grid that is no wider than the channels are many.
     """
-    if len(shape) != 3 or shape[2] not in (3, 4) or min(shape[:2]) <= 4:
+    *sides, channels = shape
+    least = MOST_CHANNELS if len(sides) == 1 else MOST_LAST
+    if channels > MOST_LAST or min(sides) <= least:
         return
-    height, width, channels = shape
-    better = f"transpose it to ({channels}, {height}, {width})"
-    if channels == 3:
+    axes = {1: "N", 2: "H, W", 3: "D, H, W"}[len(sides)]
+    better = f"transpose it to {(channels, *sides)}"
+    if len(sides) == 2 and channels == 3:
         better += ", in [0, 1], or save it as an image file, or as .npz, which holds (H, W, 3)"
-    raise InputError(f"{shape} looks like (H, W, {channels}), and channels come first: {better}")
+    raise InputError(f"{shape} looks like ({axes}, {channels}), and channels come first: {better}")
 
 
 def is_signal_path(source: Any) -> bool:
