@@ -19,7 +19,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.bench import run as benchmark
 from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
 from hyperinit.bench.run import RecordFile, open_records, run, verify
-from hyperinit.bench.sources import load_init
+from hyperinit.bench.sources import callable_init, load_init
 from hyperinit.bench.trial import Trial
 from hyperinit.fitting.lr_range import lr_range_test
 from hyperinit.images.save import save_image
@@ -794,3 +794,49 @@ def test_ctrl_c_says_how_to_go_on(command, monkeypatch, capsys):
     monkeypatch.setattr(Trial, "run", interrupt)
     assert script.main(command()) == 130
     assert "continues where it was" in capsys.readouterr().err
+
+
+OWN_MODULES = {
+    "facts_of_mine.py": """
+import os, torch, json as _json
+from helper_of_mine import make
+
+def start(image, seed, width, depth):
+    from pack_of_mine.late import LATE
+    return make(seed, width, depth)
+""",
+    "helper_of_mine.py": """
+import torch
+from hyperinit import named_init, sample_params
+from pack_of_mine import late
+
+def make(seed, width, depth):
+    spec = named_init("33")
+    generator = torch.Generator().manual_seed(seed)
+    return sample_params(spec, spec.siren_config(width, depth), generator=generator)
+""",
+    "pack_of_mine/__init__.py": "",
+    "pack_of_mine/late.py": "from . import deep\nLATE = 1\n",
+    "pack_of_mine/deep.py": "X = 1\n",
+}
+
+
+def test_records_know_the_modules_that_a_function_imports(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pack_of_mine").mkdir()
+    for name, text in OWN_MODULES.items():
+        (tmp_path / name).write_text(text)
+    source = f"{tmp_path}/facts_of_mine.py:start"
+    facts = callable_init(source, 16, 2).facts
+    assert list(facts["imports"]) == [
+        *("helper_of_mine", "pack_of_mine", "pack_of_mine.deep", "pack_of_mine.late")
+    ]
+    assert callable_init("facts_of_mine:start", 16, 2).facts == facts
+    (tmp_path / "pack_of_mine/deep.py").write_text("X = 2\n")
+    changed = callable_init(source, 16, 2).facts
+    assert changed["sha256"] == facts["sha256"]
+    differing = {name for name, own in facts["imports"].items() if changed["imports"][name] != own}
+    assert differing == {"pack_of_mine.deep"}
+    # One that imports nothing of one's own is what it was in records of before.
+    (tmp_path / "alone_of_mine.py").write_text("import torch\ndef start(image, seed): pass\n")
+    assert set(callable_init(f"{tmp_path}/alone_of_mine.py:start").facts) == {"function", "sha256"}

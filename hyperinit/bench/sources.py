@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from importlib.machinery import ModuleSpec
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -68,6 +71,8 @@ BY_NAME: dict[str, InitSpec | InitMaker] = {
     **sized_makers(NAMED_INITS),
 }
 
+
+_INSTALLED = ("site-packages", "dist-packages")
 
 SIREN_KINDS = (PARAMS_KIND, INT8_KIND)
 
@@ -208,7 +213,8 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     If it has parameters `width` and `depth`, it is told the network's. It may have an attribute
     `epochs`, the pixel visits per pixel that it costs: a number, or a function of the image; and
     `train_hashes`, `image_hash` of every photograph it was made from, which it is not tested on.
-    Records identify it by the SHA-256 of the file it is in.
+    Records identify it by the SHA-256 of the file it is in, and of those of your own modules that
+    this one imports; installed packages are none of these.
 
     Args:
         source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
@@ -225,7 +231,9 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
         functions = [n for n, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown_name(f"function in {place}", name, functions)
     content = Path(module.__file__).read_bytes() if module.__file__ else b""
-    facts = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
+    facts: dict[str, Any] = {"function": name, "sha256": hashlib.sha256(content).hexdigest()}
+    if imports := _own_imports(module):
+        facts["imports"] = imports
     made_from = getattr(function, "train_hashes", ())
     known = isinstance(made_from, (list, tuple, set, frozenset))
     if not known or not all(isinstance(one, str) for one in made_from):
@@ -261,6 +269,57 @@ def _import(place: str) -> ModuleType:
         raise InputError(
             f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _own_imports(module: ModuleType) -> dict[str, str]:
+    """Name -> SHA-256 of the modules that a user's module imports, and those these do in turn.
+
+    Anywhere in their text, as a function may import when it is called; without what is installed,
+    which is not edited between two runs.
+    """
+    found: dict[str, str] = {}
+    waiting = [(module.__file__, module.__package__ or "")]
+    while waiting:
+        path, package = waiting.pop()
+        for name in _imported_names(path, package):
+            spec = None if name in found else _own_spec(name)
+            if spec is None or spec.origin == module.__file__:
+                continue
+            found[name] = hashlib.sha256(Path(str(spec.origin)).read_bytes()).hexdigest()
+            waiting.append((spec.origin, spec.parent or ""))
+    return dict(sorted(found.items()))
+
+
+def _imported_names(path: str | None, package: str) -> Iterator[str]:
+    """Full names of what a Python file imports, packages on the way and names in them included."""
+    if path is None or Path(path).suffix != ".py":
+        return
+    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: max(len(package.split(".")) - node.level + 1, 0)]
+            parts = [*(above if node.level else ()), *([node.module] if node.module else ())]
+            names = [".".join([*parts, alias.name]) for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _own_spec(name: str) -> ModuleSpec | None:
+    """Where a module is, if it is a file that is not installed; None for names that are none."""
+    top = name.partition(".")[0]
+    if top in (*sys.stdlib_module_names, "hyperinit"):
+        return None
+    for known in dict.fromkeys((top, name)):  # what is installed is not looked into
+        try:
+            spec = importlib.util.find_spec(known)
+        except (ImportError, ValueError, AttributeError):
+            return None
+        if spec is None or any(part in _INSTALLED for part in Path(str(spec.origin)).parts):
+            return None
+    return spec if spec and spec.has_location else None
 
 
 def _epochs_of(function: Any, source: str) -> Callable[[Tensor], float]:
