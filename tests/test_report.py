@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from records import SETTINGS, ladder, record
 
+from hyperinit.app import cli
 from hyperinit.app.report import main
 from hyperinit.base.errors import InputError
 from hyperinit.inits.markdown import inits_markdown
@@ -273,3 +275,43 @@ def test_committed_documents_agree_with_the_committed_records_and_the_protocol()
     generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
     assert generated, "docs/reference/protocol.md has the protocol in it"
     assert main(["--check", *map(str, generated)]) == 0
+
+
+@pytest.mark.parametrize("command", [["score"], ["report", "-o", "out"], ["leaderboard"]], ids=str)
+def test_ratios_to_an_init_that_is_not_there_are_refused(
+    records, command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    path = str(write(tmp_path / "a.jsonl", records))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command[0], path, *command[1:], "--reference", "papr"])
+    told = capsys.readouterr().err
+    assert "unknown init to relate others to 'papr' (did you mean 'paper'?)" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    # 33 is nobody's wish: files without it are scored without ratios to it.
+    (tmp_path / "a.jsonl").unlink()
+    write(tmp_path / "a.jsonl", [one for one in records if one.init != "33"])
+    assert cli.main([command[0], path, *command[1:]]) == 0
+
+
+def test_a_table_says_on_what_rates_were_chosen(records):
+    records = [one for one in records if one.track == "tuned"]
+    alone = [one for one in records if not one.is_tuning]
+    several = [replace(one, lr=2 * one.lr) for one in alone]
+
+    def rates(records: list[Record], **options: Any) -> str:
+        text = tables.markdown(score_groups(records, **options)).splitlines()[-1]
+        return text.removeprefix("over pairs. ")
+
+    best = "has the learning rate that was best for it on"
+    for options in ({}, {"tune_on_test": True}):  # which is for records without tuning runs
+        assert rates(records, **options).endswith(f"{best} tuning images.")
+        assert (
+            rates(alone, **options)
+            == "Every init has the learning rate of its runs: none was chosen."
+        )
+    assert rates([*alone, *several], tune_on_test=True) == f"Every init {best} these very images."
+    mixed = [*alone, *(one for one in several if one.init == "paper")]
+    told = rates(mixed, tune_on_test=True)
+    assert f"With paper: each {best} these very images." in told
+    assert "With 33, never: each has the learning rate of its runs: none was chosen." in told

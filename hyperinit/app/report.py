@@ -38,7 +38,7 @@ from hyperinit.report.page import page
 from hyperinit.report.tables import csv_text
 from hyperinit.report.wandb_report import Destination, Story, logged_in, publish, spec
 from hyperinit.rooms import rooms_markdown
-from hyperinit.score.score import score_groups
+from hyperinit.score.beside import related_scores
 
 RECORDS_DIR = Path("baselines") / "records"
 
@@ -52,7 +52,7 @@ def build(prog: str) -> Parser:
     )
     parser.add_argument("records", nargs="*", type=Path, metavar="RECORDS", help="record files")
     parser.add_argument("-o", "--out", type=Path, help="directory of the report (default: report)")
-    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
     parser.add_argument(
         *("--tune-on-test",),
         action="store_true",
@@ -112,11 +112,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, reference: str, *, tune_on_test: bool = False
+    paths: Sequence[Path], out: Path, reference: str | None, *, tune_on_test: bool = False
 ) -> Story:
     """Writes index.html, report.md, .csv and .tex, and charts of record files into a directory."""
     records = read_records(paths)
-    scores = score_groups(records, reference, tune_on_test=tune_on_test, strict=False)
+    scores = related_scores(records, reference, tune_on_test=tune_on_test, strict=False)
     thumbnails = Thumbnails([folder_of(path) for path in paths])
     story = Story.of(scores, thumbnails)
     html = page(scores, thumbnails=thumbnails, sources=paths)

@@ -16,7 +16,7 @@ def score_parser(prog: str) -> Parser:
     """The command line of `hyperinit score`."""
     parser = Parser(prog=prog, description="Prints the tables of record files.")
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
-    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
     parser.add_argument(
         *("--tune-on-test",),
         action="store_true",
@@ -38,10 +38,10 @@ def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     from hyperinit.publish.latex import latex
     from hyperinit.record.records import read_records
     from hyperinit.report.tables import csv_text, markdown, score_rows
-    from hyperinit.score.score import score_groups
+    from hyperinit.score.beside import related_scores
 
     records = read_records(arguments.records)
-    scores = score_groups(records, arguments.reference, tune_on_test=arguments.tune_on_test)
+    scores = related_scores(records, arguments.reference, tune_on_test=arguments.tune_on_test)
     written = {"markdown": markdown, "csv": csv_text, "latex": latex}[arguments.format]
     results("score", written(scores).rstrip("\n"), score_rows(scores))
     return 0

@@ -85,7 +85,7 @@ def leaderboard_parser(prog: str) -> Parser:
         default=Path("leaderboard"),
         help="directory of the page (default: leaderboard)",
     )
-    parser.add_argument("--reference", default="33", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
     add_manner(parser)
     return parser
 

@@ -15,8 +15,9 @@ from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.names import markdown_cell
 from hyperinit.report.page import ENTRANTS_HEADER, page
 from hyperinit.report.tables import csv_text, markdown, markdown_table
+from hyperinit.score.beside import related_scores
 from hyperinit.score.places import places, shown_place
-from hyperinit.score.score import GroupScore, score_groups
+from hyperinit.score.score import GroupScore
 
 NOT_SUBMITTED = "records without a plan: not checked"
 
@@ -63,10 +64,14 @@ def read_entrants(paths: Iterable[Path]) -> list[Entrant]:
     return found
 
 
-def merged_scores(entrants: Iterable[Entrant], reference: str = "33") -> list[GroupScore]:
-    """The scores of all records together; a trial that several files have is the first one's."""
+def merged_scores(entrants: Iterable[Entrant], reference: str | None = None) -> list[GroupScore]:
+    """The scores of all records together; a trial that several files have is the first one's.
+
+    Raises:
+        InputError: there is no such init to relate others to.
+    """
     records = {record.trial: record for one in reversed(list(entrants)) for record in one.records}
-    return score_groups(records.values(), reference, strict=False)
+    return related_scores(records.values(), reference, strict=False)
 
 
 def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entrant]) -> str:
@@ -79,7 +84,7 @@ def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entran
     )
 
 
-def write_leaderboard(paths: Sequence[Path], out: Path, reference: str = "33") -> int:
+def write_leaderboard(paths: Sequence[Path], out: Path, reference: str | None = None) -> int:
     """Writes index.html, leaderboard.md and leaderboard.csv; returns how many records they are of.
 
     Raises:

@@ -16,7 +16,7 @@ from hyperinit.report.tables import (
     read_training,
     rivals_table,
 )
-from hyperinit.score.score import score_groups
+from hyperinit.score.beside import USUAL_REFERENCE, related_scores
 
 _KINDS = ("records", "comparison", "errors", "rivals")
 
@@ -59,17 +59,18 @@ def update_blocks(  # more than 60 lines: half of it says what blocks there are
             body = constant[block["kind"]]()
         else:
             files, _, reference = (block["names"] or "").partition(", ratios to ")
-            reference = reference.strip() or "33"
+            asked = reference.strip() or None
             if block["kind"] == "rivals":
                 parts = [part.split() for part in files.split("|")]
                 if len(parts) != 3 or len(parts[2]) != 1:
                     raise InputError(f"{source}: a rivals block is NAME ... | NAME ... | TABLE")
                 training = read_training(Path(records_dir) / f"{parts[2][0]}.csv")
-                body = rivals_table(named(parts[0]), named(parts[1]), training, reference)
+                tuned, published = named(parts[0]), named(parts[1])
+                body = rivals_table(tuned, published, training, asked or USUAL_REFERENCE)
             elif block["kind"] == "records":
-                body = markdown(score_groups(named(files.split()), reference))
+                body = markdown(related_scores(named(files.split()), asked))
             elif block["kind"] == "errors":
-                body = errors_table(score_groups(named(files.split()), reference))
+                body = errors_table(related_scores(named(files.split()), asked))
             else:
                 body = comparison_table(named(files.split()))
         return f"{block['open']}{body}{block['close']}"

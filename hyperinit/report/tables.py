@@ -33,7 +33,7 @@ LEGEND = """\
 Costs are medians over all pairs of an image and a seed, unsolved ones included (`>`: so is the
 median pair; `<=`: the smallest budget was enough). A ratio is a geometric mean over the pairs that
 both inits solve, with its 95 % interval over images; below 1 is cheaper. Errors are geometric means
-over pairs. Every init has the learning rate{others} that was best for it on {tuned_on}.
+over pairs. {rates}
 """
 
 
@@ -87,13 +87,25 @@ def markdown(scores: Iterable[GroupScore]) -> str:
             continue
         parts += [_cost_table(found), _ratio_table(found), _error_table(found.inits)]
         parts += _psnr_table(found, scores)
-        tuned_on = "these very images" if found.tune_on_test else "tuning images"
-        choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
-        others = ", and what stands beside it," if len(choices) > 1 else ""
-        parts.append(LEGEND.format(tuned_on=tuned_on, others=others))
+        parts.append(LEGEND.format(rates=_rates(found)))
     if not parts:
         raise InputError("no records")
     return "\n".join(parts)
+
+
+def _rates(found: GroupScore) -> str:
+    """On what learning rates were chosen, as far as the records say."""
+    choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
+    others = ", and what stands beside it," if len(choices) > 1 else ""
+    by_image: dict[str, list[str]] = {}
+    for s in found.inits:
+        by_image.setdefault(found.chosen_on[s.init], []).append(markdown_cell(s.init))
+    parts = []
+    for images, inits in by_image.items():
+        who = "Every init has" if len(by_image) == 1 else f"With {', '.join(inits)}: each has"
+        best = f"that was best for it on {images}" if images else "of its runs: none was chosen"
+        parts.append(f"{who} the learning rate{others if images else ''} {best}.")
+    return " ".join(parts)
 
 
 def _provenance(found: GroupScore) -> str:

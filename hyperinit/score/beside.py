@@ -1,10 +1,31 @@
-"""What papers print beside our costs."""
+"""What stands beside our costs: what papers print, and the init that ratios are to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hyperinit.score.score import GroupScore, PsnrAfter
+from hyperinit.base.errors import unknown_name
+from hyperinit.record.records import Record
+from hyperinit.score.score import GroupScore, PsnrAfter, score_groups
+
+USUAL_REFERENCE = "33"
+
+
+def related_scores(
+    records: Iterable[Record], asked: str | None, *, tune_on_test: bool = False, strict: bool = True
+) -> list[GroupScore]:
+    """`score_groups` with ratios to the init that is asked for; to 33, if that is there, without.
+
+    Raises:
+        InputError: no group has the init that is asked for; or see `score_groups`.
+    """
+    scores = score_groups(
+        records, asked or USUAL_REFERENCE, tune_on_test=tune_on_test, strict=strict
+    )
+    known = dict.fromkeys(own.init for found in scores for own in found.inits)
+    if asked and known and asked not in known:
+        raise unknown_name("init to relate others to", asked, known)
+    return scores
 
 
 def psnr_beside(found: GroupScore, scores: Iterable[GroupScore]) -> dict[str, PsnrAfter]:

@@ -205,6 +205,8 @@ class Choice(NamedTuple):
         return ", ".join([f"{self.lr:g}", *others])
 
 
+TUNING, THESE = "tuning images", "these very images"  # that rates are chosen on
+
 Choices = Mapping[tuple[str, float], Choice]  # (name, budget) -> what is chosen
 
 
@@ -243,19 +245,22 @@ def choice_at(choices: Choices, name: str, budget: float) -> Choice | None:
 
 def choose_ladders(
     group: Group, name: Name, *, tune_on_test: bool, strict: bool
-) -> tuple[dict[str, dict[Pair, Ladder]], list[str]]:
-    """Name -> pair -> its runs, each as was chosen for it; and notes on how.
+) -> tuple[dict[str, dict[Pair, Ladder]], dict[str, str], list[str]]:
+    """Name -> pair -> its runs, each as was chosen for it; name -> on what; and notes.
+
+    On `TUNING` images, on `THESE` very ones, or "" where nothing was to be chosen: every pair has
+    one run a rung, and there are no tuning runs.
 
     Args:
         name: See `name_entries`.
-        tune_on_test: Choose on the test runs themselves.
-        strict: Refuse runs of one pair at several rates with no tuning runs to choose by.
-            Otherwise these choose on their own test runs, and a note says so.
+        tune_on_test: Choose on the test runs themselves, where there are no tuning runs.
+        strict: Refuse runs of one pair at several rates with no tuning runs to choose by, unless
+            `tune_on_test`. Otherwise these choose on their own test runs, and a note says so.
 
     Raises:
         InputError: see `strict`.
     """
-    choices = select_choices(group.tests if tune_on_test else group.tuning, name=name)
+    choices = select_choices(group.tuning, name=name)
     tuned = {known for known, _ in choices}
     found: dict[str, dict[Pair, dict[float, list[Record]]]] = {}
     for record in group.tests:
@@ -268,16 +273,16 @@ def choose_ladders(
         for runs in (runs for rungs in pairs.values() for runs in rungs.values())
         if len(runs) > 1
     }
-    if several and strict:
+    if several and strict and not tune_on_test:
         entry, runs = next(iter(several.items()))
         raise InputError(
             f"init {entry} has runs at several learning rates on {runs[0].image} and no"
             " tuning runs to choose by"
         )
     notes = []
-    if several:
-        own = [record for record in group.tests if name(record) in several]
-        choices = {**choices, **select_choices(own, name=name)}
+    own = [record for record in group.tests if name(record) in several]
+    choices = {**choices, **select_choices(own, name=name)}
+    if several and not tune_on_test:
         notes.append(
             "There are no tuning runs of "
             + ", ".join(several)
@@ -291,7 +296,8 @@ def choose_ladders(
                 chosen = _as_chosen(rungs[budget], choice_at(choices, entry, budget))
                 if chosen is not None:
                     ladders.setdefault(entry, {}).setdefault(pair, {})[budget] = chosen
-    return ladders, notes
+    on = {entry: TUNING if entry in tuned else THESE if entry in several else "" for entry in found}
+    return ladders, on, notes
 
 
 def _as_chosen(runs: list[Record], choice: Choice | None) -> Record | None:

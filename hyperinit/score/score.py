@@ -7,7 +7,7 @@ page and report is made from what is computed here, once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, inf, isfinite
 from operator import attrgetter
@@ -163,7 +163,7 @@ class GroupScore:
         group: The records.
         reference: The init that ratios are to.
         inits: Best first: by the hardest target, then by the next.
-        tune_on_test: Rates were chosen on the test runs of all inits.
+        chosen_on: Init -> what its rates were chosen on, see `choose_ladders`.
         notes: Sentences on what a reader must know of how this was scored.
         has_seconds: False where seconds were left out, see places.py.
     """
@@ -171,7 +171,7 @@ class GroupScore:
     group: Group
     reference: str
     inits: Sequence[InitScore]
-    tune_on_test: bool = False
+    chosen_on: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     has_seconds: bool = True
 
@@ -247,13 +247,16 @@ def hardest_solved(scores: Iterable[InitScore]) -> float:
 def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bool) -> GroupScore:
     track = group.workload.track
     name, notes = name_entries(group.records, strict=strict)
+    chosen_on: dict[str, str] = {}
     if track.along_curve:
         ladders: dict[str, dict[Pair, Ladder]] = {}
         for record in group.tests:
             pairs = ladders.setdefault(name(record), {})
             pairs.setdefault(record.pair, {})[record.budget_epochs] = record
     else:
-        ladders, more = choose_ladders(group, name, tune_on_test=tune_on_test, strict=strict)
+        ladders, chosen_on, more = choose_ladders(
+            group, name, tune_on_test=tune_on_test, strict=strict
+        )
         notes = [*notes, *more]
     if len({frozenset(pairs) for pairs in ladders.values()}) > 1:
         notes = [*notes, DIFFERENT_PAIRS]
@@ -297,7 +300,7 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     order = along if track.along_curve else rank
     found.sort(key=lambda s: [order(s.init, target) for target in sorted(TARGETS)])
     return GroupScore(
-        group, reference, tuple(found), tune_on_test, tuple(notes), has_seconds=has_seconds
+        group, reference, tuple(found), chosen_on, tuple(notes), has_seconds=has_seconds
     )
 
 
