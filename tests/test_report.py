@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import SETTINGS, ladder, record
+from records import HAND_DESIGNED, SETTINGS, ladder, record
 
 from hyperinit.app import cli
 from hyperinit.app.report import main
 from hyperinit.base.errors import InputError
 from hyperinit.inits.markdown import inits_markdown
-from hyperinit.record.records import Record, append_record
+from hyperinit.record.records import CurvePoint, Record, append_record
 from hyperinit.report import charts, tables
 from hyperinit.report.blocks import update_blocks
 from hyperinit.report.charts import png
 from hyperinit.report.tables import protocol_markdown
+from hyperinit.score.beside import psnr_beside
 from hyperinit.score.score import score_groups
 
 ROOT = Path(__file__).parent.parent
@@ -275,6 +276,18 @@ def test_committed_documents_agree_with_the_committed_records_and_the_protocol()
     generated = [d for d in documents if "<!-- /" in d.read_text(encoding="utf-8")]
     assert generated, "docs/reference/protocol.md has the protocol in it"
     assert main(["--check", *map(str, generated)]) == 0
+
+
+def test_what_papers_print_stands_beside_the_very_same_init_alone(records):
+    after = [CurvePoint(float(n), n, 1.0, 0.01, 20.0 + n / 1000, 0.01) for n in (0, 500, 1000)]
+    changed = {**HAND_DESIGNED, "function": "another"}
+    published = [
+        record(init, track="published", curve=tuple(after), init_facts=facts)
+        for init, facts in (("33", HAND_DESIGNED), ("paper", changed))
+    ]
+    tuned, other = score_groups([*[one for one in records if one.track == "tuned"], *published])
+    assert set(psnr_beside(tuned, [tuned, other])) == {"33"}
+    assert set(psnr_beside(other, [tuned, other])) == {"33", "paper"}
 
 
 @pytest.mark.parametrize("command", [["score"], ["report", "-o", "out"], ["leaderboard"]], ids=str)

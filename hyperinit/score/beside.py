@@ -32,11 +32,13 @@ def psnr_beside(found: GroupScore, scores: Iterable[GroupScore]) -> dict[str, Ps
     """Init -> steps -> mean PSNR in the track that the literature prints, for a group's inits.
 
     Of the group itself, or of the first other one with such columns that is of the same sizes.
+    There an init of that name may have been another, which is left out.
     """
-    sizes = _sizes(found)
+    sizes, facts = _sizes(found), {s.init: s.runs[0].init_facts for s in found.inits}
     for other in [found, *scores]:
         if other.track.psnr_steps and other.inits and _sizes(other) == sizes:
-            return {s.init: s.psnr_after for s in other.inits}
+            own = [s for s in other.inits if s.runs[0].init_facts == facts.get(s.init)]
+            return {s.init: s.psnr_after for s in own}
     return {}
 
 
