@@ -176,6 +176,36 @@ def test_fewer_bits_are_read_again_and_their_cost_is_said(tmp_path, capsys, form
     assert main(["render", str(path), "--size", "8x8", "-o", str(tmp_path / "r.png")]) == 0
 
 
+@pytest.mark.parametrize("flags", [[], ["--size", "8"]], ids=str)
+def test_a_photograph_is_compared_as_it_was_fitted(tmp_path, capsys, flags):
+    wide = torch.cat((torch.zeros(3, 16, 8), smooth_image(16), torch.ones(3, 16, 8)), dim=2)
+    photo, path = str(tmp_path / "wide.png"), str(tmp_path / "a.safetensors")
+    hyperinit.save_image(wide, photo)
+    sizes = ["--width", "16", "--depth", "2", "--budget-epochs", "2"]
+    assert main(["fit", photo, "--size", "8", *sizes, "-o", path, "--json"]) == 0
+    assert main(["export", path, "--to", "fp16", "--image", photo, *flags, "--json"]) == 0
+    fitted, exported = map(json.loads, capsys.readouterr().out.splitlines())
+    assert exported["psnr_before"] == pytest.approx(fitted["psnr"], abs=0.05)
+
+
+@pytest.mark.parametrize("sides", [(40,), (8, 9), (5, 6, 7)], ids=str)
+def test_a_signal_in_fewer_bits_says_what_they_cost(tmp_path, capsys, sides):
+    path = str(tmp_path / "a.safetensors")
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((2, *sides), dtype=np.float32))
+    sizes = ["--width", "16", "--depth", "2", "--budget-epochs", "4"]
+    assert main(["fit", str(tmp_path / "a.npy"), *sizes, "-o", path]) == 0
+    capsys.readouterr()
+    assert main(["export", path, "--to", "int8", "--json"]) == 0
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert 20 < found["psnr_to_full"] < 100 and found["psnr_before"] is None
+    hyperinit.save_image(smooth_image(8), tmp_path / "p.png")
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", path, "--to", "int8", "--image", str(tmp_path / "p.png")])
+    assert "a.safetensors shows a signal" in capsys.readouterr().err
+    # The sides over two dimensions are known: no --size is needed.
+    assert main(["export", path, "--to", "siren"]) == 0
+
+
 @pytest.mark.parametrize("form", ["fp16", "int8", "hyperinit"])
 def test_fewer_bits_do_not_claim_to_fit_as_well(tmp_path, form):
     path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

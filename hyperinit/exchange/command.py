@@ -99,10 +99,13 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
         raise InputError("--conventions takes no layout and no size: those are --to and --size")
     if arguments.image and arguments.to not in LOSSY:
         raise InputError(f"--image is for --to {' and '.join(LOSSY)}: other formats lose nothing")
+    if arguments.image and not params.config.is_image:
+        raise InputError(f"--image: {shown_path(arguments.file)} shows a signal, and no image")
     kind = SIREN if form.own else FOREIGN_KIND if out.suffix == ".safetensors" else "another file"
     kind = INT8_KIND if arguments.to == "int8" else kind
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
-    image = None if arguments.image is None else load_sized(arguments.image, arguments.size)
+    # As it was fitted: at its own size a photograph may be wider than what the SIREN shows.
+    image = None if arguments.image is None else load_sized(arguments.image, size)
     if arguments.to in LOSSY and params.config.is_image and image is None:
         check_drawing(params, prod(size or (PSNR_SIDE, PSNR_SIDE)), "a smaller --size")
     kept = info if arguments.to not in LOSSY else _without_errors(info)
@@ -113,7 +116,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     if arguments.to in LOSSY and params.config.is_image:
         line, cost = _cost(image, params, out, size)
     elif arguments.to in LOSSY and info.get("signal"):
-        line = _cost_of_signal(params, out, info["signal"]["sides"])
+        line, cost = _cost_of_signal(params, out, info["signal"]["sides"])
     result("exported", f"{text}\n{line}".rstrip("\n"), **facts, **cost)
     return 0
 
@@ -128,8 +131,11 @@ def _without_errors(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored_size(info: dict[str, Any]) -> Size | None:
+    """Height and width of the image, or of the signal over two dimensions, that facts are of."""
     images = info.get("images") or [{}]
-    shown = images[0]
+    shown, sides = images[0], (info.get("signal") or {}).get("sides", ())
+    if len(sides) == 2:
+        return sides[0], sides[1]
     return (shown["height"], shown["width"]) if {"height", "width"} <= set(shown) else None
 
 
@@ -153,13 +159,17 @@ def _cost(
     return line, cost
 
 
-def _cost_of_signal(params: Params, out: Path, sides: Sequence[int]) -> str:
-    """The line about what was lost of a signal: its range is 2 wide, an image's 1."""
+def _cost_of_signal(
+    params: Params, out: Path, sides: Sequence[int]
+) -> tuple[str, dict[str, float | None]]:
+    """What was lost of a signal, as `_cost` says it: its range is 2 wide, an image's 1."""
     from hyperinit.exchange.read import read_any
     from hyperinit.siren.signals import render_signal
 
     full, written = (render_signal(p, sides) / 2 for p in (params, read_any(out)[0]))
-    return f"{'x'.join(map(str, sides))}: PSNR to the full one {_psnr(written, full):.1f} dB"
+    psnr = _psnr(written, full)
+    line = f"{'x'.join(map(str, sides))}: PSNR to the full one {psnr:.1f} dB"
+    return line, {**NO_COST, "psnr_to_full": psnr}
 
 
 def _psnr(a: Any, b: Any) -> float:
