@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import smooth_image, tiny_hyper
@@ -80,6 +81,35 @@ def test_what_does_not_fit_changes_nothing():
     with pytest.raises(InputError, match=r"0\.weight"):
         hyperinit.init_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("init", [3, None, [], hyperinit.InitSpec, torch.zeros(3)], ids=str)
+def test_what_is_no_init_is_refused(init):
+    net = hyperinit.SirenNet(2, 16, 3, 2, seed=0)
+    for image in (None, smooth_image(8)):
+        with pytest.raises(InputError, match="init must be a name, an InitSpec, an Init or Params"):
+            hyperinit.init_(net, image, init)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", True, 2**63, -(2**63) - 1, None], ids=str)
+def test_a_seed_that_is_none_is_refused(seed):
+    net, wave = hyperinit.SirenNet(2, 16, 3, 2, seed=0), torch.zeros(1, 50)
+    hyper = tiny_hyper()
+    for call in (
+        lambda: hyperinit.init_(net, seed=seed),
+        lambda: hyperinit.signal_start(wave, seed=seed),
+        lambda: hyper.start(smooth_image(16), seed),
+        lambda: hyper.generate(smooth_image(16), seed=seed),
+    ):
+        with pytest.raises(InputError, match="seed must be a whole number of 64 bits"):
+            call()
+
+
+def test_numbers_of_numpy_are_seeds():
+    for seed in np.arange(2):
+        a, b = (hyperinit.SirenNet(2, 16, 3, 2, seed=own) for own in (seed, int(seed)))
+        assert torch.equal(a.last_layer.weight, b.last_layer.weight)
+        hyperinit.signal_start(torch.zeros(1, 50), seed=seed)
 
 
 def test_numbers_that_are_none_stay_out_of_a_network():

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from math import isfinite
+from numbers import Integral
 from typing import Any, NoReturn
 
 from hyperinit.base.errors import InputError, did_you_mean
@@ -26,6 +27,7 @@ MAX_RATE = 1e30  # the largest number in records, so that what diverges can be r
 MAX_WIDTH, MAX_DEPTH = 2**16, 1000  # of a SIREN
 MAX_THREADS = 1024
 MAX_COUNT = 2**31
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 
 
 # What the library's reasons for a failed fit name -> what the command line calls it.
@@ -89,6 +91,18 @@ def number(*, least: float = 0.0, above: bool = False, most: float) -> Callable[
         return value
 
     return read
+
+
+def check_seed(seed: Any) -> int:
+    """A seed of the Python API as torch takes it.
+
+    Raises:
+        InputError: no whole number, or not one of 64 bits.
+    """
+    is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not is_whole or not MIN_SEED <= seed <= MAX_SEED:
+        raise InputError(f"seed must be a whole number of 64 bits, not {seed!r:.60}")
+    return int(seed)
 
 
 def _quoted(text: str) -> str:
@@ -156,7 +170,7 @@ def add_threads(parser: Parser) -> None:
 
 def add_seed(parser: Parser, what: str) -> None:
     """`--seed`, of what one line says."""
-    seeds = whole(-(2**63), 2**63 - 1)
+    seeds = whole(MIN_SEED, MAX_SEED)
     parser.add_argument("--seed", type=seeds, default=0, metavar="N", help=what)
 
 

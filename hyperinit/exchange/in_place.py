@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hyperinit.base.arguments import check_seed
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.exchange.conventions import Conventions, Layers, Size, check_size, from_params
 from hyperinit.exchange.layouts import Found, find, size_of_grid
@@ -65,8 +66,10 @@ def init_(
 
     Raises:
         InputError: a layer that does not fit, by name; an init for another width, depth, or number
-            of inputs or outputs; an image is needed; nothing has been changed then.
+            of inputs or outputs; an image is needed; a seed that is no whole number of 64 bits;
+            nothing has been changed then.
     """
+    seed = check_seed(seed)
     state = net.state_dict()
     found = find(state, layout)
     numbers = sum(state[key].numel() for pair in found.keys for key in pair if key)
@@ -133,9 +136,10 @@ def _params_for(
                 width, depth, config.omega_0, config.unit_std_coords, bias, into, out
             )
         return sample_params(init, config, generator=torch.Generator().manual_seed(seed))
-    if not isinstance(init, Params):
-        if image is None:
-            raise InputError("this init looks at the image: give init_(net, image, ...)")
+    looks = not isinstance(init, (Params, type)) and callable(getattr(init, "start", None))
+    if looks and image is None:
+        raise InputError("this init looks at the image: give init_(net, image, ...)")
+    if looks:
         made = init.start(image, seed)
         init = getattr(made, "params", made)
     if not isinstance(init, Params) or init.batch_shape:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import check_seed
 from hyperinit.base.errors import check_memory
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, apply
@@ -110,7 +111,7 @@ def adapt(
         check_memory(PIXEL_BYTES * float(pixels), what, "take a smaller --size")
     coords, rgb = image_coords(image, dims), image_to_rgb(image, dims)
     count = min(inner_pixels, len(coords))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     # Clones, as a view would keep the numbers of all pixels.
     draws = [torch.randperm(len(coords), generator=generator)[:count].clone() for _ in step_sizes]
     indices = torch.stack(draws).to(image.device)

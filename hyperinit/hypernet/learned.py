@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hyperinit.base.arguments import check_seed
 from hyperinit.base.errors import InputError
 from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.hypernet.hub import Origin, Shared
@@ -261,7 +262,7 @@ class LearnedInit(Shared, nn.Module):
         if not self.config.heads:
             return params
         device = params.device
-        weight, bias = self._draw_output(torch.Generator().manual_seed(seed))
+        weight, bias = self._draw_output(torch.Generator().manual_seed(check_seed(seed)))
         name = f"layers.{params.config.depth}"
         fresh = {f"{name}.weight": weight.to(device), f"{name}.bias": bias.to(device)}
         return Params(params.config, {**params, **fresh})

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import check_seed
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import recorded_name
@@ -116,13 +117,14 @@ class Init:
         The image stays as it is, whatever `make` and `epochs` do to theirs: they get copies.
 
         Raises:
-            InputError: `make` gave something else than one SIREN, or `epochs` no usable number.
+            InputError: `make` gave something else than one SIREN, or `epochs` no usable number; or
+                the seed is no whole number of 64 bits.
         """
         clock = Clock(image.device)
         # A copy, also below: what writes to its image in place would change the one that is fitted.
         shown = image.clone()
         with _starting, clock.running():
-            made = self.make(shown, seed)
+            made = self.make(shown, check_seed(seed))
             like = made if isinstance(made, Start) else None
             params = made.params if isinstance(made, Start) else made
             if isinstance(params, Params):
