@@ -703,6 +703,18 @@ def test_a_dry_run_writes_nothing(command, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"test", "tuning"}
 
 
+def test_settings_of_no_account_are_named(command, capsys):
+    for track, said in (
+        ("tuned", ""),
+        ("seed", "--lrs, --lr-images"),
+        ("published", "--lrs, --lr-images, --batch-pixels"),
+    ):
+        own = command("--track", track, "--dry-run", "--inits", "33", "--image-size", "16")
+        assert script.main(own) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "of no account" in line]
+        assert told == ([f"of no account in the {track} track: {said}"] if said else [])
+
+
 def test_the_names_that_can_be_used_are_listed(capsys):
     assert script.main(["--list"]) == 0
     out = capsys.readouterr().out

@@ -254,7 +254,13 @@ def test_broken_documents_are_refused_and_left_as_they_were(text, message, tmp_p
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--check", "a", "--update", "b"], ["missing.jsonl"], ["r", "--publish"]]
+    "arguments",
+    [
+        *([], ["--check", "a", "--update", "b"], ["missing.jsonl"], ["r", "--publish"]),
+        # What would change nothing is not passed over.
+        *(["--check", "a", *of_a_report] for of_a_report in (["-o", "b"], ["--tune-on-test"])),
+        *(["--update", "a", "--reference", "33"], ["r.jsonl", "--records-dir", "b"]),
+    ],
 )
 def test_bad_command_lines_are_one_line_and_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

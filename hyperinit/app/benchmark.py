@@ -195,6 +195,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.request import (
         ALL_ROWS,
         describe,
+        idle_flags,
         make_plan,
         set_threads,
     )
@@ -226,6 +227,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue, workers)
     say(describe(plan, out, workers))
+    if idle := idle_flags(arguments):
+        say(f"of no account in the {plan.track} track: {', '.join(idle)}")
     if arguments.dry_run:
         return 0
     if arguments.out is None:

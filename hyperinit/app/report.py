@@ -71,8 +71,7 @@ def build(prog: str) -> Parser:
     parser.add_argument(
         *("--records-dir",),
         type=Path,
-        default=RECORDS_DIR,
-        help="of the blocks' records (default: baselines/records)",
+        help=f"of the blocks' records (default: {RECORDS_DIR.as_posix()})",
     )
     add_manner(parser)
     return parser
@@ -97,6 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--publish needs --wandb-report ENTITY/PROJECT")
     if arguments.wandb_report and not arguments.records:
         raise InputError("--wandb-report needs record files")
+    of_a_report = {"-o": arguments.out, "--reference": arguments.reference}
+    of_a_report["--tune-on-test"] = arguments.tune_on_test
+    for flag, value in of_a_report.items():
+        if value and not arguments.records:
+            raise InputError(f"{flag} needs record files: a document's blocks say what they show")
+    if arguments.records_dir and arguments.records:
+        raise InputError("--records-dir is for --update and --check: record files have their paths")
     if arguments.records:
         out = arguments.out or Path("report")
         check_directory(out, may_be_made=True)
@@ -108,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
             write_wandb_report(story, to, out, publish_now=arguments.publish)
         return 0
     documents = arguments.update or arguments.check
-    return refresh(documents, arguments.records_dir, write=bool(arguments.update))
+    return refresh(documents, arguments.records_dir or RECORDS_DIR, write=bool(arguments.update))
 
 
 def write_report(

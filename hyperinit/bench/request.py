@@ -29,6 +29,8 @@ from hyperinit.siren.device import choose_device
 from hyperinit.siren.network import SirenConfig
 
 ALL_ROWS = "all-rows"
+# Of the protocol: how rates are chosen, and what else is for each rung. Curves have no rungs.
+LADDER_SETTINGS = ("lrs", "lr_images", "lr_budget_epochs", "batch_factors", "level_rates")
 SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
 
 
@@ -150,6 +152,14 @@ def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
     _check(lr is None or track.along_curve, "--lr is for the seed track, others have --lrs")
     _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
     return protocol
+
+
+def idle_flags(arguments: argparse.Namespace) -> list[str]:
+    """What was typed of the protocol and is of no account in the track."""
+    track = find_track(arguments.track)
+    idle = [*LADDER_SETTINGS] if track.along_curve else []
+    idle += ["batch_pixels"] if track.full_batch else []
+    return ["--" + name.replace("_", "-") for name in idle if name in arguments]
 
 
 def _entries(

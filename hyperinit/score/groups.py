@@ -148,7 +148,7 @@ def name_entries(records: Iterable[Record], *, strict: bool) -> tuple[Name, list
         if len(tested) > 1 and strict:
             raise InputError(
                 f"init {label}: the records are of different inits or settings of that name;"
-                " score them apart, or name them apart"
+                " score them apart, name them apart, or let `hyperinit report` tell them apart"
             )
         first = min(makes, key=lambda make: (-makes[make], make))
         for make in makes:
@@ -277,7 +277,7 @@ def choose_ladders(
         entry, runs = next(iter(several.items()))
         raise InputError(
             f"init {entry} has runs at several learning rates on {runs[0].image} and no"
-            " tuning runs to choose by"
+            " tuning runs to choose by: let --tune-on-test choose on these very images"
         )
     notes = []
     own = [record for record in group.tests if name(record) in several]
