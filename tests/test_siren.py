@@ -232,6 +232,23 @@ def test_render_undoes_the_normalisation_and_clips() -> None:
     assert shown.tolist() == pytest.approx([RGB_MEAN[0] + RGB_STD[0], 1.0, 0.0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_parameters_of_every_precision_are_drawn(dtype: torch.dtype) -> None:
+    other = random_params(TINY).map(lambda value: value.to(dtype))
+    # Rounded are the parameters and the result, and not where pixels lie.
+    exact = render(other.map(Tensor.double), 90, 120)
+    shown = render(other, 90, 120)
+    assert shown.dtype == dtype
+    least = max(torch.finfo(dtype).eps, 1e-6)
+    torch.testing.assert_close(shown.double(), exact, atol=2 * least, rtol=0)
+    sound = random_params(SirenConfig(width=8, depth=2, in_features=1, out_features=1)).map(
+        lambda value: value.to(dtype)
+    )
+    exact = render_samples(sound.map(Tensor.double), (500,))
+    shown = render_samples(sound, (500,))
+    torch.testing.assert_close(shown.double(), exact, atol=2 * least, rtol=0)
+
+
 def test_the_same_siren_renders_at_another_size() -> None:
     params = ramp_params(TINY, 0.01)  # smooth: the average of a 2 x 2 block is its centre
     small, large = render(params, 6, 10), render(params, 12, 20)

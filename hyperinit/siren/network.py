@@ -313,12 +313,16 @@ def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> 
     """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
 
     Without `chunk_pixels` as many as suit the device. In the precision of the parameters, whatever
-    the process has set: inside torch.autocast too.
+    the process has set: inside torch.autocast too; but in float32 where they have less, in which
+    neighbouring pixels would have the same coordinates.
     """
+    wide = torch.promote_types(params.dtype, torch.float32)
+    params = params if params.dtype == wide else params.map(lambda value: value.to(wide))
     if chunk_pixels is None:
         chunk_pixels = _chunk_pixels(params, coords.device)
     with torch.no_grad(), torch.autocast(coords.device.type, enabled=False), own_products():
-        return torch.cat([apply(params, part) for part in coords.split(chunk_pixels)], dim=-2)
+        parts = (part.to(params.dtype) for part in coords.split(chunk_pixels))
+        return torch.cat([apply(params, part) for part in parts], dim=-2)
 
 
 def _chunk_pixels(params: Params, device: torch.device) -> int:
