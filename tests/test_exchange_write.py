@@ -176,6 +176,17 @@ def test_fewer_bits_are_read_again_and_their_cost_is_said(tmp_path, capsys, form
     assert main(["render", str(path), "--size", "8x8", "-o", str(tmp_path / "r.png")]) == 0
 
 
+@pytest.mark.parametrize("theirs", ["size=5x6", "grid=centres", "layout=siren"])
+def test_a_file_of_ours_is_not_read_as_theirs(tmp_path, capsys, theirs):
+    path = str(tmp_path / "a.safetensors")
+    hyperinit.save_params(path, siren(), images=[{"name": "a.png", "height": 8, "width": 9}])
+    for command in (["export", "--to", "siren"], ["render", "-o", str(tmp_path / "a.png")]):
+        with pytest.raises(SystemExit, match="2"):
+            main([command[0], path, *command[1:], "--theirs", theirs])
+        assert "written by hyperinit: takes no layout" in capsys.readouterr().err
+    assert [found.name for found in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 @pytest.mark.parametrize("flags", [[], ["--size", "8"]], ids=str)
 def test_a_photograph_is_compared_as_it_was_fitted(tmp_path, capsys, flags):
     wide = torch.cat((torch.zeros(3, 16, 8), smooth_image(16), torch.ones(3, 16, 8)), dim=2)

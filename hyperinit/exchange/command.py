@@ -80,7 +80,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     """Runs `hyperinit export`."""
     arguments = build(prog).parse_args(argv)
     from hyperinit.exchange.quantized import INT8_KIND
-    from hyperinit.exchange.read import own_kind, read_any
+    from hyperinit.exchange.read import not_theirs, own_kind, read_any
     from hyperinit.exchange.write import FORMATS, write_siren
     from hyperinit.images.decode import load_sized
     from hyperinit.siren.network import check_drawing
@@ -92,6 +92,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     theirs = theirs_of(arguments.theirs)
     if not own_kind(arguments.file):
         theirs.setdefault("size", arguments.size)
+    elif theirs:
+        raise not_theirs(arguments.file)  # of a size, too, which is --size here
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     size = arguments.size or theirs.get("size") or _stored_size(info)
     conventions = theirs_of(arguments.conventions, "--conventions")

@@ -108,7 +108,7 @@ def read_any(
     path = Path(path)
     kind = own_kind(path)
     if kind and (layout != "auto" or any(v is not None for v in conventions.values())):
-        raise InputError(f"{shown_path(path)}: written by hyperinit: takes no layout or convention")
+        raise not_theirs(path)
     if kind == INT8_KIND:
         check_index(path, index, 1)
         return load_int8(path)
@@ -121,6 +121,11 @@ def read_any(
         return foreign.params(), {}
     except InputError as error:
         raise InputError(f"{shown_path(path)}: {error}") from error
+
+
+def not_theirs(path: Path) -> InputError:
+    """The error for a file of ours that is to be read as another program's."""
+    return InputError(f"{shown_path(path)}: written by hyperinit: takes no layout or convention")
 
 
 def own_kind(path: str | os.PathLike[str]) -> str:
