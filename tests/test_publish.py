@@ -95,6 +95,16 @@ def test_an_init_of_ones_own_is_measured_submitted_and_on_the_leaderboard(record
     assert main(["score", str(packed)]) == 0
 
 
+def test_a_submission_from_before_records_said_their_photograph_is_taken(records, tmp_path):
+    rewrite(records, lambda one: replace(one, source_hash=""))
+    assert b"source_hash" not in records.read_bytes()
+    out = tmp_path / "old.jsonl"
+    assert main(["submit", str(records), "--by", "Ada", "-o", str(out)]) == 0
+    assert b"source_hash" not in out.read_bytes().split(b"\n", 1)[1]
+    (entrant,) = read_entrants([out])
+    assert entrant.by == "Ada" and not any(one.source_hash for one in entrant.records)
+
+
 def test_a_submission_depends_on_what_is_in_the_records_alone(records, tmp_path):
     once = submission_of([records], "me").content
     found = read_records(records)

@@ -32,6 +32,8 @@ def to_line(record: Record) -> str:
     """A record as one line of JSON, without its newline; what is not finite is null."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "is_tuning"}
     values["track"] = stored_track(record.track, record.is_tuning)
+    if not record.source_hash:  # records of before stay as they were, byte by byte
+        del values["source_hash"]
     values["curve"] = [
         [value if isfinite(value) else None for value in astuple(point)] for point in record.curve
     ]
