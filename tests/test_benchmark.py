@@ -829,22 +829,27 @@ def make(seed, width, depth):
 """,
     "pack_of_mine/__init__.py": "",
     "pack_of_mine/late.py": "from . import deep\nLATE = 1\n",
-    "pack_of_mine/deep.py": "X = 1\n",
+    "pack_of_mine/deep.py": "X = 1\ndef late():\n    import broken_of_mine, raises_of_mine.x\n",
+    "broken_of_mine.py": "x = (",
+    "raises_of_mine/__init__.py": "raise SystemExit('not now')",
 }
 
 
 def test_records_know_the_modules_that_a_function_imports(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "pack_of_mine").mkdir()
+    (tmp_path / "raises_of_mine").mkdir()
     for name, text in OWN_MODULES.items():
         (tmp_path / name).write_text(text)
     source = f"{tmp_path}/facts_of_mine.py:start"
     facts = callable_init(source, 16, 2).facts
     assert list(facts["imports"]) == [
-        *("helper_of_mine", "pack_of_mine", "pack_of_mine.deep", "pack_of_mine.late")
+        *("broken_of_mine", "helper_of_mine", "pack_of_mine", "pack_of_mine.deep"),
+        *("pack_of_mine.late", "raises_of_mine"),
     ]
     assert callable_init("facts_of_mine:start", 16, 2).facts == facts
-    (tmp_path / "pack_of_mine/deep.py").write_text("X = 2\n")
+    with (tmp_path / "pack_of_mine/deep.py").open("a") as file:
+        file.write("X = 2\n")
     changed = callable_init(source, 16, 2).facts
     assert changed["sha256"] == facts["sha256"]
     differing = {name for name, own in facts["imports"].items() if changed["imports"][name] != own}

@@ -294,7 +294,11 @@ def _imported_names(path: str | None, package: str) -> Iterator[str]:
     """Full names of what a Python file imports, packages on the way and names in them included."""
     if path is None or Path(path).suffix != ".py":
         return
-    for node in ast.walk(ast.parse(Path(path).read_bytes())):
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (SyntaxError, ValueError):  # of a module that only a call would import
+        return
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -315,11 +319,12 @@ def _own_spec(name: str) -> ModuleSpec | None:
     for known in dict.fromkeys((top, name)):  # what is installed is not looked into
         try:
             spec = importlib.util.find_spec(known)
-        except (ImportError, ValueError, AttributeError):
+        except (Exception, SystemExit):  # it imports packages on the way
             return None
         if spec is None or any(part in _INSTALLED for part in Path(str(spec.origin)).parts):
             return None
-    return spec if spec and spec.has_location else None
+    is_file = spec is not None and spec.has_location and Path(str(spec.origin)).is_file()
+    return spec if is_file else None
 
 
 def _epochs_of(function: Any, source: str) -> Callable[[Tensor], float]:
