@@ -268,6 +268,18 @@ def test_the_published_track_has_the_psnr_after_steps_beside_our_costs(measured,
 # LaTeX
 
 
+def test_a_latex_table_says_what_a_reader_must_know():
+    budgets = {1.0: 0.3, 4.0: 1e-3}
+    one = [*ladder("33", budgets, "cat"), *ladder("33", budgets, "dog")]
+    assert "Not every init" not in latex(score_groups(one))
+    (caption,) = [
+        line
+        for line in latex(score_groups([*one, *ladder("a_b", budgets, "cat")])).splitlines()
+        if "caption" in line
+    ]
+    assert "protocol 1. Not every init was run on the same images and seeds" in caption
+
+
 def test_a_latex_table_has_costs_and_ratios_with_intervals():
     errors = {1.0: 0.5, 2.0: 0.05, 4.0: 0.01}
     better = {1.0: 0.3, 2.0: 0.04, 4.0: 0.005}

@@ -47,6 +47,8 @@ def _group(found: GroupScore, scores: Sequence[GroupScore]) -> str:
     ]
     workload = found.group.workload
     caption = f"{shown(workload)}; protocol {workload.version}"
+    if found.notes:  # what a reader must know of the numbers goes where the table goes
+        caption = " ".join([f"{caption}.", *found.notes])
     return _table(caption, [*header, *psnr_header], rows)
 
 
