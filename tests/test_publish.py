@@ -234,6 +234,18 @@ def test_seconds_of_two_machines_are_left_out_and_of_one_are_not(records, tmp_pa
     assert "MSE against seconds" not in (tmp_path / "index.html").read_text()
 
 
+def test_files_that_contradict_each_other_are_named(tmp_path, caplog):
+    one = ladder("33", {1.0: 0.3, 4.0: 1e-3}, "cat")
+    for name, records in (("a", one), ("b", [replace(one[0], curve=one[1].curve), one[1]])):
+        for own in records:
+            append_record(tmp_path / f"{name}.jsonl", own)
+    entrants = read_entrants([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    assert not caplog.records
+    (found,) = merged_scores(entrants)
+    assert "1 trials have several records that end with different errors" in caplog.text
+    assert [run.mse for run in found.inits[0].runs] == [0.3, 1e-3]
+
+
 # What papers print
 
 

@@ -10,7 +10,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, shown_path, write_atomically
 from hyperinit.publish.rules import RULES, rules_markdown
 from hyperinit.publish.submission import read_submission
-from hyperinit.record.records import Record, read_records
+from hyperinit.record.records import Record, first_of_each, read_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.names import markdown_cell
 from hyperinit.report.page import ENTRANTS_HEADER, page
@@ -70,8 +70,8 @@ def merged_scores(entrants: Iterable[Entrant], reference: str | None = None) -> 
     Raises:
         InputError: there is no such init to relate others to.
     """
-    records = {record.trial: record for one in reversed(list(entrants)) for record in one.records}
-    return related_scores(records.values(), reference, strict=False)
+    records = first_of_each(record for one in entrants for record in one.records)
+    return related_scores(records, reference, strict=False)
 
 
 def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entrant]) -> str:

@@ -86,20 +86,29 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
         InputError: a file is missing or not text, a line is not a record, or it was made under
             a version of the protocol that this program does not know; the line is named.
     """
-    records: dict[tuple[Any, ...], Record] = {}
-    others: set[tuple[Any, ...]] = set()
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+    return first_of_each(_each([paths] if isinstance(paths, (str, Path)) else paths))
+
+
+def _each(paths: Iterable[str | Path]) -> Iterator[Record]:
+    for path in paths:
         shown = shown_path(path)
         if not Path(path).is_file():
             raise InputError(f"{shown}: no such record file")
         try:
             for number, line in _lines(Path(path), shown):
-                record = _record(line, f"{shown}:{number}")
-                first = records.setdefault(record.trial, record)
-                if first.curve[-1].mse != record.curve[-1].mse:
-                    others.add(record.trial)
+                yield _record(line, f"{shown}:{number}")
         except OSError as error:
             raise InputError(f"{shown}: cannot be read ({error.strerror or error})") from error
+
+
+def first_of_each(found: Iterable[Record]) -> list[Record]:
+    """The first record of each trial; where others ended with another error a line says so."""
+    records: dict[tuple[Any, ...], Record] = {}
+    others: set[tuple[Any, ...]] = set()
+    for record in found:
+        first = records.setdefault(record.trial, record)
+        if first.curve[-1].mse != record.curve[-1].mse:
+            others.add(record.trial)
     if others:
         logging.getLogger("hyperinit").warning(
             "%d trials have several records that end with different errors: the first counts, in"
