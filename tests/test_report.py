@@ -22,6 +22,7 @@ from hyperinit.record.records import CurvePoint, Record, append_record
 from hyperinit.report import charts, tables
 from hyperinit.report.blocks import update_blocks
 from hyperinit.report.charts import png
+from hyperinit.report.headline import headline
 from hyperinit.report.tables import protocol_markdown
 from hyperinit.score.beside import psnr_beside
 from hyperinit.score.score import score_groups
@@ -329,6 +330,13 @@ def test_a_table_says_on_what_rates_were_chosen(records):
             rates(alone, **options)
             == "Every init has the learning rate of its runs: none was chosen."
         )
+    for made, said in (
+        (records, "learning rates chosen on 2 other images."),
+        (alone, "learning rates as the records have them."),
+        ([*alone, *several], "learning rates chosen on these very images."),
+    ):
+        (group,) = score_groups(made, strict=False)
+        assert headline(group)[-1].endswith(said)
     assert rates([*alone, *several], tune_on_test=True) == f"Every init {best} these very images."
     mixed = [*alone, *(one for one in several if one.init == "paper")]
     told = rates(mixed, tune_on_test=True)

@@ -7,6 +7,7 @@ from math import isfinite
 from hyperinit.record.protocol import TARGETS
 from hyperinit.report.names import count, shown
 from hyperinit.score.costs import Cost, Ratio, number, ratio
+from hyperinit.score.groups import THESE
 from hyperinit.score.score import GroupScore, InitScore
 
 MEANINGS = {
@@ -55,9 +56,12 @@ def headline(found: GroupScore) -> list[str]:
     crops = f" of {count(photographs, 'photograph')}" if photographs < images else ""
     pairs = {record.pair for record in tests}
     fits = f"{count(images, 'test image')}{crops}, {count(len(pairs), 'pair')} of image and seed"
-    rates = f"on {count(tuned_on, 'other image')}" if tuned_on else found.track.chosen_by
+    rates = f"chosen on {count(tuned_on, 'other image')}"
+    if not tuned_on:
+        is_said = found.track.along_curve or THESE in found.chosen_on.values()
+        rates = f"chosen {found.track.chosen_by}" if is_said else "as the records have them"
     workload = shown_workload(found)
-    return [*sentences, f"Measured on {fits}; {workload}; learning rates chosen {rates}."]
+    return [*sentences, f"Measured on {fits}; {workload}; learning rates {rates}."]
 
 
 def shown_workload(found: GroupScore) -> str:
