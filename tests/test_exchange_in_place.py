@@ -110,6 +110,8 @@ def test_numbers_of_numpy_are_seeds():
         a, b = (hyperinit.SirenNet(2, 16, 3, 2, seed=own) for own in (seed, int(seed)))
         assert torch.equal(a.last_layer.weight, b.last_layer.weight)
         hyperinit.signal_start(torch.zeros(1, 50), seed=seed)
+    size = tuple(np.array([9, 12]))  # and sides
+    assert hyperinit.init_(hyperinit.SirenNet(2, 16, 3, 2), size=size) is not None
 
 
 def test_numbers_that_are_none_stay_out_of_a_network():

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -264,7 +263,7 @@ def check_size(size: Any) -> Size | None:
     if (
         not isinstance(size, (tuple, list))
         or len(size) != 2
-        or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < inf for n in size)
+        or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in size)
     ):
         raise InputError(f"size must be (height, width) in pixels, not {size!r}")
-    return size[0], size[1]
+    return int(size[0]), int(size[1])
