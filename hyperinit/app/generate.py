@@ -245,10 +245,11 @@ def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
     """The SIREN to draw; another program's is drawn as that program would at this size."""
     from hyperinit.exchange.read import not_theirs, own_kind, read_any
 
-    if arguments.theirs and own_kind(arguments.file):
-        raise not_theirs(arguments.file)  # of a size, too, which says nothing here
     theirs = {"size": arguments.size, **theirs_of(arguments.theirs)}
-    if own_kind(arguments.file) or len(arguments.size or (0, 0)) != 2:  # sound, a volume
+    is_own = bool(own_kind(arguments.file))
+    if is_own and arguments.theirs:
+        raise not_theirs(arguments.file)  # of a size, too, which says nothing here
+    if is_own or len(arguments.size or (0, 0)) != 2:  # sound, a volume
         del theirs["size"]
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     if "size" in theirs and arguments.size is None and theirs["size"]:
