@@ -141,9 +141,13 @@ def test_a_npy_file_of_floats_is_a_signal_and_several_are_stacks(
 ) -> None:
     floats = np.stack(pictures()).astype(np.float32) / 255
     np.save(tmp_path / "x-0.npy", floats)
+    np.save(tmp_path / "volume.npy", floats.transpose(3, 0, 1, 2))
     out = tmp_path / "out.safetensors"
-    assert main(["fit", str(tmp_path / "x-0.npy"), "-o", str(out), *FIT]) == 0
-    assert load_params(out)[0].config.in_features == 3  # a volume, as before
+    assert main(["fit", str(tmp_path / "volume.npy"), "-o", str(out), *FIT]) == 0
+    assert load_params(out)[0].config.in_features == 3
+    with pytest.raises(SystemExit):
+        main(["fit", str(tmp_path / "x-0.npy"), "-o", str(out), *FIT])
+    assert "save it as .npz, which holds a set" in capsys.readouterr().err
     assert main(["fit", f"{tmp_path}/x-*.npy", "-o", str(tmp_path / "set"), *FIT]) == 0
     assert len(found(tmp_path / "set")) == 6
 

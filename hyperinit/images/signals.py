@@ -95,6 +95,8 @@ def _refuse_channels_last(shape: tuple[int, ...]) -> None:
     better = f"transpose it to {(channels, *sides)}"
     if len(sides) == 2 and channels == 3:
         better += ", in [0, 1], or save it as an image file, or as .npz, which holds (H, W, 3)"
+    if len(sides) == 3 and channels == 3:
+        better += ", or save it as .npz, which holds a set of pictures (N, H, W, 3)"
     raise InputError(f"{shape} looks like ({axes}, {channels}), and channels come first: {better}")
 
 

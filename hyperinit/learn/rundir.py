@@ -56,7 +56,7 @@ def check_vacant(run_dir: Path) -> None:
             " --resume it"
         )
     written = (CHECKPOINT_NAME, CONFIG_NAME, LOG_NAME, "wandb_id.txt")
-    # Temporary files, of versions before 0.2 as well; those of SQLite.
+    # Temporary files, also as they were named earlier; those of SQLite.
     mine = (*map(temporary_start, written), *(f".{name}." for name in written), "mlflow.db-")
     others = sorted(n for n in names - _BEFORE_A_CHECKPOINT if not n.startswith(mine))
     if others or (names and not names & {CONFIG_NAME, LOCK_NAME}):
