@@ -47,7 +47,6 @@ from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.results import manner, result, results
 from hyperinit.base.settings import build_parser
 from hyperinit.base.terminal import advising, forgiving_output, progress, say, stoppable
-from hyperinit.photos.load import place_of
 from hyperinit.record.protocol import PROTOCOLS, Protocol
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
@@ -192,14 +191,9 @@ def main(
 
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.declared import declare
-    from hyperinit.bench.request import (
-        ALL_ROWS,
-        describe,
-        idle_flags,
-        make_plan,
-        set_threads,
-    )
+    from hyperinit.bench.request import ALL_ROWS, describe, idle_flags, make_plan, set_threads
     from hyperinit.bench.run import open_records
+    from hyperinit.photos.load import place_of
     from hyperinit.report.tables import markdown, score_rows
     from hyperinit.score.score import score_groups
     from hyperinit.spread.engines import OnRay, engine_of
@@ -218,8 +212,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
-        read = [*arguments.images, *arguments.tuning_images]
-        check_outside(out, map(place_of, read))
+        check_outside(out, map(place_of, [*arguments.images, *arguments.tuning_images]))
         check_directory(out.parent, may_be_made=arguments.out is None)
     on_ray = arguments.ray is not None
     if on_ray and arguments.device != "cpu":

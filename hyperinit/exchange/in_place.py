@@ -31,7 +31,7 @@ _LINEAR_ENDS = (nn.Identity, nn.Dropout)
 
 
 @with_own_settings
-def init_(
+def init_(  # more than 60 lines: what it says of itself is long
     net: Net,
     image: ImageSource | None = None,
     init: str | InitSpec | Params | Init | Any = "waves",
