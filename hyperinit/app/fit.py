@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 DEPTH = 5
 
-# The best that needs no training; in short fits; of tiny images, sounds and volumes (log 69, 76).
-DEFAULT_INIT, PLAIN_DEFAULT_INIT, ALL_WAVES_INIT = "waves-steps", "waves-sized", "identity-sized"
+# Of sounds and volumes; what a set that teaches its own starts begins from (log 69, 70).
+SIGNAL_INIT, PLAIN_DEFAULT_INIT = "identity-sized", "waves-sized"
 
 # Fields of FitConfig that have a flag of their own.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed")
@@ -94,21 +94,20 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         aliases: Other flags for `--init`.
     """
     add = parser.add_argument
-    suits = (
-        f"{DEFAULT_INIT}; {PLAIN_DEFAULT_INIT} for short budgets, else {ALL_WAVES_INIT} for tiny"
-    )
+    suits = "waves-steps; waves-few-steps below six epochs, waves-sized below 0.6; of tiny images"
     add(
         *("--init", *aliases),
         default=default,
         help="paper | 1 to 38 | identity | waves | waves-mid | identity-sized | waves-sized | "
-        "waves-mid-sized | 33-sized | untrained | waves-steps (`hyperinit inits` says what they "
-        "are) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 (pretrained) | "
+        "waves-mid-sized | 33-sized | untrained | waves-steps | waves-few-steps (`hyperinit inits` "
+        "says what they are) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 "
+        "(pretrained) | "
         "hyper (the best of these and waves-steps for this width and depth) | "
         "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
-        f"--omega-0) (default: {default or suits + ' images'})",
+        f"--omega-0) (default: {default or suits + ' these or identity-sized'})",
     )
     width = "of a hand-designed init (256" + ("" if default else "; more for large images") + ")"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
@@ -208,17 +207,14 @@ def check_fit(
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
     """The init where none is named."""
-    from hyperinit.hypernet.untrained import pays, wants_all_waves
+    from hyperinit.hypernet.untrained import suitable_start
     from hyperinit.images.signals import shows_image
 
     if image is not None and image.ndim != 3:
-        return ALL_WAVES_INIT
-    pixels, length = _pixels(arguments, image), (config.budget_epochs, arguments.target_mse)
+        return SIGNAL_INIT
     suits_steps = arguments.omega_0 is None and (image is None or shows_image(image))
-    if suits_steps and pays(pixels, *length):
-        return DEFAULT_INIT
-    sizes = arguments.width, arguments.depth
-    return ALL_WAVES_INIT if wants_all_waves(pixels, *sizes, *length) else PLAIN_DEFAULT_INIT
+    sizes, length = (arguments.width, arguments.depth), (config.budget_epochs, arguments.target_mse)
+    return suitable_start(_pixels(arguments, image), *sizes, *length, takes_steps=suits_steps)
 
 
 def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:

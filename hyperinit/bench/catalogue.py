@@ -23,11 +23,14 @@ OURS = {
     "identity-sized": "identity with the first layer times (side / 224)^0.5",
     "waves": "identity with waves that are spread evenly, and more of them long",
     "waves-sized": "waves with the first layer times (side / 224)^0.5; what `hyperinit fit` takes"
-    " for short budgets",
+    " below 0.6 epochs",
     "waves-mid": "waves with fewer long ones: ahead of it from two epochs on",
     "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
-    "waves-steps": "such steps from a draw like waves; what `hyperinit fit` takes for long budgets",
+    "waves-steps": "such steps from a draw like waves; what `hyperinit fit` takes for six epochs or"
+    " more",
+    "waves-few-steps": "fewer of them, on fewer pixels, from waves-mid or, where the network is"
+    " large for the image, from that draw; what `hyperinit fit` takes for fewer epochs",
 }
 
 

@@ -16,7 +16,7 @@ from hyperinit.base.errors import unknown_name
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
-from hyperinit.hypernet.untrained import expected_epochs
+from hyperinit.hypernet.untrained import expected_epochs, suitable_start
 from hyperinit.siren.store import checkpoint_file, file_kind
 
 _logger = logging.getLogger("hyperinit")
@@ -34,11 +34,11 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
 }
 DEFAULT_PRETRAINED = "photo-224"
 
-# Behind UNTAUGHT, which has learned nothing, under today's fit (docs/results/learned-start.md), or
-# only ahead on images of one domain: "hyper" is UNTAUGHT at their size.
+# Behind starts that have learned nothing, under today's fit (docs/results/learned-start.md), or
+# only ahead on images of one domain. "hyper" is one of those at their size: this one for usual fits.
 NOT_AHEAD = frozenset({"photo-224", "clothing-48", "clothing-96"})
 UNTAUGHT = "waves-steps"
-# Name -> up to how many epochs of a fit it is ahead of UNTAUGHT (records learned-96).
+# Name -> up to how many epochs of a fit it is ahead of them (records learned-96).
 LEADS_EPOCHS = {"linear-96": 4.0}
 
 
@@ -91,27 +91,29 @@ def hyper_for(
 ) -> str:
     """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
 
-    That is `UNTAUGHT` where nothing that was learned is ahead of it, or for its size, and a line
-    says so.
+    That is a start that has learned nothing (`suitable_start`) where nothing that was learned is
+    ahead of it, or for its size, and a line says so.
 
     Args:
         width, depth: Of the SIREN.
-        budget_epochs: Of the fit; None: not known, and taken to be few.
+        budget_epochs: Of the fit; None: not known.
         target_mse: Where its end is found on the way.
     """
-    name = pretrained_for(width, depth)
+    name, untaught = pretrained_for(width, depth), UNTAUGHT
+    if budget_epochs is not None:
+        untaught = suitable_start(None, width, depth, budget_epochs, target_mse)
     if name is None:
         why, own = "nothing that comes with the package was learned", ""
     elif name in NOT_AHEAD:
-        why, own = f'nothing learned is ahead of "{UNTAUGHT}" on all photographs', name
+        why, own = f'nothing learned is ahead of "{untaught}" on all photographs', name
     elif expected_epochs(budget_epochs or 0, target_mse) > LEADS_EPOCHS.get(name, inf):
-        why = f'nothing learned is ahead of "{UNTAUGHT}" on all photographs in fits of more than'
+        why = f'nothing learned is ahead of "{untaught}" on all photographs in fits of more than'
         why, own = f"{why} {LEADS_EPOCHS[name]:g} epochs", name
     else:
         return name
-    text = f'"hyper": for a SIREN of {depth} x {width} {why}, and "{UNTAUGHT}" is taken'
+    text = f'"hyper": for a SIREN of {depth} x {width} {why}, and "{untaught}" is taken'
     _logger.warning("%s", text + (f"; {own} has its own name" if own else ""))
-    return UNTAUGHT
+    return untaught
 
 
 def pretrained_for(width: int, depth: int) -> str | None:

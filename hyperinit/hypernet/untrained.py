@@ -1,8 +1,12 @@
-"""A draw and a few gradient steps: the control of every trained init that takes such steps."""
+"""A draw and a few gradient steps: starts that have learned nothing, and which of them suits a fit.
+
+They are the control of every trained init that takes such steps.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -14,28 +18,72 @@ from hyperinit.inits.rules import NAMED_INITS, WARMUP_STEPS, InitSpec, Preferenc
 from hyperinit.inits.start import SIZED_POWER, Init, sized_init
 from hyperinit.siren.network import Params, SirenConfig
 
-STEPS = 16
 MAX_STEP_PIXELS = 256
-STEP_EPOCHS = 1 / 36  # of a small image, so that all steps cost 0.44 epochs
-MOST_EPOCHS = STEPS * STEP_EPOCHS
-# It pays where the steps take no more of the budget, and do not see too few pixels of a tiny image
-# (docs/research-log.md 62 and 68).
-MOST_SHARE = 0.2
-USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # to an error of 0.02, and how they go with the error
-LEAST_PIXELS = 40 * 40
-MANY_WEIGHTS = 24  # of a SIREN, for each pixel of its image (research log, 84)
-# From a scan on training photographs at 96 x 96; more steps, more pixels, other layers and other
-# directions (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
-FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6), decay=0.9)
-
-# On the rate of the draw: a start that shows the image already takes less (research log, 57).
-LR_FACTOR = 0.76
+# From a scan on training photographs at 96 x 96; other layers and other directions (momentum,
+# orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
+FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6))
 SUITS = Preference(warmup_steps=WARMUP_STEPS, rising_units=True)
 
-# On all step sizes from waves (research log, 68), and the draw that suits what they are for: long
-# fits want more short waves than `waves` has, and hidden layers that do not depend on the side.
-WAVES_FACTOR = 0.7
-WAVES_DRAW = replace(
+# A network with more weights than this for each pixel of its image is large for it.
+LARGE_WEIGHTS = 8
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """A draw, sized, and the gradient steps on the image that are taken from it.
+
+    Attributes:
+        draw: See `sized_init`.
+        steps: How many.
+        step_epochs: Pixels of each, of those that a small image has; of a large one they are
+            MAX_STEP_PIXELS.
+        factor: On FIRST_STEP.
+        decay: Of the steps' sizes, from each to the next.
+        lr_factor: On the rate of the draw: a start that shows the image already takes less.
+        large: The draw for networks that are large for their image; None: the same.
+    """
+
+    draw: InitSpec
+    steps: int
+    step_epochs: float
+    factor: float
+    decay: float
+    lr_factor: float
+    large: InitSpec | None = None
+
+    def step_pixels(self, pixels: int) -> int:
+        """Pixels of each step on an image that has so many, or samples of a signal."""
+        return min(MAX_STEP_PIXELS, ceil(pixels * self.step_epochs))
+
+    def cost_epochs(self, pixels: int) -> float:
+        """What all steps cost in pixel visits / pixels of an image that has so many."""
+        return self.steps * self.step_pixels(pixels) / pixels
+
+    def sizes(self, params: Params, factor: float) -> list[StepSizes]:
+        """Of every parameter in every step; `factor` takes the place of the own one."""
+        like, depth = params.layer(0)[0], params.config.depth
+        first = replace(FIRST_STEP, decay=self.decay)
+        return [
+            {name: like.new_tensor(factor * first.of(name, depth, k)) for name in params}
+            for k in range(self.steps)
+        ]
+
+    def draw_for(self, width: int, depth: int, pixels: int) -> InitSpec:
+        """The draw for a SIREN of this size and an image that has so many pixels."""
+        is_large = SirenConfig(width, depth).weights > LARGE_WEIGHTS * pixels
+        return self.large if self.large is not None and is_large else self.draw
+
+    def facts(self, factor: float) -> dict[str, Any]:
+        """JSON-able. No rule of a draw is in them: scores do not count it as hand-designed."""
+        (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
+        facts = {"steps": self.steps, "decay": self.decay, "factor": factor}
+        facts |= {"step_epochs": self.step_epochs, "max_step_pixels": MAX_STEP_PIXELS}
+        return {**facts, "hidden": hidden, "output": output, "output_bias": output_bias}
+
+
+# The draw that suits long fits: they want more short waves than `waves` has, and hidden layers that
+# do not depend on the side (research log, 68).
+LONG_DRAW = replace(
     NAMED_INITS["waves"],
     first=WeightRule("waves", 1.54, power=1.45),
     hidden=WeightRule("identity", 1.85),
@@ -44,24 +92,22 @@ WAVES_DRAW = replace(
     output_power=0.0,
 )
 
+# Their rates: research log, 57; few steps: 94.
+UNTRAINED = Stepping(NAMED_INITS["identity"], 16, 1 / 36, 1.0, 0.9, lr_factor=0.76)
+WAVES_STEPS = Stepping(LONG_DRAW, 16, 1 / 36, 0.7, 0.9, lr_factor=0.76)
+WAVES_FEW_STEPS = Stepping(
+    NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
+)
 
-def step_sizes(params: Params, factor: float) -> list[StepSizes]:
-    """FIRST_STEP and those after it, times a factor."""
-    like, depth = params.layer(0)[0], params.config.depth
-    return [
-        {name: like.new_tensor(factor * FIRST_STEP.of(name, depth, k)) for name in params}
-        for k in range(STEPS)
-    ]
-
-
-def step_pixels(pixels: int) -> int:
-    """Pixels of each step on an image that has so many, or samples of a signal."""
-    return min(MAX_STEP_PIXELS, ceil(pixels * STEP_EPOCHS))
-
-
-def cost_epochs(pixels: int) -> float:
-    """What all steps cost in pixel visits / pixels of an image that has so many: 0.44 at most."""
-    return STEPS * step_pixels(pixels) / pixels
+# Epochs from which on a fit ends lowest from few steps, and from many (research log, 94).
+FEW_EPOCHS, MANY_EPOCHS = 0.6, 6.0
+# Steps on an image with fewer pixels see too few of them, where the network is large all the more.
+LEAST_PIXELS, LEAST_PIXELS_LARGE = 24 * 24, 40 * 40
+TINY_WEIGHTS = 12  # for each pixel
+# A fit from a draw alone that is no shorter, of a tiny image or by a network with so many weights
+# for each pixel, wants waves of all lengths and not long ones: up to 16 dB (research log, 76, 84).
+WAVES_EPOCHS, MANY_WEIGHTS = 2.2, 24
+USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # to an error of 0.02, and how they go with the error
 
 
 def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> float:
@@ -71,81 +117,75 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
-def pays(pixels: int | None, budget_epochs: float, target_mse: float | None = None) -> bool:
-    """Whether a fit ends better from here than from the draw, on most photographs.
-
-    Args:
-        pixels: Of the image; None: not known, but not few.
-        budget_epochs: Of the fit.
-        target_mse: Where its end is found on the way: it takes about as many epochs as a photograph
-            of 96 x 96 usually does (records learned-96), if that is less.
-    """
-    budget_epochs = expected_epochs(budget_epochs, target_mse)
-    cost = MOST_EPOCHS if pixels is None else cost_epochs(pixels)
-    is_tiny = pixels is not None and pixels < LEAST_PIXELS
-    return cost <= MOST_SHARE * budget_epochs and not is_tiny
-
-
-def wants_all_waves(
+def suitable_start(
     pixels: int | None,
     width: int,
     depth: int,
     budget_epochs: float,
     target_mse: float | None = None,
-) -> bool:
-    """Whether a fit from a draw alone ends better with waves of all lengths than with long ones.
-
-    Long ones are best for short fits. A longer one of a tiny image, or by a large network, ends up
-    to 16 dB lower from them (docs/research-log.md 76 and 84).
+    *,
+    takes_steps: bool = True,
+) -> str:
+    """The start that has learned nothing and from which a fit ends lowest, by its name.
 
     Args:
         pixels: Of the image; None: not known, but not few.
         width, depth: Of the SIREN.
-        budget_epochs, target_mse: See `pays`.
+        budget_epochs: Of the fit.
+        target_mse: Where its end is found on the way: it takes about as many epochs as a photograph
+            of 96 x 96 usually does (records learned-96), if that is less.
+        takes_steps: Whether there may be gradient steps: they are for photographs and the network's
+            usual omega_0.
     """
-    if pixels is None or expected_epochs(budget_epochs, target_mse) <= MOST_EPOCHS / MOST_SHARE:
-        return False
-    return pixels < LEAST_PIXELS or MANY_WEIGHTS * pixels < SirenConfig(width, depth).weights
+    epochs = expected_epochs(budget_epochs, target_mse)
+    ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
+    least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
+    if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
+        return "waves-steps" if epochs >= MANY_EPOCHS else "waves-few-steps"
+    is_tiny = pixels is not None and pixels < LEAST_PIXELS_LARGE
+    wants_all = epochs > WAVES_EPOCHS and (is_tiny or ratio > MANY_WEIGHTS)
+    return "identity-sized" if wants_all else "waves-sized"
 
 
-def untrained(name: str, width: int, depth: int, factor: float | None = None) -> Init:
-    """`identity-sized` after STEPS gradient steps on `step_pixels` pixels of the image each.
+def _stepped(
+    kind: Stepping, label: str, name: str, width: int, depth: int, factor: float | None = None
+) -> Init:
+    """A draw and gradient steps on the image.
 
     Args:
+        kind: Which.
+        label: Of its facts.
         name: What tables call it.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
-        factor: On all step sizes; None: 1.
+        factor: On all step sizes; None: the usual one.
     """
-    scale = 1.0 if factor is None else factor
-    init = _stepped(NAMED_INITS["identity"], name, width, depth, scale)
-    return replace(init, facts={"untrained": init.facts})
-
-
-def waves_steps(name: str, width: int, depth: int, factor: float | None = None) -> Init:
-    """The same steps, times WAVES_FACTOR, from WAVES_DRAW, sized; arguments as `untrained`."""
-    scale = WAVES_FACTOR if factor is None else factor
-    init = _stepped(WAVES_DRAW, name, width, depth, scale)
-    return replace(init, facts={"waves_steps": {**init.facts, "draw": WAVES_DRAW.facts}})
-
-
-def _stepped(draw: InitSpec, name: str, width: int, depth: int, factor: float) -> Init:
-    drawn = sized_init(name, draw, width, depth, SIZED_POWER)
+    factor = kind.factor if factor is None else factor
 
     def make(image: Tensor, seed: int) -> Params:
-        params = drawn.start(image, seed).params
-        return adapt(
-            params, image, step_sizes(params, factor), step_pixels(image[0].numel()), seed=seed
-        )
+        pixels = image[0].numel()
+        draw = kind.draw_for(width, depth, pixels)
+        params = sized_init(name, draw, width, depth, SIZED_POWER).start(image, seed).params
+        return adapt(params, image, kind.sizes(params, factor), kind.step_pixels(pixels), seed=seed)
 
-    # No rule of a draw in its facts: scores do not count it as hand-designed.
-    facts = {"steps": STEPS, "decay": FIRST_STEP.decay, "factor": factor}
-    facts |= {"step_epochs": STEP_EPOCHS, "max_step_pixels": MAX_STEP_PIXELS}
-    (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
-    facts |= {"hidden": hidden, "output": output, "output_bias": output_bias}
-    lr_factor = drawn.lr_factor * LR_FACTOR
-    suits: dict[str, Any] = {"lr_factor": lr_factor, "prefers": SUITS}
-    return Init(name, make, lambda image: cost_epochs(image[0].numel()), facts, **suits)
+    facts = kind.facts(factor)
+    if kind is not UNTRAINED:  # records of which are older than other draws
+        facts["draw"] = kind.draw.facts
+    if kind.large is not None:
+        facts |= {"large_draw": kind.large.facts, "large_weights": LARGE_WEIGHTS}
+    suits: dict[str, Any] = {"lr_factor": kind.draw.lr_factor * kind.lr_factor, "prefers": SUITS}
+    return Init(
+        name, make, lambda image: kind.cost_epochs(image[0].numel()), {label: facts}, **suits
+    )
 
 
-STEPPED = {"untrained": untrained, "waves-steps": waves_steps}
+# (name in tables, width, depth, factor on all step sizes or None) -> Init.
+untrained = partial(_stepped, UNTRAINED, "untrained")
+waves_steps = partial(_stepped, WAVES_STEPS, "waves_steps")
+waves_few_steps = partial(_stepped, WAVES_FEW_STEPS, "waves_few_steps")
+
+STEPPED = {
+    "untrained": untrained,
+    "waves-steps": waves_steps,
+    "waves-few-steps": waves_few_steps,
+}
