@@ -35,7 +35,7 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
 DEFAULT_PRETRAINED = "photo-224"
 
 # Behind starts that have learned nothing, under today's fit (docs/results/learned-start.md), or
-# only ahead on images of one domain. "hyper" is one of those at their size: this one for usual fits.
+# only ahead on images of one domain: "hyper" is one of those at their size, UNTAUGHT in usual fits.
 NOT_AHEAD = frozenset({"photo-224", "clothing-48", "clothing-96"})
 UNTAUGHT = "waves-steps"
 # Name -> up to how many epochs of a fit it is ahead of them (records learned-96).
