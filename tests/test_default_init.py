@@ -15,19 +15,25 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
 @pytest.mark.parametrize(
     ("side", "budget", "more", "expected"),
     [
-        (40, "4", [], "waves-steps"),
-        (40, "2.2", [], "waves-sized"),  # its steps are more than a fifth of the budget
-        (39, "8", [], "identity-sized"),  # they would see too few pixels
-        (39, "2.2", [], "waves-sized"),
-        (39, None, ["--target-mse", "0.3"], "waves-sized"),
-        (48, "4", ["--size", "20x79"], "identity-sized"),
-        (39, "4", ["--size", "20x80"], "waves-steps"),
+        (40, "6", [], "waves-steps"),
+        (40, "4", [], "waves-few-steps"),
+        (40, "0.6", [], "waves-few-steps"),
+        (40, "0.5", [], "waves-sized"),
+        (24, "4", [], "waves-few-steps"),
+        (23, "8", [], "identity-sized"),  # they would see too few pixels
+        (23, "2.2", [], "waves-sized"),
+        (39, "4", ["--width", "128", "--depth", "4"], "identity-sized"),  # all the more there
+        (40, "4", ["--width", "128", "--depth", "4"], "waves-few-steps"),
+        (23, None, ["--target-mse", "0.3"], "waves-sized"),
+        (48, "4", ["--size", "15x38"], "identity-sized"),
+        (39, "4", ["--size", "20x80"], "waves-few-steps"),
         (40, "4", ["--omega-0", "20"], "waves-sized"),  # step sizes are for an omega_0 of 30
         (39, "4", ["--omega-0", "20"], "identity-sized"),
         (39, "2.2", ["--omega-0", "20"], "waves-sized"),
         (40, "3", ["--omega-0", "20", "--width", "128", "--depth", "4"], "identity-sized"),
         (40, "2.2", ["--init", "untrained"], "untrained"),
-        (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of an epoch
+        (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of half an epoch
+        (40, None, ["--target-mse", "0.05", "--width", "32", "--depth", "3"], "waves-few-steps"),
         (40, None, ["--target-mse", "8e-4", "--width", "64", "--depth", "3"], "waves-steps"),
     ],
 )

@@ -257,3 +257,24 @@ def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
     assert "hidden" not in init.facts  # scores do not take it for hand-designed
     still = load_init("untrained@0", CATALOGUE.rules, 64, 4).start(image, 0).params
     assert all(torch.equal(still[name], drawn[name]) for name in drawn)
+
+
+@pytest.mark.parametrize(("width", "is_large"), [(64, False), (128, True)])
+def test_few_steps_begin_from_the_draw_that_suits_the_network_and_the_image(width, is_large):
+    """8 weights a pixel is large: 64 x 64 pixels and 4 x 128 have 12, 4 x 64 has 3."""
+    image = grating(3, side=64)
+    init = load_init("waves-few-steps", CATALOGUE.rules, width, 4)
+    drawn = {
+        False: load_init("waves-mid-sized", CATALOGUE.rules, width, 4),
+        True: load_init("waves-steps@0", CATALOGUE.rules, width, 4),
+    }[is_large].start(image, 0)
+    params = init.start(image, 0).params
+    coords, rgb = image_coords(image), image_to_rgb(image)
+    before, after = (
+        float((predict(siren, coords) - rgb).square().mean()) for siren in (drawn.params, params)
+    )
+    assert after < 0.95 * before
+    still = load_init("waves-few-steps@0", CATALOGUE.rules, width, 4).start(image, 0).params
+    assert all(torch.equal(still[name], drawn.params[name]) for name in still)
+    assert init.epochs(image) == 6 * 57 / 64**2
+    assert init.epochs(torch.zeros(3, 224, 224)) == 6 * 256 / 224**2

@@ -194,12 +194,12 @@ def test_command_learns_unless_told_otherwise(
         assert main(line) == 0
         return str(load_params(target / result_name("00.png"))[1]["init"])
 
-    assert init_of("few") == "waves-steps"
+    assert init_of("few") == "waves-few-steps"
     assert init_of("few-learned", "--learn") == "waves-sized+way"
     assert init_of("named", "--learn", "--init", "33") == "33+way"
     monkeypatch.setattr("hyperinit.sets.command.LEARN_IMAGES", 24)
     assert init_of("many") == "waves-sized+way"
-    assert init_of("many-not", "--no-learn") == "waves-steps"
+    assert init_of("many-not", "--no-learn") == "waves-few-steps"
     assert init_of("many-named", "--init", "33") == "33"
 
 

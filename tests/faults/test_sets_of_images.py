@@ -160,10 +160,10 @@ def test_a_set_that_grows_goes_on_as_it_began(photos, tmp_path, monkeypatch):
 
     (plain,) = inits("o")  # 4 images: nothing is learned
     (named,) = inits("named", "--init", "33", "--learn")
-    assert (plain, named) == ("waves-sized", "33+way")
+    assert (plain, named) == ("waves-few-steps", "33+way")
     (tmp_path / "o" / result_name("000.png")).write_bytes(b"damaged")  # does not decide
     save_photos(photos, 6)
-    assert inits("o") == {"waves-sized"} and len(written(tmp_path / "o")) == 6
+    assert inits("o") == {"waves-few-steps"} and len(written(tmp_path / "o")) == 6
     assert inits("named", "--init", "33") == {"33+way"}
     assert inits("new") == {"waves-sized+way"}
     # The other way round: one that has shrunk, or of which a few are looked at.
