@@ -191,14 +191,17 @@ def test_command_learns_unless_told_otherwise(
     def init_of(out: str, *arguments: str) -> str:
         target = tmp_path / out
         line = [str(photos), "-o", str(target), "--budget-epochs", "3", *COMMAND, *arguments]
-        assert main(line) == 0
+        assert main(line) == 0  # of an option that is there twice, the last one counts
         return str(load_params(target / result_name("00.png"))[1]["init"])
 
     assert init_of("few") == "waves-few-steps"
-    assert init_of("few-learned", "--learn") == "waves-sized+way"
+    assert init_of("few-learned", "--learn") == "waves-few-steps+way"
     assert init_of("named", "--learn", "--init", "33") == "33+way"
     monkeypatch.setattr("hyperinit.sets.command.LEARN_IMAGES", 24)
-    assert init_of("many") == "waves-sized+way"
+    assert init_of("many") == "waves-few-steps+way"
+    assert init_of("many-short", "--budget-epochs", "1") == "waves-sized+way"
+    assert init_of("many-omega", "--omega-0", "20") == "waves-sized+way"
+    assert init_of("many-long", "--budget-epochs", "6") == "waves-steps"  # which are ahead there
     assert init_of("many-not", "--no-learn") == "waves-few-steps"
     assert init_of("many-named", "--init", "33") == "33"
 

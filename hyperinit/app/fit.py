@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 DEPTH = 5
 
-# Of sounds and volumes; what a set that teaches its own starts begins from (log 69, 70).
-SIGNAL_INIT, PLAIN_DEFAULT_INIT = "identity-sized", "waves-sized"
+SIGNAL_INIT = "identity-sized"  # of sounds and volumes (log 69)
 
 # Fields of FitConfig that have a flag of their own.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed")
@@ -63,7 +62,7 @@ def build(prog: str) -> Parser:
         "--learn",
         action=argparse.BooleanOptionalAction,
         help="of a set: each image starts from what the fits of those before it taught "
-        "(default: where there are 100 or more and no init is named)",
+        "(default: 100 or more, no init is named, and fits take less than six epochs)",
     )
     add(
         "--dry-run",
@@ -154,6 +153,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
     from hyperinit.hypernet.pretrained import hyper_for
+    from hyperinit.hypernet.untrained import base_of_learning
     from hyperinit.images.signals import load_samples
     from hyperinit.photos.load import is_set
     from hyperinit.siren.device import choose_device
@@ -179,7 +179,9 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
         if arguments.init.partition("@")[0] not in named:
             check_own_sizes(asked, init, arguments.size)
-        base = None if is_named else load_init(PLAIN_DEFAULT_INIT, named, *sizes)
+        length = config.budget_epochs, arguments.target_mse
+        best = base_of_learning(*length, takes_steps=arguments.omega_0 is None)
+        base = None if is_named else load_init(best, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     said = {**vars(arguments), "no_learn": arguments.learn is False}
     for flag in ("learn", "no_learn", "dry_run", "limit", "batch_images", "ray_gpus"):

@@ -147,6 +147,18 @@ def suitable_start(
     return "identity-sized" if wants_all else "waves-sized"
 
 
+def base_of_learning(
+    budget_epochs: float, target_mse: float | None = None, *, takes_steps: bool = True
+) -> str:
+    """The start that what a set teaches is added to, by its name (research log, 95).
+
+    Args:
+        budget_epochs, target_mse, takes_steps: See `suitable_start`.
+    """
+    is_short = expected_epochs(budget_epochs, target_mse) <= WAVES_EPOCHS
+    return "waves-sized" if is_short or not takes_steps else "waves-few-steps"
+
+
 def _stepped(
     kind: Stepping, label: str, name: str, width: int, depth: int, factor: float | None = None
 ) -> Init:

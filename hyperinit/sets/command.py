@@ -22,6 +22,7 @@ from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
 from hyperinit.fitting.target import TargetResult
+from hyperinit.hypernet.untrained import MANY_EPOCHS, expected_epochs
 from hyperinit.inits.start import Init
 from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_directory, result_name
@@ -32,7 +33,7 @@ from hyperinit.siren.store import PARAMS_KIND, read_info
 from hyperinit.spread.engines import engine_of
 
 # From so many images on, starts that are learned on the way are ahead, what they cost the first
-# images included: docs/research-log.md 52.
+# images included (docs/research-log.md 52), but for fits that start from many steps (95).
 LEARN_IMAGES = 100
 FIRST_IMAGES = 32  # that start from the default init, before there is enough to learn from
 DRY_IMAGES = 4  # that `--dry-run` fits
@@ -60,7 +61,7 @@ def fit_images(
         check_directory(out, may_be_made=True)
     images = open_source(arguments.image, arguments.limit)
     names = images.names if arguments.limit is None else images.names[: arguments.limit]
-    init = _with_learning(init, base, arguments, names)
+    init = _with_learning(init, base, arguments, config, names)
     told = Told(Countdown(len(names) + len(images.skipped)))
     height, width = arguments.size or (512, 512)
     work = config.step_pixels(height * width) * arguments.width**2
@@ -123,7 +124,11 @@ def _tell(report: DirectoryReport, source: str, out: str) -> None:
 
 
 def _with_learning(
-    init: Init, base: Init | None, arguments: argparse.Namespace, names: Sequence[str]
+    init: Init,
+    base: Init | None,
+    arguments: argparse.Namespace,
+    config: FitConfig,
+    names: Sequence[str],
 ) -> Init:
     """What fits of a set start from: an init that learns on the way, if wanted or if it pays.
 
@@ -138,7 +143,8 @@ def _with_learning(
     if learn is None and arguments.out is not None:
         learn = _learned_before(arguments.out, names)
     if learn is None:  # an init that was named is what it says
-        learn = base is not None and len(names) >= LEARN_IMAGES
+        is_short = expected_epochs(config.budget_epochs, arguments.target_mse) < MANY_EPOCHS
+        learn = base is not None and is_short and len(names) >= LEARN_IMAGES
     if not learn:
         return init
     return OnTheWay(base or init, init, 0 if base is None else FIRST_IMAGES).init
