@@ -19,6 +19,9 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (40, "4", [], "waves-few-steps"),
         (40, "0.6", [], "waves-few-steps"),
         (40, "0.5", [], "waves-sized"),
+        (257, "0.25", ["--width", "8"], "waves-sized"),
+        (257, "0.6", ["--width", "8"], "waves-steps"),  # many steps cost next to nothing there
+        (256, "0.6", ["--width", "8"], "waves-few-steps"),
         (24, "4", [], "waves-few-steps"),
         (23, "8", [], "identity-sized"),  # they would see too few pixels
         (23, "2.2", [], "waves-sized"),
