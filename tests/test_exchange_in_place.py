@@ -63,13 +63,17 @@ def test_other_signals_than_images_are_initialised(dim_in, dim_out, use_bias):
     assert out.shape == (50, dim_out) and 0.01 < float(out.detach().std()) < 3
 
 
+def drawn():
+    """Init 33 for a SIREN 2 x 8."""
+    spec = hyperinit.named_init("33")
+    generator = torch.Generator().manual_seed(0)
+    return hyperinit.sample_params(spec, spec.siren_config(8, 2), generator=generator)
+
+
 def test_what_does_not_fit_changes_nothing():
     net = hyperinit.SirenNet(2, 16, 3, 2, seed=0)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    spec = hyperinit.named_init("33")
-    other = hyperinit.sample_params(
-        spec, spec.siren_config(8, 2), generator=torch.Generator().manual_seed(0)
-    )
+    other = drawn()
     for arguments, text in (
         ({"init": "identty"}, "unknown init 'identty'"),
         ({"init": other, "size": SIZE}, "2 x 8 units"),
@@ -117,12 +121,8 @@ def test_numbers_of_numpy_are_seeds():
 def test_numbers_that_are_none_stay_out_of_a_network():
     net = hyperinit.SirenNet(2, 8, 3, 2, seed=0)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    spec = hyperinit.named_init("33")
-    drawn = hyperinit.sample_params(
-        spec, spec.siren_config(8, 2), generator=torch.Generator().manual_seed(0)
-    )
     with pytest.raises(InputError, match=r"layers\.0 has values that are not finite"):
-        hyperinit.init_(net, init=drawn.with_layer_scaled(0, float("nan")), size=SIZE)
+        hyperinit.init_(net, init=drawn().with_layer_scaled(0, float("nan")), size=SIZE)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 

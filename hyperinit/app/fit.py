@@ -170,14 +170,15 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     named = inits_for_fit(arguments.init, arguments.omega_0)
     theirs = typed.theirs_of(arguments.theirs)
     device = choose_device(arguments.device)
-    if device.type == "cpu" and arguments.init.partition("@")[0] in named:
-        prefers = getattr(named[arguments.init.partition("@")[0]], "prefers", None)
+    known = arguments.init.partition("@")[0]
+    if device.type == "cpu" and known in named:
+        prefers = getattr(named[known], "prefers", None)
         check_fit(arguments, config, image, prefers.optimizer if prefers else "auto")
     init = load_init(arguments.init, named, *sizes, index=arguments.index, theirs=theirs)
     if image is None:
         from hyperinit.sets.command import fit_images
 
-        if arguments.init.partition("@")[0] not in named:
+        if known not in named:
             check_own_sizes(asked, init, arguments.size)
         length = config.budget_epochs, arguments.target_mse
         best = base_of_learning(*length, takes_steps=arguments.omega_0 is None)

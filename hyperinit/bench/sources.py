@@ -28,12 +28,11 @@ from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
 from hyperinit.hypernet.hub import HUB_PREFIX, local_checkpoint
 from hyperinit.hypernet.pretrained import (
     PRETRAINED,
-    UNTAUGHT,
     hyper_for,
     load_trained,
     pretrained_path,
 )
-from hyperinit.hypernet.untrained import waves_steps
+from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
@@ -138,6 +137,8 @@ def load_init(
 
 def _check_reading(source: str, index: int | None, theirs: Mapping[str, Any]) -> None:
     """Refuses what says how to read a file of SIRENs where the source is not such a one."""
+    if index is None and not theirs:  # as nearly always: the file is not looked into twice
+        return
     path = Path(source)
     is_file = os.path.isfile(source)  # False for what can be no path
     foreign = is_file and path.suffix.lower() in SUFFIXES[1:]
@@ -202,8 +203,8 @@ def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
 def pretrained_init(name: str, width: int, depth: int) -> Init:
     """A hypernetwork that comes with the package; "hyper" is `hyper_for` this width and depth."""
     pretrained = hyper_for(width, depth) if name == "hyper" else name
-    if pretrained == UNTAUGHT:
-        return waves_steps(UNTAUGHT, width, depth)
+    if pretrained in STEPPED:  # has learned nothing, and is the best there is
+        return STEPPED[pretrained](pretrained, width, depth)
     return _file_init(pretrained_path(pretrained), None, {}, name)
 
 
