@@ -87,6 +87,15 @@ def test_what_does_not_fit_changes_nothing():
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("other", [nn.ReLU(), nn.GELU(), nn.Tanh()], ids=str)
+def test_a_network_with_other_activations_is_no_siren(other):
+    net = nn.Sequential(nn.Linear(2, 8), other, nn.Linear(8, 8), other, nn.Linear(8, 3))
+    before = net[0].weight.clone()
+    with pytest.raises(InputError, match=f"0 has a {type(other).__name__}: this is no SIREN"):
+        hyperinit.init_(net, size=SIZE)
+    assert torch.equal(net[0].weight, before)
+
+
 @pytest.mark.parametrize("init", [3, None, [], hyperinit.InitSpec, torch.zeros(3)], ids=str)
 def test_what_is_no_init_is_refused(init):
     net = hyperinit.SirenNet(2, 16, 3, 2, seed=0)

@@ -104,7 +104,8 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
 
     Raises:
         InputError: a file is missing, damaged or no such file; a .npy file, or the array that is
-            asked for, is no stack of images. Other arrays of an .npz file are skipped.
+            asked for, or all of an .npz file, are no stack of images. Beside a stack of images
+            other arrays, such as labels, are passed over.
     """
     path, key = split_field(spec)
     paths = expand(path)
@@ -201,13 +202,18 @@ def _count(shape: tuple[int, ...]) -> int:
 def _open_archive(
     path: str, shown: str, key: str, stacks: list[_Stack], skipped: list[tuple[str, str]]
 ) -> bool:
-    """Notes the arrays of an .npz file; whether all lie in it as they are."""
+    """Notes the arrays of an .npz file; whether all lie in it as they are.
+
+    Raises:
+        _NoStack: the array that is asked for, or each that can be read, is none of images.
+    """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     if key and key not in members:
         known = ", ".join(sorted(members)) or "none"
         raise InputError(f"{shown_path(path)}: has no array {key!r}; it has {known}")
-    plain = True
+    plain, before = True, len(stacks) + len(skipped)
+    others: list[str] = []
     for name, info in members.items():
         if key and name != key:
             continue
@@ -216,16 +222,18 @@ def _open_archive(
                 stack = _npy(path, f"{shown}/{name}", *_place(path, info))
             else:
                 stack, plain = _packed(path, f"{shown}/{name}", info), False
-        except _NoStack:
+        except _NoStack as error:
             if key:
                 raise
-            skipped.append((f"{shown}/{name}", "is no stack of images"))
+            others.append(f"{name}: {error}")
         except Exception as error:  # of zipfile and zlib as well: encrypted, of another method
             if key:
                 raise
             skipped.append((f"{shown}/{name}", line(error)))
         else:
             stacks.append(stack)
+    if len(stacks) + len(skipped) == before:
+        raise _NoStack(f"no array of images is in it ({', '.join(others) or 'it is empty'})")
     return plain
 
 

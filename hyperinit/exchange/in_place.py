@@ -29,6 +29,9 @@ _OMEGA_NAMES = ("w0", "omega_0", "omega0", "omega", "w_0")
 # Modules behind the last layer that leave its outputs as they are.
 _LINEAR_ENDS = (nn.Identity, nn.Dropout)
 
+# torch has no sine among its activations, so that each of them says that this is no SIREN.
+_OTHERS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
+
 
 @with_own_settings
 def init_(  # more than 60 lines: what it says of itself is long
@@ -65,9 +68,9 @@ def init_(  # more than 60 lines: what it says of itself is long
         The network, on its device and in its precision.
 
     Raises:
-        InputError: a layer that does not fit, by name; an init for another width, depth, or number
-            of inputs or outputs; an image is needed; a seed that is no whole number of 64 bits;
-            nothing has been changed then.
+        InputError: a layer that does not fit, by name; an activation that is no sine; an init for
+            another width, depth, or number of inputs or outputs; an image is needed; a seed that
+            is no whole number of 64 bits; nothing has been changed then.
     """
     seed = check_seed(seed)
     state = net.state_dict()
@@ -158,10 +161,14 @@ def conventions_of(net: nn.Module, found: Found, state: dict[str, Tensor]) -> Co
     """What a layout takes for granted, with what can be read off the modules.
 
     Raises:
-        InputError: hidden layers with different omega_0.
+        InputError: hidden layers with different omega_0, or with an activation that is no sine.
     """
     theirs = found.layout.conventions
     paths = [weight.rpartition(".")[0] for weight, _ in found.keys]
+    for path in paths[:-1]:
+        for module in _around(net, path):
+            if isinstance(module, _OTHERS):
+                raise InputError(f"{path} has a {type(module).__name__}: this is no SIREN")
     omegas = [_omega_of(net, path) for path in paths[:-1]]
     hidden = {omega for omega in omegas[1:] if omega is not None}
     if len(hidden) > 1:

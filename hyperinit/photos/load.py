@@ -168,7 +168,9 @@ def is_set(spec: str | os.PathLike[str]) -> bool:
         return True
     if os.path.isfile(name) and name.lower().endswith(".npy"):
         return is_stack(name)
-    return name in NAMES or kind_of(name) is not None
+    # Also one that is unknown: opening it names those that there are.
+    named = name in NAMES or (name.startswith("torchvision:") and not os.path.exists(name))
+    return named or kind_of(name) is not None
 
 
 def open_source(spec: str | os.PathLike[str], limit: int | None = None) -> Source:
