@@ -706,8 +706,8 @@ def test_a_dry_run_writes_nothing(command, tmp_path, capsys):
 def test_settings_of_no_account_are_named(command, capsys):
     for track, said in (
         ("tuned", ""),
-        ("seed", "--lrs, --lr-images"),
-        ("published", "--lrs, --lr-images, --batch-pixels"),
+        ("seed", "--tuning-images, --lrs, --lr-images"),
+        ("published", "--tuning-images, --lrs, --lr-images, --batch-pixels"),
     ):
         own = command("--track", track, "--dry-run", "--inits", "33", "--image-size", "16")
         assert script.main(own) == 0

@@ -123,7 +123,7 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
     add(
         *("--tuning-images",),
         nargs="+",
-        default=["builtin"],
+        default=argparse.SUPPRESS,
         metavar="IMAGE",
         help="files, directories or data sets to choose learning rates on, lr_images of them"
         " (default: builtin)",
@@ -208,6 +208,9 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         usual = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
         arguments.inits = REFERENCE if arguments.more_inits else usual
     arguments.inits = [*arguments.inits, *arguments.more_inits]
+    idle = idle_flags(arguments)
+    if "tuning_images" not in arguments:
+        arguments.tuning_images = ["builtin"]
     suffix = "-quick" if arguments.quick else ""
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
     if not arguments.dry_run:
@@ -220,7 +223,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue, workers)
     say(describe(plan, out, workers))
-    if idle := idle_flags(arguments):
+    if idle:
         say(f"of no account in the {plan.track} track: {', '.join(idle)}")
     if arguments.dry_run:
         return 0

@@ -157,7 +157,7 @@ def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
 def idle_flags(arguments: argparse.Namespace) -> list[str]:
     """What was typed of the protocol and is of no account in the track."""
     track = find_track(arguments.track)
-    idle = [*LADDER_SETTINGS] if track.along_curve else []
+    idle = ["tuning_images", *LADDER_SETTINGS] if track.along_curve else []
     idle += ["batch_pixels"] if track.full_batch else []
     return ["--" + name.replace("_", "-") for name in idle if name in arguments]
 
