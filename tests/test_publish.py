@@ -140,9 +140,14 @@ def _without_number(one: Record) -> Record:
     return replace(one, curve=(*one.curve[:-1], end)) if one.image == "1.png" else one
 
 
+def _of_another_photograph(one: Record) -> Record:
+    return replace(one, source_hash="0" * 64) if one.image == "1.png" else one
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_of_another_photograph, "1.png is of another photograph in the plan than in the records"),
         (_without(False), "init mean_colour, image 0.png, seed 0, 1 epochs was declared"),
         (_without(True), "init mean_colour, tuning image 2.png, seed 1000000, 1 epochs was decl"),
         (_on_another_machine, "seconds of 2 places cannot stand together (another, "),

@@ -162,6 +162,11 @@ class _Stored(RecordFile):
                     f" {trial.seed}, {trial.budget_epochs:g} epochs was declared and is missing:"
                     " run the same `hyperinit benchmark` command again"
                 )
+            if record.source_hash not in ("", trial.image.source_hash):  # "": of before
+                raise InputError(
+                    f"{self._source}: {record.image} is of another photograph in the plan than in"
+                    " the records: give both as the benchmark wrote them"
+                )
             yield record
 
 
