@@ -484,7 +484,7 @@ def test_records_name_later_options_only_where_they_are_used(tmp_path):
     )
     records = measured(make_plan("open", entries=(plain, changed)), tmp_path / "r.jsonl")
     for one in records:
-        assert not {"layer_lr_factors", "engine", "max_restarts"} & set(one.settings)
+        assert not {"layer_lr_factors", "engine", "backward_dtype"} & set(one.settings)
         assert one.settings.get("hidden_dtype") == ("bfloat16" if one.changes else None)
 
 
@@ -494,6 +494,7 @@ def test_records_name_later_options_only_where_they_are_used(tmp_path):
         ({"max_restarts": 2}, "max_restarts must be 0 in a benchmark"),
         ({"engine": "auto"}, "must be named in a benchmark"),
         ({"hidden_dtype": "auto"}, "must be named in a benchmark"),
+        ({"backward_dtype": "auto"}, "must be named in a benchmark"),
         ({"batch_pixels": None}, "must be named in a benchmark"),
     ],
 )

@@ -13,7 +13,7 @@ from conftest import smooth_image
 
 from hyperinit.bench.catalogue import inits_for_fit
 from hyperinit.bench.sources import load_init
-from hyperinit.fitting import descent
+from hyperinit.fitting import descent, steps
 from hyperinit.fitting.config import PROTOCOL_1, FitConfig, rate_of, suited
 from hyperinit.fitting.fit import fit, too_small
 from hyperinit.fitting.many import fit_many
@@ -52,6 +52,26 @@ def test_the_default_fit_is_better_than_that_of_protocol_1() -> None:
     old = {**PROTOCOL_1, "batch_pixels": 256, "lr": 4e-3}
     errors = [fit(start(), image, **options).mse for options in ({}, old)]
     assert errors[0] < 0.5 * errors[1]
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_gradients_are_in_bfloat16_where_the_processor_has_units(
+    units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "has_bfloat16_units", lambda: units)
+    options: dict[str, Any] = {"budget_epochs": 4}
+    exact = fit(start(), picture(), backward_dtype="float32", **options)
+    small = fit(start(), picture(), **options)
+    assert small.became["backward_dtype"] == "float32" and small.mse == exact.mse
+    monkeypatch.setattr(steps, "BACKWARD_WORK", 0)  # as in larger networks
+    expected = "bfloat16" if units else "float32"
+    found = fit(start(), picture(), **options)
+    assert found.became["backward_dtype"] == expected
+    assert found.mse == fit(start(), picture(), backward_dtype=expected, **options).mse
+    assert (found.mse == exact.mse) == (not units)
+    assert found.mse == pytest.approx(exact.mse, rel=0.1)
+    for own in ({"optimizer": "adamw"}, {"hidden_dtype": "bfloat16"}):  # autograd's gradients
+        assert fit(start(), picture(), **own, **options).became["backward_dtype"] == "float32"
 
 
 def test_a_fit_is_the_same_every_time_and_another_seed_is_another() -> None:

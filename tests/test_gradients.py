@@ -8,7 +8,7 @@ import torch
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.siren.network import Params, SirenConfig, apply
 from hyperinit.siren.vectors import FlatParams
-from hyperinit.stepping.gradients import Gradients, scaled_coords
+from hyperinit.stepping.gradients import Gradients, LowGradients, scaled_coords
 
 
 def start_of(config: SirenConfig, images: int, dtype: torch.dtype) -> Params:
@@ -48,6 +48,37 @@ def test_gradients_are_those_of_autograd(images, config):
     torch.testing.assert_close(squared, errors.detach(), rtol=1e-9, atol=1e-10)
     for name, value in leaves.items():
         torch.testing.assert_close(gradient.params[name], value.grad, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("images", [0, 3])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SirenConfig(48, 4),
+        SirenConfig(48, 3, bias=False),
+        SirenConfig(48, 2, 20.0),
+        SirenConfig(8, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("lowest", [0, 2])
+def test_gradients_in_bfloat16_are_nearly_as_good_and_residuals_the_same(images, config, lowest):
+    start, lowest = start_of(config, images, torch.float32), min(lowest, config.depth)
+    generator = torch.Generator().manual_seed(1)
+    coords = torch.rand(*start.batch_shape, 200, 2, generator=generator) * 2 - 1
+    rgb = torch.randn(*start.batch_shape, 200, 3, generator=generator)
+    flat, found, squared = FlatParams(start), [], []
+    for kind in (Gradients, LowGradients):
+        gradient = flat.zeros_like()
+        squared.append(kind(flat, gradient, 200, lowest)(coords, rgb))
+        found.append(gradient.params)
+    assert torch.equal(*squared)
+    for name, exact in found[0].items():
+        low = found[1][name]
+        assert low.dtype == torch.float32
+        assert float((low - exact).norm()) <= 0.015 * float(exact.norm()), name
+    hidden = "layers.1.weight"
+    assert torch.equal(found[0][hidden], found[1][hidden]) == (config.depth == 1 or lowest == 2)
 
 
 def test_frozen_layers_below_need_no_gradient():

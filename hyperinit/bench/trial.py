@@ -25,18 +25,24 @@ from hyperinit.photos.workload import NamedImage
 from hyperinit.record.labels import label
 from hyperinit.record.protocol import Protocol
 from hyperinit.record.record import CurvePoint, Record, trial_key
+from hyperinit.siren.device import cpuinfo
 from hyperinit.siren.store import tensors_hash
 
 # Fields of FitConfig that came after the first records of this version of the protocol.
 LATER_FIT_OPTIONS = (
     *("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts"),
-    *("optimizer", "beta1", "rising_rates", "warmup_steps", "rising_units"),
+    *("optimizer", "beta1", "rising_rates", "warmup_steps", "rising_units", "backward_dtype"),
 )
 
 # Version of the protocol -> what its fits have that no field of `Protocol` says.
 FITS: dict[int, dict[str, Any]] = {
     1: PROTOCOL_1,
-    2: {"max_restarts": 0, "optimizer": "nadam", "rising_rates": True},
+    2: {
+        "max_restarts": 0,
+        "optimizer": "nadam",
+        "rising_rates": True,
+        "backward_dtype": "float32",
+    },
 }
 
 
@@ -70,12 +76,7 @@ def _commit() -> str | None:
 @functools.cache
 def machine(device: str = "cpu") -> str:
     """What seconds were measured on: the processor, its cores, and a GPU; no name of a host."""
-    processor = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # Linux's
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
+    processor = cpuinfo("model name") or platform.processor() or platform.machine()
     gpu = ""
     if device.startswith("cuda"):
         with contextlib.suppress(RuntimeError):
@@ -149,10 +150,11 @@ class Trial:
         config = FitConfig(**{**version, **shared, **self.fit_fields, **own})
         if config.max_restarts:
             raise InputError(f"init {self.init.name}: max_restarts must be 0 in a benchmark")
-        if AUTO in (config.engine, config.hidden_dtype) or config.batch_pixels is None:
+        left_open = AUTO in (config.engine, config.hidden_dtype, config.backward_dtype)
+        if left_open or config.batch_pixels is None:
             raise InputError(
-                f"init {self.init.name}: engine, hidden_dtype and batch_pixels must be named in a"
-                " benchmark, not left to be chosen"
+                f"init {self.init.name}: engine, hidden_dtype, backward_dtype and batch_pixels must"
+                " be named in a benchmark, not left to be chosen"
             )
         return config
 

@@ -57,6 +57,10 @@ class FitConfig:
         hidden_dtype: What all layers but the first and the last are computed in while fitting.
             Weights, their updates and every evaluation stay in the type the weights came in.
             "auto": bfloat16 where it is clearly faster, see engine.py.
+        backward_dtype: What gradients are computed in on their way back through the hidden layers;
+            what is shown, and so every residual, is not concerned. "auto": bfloat16 on processors
+            that have units for it, where the network is not small. Of no account where autograd
+            makes the gradients: by AdamW, compiled, or with a `hidden_dtype`.
         engine: "eager", or "compiled" by torch.compile: the first step then takes seconds, which
             are on the clock. "auto": compiled where the fit is long enough to pay for that.
         max_restarts: How often a fit that collapsed, diverged, or ended worse than it began, is
@@ -94,6 +98,7 @@ class FitConfig:
     layer_lr_factors: tuple[float, ...] = option((), at_least=0, at_most=MAX_RATE)
     beta2: float = option(0.9999, above=0, below=1)
     hidden_dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    backward_dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     engine: Literal["eager", "compiled", "auto"] = "eager"
     max_restarts: int = option(3, at_least=0, at_most=1000)
     optimizer: Literal["auto", "nadam", "soap", "adamw"] = "auto"
@@ -136,6 +141,7 @@ PROTOCOL_1: dict[str, Any] = {
     "schedule": "linear",
     "beta2": 0.999,
     "max_restarts": 0,
+    "backward_dtype": "float32",
     "optimizer": "adamw",
     "beta1": 0.9,
     "rising_rates": False,

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from hyperinit.base.clock import Clock
 from hyperinit.fitting.config import FitConfig, rate_of, suited
-from hyperinit.fitting.steps import make_steps, rate_factors
+from hyperinit.fitting.steps import make_steps, rate_factors, settled_options
 from hyperinit.fitting.suits import check_fit_memory, enough_width
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb, is_image
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.vectors import choose_params
-from hyperinit.stepping.engine import settled
 from hyperinit.stepping.schedule import DECAY_POWERS, rate_factor
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
@@ -88,8 +87,8 @@ class FitResult:
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
-        became: What the fit used where its config left it open: batch_pixels, optimizer, engine
-            and hidden_dtype.
+        became: What the fit used where its config left it open: batch_pixels, optimizer, engine,
+            hidden_dtype and backward_dtype.
         enough_width: Where the network was too small for its image, and not the budget: the width
             with which the fit would have come to about 40 dB. Never of a fit to a target.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
@@ -342,16 +341,12 @@ class _Descent:
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
             stalled=progress.stalled and progress.gave_up,
             enough_width=self._enough_width(progress),
-            became={
-                "batch_pixels": self.batch_pixels,
-                "optimizer": self.config.optimizer,
-                **settled(
-                    self.config.engine,
-                    self.config.hidden_dtype,
-                    work=self.work,
-                    device=self.rgb.device,
-                ),
-            },
+            became=settled_options(
+                self.config,
+                *(params.config, self.batch_pixels),
+                work=self.work,
+                device=self.rgb.device,
+            ),
         )
 
     def _enough_width(self, progress: _Progress) -> int | None:

@@ -13,15 +13,19 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, CREDIT, FitConfig
 from hyperinit.images.coords import image_coords, image_to_rgb
-from hyperinit.siren.network import Params, layer_of
+from hyperinit.siren.device import has_bfloat16_units
+from hyperinit.siren.network import Params, SirenConfig, layer_of
 from hyperinit.siren.replay import Replayed
 from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.credit import CreditSampler
-from hyperinit.stepping.engine import SquaredErrors, loss_of
-from hyperinit.stepping.gradients import Gradients, scaled_coords
+from hyperinit.stepping.engine import SquaredErrors, loss_of, settled
+from hyperinit.stepping.gradients import Gradients, LowGradients, scaled_coords
 from hyperinit.stepping.samplers import SAMPLERS, Batches
 from hyperinit.stepping.schedule import layer_factors, unit_factors
 from hyperinit.stepping.soap import OPTIMIZERS
+
+# Multiplications of a hidden layer's product from which gradients in bfloat16 pay, where they do.
+BACKWARD_WORK = 2e6
 
 
 class Steps(Protocol):
@@ -77,7 +81,9 @@ class CreditBatches(Batches):
         super().__init__(image, batch_pixels, generator, dims)
         cell = max(1, round((prod(image.shape[-dims:]) / batch_pixels) ** (1 / dims)))
         self.sampler = CreditSampler(image, cell, generator, batch_pixels, dims)
-        self.coords, self.rgb = image_coords(image, dims), image_to_rgb(image, dims)
+        # A pixel's colours side by side: a step looks at pixels all over the image.
+        self.coords = image_coords(image, dims)
+        self.rgb = image_to_rgb(image, dims).contiguous()
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         return self.look(self.sampler.next_batch())
@@ -127,6 +133,42 @@ def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
         0.0 if layer in config.frozen_layers else a * b
         for layer, (a, b) in enumerate(zip(own, further, strict=True))
     )
+
+
+def _by_hand(config: FitConfig) -> bool:
+    """Whether gradients are made by hand, and not by autograd."""
+    exact = config.hidden_dtype == "float32"
+    return exact and config.engine == "eager" and config.optimizer != "adamw"
+
+
+def backward_dtype(
+    config: FitConfig, siren: SirenConfig, batch_pixels: int, device: torch.device
+) -> str:
+    """What `FitConfig.backward_dtype` is in a fit that has an optimizer.
+
+    Args:
+        config: Of the fit.
+        siren: The network.
+        batch_pixels: Pixels a step.
+        device: Of the parameters. On a GPU bfloat16 gains nothing for networks of this size.
+    """
+    if config.backward_dtype != AUTO:
+        return config.backward_dtype
+    enough = siren.depth > 1 and batch_pixels * siren.width**2 >= BACKWARD_WORK
+    low = enough and _by_hand(config) and device.type == "cpu" and has_bfloat16_units()
+    return "bfloat16" if low else "float32"
+
+
+def settled_options(
+    config: FitConfig, siren: SirenConfig, batch_pixels: int, *, work: float, device: torch.device
+) -> dict[str, Any]:
+    """What a fit that is over used where its config left it open; see `FitResult.became`."""
+    return {
+        "batch_pixels": batch_pixels,
+        "optimizer": config.optimizer,
+        **settled(config.engine, config.hidden_dtype, work=work, device=device),
+        "backward_dtype": backward_dtype(config, siren, batch_pixels, device),
+    }
 
 
 def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) -> Steps:
@@ -239,9 +281,11 @@ class FlatSteps:
         self._unit_std_coords = self.params.config.unit_std_coords
         moved = [layer for layer, factor in enumerate(parts.factors) if factor]
         self._gradients: Gradients | None = None
-        if config.engine == "eager" and config.hidden_dtype == "float32":
-            self._gradients = Gradients(
-                *(self._flat, self._optimizer.gradient, self._batches.batch_pixels),
+        if _by_hand(config):
+            batch_pixels, device = self._batches.batch_pixels, self._flat.vector.device
+            dtype = backward_dtype(config, self.params.config, batch_pixels, device)
+            self._gradients = (LowGradients if dtype == "bfloat16" else Gradients)(
+                *(self._flat, self._optimizer.gradient, batch_pixels),
                 min(moved, default=0),
             )
 

@@ -49,6 +49,7 @@ class Gradients:
 
         self._sines = [buffer(config.width) for _ in range(config.depth)]
         self._cosines = [buffer(config.width) for _ in range(config.depth)]
+        self._angles = self._cosines  # which take their place
         self._slope, self._next_slope = buffer(config.width), buffer(config.width)
         self._errors = buffer(config.out_features)
         self._product: Callable[..., Tensor] = torch.baddbmm if batch else torch.addmm
@@ -74,7 +75,7 @@ class Gradients:
     def _forward(self, coords: Tensor) -> None:
         below, omega = coords, self.omega_0
         for i in range(self.depth):
-            angle, bias = self._cosines[i], self._biases[i]
+            angle, bias = self._angles[i], self._biases[i]
             self._product(
                 angle if bias is None else bias.unsqueeze(-2),
                 below,
@@ -85,7 +86,7 @@ class Gradients:
             )
             below = torch.sin(angle, out=self._sines[i])
             if i >= self.lowest:
-                torch.cos(angle, out=angle)
+                torch.cos(angle, out=self._cosines[i])
         bias = self._biases[-1]
         assert bias is not None  # the linear layer always has one
         self._product(bias.unsqueeze(-2), below, self._weights[-1].mT, out=self._errors)
@@ -100,13 +101,66 @@ class Gradients:
             below = self._sines[i - 1] if i else coords
             grad = self._weight_grads[i]
             self._product(grad, slope.mT, below, beta=0, alpha=omega, out=grad)
-            bias_grad = self._bias_grads[i]
-            if bias_grad is not None:
-                torch.sum(slope, -2, out=bias_grad)
-                if omega != 1:
-                    bias_grad.mul_(omega)
+            self._of_bias(i, slope, omega)
             if i > self.lowest:
                 out = self._next_slope
                 self._product(out, slope, self._weights[i], beta=0, alpha=omega, out=out)
                 self._slope, self._next_slope = out, self._slope
                 slope = out
+
+    def _of_bias(self, layer: int, slope: Tensor, omega: float) -> None:
+        """The gradient of a layer's bias, if it has one."""
+        grad = self._bias_grads[layer]
+        if grad is not None:
+            torch.sum(slope, -2, dtype=grad.dtype, out=grad)
+            if omega != 1:
+                grad.mul_(omega)
+
+
+class LowGradients(Gradients):
+    """The same, with all that goes back through the hidden layers in bfloat16.
+
+    What is shown, and so every residual, stays as exact as it is; a gradient gets noise of half a
+    percent, which is nothing beside that of the pixels of a step. See docs/research-log.md 97.
+    """
+
+    def __init__(
+        self, flat: FlatParams, gradient: FlatParams, batch_pixels: int, lowest: int = 0
+    ) -> None:
+        super().__init__(flat, gradient, batch_pixels, lowest)
+
+        def low(like: Tensor) -> Tensor:
+            return torch.empty_like(like, dtype=torch.bfloat16)
+
+        self._angles = [self._slope] * self.depth  # one after the other
+        self._cosines = list(map(low, self._sines))
+        self._low_sines = low(self._slope)
+        self._low_slope, self._low_next_slope = low(self._slope), low(self._slope)
+        self._low_weight, self._low_grad = low(self._weights[1]), low(self._weights[1])
+        self._low_output = low(self._weights[-1])
+
+    def _backward(self, coords: Tensor, slope: Tensor) -> None:
+        last = self.depth
+        grad = self._weight_grads[last]
+        self._product(grad, slope.mT, self._sines[-1], beta=0, out=grad)
+        self._of_bias(last, slope, 1.0)
+        if self.lowest == last:
+            return
+        low, free = self._low_slope, self._low_next_slope
+        weight = self._low_output.copy_(self._weights[last])
+        self._product(low, slope.to(low.dtype), weight, beta=0, out=low)
+        for i in range(last - 1, max(self.lowest, 1) - 1, -1):
+            low.mul_(self._cosines[i])
+            below, grad = self._low_sines.copy_(self._sines[i - 1]), self._low_grad
+            self._product(grad, low.mT, below, beta=0, alpha=self.omega_0, out=grad)
+            self._weight_grads[i].copy_(grad)
+            self._of_bias(i, low, self.omega_0)
+            if i > self.lowest:
+                weight = self._low_weight.copy_(self._weights[i])
+                self._product(free, low, weight, beta=0, alpha=self.omega_0, out=free)
+                low, free = free, low
+        if self.lowest == 0:
+            # Coordinates are too fine for it.
+            slope, grad = self._slope.copy_(low.mul_(self._cosines[0])), self._weight_grads[0]
+            self._product(grad, slope.mT, coords, beta=0, alpha=self.omega_0, out=grad)
+            self._of_bias(0, slope, self.omega_0)

@@ -52,6 +52,7 @@ def test_what_auto_became_first_holds_for_the_directory(photos, tmp_path, monkey
     assert fit_directory(photos, out, INIT, **options).fitted == 1
     became = [load_params(path)[1]["became"] for path in out.glob("*.safetensors")]
     expected = {"engine": "eager", "hidden_dtype": "bfloat16", "optimizer": "soap"}
+    expected["backward_dtype"] = "float32"
     assert became == [{**expected, "batch_pixels": 64}] * 3
 
 
