@@ -8,6 +8,7 @@ import torch
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.siren.network import Params, SirenConfig, apply
 from hyperinit.siren.vectors import FlatParams
+from hyperinit.stepping import gradients
 from hyperinit.stepping.gradients import Gradients, LowGradients, scaled_coords
 
 
@@ -61,8 +62,12 @@ def test_gradients_are_those_of_autograd(images, config):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("lowest", [0, 2])
-def test_gradients_in_bfloat16_are_nearly_as_good_and_residuals_the_same(images, config, lowest):
+@pytest.mark.parametrize(("lowest", "one_library"), [(0, True), (2, True), (0, False)])
+def test_gradients_in_bfloat16_are_nearly_as_good_and_residuals_the_same(
+    images, config, lowest, one_library, monkeypatch
+):
+    if one_library:  # as on processors where torch's own choice is the faster one
+        monkeypatch.setattr(gradients, "onednn_linear", lambda: None)
     start, lowest = start_of(config, images, torch.float32), min(lowest, config.depth)
     generator = torch.Generator().manual_seed(1)
     coords = torch.rand(*start.batch_shape, 200, 2, generator=generator) * 2 - 1
@@ -72,7 +77,9 @@ def test_gradients_in_bfloat16_are_nearly_as_good_and_residuals_the_same(images,
         gradient = flat.zeros_like()
         squared.append(kind(flat, gradient, 200, lowest)(coords, rgb))
         found.append(gradient.params)
-    assert torch.equal(*squared)
+    if one_library:
+        assert torch.equal(*squared)
+    torch.testing.assert_close(*squared, rtol=1e-3, atol=1e-6)
     for name, exact in found[0].items():
         low = found[1][name]
         assert low.dtype == torch.float32

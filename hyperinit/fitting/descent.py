@@ -341,12 +341,7 @@ class _Descent:
             collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
             stalled=progress.stalled and progress.gave_up,
             enough_width=self._enough_width(progress),
-            became=settled_options(
-                self.config,
-                *(params.config, self.batch_pixels),
-                work=self.work,
-                device=self.rgb.device,
-            ),
+            became=settled_options(self.config, params, self.batch_pixels, work=self.work),
         )
 
     def _enough_width(self, progress: _Progress) -> int | None:

@@ -14,7 +14,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, CREDIT, FitConfig
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.device import has_bfloat16_units
-from hyperinit.siren.network import Params, SirenConfig, layer_of
+from hyperinit.siren.network import Params, layer_of
 from hyperinit.siren.replay import Replayed
 from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.credit import CreditSampler
@@ -141,33 +141,31 @@ def _by_hand(config: FitConfig) -> bool:
     return exact and config.engine == "eager" and config.optimizer != "adamw"
 
 
-def backward_dtype(
-    config: FitConfig, siren: SirenConfig, batch_pixels: int, device: torch.device
-) -> str:
+def backward_dtype(config: FitConfig, params: Params, batch_pixels: int) -> str:
     """What `FitConfig.backward_dtype` is in a fit that has an optimizer.
 
     Args:
         config: Of the fit.
-        siren: The network.
+        params: What is fitted. On a GPU bfloat16 gains nothing for networks of this size.
         batch_pixels: Pixels a step.
-        device: Of the parameters. On a GPU bfloat16 gains nothing for networks of this size.
     """
     if config.backward_dtype != AUTO:
         return config.backward_dtype
+    siren, plain = params.config, params.device.type == "cpu" and params.dtype == torch.float32
     enough = siren.depth > 1 and batch_pixels * siren.width**2 >= BACKWARD_WORK
-    low = enough and _by_hand(config) and device.type == "cpu" and has_bfloat16_units()
+    low = enough and plain and _by_hand(config) and has_bfloat16_units()
     return "bfloat16" if low else "float32"
 
 
 def settled_options(
-    config: FitConfig, siren: SirenConfig, batch_pixels: int, *, work: float, device: torch.device
+    config: FitConfig, params: Params, batch_pixels: int, *, work: float
 ) -> dict[str, Any]:
     """What a fit that is over used where its config left it open; see `FitResult.became`."""
     return {
         "batch_pixels": batch_pixels,
         "optimizer": config.optimizer,
-        **settled(config.engine, config.hidden_dtype, work=work, device=device),
-        "backward_dtype": backward_dtype(config, siren, batch_pixels, device),
+        **settled(config.engine, config.hidden_dtype, work=work, device=params.device),
+        "backward_dtype": backward_dtype(config, params, batch_pixels),
     }
 
 
@@ -282,8 +280,8 @@ class FlatSteps:
         moved = [layer for layer, factor in enumerate(parts.factors) if factor]
         self._gradients: Gradients | None = None
         if _by_hand(config):
-            batch_pixels, device = self._batches.batch_pixels, self._flat.vector.device
-            dtype = backward_dtype(config, self.params.config, batch_pixels, device)
+            batch_pixels = self._batches.batch_pixels
+            dtype = backward_dtype(config, self.params, batch_pixels)
             self._gradients = (LowGradients if dtype == "bfloat16" else Gradients)(
                 *(self._flat, self._optimizer.gradient, batch_pixels),
                 min(moved, default=0),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.siren.ambient import products_of
@@ -74,6 +75,19 @@ def has_bfloat16_units() -> bool:
     """
     units = {"avx512_bf16", "amx_bf16"}
     return torch.backends.mkldnn.is_available() and not units.isdisjoint(cpuinfo("flags").split())
+
+
+@functools.cache
+def onednn_linear() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """x (N, in), weight (out, in), bias (out,) -> x W^T + b in float32, by oneDNN; None: no need.
+
+    torch takes MKL, which on AMD's processors is less than half as fast. The operator is what its
+    compiler calls, and may go: then nothing is lost but that.
+    """
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if linear is None or cpuinfo("vendor_id") != "AuthenticAMD":
+        return None
+    return lambda x, weight, bias: linear(x, weight, bias, "none", [], "")
 
 
 @contextlib.contextmanager

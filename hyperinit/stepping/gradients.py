@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.images.coords import COORD_STD
+from hyperinit.siren.device import onednn_linear
 from hyperinit.siren.vectors import FlatParams
 
 
@@ -73,23 +74,27 @@ class Gradients:
         return squared
 
     def _forward(self, coords: Tensor) -> None:
-        below, omega = coords, self.omega_0
+        below = coords
         for i in range(self.depth):
-            angle, bias = self._angles[i], self._biases[i]
-            self._product(
-                angle if bias is None else bias.unsqueeze(-2),
-                below,
-                self._weights[i].mT,
-                beta=0.0 if bias is None else omega,
-                alpha=omega,
-                out=angle,
-            )
+            angle = self._angle(i, below)
             below = torch.sin(angle, out=self._sines[i])
             if i >= self.lowest:
                 torch.cos(angle, out=self._cosines[i])
         bias = self._biases[-1]
         assert bias is not None  # the linear layer always has one
         self._product(bias.unsqueeze(-2), below, self._weights[-1].mT, out=self._errors)
+
+    def _angle(self, layer: int, below: Tensor) -> Tensor:
+        """What a layer takes the sine of, omega_0 (W x + b)."""
+        angle, bias = self._angles[layer], self._biases[layer]
+        return self._product(
+            angle if bias is None else bias.unsqueeze(-2),
+            below,
+            self._weights[layer].mT,
+            beta=0.0 if bias is None else self.omega_0,
+            alpha=self.omega_0,
+            out=angle,
+        )
 
     def _backward(self, coords: Tensor, slope: Tensor) -> None:
         """`slope`: derivative by the colours."""
@@ -120,8 +125,9 @@ class Gradients:
 class LowGradients(Gradients):
     """The same, with all that goes back through the hidden layers in bfloat16.
 
-    What is shown, and so every residual, stays as exact as it is; a gradient gets noise of half a
-    percent, which is nothing beside that of the pixels of a step. See docs/research-log.md 97.
+    What is shown, and so every residual, stays as exact as it is, if by another library; a gradient
+    gets noise of half a percent, which is nothing beside that of the pixels of a step. See
+    docs/research-log.md 97.
     """
 
     def __init__(
@@ -138,6 +144,13 @@ class LowGradients(Gradients):
         self._low_slope, self._low_next_slope = low(self._slope), low(self._slope)
         self._low_weight, self._low_grad = low(self._weights[1]), low(self._weights[1])
         self._low_output = low(self._weights[-1])
+        alone = not flat.params.batch_shape and flat.vector.dtype == torch.float32
+        self._linear = onednn_linear() if alone else None
+
+    def _angle(self, layer: int, below: Tensor) -> Tensor:
+        if self._linear is None or layer == 0:
+            return super()._angle(layer, below)
+        return self._linear(below, self._weights[layer], self._biases[layer]).mul_(self.omega_0)
 
     def _backward(self, coords: Tensor, slope: Tensor) -> None:
         last = self.depth
