@@ -243,6 +243,6 @@ def _write(
 
 
 def looks(config: FitConfig) -> tuple[float, ...]:
-    """When a fit over a budget is evaluated, watched or not; a few per cent of its time at most."""
-    every = max(config.budget_epochs / 16, 2.0)
+    """When a fit over a budget is evaluated, watched or not: a look is a third of an epoch."""
+    every = max(config.budget_epochs / 16, 4.0)
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))

@@ -6,12 +6,16 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.siren.ambient import products_of
+
+# x (..., in), weight (out, in), bias (out,) -> x W^T + b
+Linear: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 DEVICE_HELP = "auto, cpu, cuda or mps"
 
@@ -78,8 +82,8 @@ def has_bfloat16_units() -> bool:
 
 
 @functools.cache
-def onednn_linear() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
-    """x (N, in), weight (out, in), bias (out,) -> x W^T + b in float32, by oneDNN; None: no need.
+def onednn_linear() -> Linear | None:
+    """The products of a layer in float32, without gradients, by oneDNN; None: there is no need.
 
     torch takes MKL, which on AMD's processors is less than half as fast. The operator is what its
     compiler calls, and may go: then nothing is lost but that.

@@ -6,6 +6,7 @@ all end as `Params`, so a fit cannot tell them apart.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.siren.ambient import own_products
+from hyperinit.siren.device import Linear, onednn_linear
 
 # Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
 # more is refused, before the sizes of layers are even listed.
@@ -200,7 +202,7 @@ class Params(Mapping[str, Tensor]):
 
 def features(params: Params, coords: Tensor) -> Tensor:
     """The last sine layer's output, (..., width): what `apply` sums up to colours; see there."""
-    return _run_layers(params, coords, None, torch.sin, params.config.depth)
+    return _run_layers(params, coords, params.config.depth)
 
 
 def apply(
@@ -222,17 +224,18 @@ def apply(
     Returns:
         Normalised colours (..., 3), or (B, N, 3).
     """
-    return _run_layers(params, coords, hidden_dtype, sine, params.config.depth + 1)
+    return _run_layers(params, coords, params.config.depth + 1, hidden_dtype, sine)
 
 
 def _run_layers(
     params: Params,
     coords: Tensor,
-    hidden_dtype: torch.dtype | None,
-    sine: Callable[[Tensor], Tensor],
     layers: int,
+    hidden_dtype: torch.dtype | None = None,
+    sine: Callable[[Tensor], Tensor] = torch.sin,
+    linear: Linear = nn.functional.linear,
 ) -> Tensor:
-    """The output of the first so many layers."""
+    """The output of the first so many layers; `linear` makes the products of one SIREN."""
     config = params.config
     batched = bool(params.batch_shape)
     hidden = coords / COORD_STD if config.unit_std_coords else coords
@@ -253,7 +256,7 @@ def _run_layers(
         elif batched:
             hidden = torch.matmul(hidden, weight.transpose(-1, -2))  # (B, N, out)
         else:
-            hidden = nn.functional.linear(hidden, weight, bias)
+            hidden = linear(hidden, weight, bias)
         if i < config.depth:
             hidden = sine(hidden)
     return hidden
@@ -307,6 +310,7 @@ class Siren(nn.Module):
 # what stays in its caches is twice as fast as what does not.
 CHUNK_PIXELS = {"cpu": 2048}
 OTHER_CHUNK_PIXELS = 65536
+ONEDNN_WIDTH = 128  # from which its products are the faster ones, where they are at all
 
 
 def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
@@ -318,11 +322,17 @@ def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> 
     """
     wide = torch.promote_types(params.dtype, torch.float32)
     params = params if params.dtype == wide else params.map(lambda value: value.to(wide))
+    suits = params.dtype == torch.float32 and coords.device.type == "cpu"
+    faster = onednn_linear() if suits and params.config.width >= ONEDNN_WIDTH else None
+    if faster is not None and params.batch_shape:  # it takes one SIREN after the other
+        return torch.stack([predict(one, coords, chunk_pixels) for one in params.unbatch()])
+    layers, linear = params.config.depth + 1, faster or nn.functional.linear
     if chunk_pixels is None:
         chunk_pixels = _chunk_pixels(params, coords.device)
     with torch.no_grad(), torch.autocast(coords.device.type, enabled=False), own_products():
         parts = (part.to(params.dtype) for part in coords.split(chunk_pixels))
-        return torch.cat([apply(params, part) for part in parts], dim=-2)
+        run = functools.partial(_run_layers, params, sine=torch.sin_, linear=linear)
+        return torch.cat([run(part, layers) for part in parts], dim=-2)
 
 
 def _chunk_pixels(params: Params, device: torch.device) -> int:
