@@ -122,23 +122,22 @@ def measure_one(device: torch.device, sizes: Sizes, **options: Any) -> dict[str,
 
 
 def measure_many(
-    device: torch.device, sizes: Sizes, count: int, together: int | None = None
+    device: torch.device, sizes: Sizes, count: int, together: int | None = None, **options: Any
 ) -> dict[str, Any]:
     """Many images: how many a second, as decided by the device or so many at a time."""
+    options = {"eval_epochs": (), **options}
     images = [image_of(seed, sizes.side).to(device) for seed in range(count)]
     begin = _now(device)
     starts = starts_of(images, sizes)
     start_sec = _now(device) - begin
-    fit_many(starts[:2], images[:2], budget_epochs=WARM_EPOCHS, eval_epochs=())
+    fit_many(starts[:2], images[:2], budget_epochs=WARM_EPOCHS, **options)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     begin, results = _now(device), []
     step = together or count
     for i in range(0, count, step):
         part = slice(i, i + step)
-        results += fit_many(
-            starts[part], images[part], budget_epochs=sizes.many_epochs, eval_epochs=()
-        )
+        results += fit_many(starts[part], images[part], budget_epochs=sizes.many_epochs, **options)
     sec = _now(device) - begin
     pixels = sizes.side**2
     most = most_together(starts[0].params.config, pixels, FitConfig().step_pixels(pixels), device)
@@ -187,6 +186,18 @@ def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, 
             lambda: measure_one(device, sizes, hidden_dtype="bfloat16"),
         ),
         (many, "device, tf32", tf32, lambda: measure_many(device, sizes, sizes.many)),
+        (
+            many,
+            "device, gradients in bfloat16",
+            nullcontext,
+            lambda: measure_many(device, sizes, sizes.many, backward_dtype="bfloat16"),
+        ),
+        (
+            one,
+            "device, gradients in bfloat16",
+            nullcontext,
+            lambda: measure_one(device, sizes, backward_dtype="bfloat16"),
+        ),
     ]
     for group, name, around, run in rows:
         kind = "one" if group is one else "many"
