@@ -113,10 +113,10 @@ def _run_command(arguments: argparse.Namespace, program: Program[Any], processes
         # only what cannot move a result may be given anew.
         checkpoint = checkpoint_to_resume(arguments.resume)
         state, config, info = load_state(checkpoint, task)
-        check_kept(config, vars(arguments))
+        check_kept(config, vars(arguments), state.step)
         run_dir = checkpoint.parent
         arguments.preset = "as stored"
-        stored = to_dict(as_edited(config, run_dir / CONFIG_NAME))
+        stored = to_dict(as_edited(config, run_dir / CONFIG_NAME, state.step))
         config = resolve(task.config, arguments, {"as stored": stored})
     else:
         arguments.preset = arguments.preset or "default"

@@ -35,6 +35,7 @@ MAY_CHANGE = {
     *("data", "data_memory_mib", "data_workers"),
     *("compare_budgets", "compare_lrs", "compare_images"),
 }
+LONGER = "max_steps"  # may be raised once a run is at its end
 
 
 def check_vacant(run_dir: Path) -> None:
@@ -121,12 +122,13 @@ def checkpoint_to_resume(run: Path) -> Path:
     return path
 
 
-def check_kept(config: LoopConfig, given: Mapping[str, Any]) -> None:
+def check_kept(config: LoopConfig, given: Mapping[str, Any], step: int) -> None:
     """Refuses flags that would give a resumed run other settings than it has.
 
     Args:
         config: The run's own settings.
         given: What the command line was parsed to.
+        step: Where it stands.
 
     Raises:
         InputError: there are such flags; the line names them.
@@ -135,10 +137,21 @@ def check_kept(config: LoopConfig, given: Mapping[str, Any]) -> None:
     # A setting is there if it was typed, as 0 or as off too; other flags are None or False if not.
     typed = {n for n, v in given.items() if n in settings or (v is not None and v is not False)}
     extra = sorted(typed - MAY_CHANGE - {"resume", "device"})
+    if LONGER in extra and _goes_on(config, step, given[LONGER]):
+        extra.remove(LONGER)
     if extra:
         off = {name for name in extra if given[name] is False}
         flags = [f"--{'no-' * (n in off)}{n.replace('_', '-')}" for n in extra]
         raise InputError(f"--resume keeps the run's own settings: leave out {', '.join(flags)}")
+
+
+def _goes_on(config: LoopConfig, step: int, max_steps: int | str) -> bool:
+    """Whether a run is at its end and would get more steps, as a flag or a file has them.
+
+    On the way a longer schedule would only be another run than the one that was begun.
+    """
+    wanted = int(max_steps) if str(max_steps).isdecimal() else 0
+    return step >= config.max_steps and wanted > config.max_steps
 
 
 @dataclass(frozen=True)
@@ -227,7 +240,7 @@ def check_of_use(config: LoopConfig, given: Mapping[str, Any]) -> None:
             raise InputError(f"--{off}{idle[0].replace('_', '-')} does nothing here: {row.why}")
 
 
-def as_edited(config: Config, path: Path) -> Config:
+def as_edited(config: Config, path: Path, step: int) -> Config:
     """The settings of a run to resume, with what was changed in its config file and may be.
 
     Without a file that can be read, those that it has.
@@ -235,6 +248,7 @@ def as_edited(config: Config, path: Path) -> Config:
     Args:
         config: As they are stored in its checkpoint.
         path: Its config file.
+        step: Where the run stands.
 
     Raises:
         InputError: something in the file is wrong, or would change the training.
@@ -248,6 +262,8 @@ def as_edited(config: Config, path: Path) -> Config:
     found = from_dict(type(config), {**stored, **read}, source=shown_path(path))
     changed = [name for name, value in to_dict(found).items() if value != stored[name]]
     kept = [name for name in changed if name not in MAY_CHANGE]
+    if LONGER in kept and _goes_on(config, step, found.max_steps):
+        kept.remove(LONGER)
     if kept:
         values = ", ".join(f"{name} back to {toml_value(stored[name])}" for name in kept)
         raise InputError(

@@ -255,6 +255,21 @@ def test_what_may_change_is_taken_from_the_config_file_and_flags_win(tmp_path):
     assert (found["step"], found["compare_budgets"], found["checkpoint_sec"]) == (10, [2.0], 8.0)
 
 
+def test_a_run_at_its_end_may_be_given_more_steps(tmp_path, capsys):
+    stopped(tmp_path, "synthetic")
+    line = refused(["--resume", tmp_path, "--max-steps", "12"], capsys)
+    assert line.endswith("--resume keeps the run's own settings: leave out --max-steps")
+    edit(tmp_path, time_limit_min='"none"')
+    assert resumed(tmp_path)["step"] == 10
+    line = refused(["--resume", tmp_path, "--max-steps", "8"], capsys)
+    assert line.endswith("leave out --max-steps")
+    found = resumed(tmp_path, "--max-steps", "11")
+    assert (found["step"], found["max_steps"]) == (11, 11)
+    edit(tmp_path, max_steps="12")
+    found = resumed(tmp_path)
+    assert (found["step"], found["max_steps"]) == (12, 12)
+
+
 @pytest.mark.parametrize("content", [None, b"lr = = 3\n", b"\xff", b"", b"size = 16\n"])
 def test_a_config_file_that_is_gone_or_unreadable_stops_no_resume(tmp_path, content):
     stopped(tmp_path, "synthetic")
