@@ -1,7 +1,7 @@
 """SIREN and pixels -> residuals and gradients, by hand: what autograd does, in buffers of its own.
 
 A step of a small SIREN is mostly the bookkeeping of autograd, allocations and the clearing of
-gradients; see SPEED.md for what it takes with and without. Equal to autograd but for rounding,
+gradients; docs/results/fit-engine.md has what it takes. Equal to autograd but for rounding,
 which the tests check.
 """
 
@@ -144,13 +144,18 @@ class LowGradients(Gradients):
         self._low_slope, self._low_next_slope = low(self._slope), low(self._slope)
         self._low_weight, self._low_grad = low(self._weights[1]), low(self._weights[1])
         self._low_output = low(self._weights[-1])
-        alone = not flat.params.batch_shape and flat.vector.dtype == torch.float32
-        self._linear = onednn_linear() if alone else None
+        self._linear = onednn_linear() if flat.vector.dtype == torch.float32 else None
 
     def _angle(self, layer: int, below: Tensor) -> Tensor:
         if self._linear is None or layer == 0:
             return super()._angle(layer, below)
-        return self._linear(below, self._weights[layer], self._biases[layer]).mul_(self.omega_0)
+        angle, weight, bias = self._angles[layer], self._weights[layer], self._biases[layer]
+        if below.ndim == 2:
+            return self._linear(below, weight, bias).mul_(self.omega_0)
+        for i, own in enumerate(angle):  # it takes one SIREN after the other
+            shown = self._linear(below[i], weight[i], None if bias is None else bias[i])
+            torch.mul(shown, self.omega_0, out=own)
+        return angle
 
     def _backward(self, coords: Tensor, slope: Tensor) -> None:
         last = self.depth
