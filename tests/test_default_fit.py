@@ -71,7 +71,9 @@ def test_gradients_are_in_bfloat16_where_the_processor_has_units(
     assert (found.mse == exact.mse) == (not units)
     assert found.mse == pytest.approx(exact.mse, rel=0.1)
     for own in ({"optimizer": "adamw"}, {"hidden_dtype": "bfloat16"}):  # autograd's gradients
-        assert fit(start(), picture(), **own, **options).became["backward_dtype"] == "float32"
+        for dtype in ("auto", "bfloat16"):
+            other = fit(start(), picture(), backward_dtype=dtype, **own, **options)
+            assert other.became["backward_dtype"] == "float32"
 
 
 def test_a_fit_is_the_same_every_time_and_another_seed_is_another() -> None:

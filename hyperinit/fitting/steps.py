@@ -149,12 +149,13 @@ def backward_dtype(config: FitConfig, params: Params, batch_pixels: int) -> str:
         params: What is fitted. On a GPU bfloat16 gains nothing for networks of this size.
         batch_pixels: Pixels a step.
     """
+    if not _by_hand(config):
+        return "float32"
     if config.backward_dtype != AUTO:
         return config.backward_dtype
     siren, plain = params.config, params.device.type == "cpu" and params.dtype == torch.float32
     enough = siren.depth > 1 and batch_pixels * siren.width**2 >= BACKWARD_WORK
-    low = enough and plain and _by_hand(config) and has_bfloat16_units()
-    return "bfloat16" if low else "float32"
+    return "bfloat16" if enough and plain and has_bfloat16_units() else "float32"
 
 
 def settled_options(
