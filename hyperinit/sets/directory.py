@@ -47,8 +47,7 @@ from hyperinit.sets.results import (
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.spread.engines import HERE, Engine, WorkLost
 
-# Options that a timing or the work may decide.
-AUTOMATIC = ("engine", "hidden_dtype", "backward_dtype")
+AUTOMATIC = ("engine", "hidden_dtype")  # options that a timing or the work may decide
 
 # Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
 # size to fill, is bounded whatever the sizes are.
