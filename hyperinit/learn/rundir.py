@@ -150,8 +150,9 @@ def _goes_on(config: LoopConfig, step: int, max_steps: int | str) -> bool:
 
     On the way a longer schedule would only be another run than the one that was begun.
     """
-    wanted = int(max_steps) if str(max_steps).isdecimal() else 0
-    return step >= config.max_steps and wanted > config.max_steps
+    wanted = str(max_steps)
+    more = wanted.isdecimal() and len(wanted) < 20 and int(wanted) > config.max_steps
+    return more and step >= config.max_steps
 
 
 @dataclass(frozen=True)
