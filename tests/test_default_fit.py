@@ -76,6 +76,16 @@ def test_gradients_are_in_bfloat16_where_the_processor_has_units(
             assert other.became["backward_dtype"] == "float32"
 
 
+def test_progress_is_told_between_looks_and_changes_nothing() -> None:
+    told: list[tuple[float, float]] = []
+    options: dict[str, Any] = {"budget_epochs": 2, "eval_epochs": ()}
+    found = fit(start(), picture(), on_progress=lambda *now: told.append(now), **options)
+    assert found.mse == fit(start(), picture(), **options).mse
+    epochs = [at for at, _ in told]
+    assert epochs == sorted(epochs) and len(told) == 3 and epochs[-1] == 2
+    assert told[-1][1] < told[0][1] and found.curve[-1].train_mse == told[-1][1]
+
+
 def test_a_fit_is_the_same_every_time_and_another_seed_is_another() -> None:
     runs = [fit(start(), picture(), budget_epochs=1, seed=seed).mse for seed in (3, 3, 4)]
     assert runs[0] == runs[1] != runs[2]

@@ -235,6 +235,7 @@ def test_a_terminal_sees_progress_and_a_pipe_does_not(
     monkeypatch.setattr(sys, "stderr", seen)
     assert main(command) == 0
     assert "epochs, " in seen.getvalue() and " left, MSE " in seen.getvalue()
+    assert ("training loss" in seen.getvalue()) == (mode[0] == "--budget-epochs")
     piped = io.StringIO()
     monkeypatch.setattr(sys, "stderr", piped)
     assert main(command) == 0

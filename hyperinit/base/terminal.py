@@ -167,6 +167,7 @@ class EpochBar:
         from tqdm import tqdm
 
         self.is_shown = sys.stderr.isatty() and not manner().quiet
+        self._seen = ""
         self._bar = tqdm(
             total=budget_epochs,
             delay=BAR_AFTER_SEC,
@@ -185,9 +186,17 @@ class EpochBar:
 
     def show(self, epochs: float, mse: float, planned_epochs: float | None = None) -> None:
         """How far the fit has come, its error over all pixels, and its end where that moves."""
+        self._seen = f"MSE {mse:.3g}"
+        self._move(epochs, self._seen, planned_epochs)
+
+    def step(self, epochs: float, loss: float) -> None:
+        """How far the fit has come between two looks at all pixels, and its training loss."""
+        self._move(epochs, f"{self._seen}, training loss {loss:.3g}")
+
+    def _move(self, epochs: float, text: str, planned_epochs: float | None = None) -> None:
         total = planned_epochs or self._bar.total
         self._bar.total = max(total, epochs)  # restarts go beyond the budget
-        self._bar.set_postfix_str(f"MSE {mse:.3g}", refresh=False)
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(epochs - self._bar.n)
 
 

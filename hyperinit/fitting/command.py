@@ -127,7 +127,11 @@ def _fit_budget(
     from hyperinit.fitting.fit import failure, fit, too_small
 
     with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
-        result = fit(start, image, config, on_eval=lambda point: bar.show(point.epochs, point.mse))
+        result = fit(
+            *(start, image, config),
+            on_eval=lambda point: bar.show(point.epochs, point.mse),
+            on_progress=bar.step if bar.is_shown else None,
+        )
     name = shown_path(arguments.image)
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if reason := failure(result):

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseW
 
 # Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
 TRAIN_MSE_SMOOTHING = 0.98
-
-REPLAN_STEPS = 20
+REPLAN_STEPS, PROGRESS_STEPS = 20, 16
+OnProgress: TypeAlias = Callable[[float, float], None]  # epochs, smoothed training loss
 
 # A fit that has come so far from an image (whose variance is about 1) will not come back.
 DIVERGED_MSE = 1e3
@@ -132,6 +132,7 @@ def descent(
     planned_fits: int = 1,
     replan: Replan | None = None,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[list[FitResult]]:
     """One attempt at fitting one SIREN, or B SIRENs together.
 
@@ -148,12 +149,13 @@ def descent(
             decided by it.
         replan: For the fit of one SIREN.
         on_eval: Called with each new point of a curve, off the clock.
+        on_progress: For the fit of one SIREN: called every PROGRESS_STEPS steps, on the clock.
 
     Yields:
         After each evaluation one result for each SIREN, as if the fit ended there. Between two of
         them the clock stands still. Seconds are those of the whole attempt.
     """
-    run = _Descent(start, image, config, failed, planned_fits, replan, on_eval)
+    run = _Descent(start, image, config, failed, planned_fits, replan, on_eval, on_progress)
     due = deque(step for step in run.eval_steps if step < run.steps)
     while True:
         next_eval = due.popleft() if due else None  # None: the end, wherever that will be
@@ -176,9 +178,11 @@ class _Descent:
         planned_fits: int,
         replan: Replan | None,
         on_eval: Callable[[CurvePoint], None],
+        on_progress: OnProgress | None,
     ) -> None:
         config = suited(config, start)
-        self.config, self.replan, self.on_eval = config, replan, on_eval
+        self.config, self.replan = config, replan
+        self.on_eval, self.on_progress = on_eval, on_progress
         self.start, self.batch = start, start.params.batch_shape
         self.dims = start.params.config.in_features
         self.coords, self.rgb = image_coords(image, self.dims), image_to_rgb(image, self.dims)
@@ -228,6 +232,10 @@ class _Descent:
     def _steps_after(self, epochs: float) -> int:
         return round(max(epochs - self.spent_epochs, 0) * self.pixels / self.batch_pixels)
 
+    def _epochs(self, steps: int) -> float:
+        """After so many steps, on the curve's scale."""
+        return self.before.epochs + steps * self.batch_pixels / self.pixels
+
     def advance(self, until: int) -> None:
         """Steps on the clock: until a step, the next plan, or a collapse."""
         taken = until - self.step
@@ -237,6 +245,8 @@ class _Descent:
             for _ in range(taken):
                 self._take_step()
                 self.step += 1
+                if self.on_progress is not None and self.step % PROGRESS_STEPS == 0:
+                    self.on_progress(self._epochs(self.step), float(self.train_mse))
                 if self.watch is not None and self._gave_up():
                     return
             if self.replan is not None:
@@ -260,7 +270,7 @@ class _Descent:
 
     def _look_for_collapses(self) -> None:
         assert self.watch is not None
-        epochs = self.before.epochs + (self.step + 1) * self.batch_pixels / self.pixels
+        epochs = self._epochs(self.step + 1)
         alone = len(self.fits) == 1
         early = self.step < EARLY_SHARE * self.steps
         watched = zip(self.fits, self.watch.collapsed, self.watch.stalled, strict=True)
@@ -299,8 +309,8 @@ class _Descent:
             at = None
             mse, psnr = self._look(params, at)
         train = self.train_mse.reshape(-1).tolist()
-        epochs = self.before.epochs + self.step * self.batch_pixels / self.pixels
-        steps, sec = self.before.steps + self.step, self.before.sec + self.clock.sec
+        epochs, steps = self._epochs(self.step), self.before.steps + self.step
+        sec = self.before.sec + self.clock.sec
         keep = [False] * len(self.fits)
         for i, progress in enumerate(self.fits):
             if not progress.over:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import FitConfig, rate_of, with_options
-from hyperinit.fitting.descent import FitResult, descend
+from hyperinit.fitting.descent import FitResult, OnProgress, descend
 from hyperinit.fitting.suits import GOOD_PSNR
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
@@ -38,6 +38,7 @@ def fit(
     config: FitConfig | None = None,
     *,
     on_eval: Callable[[CurvePoint], None] = lambda point: None,
+    on_progress: OnProgress | None = None,
     **options: Any,
 ) -> FitResult:
     """Fits one SIREN to one image, or to another signal that the SIREN is for.
@@ -50,6 +51,8 @@ def fit(
             (C, N), (C, H, W) or (C, D, H, W) with 1, 2 or 3 coordinates and C values.
         config: See FitConfig.
         on_eval: Called with each point of the curve, off the clock.
+        on_progress: Called every few steps with the epochs so far and the smoothed training loss,
+            on the clock: it should be quick.
         **options: Fields of FitConfig to set, for example `budget_epochs=8`.
 
     Raises:
@@ -61,8 +64,9 @@ def fit(
     if params.batch_shape:
         raise InputError(f"fit takes one SIREN, not {params.batch_shape[0]} (see fit_many)")
     image = plain(to_samples(image, params.config)).to(params.device)
-    (result,) = descend(start, image, config, on_eval=on_eval)
-    result = restart_failed(result, start, image, config, on_eval=on_eval)
+    told: dict[str, Any] = {"on_eval": on_eval, "on_progress": on_progress}
+    (result,) = descend(start, image, config, **told)
+    result = restart_failed(result, start, image, config, **told)
     if isinstance(siren, Siren):
         with torch.no_grad():
             for name, value in siren.params.items():
@@ -82,14 +86,13 @@ def restart_failed(
     start: Start,
     image: Tensor,
     config: FitConfig,
-    *,
-    on_eval: Callable[[CurvePoint], None] = lambda point: None,
+    **told: Any,
 ) -> FitResult:
     """Starts a failed fit of one image again at a lower rate, `max_restarts` times at most.
 
     Args:
         result: Of the first attempt.
-        start, image, config, on_eval: What it was made with, see `descend`.
+        start, image, config, told: What it was made with, see `descend`.
     """
     suits = rate_of(replace(config, lr=None), start, image[0].numel())
     looked_dead = True
@@ -104,7 +107,7 @@ def restart_failed(
             again = replace(config, lr=suits, max_restarts=0)
         else:
             again = replace(config, lr=_lower_rate(result, suits))
-        (attempt,) = descend(start, image, again, failed=end, on_eval=on_eval)
+        (attempt,) = descend(start, image, again, failed=end, **told)
         if result.kept.mse < attempt.kept.mse:
             attempt = replace(attempt, params=result.params, kept=result.kept)
         collapses = (*result.collapses, *attempt.collapses)
