@@ -1,11 +1,12 @@
-"""The polynomial sine of compiled fits is a sine, and its derivative a cosine."""
+"""Sines are sines, whoever makes them, and their derivatives cosines."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from hyperinit.siren.sine import fast_sin
+from hyperinit.siren.device import on_threads
+from hyperinit.siren.sine import fast_sin, sin_, sin_and_cos
 
 
 def test_it_is_the_sine_and_its_gradient_the_cosine() -> None:
@@ -27,3 +28,29 @@ def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         fast_sin(x), x.sin(), atol=1e-2 if dtype.itemsize < 4 else 1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sines_in_place_are_those_of_torch(threads: int, dtype: torch.dtype) -> None:
+    x = torch.cat((torch.linspace(-100, 100, 999), torch.tensor([3e5, -0.0]))).to(dtype)
+    with on_threads(threads):
+        torch.testing.assert_close(sin_(x.clone()), x.sin())
+        for cosine in (torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16), None):
+            sine = torch.empty_like(x)
+            sin_and_cos(x.clone(), sine, cosine)
+            torch.testing.assert_close(sine, x.sin())
+            if cosine is not None:
+                torch.testing.assert_close(cosine, x.cos().to(cosine.dtype))
+        sine, angle = torch.empty_like(x), x.clone()
+        sin_and_cos(angle, sine, angle)
+        torch.testing.assert_close(angle, x.cos())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_that_has_blown_up_warns_of_nothing() -> None:
+    x = torch.tensor([float("inf"), float("nan"), 1.0])
+    sine, cosine = torch.empty(3), torch.empty(3)
+    sin_and_cos(x.clone(), sine, cosine)
+    for values in (sin_(x.clone()), sine, cosine):
+        assert values.isnan().tolist() == [True, True, False]

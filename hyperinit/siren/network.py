@@ -24,6 +24,7 @@ from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_im
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.siren.ambient import own_products
 from hyperinit.siren.device import Linear, onednn_linear
+from hyperinit.siren.sine import sin_
 
 # Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
 # more is refused, before the sizes of layers are even listed.
@@ -308,7 +309,7 @@ class Siren(nn.Module):
 
 # Evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a CPU
 # what stays in its caches is twice as fast as what does not.
-CHUNK_PIXELS = {"cpu": 2048}
+CHUNK_PIXELS = {"cpu": 1024}
 OTHER_CHUNK_PIXELS = 65536
 ONEDNN_WIDTH = 128  # from which its products are the faster ones, where they are at all
 
@@ -331,7 +332,7 @@ def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> 
         chunk_pixels = _chunk_pixels(params, coords.device)
     with torch.no_grad(), torch.autocast(coords.device.type, enabled=False), own_products():
         parts = (part.to(params.dtype) for part in coords.split(chunk_pixels))
-        run = functools.partial(_run_layers, params, sine=torch.sin_, linear=linear)
+        run = functools.partial(_run_layers, params, sine=sin_, linear=linear)
         return torch.cat([run(part, layers) for part in parts], dim=-2)
 
 

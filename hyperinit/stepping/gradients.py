@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hyperinit.images.coords import COORD_STD
 from hyperinit.siren.device import onednn_linear
+from hyperinit.siren.sine import sin_and_cos
 from hyperinit.siren.vectors import FlatParams
 
 
@@ -37,7 +38,7 @@ class Gradients:
     ) -> None:
         params, grads = flat.params, gradient.params
         config, batch = params.config, params.batch_shape
-        like = params["layers.0.weight"]
+        self._batch_pixels = batch_pixels
         self.omega_0, self.depth, self.lowest = config.omega_0, config.depth, lowest
         layers = range(config.depth + 1)
         self._weights = [params[f"layers.{i}.weight"] for i in layers]
@@ -45,16 +46,25 @@ class Gradients:
         self._weight_grads = [grads[f"layers.{i}.weight"] for i in layers]
         self._bias_grads = [grads.tensors.get(f"layers.{i}.bias") for i in layers]
 
-        def buffer(size: int) -> Tensor:
-            return torch.empty(*batch, batch_pixels, size, dtype=like.dtype, device=like.device)
-
-        self._sines = [buffer(config.width) for _ in range(config.depth)]
-        self._cosines = [buffer(config.width) for _ in range(config.depth)]
-        self._angles = self._cosines  # which take their place
-        self._slope, self._next_slope = buffer(config.width), buffer(config.width)
-        self._errors = buffer(config.out_features)
+        self._sines = [self._buffer(config.width) for _ in range(config.depth)]
+        self._errors = self._buffer(config.out_features)
+        self._turned = torch.empty_like(self._weights[0].mT, memory_format=torch.contiguous_format)
         self._product: Callable[..., Tensor] = torch.baddbmm if batch else torch.addmm
         self._scale = 2 / (config.out_features * batch_pixels)
+        self._make_way_back()
+
+    def _buffer(self, size: int, dtype: torch.dtype | None = None) -> Tensor:
+        """So many numbers for each pixel of a step."""
+        like = self._weights[0]
+        shape = (*like.shape[:-2], self._batch_pixels, size)
+        return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+
+    def _make_way_back(self) -> None:
+        """Buffers of what the way back needs of a forward pass, and of itself."""
+        width = self._sines[0].shape[-1]
+        self._cosines = [self._buffer(width) for _ in self._sines]
+        self._angles = self._cosines  # which take their place
+        self._slope, self._next_slope = self._buffer(width), self._buffer(width)
 
     @torch.no_grad()
     def __call__(self, coords: Tensor, rgb: Tensor) -> Tensor:
@@ -76,10 +86,9 @@ class Gradients:
     def _forward(self, coords: Tensor) -> None:
         below = coords
         for i in range(self.depth):
-            angle = self._angle(i, below)
-            below = torch.sin(angle, out=self._sines[i])
-            if i >= self.lowest:
-                torch.cos(angle, out=self._cosines[i])
+            angle, cosine = self._angle(i, below), self._cosines[i]
+            below = self._sines[i]
+            sin_and_cos(angle, below, cosine if i >= self.lowest else None)
         bias = self._biases[-1]
         assert bias is not None  # the linear layer always has one
         self._product(bias.unsqueeze(-2), below, self._weights[-1].mT, out=self._errors)
@@ -103,8 +112,10 @@ class Gradients:
             omega = self.omega_0 if i < self.depth else 1.0
             if i < self.depth:
                 slope = slope.mul_(self._cosines[i])
-            below = self._sines[i - 1] if i else coords
-            grad = self._weight_grads[i]
+            if i == 0:
+                self._of_first(coords, slope)
+                return
+            below, grad = self._sines[i - 1], self._weight_grads[i]
             self._product(grad, slope.mT, below, beta=0, alpha=omega, out=grad)
             self._of_bias(i, slope, omega)
             if i > self.lowest:
@@ -112,6 +123,13 @@ class Gradients:
                 self._product(out, slope, self._weights[i], beta=0, alpha=omega, out=out)
                 self._slope, self._next_slope = out, self._slope
                 slope = out
+
+    def _of_first(self, coords: Tensor, slope: Tensor) -> None:
+        """The gradient of the first layer; the product the other way round is ten times slower."""
+        turned = self._turned
+        self._product(turned, coords.mT, slope, beta=0, alpha=self.omega_0, out=turned)
+        self._weight_grads[0].copy_(turned.mT)
+        self._of_bias(0, slope, self.omega_0)
 
     def _of_bias(self, layer: int, slope: Tensor, omega: float) -> None:
         """The gradient of a layer's bias, if it has one."""
@@ -130,21 +148,18 @@ class LowGradients(Gradients):
     docs/research-log.md 97.
     """
 
-    def __init__(
-        self, flat: FlatParams, gradient: FlatParams, batch_pixels: int, lowest: int = 0
-    ) -> None:
-        super().__init__(flat, gradient, batch_pixels, lowest)
-
-        def low(like: Tensor) -> Tensor:
-            return torch.empty_like(like, dtype=torch.bfloat16)
-
+    def _make_way_back(self) -> None:
+        width, low = self._sines[0].shape[-1], torch.bfloat16
+        self._slope = self._buffer(width)
         self._angles = [self._slope] * self.depth  # one after the other
-        self._cosines = list(map(low, self._sines))
-        self._low_sines = low(self._slope)
-        self._low_slope, self._low_next_slope = low(self._slope), low(self._slope)
-        self._low_weight, self._low_grad = low(self._weights[1]), low(self._weights[1])
-        self._low_output = low(self._weights[-1])
-        self._linear = onednn_linear() if flat.vector.dtype == torch.float32 else None
+        self._cosines = [self._buffer(width, low) for _ in self._sines]
+        self._low_sines = self._buffer(width, low)
+        self._low_slope, self._low_next_slope = self._buffer(width, low), self._buffer(width, low)
+        self._low_weight, self._low_grad, self._low_output = (
+            torch.empty_like(like, dtype=low)
+            for like in (self._weights[1], self._weights[1], self._weights[-1])
+        )
+        self._linear = onednn_linear() if self._slope.dtype == torch.float32 else None
 
     def _angle(self, layer: int, below: Tensor) -> Tensor:
         if self._linear is None or layer == 0:
@@ -179,6 +194,4 @@ class LowGradients(Gradients):
                 low, free = free, low
         if self.lowest == 0:
             # Coordinates are too fine for it.
-            slope, grad = self._slope.copy_(low.mul_(self._cosines[0])), self._weight_grads[0]
-            self._product(grad, slope.mT, coords, beta=0, alpha=self.omega_0, out=grad)
-            self._of_bias(0, slope, self.omega_0)
+            self._of_first(coords, self._slope.copy_(low.mul_(self._cosines[0])))
