@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def test_a_start_that_is_far_from_good_is_not_looked_at_as_a_whole(monkeypatch) 
         return predict(params, coords)
 
     monkeypatch.setattr("hyperinit.fitting.descent.predict", note)
-    result = fit_to_target(start(), smooth_image(48), 0.6, **OPTIONS)
-    assert result.reached and seen.count(1024) == len(result.runs) and seen[-1] == 48 * 48
+    result = fit_to_target(start(64), smooth_image(48), 0.1, **OPTIONS)
+    assert result.reached and len(result.runs) == 1
+    assert seen[:2] == [1024, 1024] and seen[-1] == 48 * 48
 
 
 def test_a_rate_that_blows_up_is_lowered_until_it_does_not() -> None:
@@ -128,7 +130,9 @@ def test_why_a_target_was_missed_is_said(
 
 def test_the_end_of_a_fit_moves_with_its_error() -> None:
     def end(step: int, train_mse: float) -> int:
-        return End(4e-4, 10_000, loss_ratio=1, start_mse=1.0).running(step, train_mse)
+        return End(4e-4, 10_000, loss_ratio=1, start_mse=1.0).running(
+            step, train_mse, lambda: train_mse
+        )
 
     far, near = end(100, 0.02), end(100, 0.005)
     assert 100 < near < far < 10_000  # the better it is, the sooner it ends
@@ -142,7 +146,7 @@ def test_the_end_of_a_fit_moves_with_its_error() -> None:
 def test_a_start_that_shows_the_image_need_not_become_so_much_better() -> None:
     def end(start_mse: float, flat_mse: float) -> int:
         end = End(1e-3, 10_000, loss_ratio=1, flat_mse=flat_mse, start_mse=start_mse)
-        return end.running(100, 0.1)
+        return end.running(100, 0.1, lambda: 0.1)
 
     assert end(0.3, flat_mse=1.0) > 100  # a hard photograph from `untrained`
     assert end(0.3, flat_mse=0.35) == 100
@@ -151,31 +155,47 @@ def test_a_start_that_shows_the_image_need_not_become_so_much_better() -> None:
 
 def test_a_fit_that_loses_what_it_had_is_given_up() -> None:
     end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
-    assert end.running(400, 0.01) > 400
-    assert end.running(420, 0.05) > 420  # a spike
-    assert end.running(440, 0.15) == 440 and end.looked(440, 0.15) == 440
+    assert end.running(400, 0.01, lambda: 0.01) > 400
+    assert end.running(420, 0.05, lambda: 0.05) > 420  # a spike
+    assert end.running(440, 0.15, lambda: 0.15) == 440 and end.looked(440, 0.15) == 440
 
 
 def test_a_fit_that_stalls_goes_on_at_a_lower_rate() -> None:
     end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     for step in range(20, 400, 20):
-        end.running(step, 0.1)
+        end.running(step, 0.1, lambda: 0.1)
     assert 0.2 < end.lr_factor < 0.5  # lowered twice, and given time in between
     good = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
     for step in range(20, 400, 20):
-        good.running(step, 10 / step)
+        good.running(step, 10 / step, lambda: 10 / 200)
     assert good.lr_factor == 1.0
 
 
 def test_a_fit_that_missed_goes_on_and_knows_by_how_much() -> None:
+    def there() -> float:
+        return 0.9e-3
+
     end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
-    assert end.running(1000, 0.9e-3) == 1000  # by its training loss it is there
+    assert end.running(1000, 0.9e-3, there) == 1000
     assert end.looked(1000, 0.99e-3) == 1000
     end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
-    end.running(1000, 0.9e-3)
+    end.running(1000, 0.9e-3, there)
     assert 1000 < end.looked(1000, 1.01e-3) < end.looked(1000, 2e-3) < 10_000
-    assert end.running(1010, 0.9e-3) > 1010  # the same loss is not enough now
     assert end.looked(9_999, 1.01e-3) == 10_000
+
+
+def test_near_its_end_a_fit_is_planned_by_a_sample_and_not_by_its_training_loss() -> None:
+    def steps(train_mse: float, *samples: float) -> int:
+        left = list(samples)
+        end = End(1e-3, 10_000, loss_ratio=1, start_mse=1.0)
+        planned = end.running(500, train_mse, lambda: left.pop(0))
+        assert not left
+        return planned
+
+    assert steps(3e-3, 0.9e-3) == 500  # the loss lags behind
+    assert 500 < steps(0.9e-3, 1.2e-3) < steps(0.9e-3, 3e-3) < 10_000  # or is of easy pixels
+    assert steps(0.1) > 1250  # far from it nothing is looked at
+    assert steps(2e-3, math.inf) == 10_000  # a sample that says nothing
 
 
 @pytest.mark.parametrize("target_mse", [0.0, -1.0, float("nan"), float("inf")])

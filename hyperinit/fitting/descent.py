@@ -57,14 +57,14 @@ class Replan(Protocol):
 
     lr_factor: float
 
-    def running(self, step: int, train_mse: float) -> int:
-        """(steps taken, mean training loss of the last few) -> steps of the whole fit."""
+    def running(self, step: int, train_mse: float, glimpse: Callable[[], float]) -> int:
+        """(steps taken, mean loss of the last few, MSE over `eval_pixels`) -> steps of the fit."""
         ...
 
     def looked(self, step: int, mse: float) -> int:
-        """(steps taken, MSE over all pixels) -> the same; those taken end the fit.
+        """(steps taken, MSE over all pixels, or of a start that is `far` over some) -> the same.
 
-        That of the start may be of `eval_pixels` alone, where it is `far`.
+        Those taken end the fit.
         """
         ...
 
@@ -238,9 +238,8 @@ class _Descent:
 
     def advance(self, until: int) -> None:
         """Steps on the clock: until a step, the next plan, or a collapse."""
-        taken = until - self.step
-        if self.replan is not None:
-            taken = min(taken, REPLAN_STEPS)
+        left = until - self.step
+        taken = left if self.replan is None else min(left, REPLAN_STEPS)
         with self.clock.running():
             for _ in range(taken):
                 self._take_step()
@@ -251,7 +250,7 @@ class _Descent:
                     return
             if self.replan is not None:
                 loss = float(self.losses_since) / taken
-                self.steps = max(self.replan.running(self.step, loss), self.step)
+                self.steps = max(self.replan.running(self.step, loss, self._glimpse), self.step)
                 self.losses_since.zero_()
 
     def _take_step(self) -> None:
@@ -295,19 +294,17 @@ class _Descent:
 
     def _gave_up(self) -> bool:
         """Whether all fits have; the attempt then ends here."""
-        if all(progress.gave_up for progress in self.fits):
-            self.steps = self.step
-            return True
-        return False
+        gave_up = all(progress.gave_up for progress in self.fits)
+        self.steps = self.step if gave_up else self.steps
+        return gave_up
 
     def evaluate(self) -> list[FitResult]:
         """Looks at all pixels, or on the way at a sample; one result for each fit."""
-        params = self.taker.params
         at = None if self._must_be_whole() else self.eval_at
-        mse, psnr = self._look(params, at)
+        mse, psnr = self._look(at)
         if at is not None and self.replan is not None and not self.replan.far(mse[0]):
             at = None
-            mse, psnr = self._look(params, at)
+            mse, psnr = self._look(at)
         train = self.train_mse.reshape(-1).tolist()
         epochs, steps = self._epochs(self.step), self.before.steps + self.step
         sec = self.before.sec + self.clock.sec
@@ -319,20 +316,23 @@ class _Descent:
                 keep[i] = progress.add(point, self.config, may_keep=may_keep)
                 self.on_eval(progress.curve[-1])
         chosen = torch.tensor(keep, device=self.rgb.device).reshape(self.batch)
-        self.kept = choose_params(chosen, params, self.kept)
+        self.kept = choose_params(chosen, self.taker.params, self.kept)
         if self.replan is not None and not all(progress.gave_up for progress in self.fits):
             self.steps = max(self.replan.looked(self.step, mse[0]), self.step)
         self.over = self.step >= self.steps or all(progress.over for progress in self.fits)
         singles = self.kept.unbatch() if self.batch else [self.kept]
         return [self._result(own, fit) for own, fit in zip(singles, self.fits, strict=True)]
 
-    def _look(self, params: Params, at: Tensor | None) -> tuple[list[float], list[float]]:
+    def _look(self, at: Tensor | None) -> tuple[list[float], list[float]]:
         """MSE and PSNR of every SIREN over these pixels, or all."""
         coords, rgb = self.coords, self.rgb
         if at is not None:
             coords, rgb = coords[at], rgb.index_select(-2, at)
-        mse, psnr = grid_errors(predict(params, coords), rgb, self.dims)
+        mse, psnr = grid_errors(predict(self.taker.params, coords), rgb, self.dims)
         return mse.reshape(-1).tolist(), psnr.reshape(-1).tolist()
+
+    def _glimpse(self) -> float:
+        return self._look(self.eval_at)[0][0]
 
     def _must_be_whole(self) -> bool:
         """Whether what is seen now decides what the fit ends with, or whether it ends here."""
