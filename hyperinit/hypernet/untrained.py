@@ -19,6 +19,7 @@ from hyperinit.inits.start import SIZED_POWER, Init, sized_init
 from hyperinit.siren.network import Params, SirenConfig
 
 MAX_STEP_PIXELS = 256
+LARGE_STEP_PIXELS = 512  # of a large image, where a start says how large
 # From a scan on training photographs at 96 x 96; other layers and other directions (momentum,
 # orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
 FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6))
@@ -26,6 +27,8 @@ SUITS = Preference(warmup_steps=WARMUP_STEPS, rising_units=True)
 
 # A network with more weights than this for each pixel of its image is large for it.
 LARGE_WEIGHTS = 8
+# Weights a pixel, and units, for which the draw of long fits was found: 5 x 256 at 224 x 224.
+USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Stepping:
         draw: See `sized_init`.
         steps: How many.
         step_epochs: Pixels of each, of those that a small image has; of a large one they are
-            MAX_STEP_PIXELS.
+            MAX_STEP_PIXELS, or
+        large_step_epochs: so many of its own, up to LARGE_STEP_PIXELS.
         factor: On FIRST_STEP.
         decay: Of the steps' sizes, from each to the next.
         lr_factor: On the rate of the draw: a start that shows the image already takes less.
         large: The draw for networks that are large for their image; None: the same.
+        finest: The first layer's waves are the finer, the larger the network is for its image: up
+            to so many times the draw's; 0: as they are drawn.
     """
 
     draw: InitSpec
@@ -50,10 +56,13 @@ class Stepping:
     decay: float
     lr_factor: float
     large: InitSpec | None = None
+    large_step_epochs: float = 0.0
+    finest: float = 0.0
 
     def step_pixels(self, pixels: int) -> int:
         """Pixels of each step on an image that has so many, or samples of a signal."""
-        return min(MAX_STEP_PIXELS, ceil(pixels * self.step_epochs))
+        most = min(max(MAX_STEP_PIXELS, pixels * self.large_step_epochs), LARGE_STEP_PIXELS)
+        return ceil(min(most, pixels * self.step_epochs))
 
     def cost_epochs(self, pixels: int) -> float:
         """What all steps cost in pixel visits / pixels of an image that has so many."""
@@ -70,7 +79,11 @@ class Stepping:
 
     def draw_for(self, width: int, depth: int, pixels: int) -> InitSpec:
         """The draw for a SIREN of this size and an image that has so many pixels."""
-        is_large = SirenConfig(width, depth).weights > LARGE_WEIGHTS * pixels
+        ratio = SirenConfig(width, depth).weights / pixels
+        if self.finest:
+            fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
+            return self.draw.with_first_scaled(min(fineness, self.finest))
+        is_large = ratio > LARGE_WEIGHTS
         return self.large if self.large is not None and is_large else self.draw
 
     def facts(self, factor: float) -> dict[str, Any]:
@@ -78,11 +91,15 @@ class Stepping:
         (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
         facts = {"steps": self.steps, "decay": self.decay, "factor": factor}
         facts |= {"step_epochs": self.step_epochs, "max_step_pixels": MAX_STEP_PIXELS}
+        if self.large_step_epochs:
+            facts |= {"large_step_epochs": self.large_step_epochs}
+        if self.finest:
+            facts |= {"finest": self.finest, "usual_weights": USUAL_WEIGHTS}
         return {**facts, "hidden": hidden, "output": output, "output_bias": output_bias}
 
 
 # The draw that suits long fits: they want more short waves than `waves` has, and hidden layers that
-# do not depend on the side (research log, 68).
+# do not depend on the side (research log, 68); `WAVES_STEPS` makes them finer still (104).
 LONG_DRAW = replace(
     NAMED_INITS["waves"],
     first=WeightRule("waves", 1.54, power=1.45),
@@ -94,7 +111,13 @@ LONG_DRAW = replace(
 
 # Their rates: research log, 57; few steps: 94.
 UNTRAINED = Stepping(NAMED_INITS["identity"], 16, 1 / 36, 1.0, 0.9, lr_factor=0.76)
-WAVES_STEPS = Stepping(LONG_DRAW, 16, 1 / 36, 0.7, 0.9, lr_factor=0.76)
+WAVES_STEPS = Stepping(
+    LONG_DRAW.with_first_scaled(1.3),
+    *(16, 1 / 36, 0.7, 0.9),
+    lr_factor=0.76,
+    large_step_epochs=1 / 98,
+    finest=1.25,
+)
 WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
