@@ -201,8 +201,7 @@ class _Descent:
         self.taker = make_steps(start.params, image, config, work=self.work)
         self.trains = any(rate_factors(config, start.params.config.depth))
         self.lr = rate_of(config, start, self.pixels)
-        self.power = DECAY_POWERS[config.schedule]
-        self.lr_factor = 1.0
+        self.power, self.lr_factor = DECAY_POWERS[config.schedule], 1.0
         self.train_mse = torch.full(self.batch, math.nan, device=image.device)
         self.losses_since = torch.zeros(self.batch, device=image.device)  # the last plan
         self.before = failed or replace(NOTHING_SPENT, epochs=start.epochs, sec=start.sec)
@@ -303,11 +302,10 @@ class _Descent:
         at = None if self._must_be_whole() else self.eval_at
         mse, psnr = self._look(at)
         if at is not None and self.replan is not None and not self.replan.far(mse[0]):
-            at = None
-            mse, psnr = self._look(at)
+            at, (mse, psnr) = None, self._look(None)
         train = self.train_mse.reshape(-1).tolist()
-        epochs, steps = self._epochs(self.step), self.before.steps + self.step
-        sec = self.before.sec + self.clock.sec
+        epochs, sec = self._epochs(self.step), self.before.sec + self.clock.sec
+        steps = self.before.steps + self.step
         keep = [False] * len(self.fits)
         for i, progress in enumerate(self.fits):
             if not progress.over:
@@ -315,6 +313,8 @@ class _Descent:
                 may_keep = at is None or not self.config.whole_ends or self.step == 0
                 keep[i] = progress.add(point, self.config, may_keep=may_keep)
                 self.on_eval(progress.curve[-1])
+                if self.replan is not None and at is not None:  # no end compares with some pixels
+                    progress.kept = replace(progress.kept, mse=math.inf)
         chosen = torch.tensor(keep, device=self.rgb.device).reshape(self.batch)
         self.kept = choose_params(chosen, self.taker.params, self.kept)
         if self.replan is not None and not all(progress.gave_up for progress in self.fits):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf, isfinite, log
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hyperinit.base.clock import Clock
@@ -41,9 +42,9 @@ SHORT_GAIN, GAIN_POWER = 0.72, 0.3
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.75}
 USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
 # A start is first looked at by a sample of so many pixels. Where their error is so many times the
-# target it is not good enough, and where a fit comes to less than so much of it the start has
-# become better, whatever the other pixels show; else all are looked at.
-SAMPLE_PIXELS, FAR, SURELY = 1024, 2.0, 0.5
+# target it is taken for not good enough; else all are looked at, and where the target was missed:
+# the few pixels that are wrong in an otherwise plain image may be in no sample.
+SAMPLE_PIXELS, FAR = 1024, 2.0
 # From this part of its steps on a fit is planned by such a sample, whose error is within 5 % of
 # that of all pixels, where the training loss lags behind and says it within 12 %; and ends where
 # the sample is so many times better than the target (docs/research-log.md 102).
@@ -82,7 +83,7 @@ class TargetResult:
     """What `fit_to_target` ends with.
 
     Attributes:
-        params: The best SIREN that was found.
+        params: The best SIREN that was found, the start included.
         mse, psnr: Of `params`, over all pixels, in ImageNet-normalised units and in dB on [0, 1].
         reached: Whether `mse` is at or below the target.
         improved: Whether it is, or is below the start's.
@@ -166,7 +167,6 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     epochs = start.epochs
     clock = Clock(image.device)
     best: FitResult | None = None
-    start_mse = inf
     with clock.running():
         while best is None or best.kept.mse > target_mse:
             left, is_last = max(config.budget_epochs - epochs, 0), len(runs) == MAX_RUNS
@@ -187,7 +187,6 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             begun = replace(start, epochs=0.0, sec=0.0)
             (result,) = descend(begun, image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
-            start_mse = min(start_mse, end.start_mse)
             visited = result.curve[-1].epochs
             if visited == 0:  # the start is good enough or no number, or less than a step is left
                 break
@@ -196,19 +195,22 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             if is_last:
                 break
             lr = min(lr / 2, suits)  # from a rate far too high, halves would take the whole budget
-        if not best.kept.mse < SURELY * start_mse:
+        improved = reached = best.kept.mse <= target_mse
+        if not reached:
             start_mse, psnr = _errors(start.params, image)
-            if best.kept.steps == 0:
-                best = replace(best, kept=replace(best.kept, mse=start_mse, psnr=psnr))
+            improved = best.kept.steps > 0 and best.kept.mse < start_mse
+            if not improved:
+                kept = replace(best.kept, mse=start_mse, psnr=psnr)
+                best = replace(best, params=start.params.map(torch.clone), kept=kept)
     return TargetResult(
         params=best.params,
         mse=best.kept.mse,
         psnr=best.kept.psnr,
-        reached=best.kept.mse <= target_mse,
+        reached=reached,
         epochs=epochs,
         sec=start.sec + clock.sec,
         runs=tuple(runs),
-        improved=best.kept.mse <= target_mse or best.kept.mse < start_mse,
+        improved=improved,
     )
 
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from conftest import smooth_image
 
+from hyperinit.fitting import target
 from hyperinit.fitting.config import FitConfig, SampledFit
 from hyperinit.fitting.fit import fit
 from hyperinit.fitting.many import fit_many
 from hyperinit.fitting.target import fit_to_target
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.siren.network import predict
+from hyperinit.siren.network import Params, predict
 
 OPTIONS = {"budget_epochs": 4, "batch_pixels": 64, "eval_pixels": 1}
 
@@ -49,6 +50,26 @@ def test_a_target_is_reached_on_all_pixels():
     result = fit_to_target(start(), image, 0.2, **{**OPTIONS, "budget_epochs": 60})
     assert result.mse == pytest.approx(true_mse(result.params, image), rel=1e-4)
     assert result.reached == (true_mse(result.params, image) <= 0.2)
+
+
+@pytest.mark.parametrize("corner", [0, 7, 14, 21, 28, 35, 42])
+def test_what_a_sample_of_the_pixels_misses_costs_no_fit_to_a_target_its_best(corner, monkeypatch):
+    """Of a few bright pixels on grey the first look sees too many or none: 1,024 of 4,096."""
+    image = torch.full((3, 64, 64), 0.5)
+    image[:, corner : corner + 2, corner : corner + 2] = 1
+    plain = image_to_rgb(torch.full((3, 1, 1), 0.5))[0] + 0.02
+    begun = start()
+    own = {"layers.2.weight": torch.zeros(3, 16), "layers.2.bias": plain}
+    begun = Params(begun.config, {**begun.tensors, **own})
+    begun_mse, ends = true_mse(begun, image), []
+    real = target.descend
+    monkeypatch.setattr(target, "descend", lambda *a, **k: ends.append(real(*a, **k)) or ends[-1])
+    result = fit_to_target(begun, image, 1e-4, budget_epochs=4)
+    assert not result.reached
+    best = min(begun_mse, *(end.mse for (end,) in ends))
+    assert result.mse == pytest.approx(best, rel=1e-4)
+    assert result.mse == pytest.approx(true_mse(result.params, image), rel=1e-4)
+    assert result.improved == (best < begun_mse)
 
 
 def test_the_fits_inside_a_training_look_at_a_sample_alone(monkeypatch):
