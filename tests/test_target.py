@@ -98,6 +98,17 @@ def test_a_rate_that_blows_up_is_lowered_until_it_does_not() -> None:
     assert result.runs[-1].lr < 1.0
 
 
+@pytest.mark.parametrize("side", [16, 48])
+def test_a_last_step_that_blows_up_leaves_the_start(side: int) -> None:
+    """No training loss has seen it: a look at the pixels is the first that is no number."""
+    image = smooth_image(side)
+    once = {"budget_epochs": 64 / side**2, "batch_pixels": 64}
+    result = fit_to_target(start(), image, 0.2, lr=1e30, output_lr_factor=1e9, **once)
+    assert not result.reached and not result.improved and len(result.runs) == 1
+    assert_same(result.params, start())
+    assert result.mse == pytest.approx(grid_mse(start(), image), rel=1e-5)
+
+
 def test_a_start_that_is_no_number_ends_at_once() -> None:
     broken = start().map(lambda value: value * float("nan"))
     result = fit_to_target(broken, smooth_image(8), 0.1, **OPTIONS)

@@ -340,7 +340,7 @@ class End:
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(MARGIN * mse / self.target_mse, 1))
         most, power = self.decay
-        if above >= most:  # too far off to tell
+        if not above < most:  # too far off to tell, or no number
             return self.max_steps
         steps = float(max(step, 1))
         for _ in range(10):  # the gain depends on what is looked for
