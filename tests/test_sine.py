@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +55,13 @@ def test_a_fit_that_has_blown_up_warns_of_nothing() -> None:
     sin_and_cos(x.clone(), sine, cosine)
     for values in (sin_(x.clone()), sine, cosine):
         assert values.isnan().tolist() == [True, True, False]
+
+
+def test_what_numpy_is_told_to_raise_is_not_raised_by_a_sine() -> None:
+    x = torch.tensor([1e-40, float("inf"), 1.0])
+    sine, cosine = torch.empty(3), torch.empty(3)
+    with np.errstate(all="raise"):
+        sin_and_cos(x.clone(), sine, cosine)
+        torch.testing.assert_close(sin_(x.clone()), x.sin(), equal_nan=True)
+    torch.testing.assert_close(sine, x.sin(), equal_nan=True)
+    torch.testing.assert_close(cosine, x.cos(), equal_nan=True)

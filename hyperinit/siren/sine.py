@@ -53,7 +53,7 @@ def sin_(x: Tensor) -> Tensor:
     if not _suits_numpy(x):
         return torch.sin_(x)
     values = x.numpy()
-    with np.errstate(invalid="ignore"):  # of a fit that has blown up
+    with np.errstate(all="ignore"):  # as torch has it, whatever the process has set
         np.sin(values, out=values)
     return x
 
@@ -69,7 +69,7 @@ def sin_and_cos(x: Tensor, sine: Tensor, cosine: Tensor | None) -> None:
             torch.cos(x, out=cosine)
         return
     values = x.numpy()
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         np.sin(values, out=sine.numpy())
         if cosine is not None:
             np.cos(values, out=values)
