@@ -65,3 +65,19 @@ def test_what_numpy_is_told_to_raise_is_not_raised_by_a_sine() -> None:
         torch.testing.assert_close(sin_(x.clone()), x.sin(), equal_nan=True)
     torch.testing.assert_close(sine, x.sin(), equal_nan=True)
     torch.testing.assert_close(cosine, x.cos(), equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.func itself uses torch.jit, which is deprecated
+def test_a_sine_inside_a_transform_of_torch_func_is_torchs() -> None:
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
+    torch.testing.assert_close(torch.vmap(lambda part: sin_(part * 2))(x), (x * 2).sin())
+    shown, slope = torch.func.jvp(lambda y: sin_(y * 2), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(shown, (x * 2).sin())
+    torch.testing.assert_close(slope, 2 * (x * 2).cos())
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_recorded_sine_is_no_constant() -> None:
+    x = torch.linspace(-3, 3, 12)
+    recorded = torch.jit.trace(lambda y: sin_(y * 1), (x,))
+    torch.testing.assert_close(recorded(x + 1), (x + 1).sin())

@@ -8,6 +8,7 @@ polynomial that the compiler fuses with what comes before and after it costs nex
 from __future__ import annotations
 
 from math import pi
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,16 +44,23 @@ def fast_sin(x: Tensor) -> Tensor:
     return (sign * (r + r * series)).to(x.dtype)
 
 
-def _suits_numpy(x: Tensor) -> bool:
+def _for_numpy(x: Tensor) -> Any:
+    """The same memory as an array where NumPy's sines suit it; else None."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and type(x) is Tensor
-    return plain and torch.get_num_threads() <= NUMPY_THREADS
+    # What torch.jit records would take their place for constants.
+    if not plain or torch.get_num_threads() > NUMPY_THREADS or torch.jit.is_tracing():
+        return None
+    try:
+        return x.numpy()
+    except RuntimeError:  # inside torch.func, whose tensors have no memory of their own
+        return None
 
 
 def sin_(x: Tensor) -> Tensor:
     """sin(x) in place of x, which has no gradient."""
-    if not _suits_numpy(x):
+    values = _for_numpy(x)
+    if values is None:
         return torch.sin_(x)
-    values = x.numpy()
     with np.errstate(all="ignore"):  # as torch has it, whatever the process has set
         np.sin(values, out=values)
     return x
@@ -63,12 +71,12 @@ def sin_and_cos(x: Tensor, sine: Tensor, cosine: Tensor | None) -> None:
 
     What is in x, which may be `cosine` itself, is lost.
     """
-    if not _suits_numpy(x):
+    values = _for_numpy(x)
+    if values is None:
         torch.sin(x, out=sine)
         if cosine is not None:
             torch.cos(x, out=cosine)
         return
-    values = x.numpy()
     with np.errstate(all="ignore"):
         np.sin(values, out=sine.numpy())
         if cosine is not None:
