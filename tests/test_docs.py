@@ -12,6 +12,7 @@ import pytest
 
 import hyperinit
 from hyperinit.rooms import ROOMS
+from hyperinit.siren.network import CHUNK_PIXELS, OTHER_CHUNK_PIXELS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -61,6 +62,13 @@ def test_the_reference_of_the_api_has_every_public_name_once():
     assert sorted(re.findall(r"^::: hyperinit\.(\w+)$", text, re.MULTILINE)) == sorted(
         hyperinit.__all__
     )
+
+
+def test_the_page_of_options_says_how_many_pixels_are_looked_at_at_a_time():
+    text = (DOCS / "reference" / "fit-options.md").read_text(encoding="utf-8")
+    named = re.search(r"evaluated ([\d,]+) pixels at a time on a CPU, and ([\d,]+) on", text)
+    counts = CHUNK_PIXELS["cpu"], OTHER_CHUNK_PIXELS
+    assert named and named.groups() == tuple(f"{count:,}" for count in counts)
 
 
 @pytest.fixture(scope="module")

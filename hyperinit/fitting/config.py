@@ -45,7 +45,7 @@ class FitConfig:
         eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
         eval_pixels: How many pixels, drawn once, evaluations on the way look at; None: the full
             grid. The first and the last always look at all pixels, and so does every one with
-            `stop_mse` and in a fit to a target; what is kept is chosen among those alone.
+            `stop_mse`; what is kept is chosen among those alone. A fit to a target sets its own.
         seed: Of the order in which pixels are visited.
         stop_mse: Stop at the first evaluation where the error and the smoothed training loss are
             both at or below this; None never does. Only for reproducing the seed experiment: the

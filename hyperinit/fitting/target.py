@@ -110,7 +110,8 @@ class Progress:
         epochs: Spent so far by all runs together, making the start included.
         planned_epochs: What all will have spent when the target is reached, as it looks now; the
             budget where that cannot be told yet.
-        mse: Over all pixels, estimated from the training loss; in ImageNet-normalised units.
+        mse: Over all pixels, estimated from the training loss or, near the end, from some of them;
+            in ImageNet-normalised units.
     """
 
     epochs: float
