@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ class FitConfig:
     warmup_steps: int | None = option(None, at_least=0, at_most=MAX_COUNT)
     rising_units: bool | None = None
 
-    whole_ends: ClassVar[bool] = True  # see SampledFit
+    whole_ends = True  # no field, and so no option: see SampledFit
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,6 +10,8 @@ import pytest
 from conftest import smooth_image
 
 from hyperinit.app.cli import main
+from hyperinit.base.errors import InputError
+from hyperinit.fitting.config import with_options
 from hyperinit.images.save import save_image
 from hyperinit.siren.store import load_params, tensors_hash
 
@@ -120,3 +122,14 @@ def test_an_option_that_has_no_flag_is_not_said_to_have_one(capsys, pair, advice
         main([*SMALL, "--fit", pair])
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and advice in error and "flag" not in error
+
+
+@pytest.mark.parametrize("name", ["whole", "whole_ends"])
+def test_what_is_no_option_is_not_named_as_one(capsys, name):
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--fit", f"{name}=false"])
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"unknown fit option {name!r}" in error
+    assert "whole_ends" not in error.replace(repr(name), "")
+    with pytest.raises(InputError, match=f"unknown fit option '{name}'"):
+        with_options(None, {name: False})
