@@ -144,12 +144,16 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         **options: Fields of FitConfig to set.
 
     Raises:
-        InputError: an option or the image is unusable, or no layer is to be trained.
+        InputError: an option or the image is unusable, there are several SIRENs, or no layer is to
+            be trained.
     """
     config = with_options(config, options)
     if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     start = as_start(start)
+    if start.params.batch_shape:
+        many = start.params.batch_shape[0]
+        raise InputError(f"fit_to_target takes one SIREN, not {many} (see Params.unbatch)")
     if not any(rate_factors(config, start.params.config.depth)):
         raise InputError(UNTRAINED)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)
