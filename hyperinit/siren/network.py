@@ -197,7 +197,13 @@ class Params(Mapping[str, Tensor]):
         return Params(self.config, {name: function(value) for name, value in self.items()})
 
     def unbatch(self) -> list[Params]:
-        """B stacked SIRENs as a list of B single ones (views, no copies)."""
+        """B stacked SIRENs as a list of B single ones (views, no copies).
+
+        Raises:
+            InputError: it is a single one.
+        """
+        if not self.batch_shape:
+            raise InputError("these are Params of one SIREN: write [params] where several can be")
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
