@@ -214,6 +214,10 @@ def test_command_says_what_missed_the_target(
     told = capsys.readouterr()
     assert "24 short of the target" in told.out
     assert told.err.count("was not reached") == 24
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    told_to = " ".join(capsys.readouterr().out.split())
+    assert "1 if some images of a set have no result or miss --target-mse" in told_to
 
 
 def test_dry_run_writes_nothing(

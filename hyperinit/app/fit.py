@@ -37,8 +37,9 @@ def build(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
         description="Fits a SIREN to an image, or to every image of a set, from any init.",
-        epilog="Exit code: 0; 1 if some images of a set have no result; 2 for bad input or a"
-        " fit that came to nothing; 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP.",
+        epilog="Exit code: 0; 1 if some images of a set have no result or miss --target-mse; 2 for"
+        " bad input, or a fit of one image that came to nothing or misses it; 130 after Ctrl-C,"
+        " 143 SIGTERM, 129 SIGHUP.",
     )
     add = parser.add_argument
     add(
