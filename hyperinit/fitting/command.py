@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import ceil
@@ -15,7 +14,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_or_spare
 from hyperinit.base.outputs import IMAGE, SIREN, check_output
 from hyperinit.base.results import result as print_result
-from hyperinit.base.terminal import EpochBar, advising
+from hyperinit.base.terminal import EpochBar, advising, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +139,7 @@ def _fit_budget(
     facts |= {"collapses": list(result.collapses), "became": dict(result.became)}
     _write(arguments, result.params, image, facts)
     if warning := too_small(result):
-        print(f"{name}: warning: {warning} (--width)", file=sys.stderr)
+        say(f"{name}: warning: {warning} (--width)")
     restarted = f", restarted with learning rate {result.lr:g}" if result.restarts else ""
     if result.collapses and not result.restarts:
         restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"

@@ -17,7 +17,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result as print_result
-from hyperinit.base.terminal import Countdown, advising, shown_bytes, shown_sec
+from hyperinit.base.terminal import Countdown, advising, say, shown_bytes, shown_sec
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
@@ -217,7 +217,7 @@ class Told:
         fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
         print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
         if isinstance(result, FitResult) and (warning := too_small(result)):
-            print(f"{shown_path(name)}: warning: {warning} (--width)", file=sys.stderr, flush=True)
+            say(f"{shown_path(name)}: warning: {warning} (--width)")
 
     def failed(self, name: str, reason: str) -> None:
         """There will be no file, or its error is not as low as was wanted."""

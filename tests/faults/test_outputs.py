@@ -208,8 +208,22 @@ def test_a_network_that_is_too_small_is_one_line(place, capsys):
     assert main([*command, "--budget-epochs", "8"]) == 0
     error = capsys.readouterr().err
     assert "too small for this image" in error and "--width" in error and error.count("\n") == 1
+    assert main([*command, "--budget-epochs", "8", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
     assert main([*command, "--budget-epochs", "1"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_networks_of_a_set_that_are_too_small_are_remarks(tmp_path, capsys):
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "one").mkdir()
+    image = torch.nn.functional.interpolate(coarse, 32, mode="bilinear")[0]
+    save_image(image, tmp_path / "one" / "a.png")
+    command = ["fit", str(tmp_path / "one"), "--width", "16", "--depth", "4", "--init", "identity"]
+    for quiet in ([], ["--quiet"]):
+        assert main([*command, "-o", str(tmp_path / f"out{len(quiet)}"), *quiet]) == 0
+        error = capsys.readouterr().err
+        assert error == "" if quiet else "too small for this image" in error
 
 
 def test_a_target_that_a_fit_comes_no_nearer_to_leaves_no_file(place, capsys):
