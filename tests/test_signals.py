@@ -370,3 +370,17 @@ def test_other_programs_are_given_the_same_values(tmp_path, dims, channels):
     assert np.allclose(hidden, expected.numpy(), atol=1e-4)
     with pytest.raises(InputError, match="an image takes"):
         hyperinit.write_siren(tmp_path / "x.frag", params, "glsl")
+
+
+def test_sound_of_no_known_rate_is_refused_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.sin(np.arange(300) / 9))
+    command = ["fit", "x.npy", "--width", "8", "--depth", "2", "-o", "x.safetensors"]
+    for target in ([], ["--target-mse", "0.1"]):
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--render", "x.wav", *target])
+        assert "x.wav: no sampling rate is known: write .npy\n" in capsys.readouterr().err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy"]
+    assert cli.main([*command, "--render", "y.npy"]) == 0

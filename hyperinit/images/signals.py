@@ -220,6 +220,16 @@ def output_suffixes(dims: int, channels: int) -> list[str]:
     return [".npy", ".wav"] if dims == 1 else [".npy"]
 
 
+def check_rate_is_known(path: str | os.PathLike[str], rate_hz: int | None) -> None:
+    """Refuses to write sound of no known sampling rate.
+
+    Raises:
+        InputError: `path` is a .wav file, and there is none.
+    """
+    if Path(path).suffix.lower() == ".wav" and rate_hz is None:
+        raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
+
+
 def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:
     """Writes an image as `save_image`, or a signal: .npy in float32, .wav in 16 bits.
 
@@ -236,9 +246,9 @@ def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | N
     values, out = samples.detach().cpu().float(), io.BytesIO()
     if suffix == ".npy":
         np.save(out, values.contiguous().numpy(), allow_pickle=False)
-    elif rate_hz is None:
-        raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
     else:
+        check_rate_is_known(path, rate_hz)
+        assert rate_hz is not None
         try:
             _check_rate(rate_hz, len(values))
         except ValueError as error:
