@@ -82,6 +82,20 @@ def test_a_pair_with_several_rates_is_scored_at_the_tuned_one():
     assert score([*runs, *tuned])[0].rungs[1.0].mse == pytest.approx(0.5)
 
 
+def test_a_pair_that_was_run_at_other_rates_than_the_best_counts_at_the_best_of_these():
+    """Two runs of a benchmark with other tuning images chose otherwise than both sets together."""
+    runs = [record(mse=0.5, lr=1e-4), record(mse=0.01, lr=1e-2)]
+    tuned = [
+        *tuning("33", 1e-4, [0.1, 0.9]),
+        *tuning("33", 1e-3, [0.2, 0.2]),
+        *tuning("33", 1e-2, [0.8, 0.1]),
+    ]
+    (found,) = score_groups([*runs, *tuned])
+    assert found.inits[0].rungs[1.0].lr == 1e-2
+    assert any("33 are on record at several learning rates" in note for note in found.notes)
+    assert not score_groups([*runs, *tuning("33", 1e-2, [0.1])])[0].notes
+
+
 def test_budgets_that_were_not_tuned_take_the_rate_of_the_largest_that_was():
     runs = [record(mse=0.3, lr=1e-4, budget=64.0), record(mse=0.2, lr=1e-3, budget=64.0)]
     tuned = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any, NamedTuple
@@ -215,17 +215,27 @@ def select_choices(
     average: Callable[[Iterable[float]], float] = geometric_mean,
     name: Name = _label,
 ) -> dict[tuple[str, float], Choice]:
-    """(name, budget) -> the choice with the lowest average final error.
+    """(name, budget) -> the choice with the lowest average final error; see `rank_choices`."""
+    ranked = rank_choices(records, average, name)
+    return {key: best for key, (best, *_) in ranked.items()}
+
+
+def rank_choices(
+    records: Iterable[Record],
+    average: Callable[[Iterable[float]], float] = geometric_mean,
+    name: Name = _label,
+) -> dict[tuple[str, float], list[Choice]]:
+    """(name, budget) -> what was tried, by its average final error, the lowest first.
 
     The average, by default a geometric mean, is over all pairs on which any was tried; a run
     that diverged or was not made counts as infinite. Where every choice has such runs, the one
-    with the fewest is taken.
+    with the fewest is first.
     """
     errors: dict[tuple[str, float], dict[Choice, dict[Pair, float]]] = {}
     for record in records:
         by_choice = errors.setdefault((name(record), record.budget_epochs), {})
         by_choice.setdefault(Choice.of(record), {})[record.pair] = record.mse
-    chosen = {}
+    ranked = {}
     for key, by_choice in errors.items():
         pairs = {pair for found in by_choice.values() for pair in found}
 
@@ -233,14 +243,18 @@ def select_choices(
             finite = [error for error in by_choice[choice].values() if isfinite(error)]
             return n - len(finite), average(finite) if finite else inf, choice
 
-        chosen[key] = min(by_choice, key=rank)
-    return chosen
+        ranked[key] = sorted(by_choice, key=rank)
+    return ranked
 
 
 def choice_at(choices: Choices, name: str, budget: float) -> Choice | None:
     """The choice for a rung: that of the largest tuned rung that is not above it."""
-    tuned = [rung for known, rung in choices if known == name and rung <= budget]
-    return choices[name, max(tuned)] if tuned else None
+    rung = _tuned_rung(choices, name, budget)
+    return None if rung is None else choices[name, rung]
+
+
+def _tuned_rung(keys: Iterable[tuple[str, float]], name: str, budget: float) -> float | None:
+    return max((rung for known, rung in keys if known == name and rung <= budget), default=None)
 
 
 def choose_ladders(
@@ -260,8 +274,8 @@ def choose_ladders(
     Raises:
         InputError: see `strict`.
     """
-    choices = select_choices(group.tuning, name=name)
-    tuned = {known for known, _ in choices}
+    ranked = rank_choices(group.tuning, name=name)
+    tuned = {known for known, _ in ranked}
     found: dict[str, dict[Pair, dict[float, list[Record]]]] = {}
     for record in group.tests:
         rungs = found.setdefault(name(record), {}).setdefault(record.pair, {})
@@ -281,7 +295,7 @@ def choose_ladders(
         )
     notes = []
     own = [record for record in group.tests if name(record) in several]
-    choices = {**choices, **select_choices(own, name=name)}
+    ranked |= rank_choices(own, name=name)
     if several and not tune_on_test:
         notes.append(
             "There are no tuning runs of "
@@ -289,19 +303,39 @@ def choose_ladders(
             + ": each budget has the learning rate that is best on these very images, which"
             " favours such inits."
         )
+    ladders, more = _ladders(found, ranked)
+    on = {entry: TUNING if entry in tuned else THESE if entry in several else "" for entry in found}
+    return ladders, on, [*notes, *more]
+
+
+def _ladders(
+    found: Mapping[str, Mapping[Pair, Mapping[float, list[Record]]]],
+    ranked: Mapping[tuple[str, float], Sequence[Choice]],
+) -> tuple[dict[str, dict[Pair, Ladder]], list[str]]:
+    """Name -> pair -> its runs, each as was chosen for it; and a note where that was not run."""
     ladders: dict[str, dict[Pair, Ladder]] = {}
+    second_best = set()
     for entry, pairs in found.items():
         for pair, rungs in pairs.items():
             for budget in sorted(rungs):
-                chosen = _as_chosen(rungs[budget], choice_at(choices, entry, budget))
-                if chosen is not None:
-                    ladders.setdefault(entry, {}).setdefault(pair, {})[budget] = chosen
-    on = {entry: TUNING if entry in tuned else THESE if entry in several else "" for entry in found}
-    return ladders, on, notes
+                tuned = _tuned_rung(ranked, entry, budget)
+                best_first = [] if tuned is None else ranked[entry, tuned]
+                run = _as_chosen(rungs[budget], best_first)
+                ladders.setdefault(entry, {}).setdefault(pair, {})[budget] = run
+                if len(rungs[budget]) > 1 and Choice.of(run) not in best_first[:1]:
+                    second_best.add(entry)
+    notes = [
+        f"Fits of {', '.join(sorted(second_best))} are on record at several learning rates, none of"
+        " which is the best on all tuning images together: the best of these counts."
+    ]
+    return ladders, notes if second_best else []
 
 
-def _as_chosen(runs: list[Record], choice: Choice | None) -> Record | None:
-    """A single run was made as had been chosen; of several one is."""
-    if len(runs) == 1:
-        return runs[0]
-    return next((run for run in runs if Choice.of(run) == choice), None)
+def _as_chosen(runs: list[Record], best_first: Sequence[Choice]) -> Record:
+    """A single run was made as had been chosen; of several, it is the one that ranks first.
+
+    Rates that were chosen on some images at one time and on others at another may all be others
+    than what is best on all of them together; the pair was run all the same.
+    """
+    place = {choice: i for i, choice in enumerate(best_first)}
+    return min(runs, key=lambda run: (place.get(Choice.of(run), len(place)), Choice.of(run)))
