@@ -73,6 +73,16 @@ def test_a_target_met_at_step_0_costs_only_the_start():
     assert by_column(comparison_table(solved))["epochs to 0.08"] == "0 (1/1)"
 
 
+def test_budgets_that_some_images_were_not_fitted_for_say_how_many_were():
+    solved = [record("33", "a", 1e-3, 2, 0.0004)]
+    hard = [record("33", "b", 1e-3, b, e) for b, e in ((2, 0.4), (8, 0.016))]
+    cells = by_column(comparison_table([*solved, *hard]))
+    assert cells["MSE after 2 epochs (LR)"] == "0.2 (0.001)"
+    assert cells["MSE after 8 epochs (LR)"] == "0.016 (0.001, n=1)"
+    table = comparison_table([*hard, record("paper", "b", 1e-3, 2, 0.4)])
+    assert table.splitlines()[-1].split(" | ")[3] == "-"
+
+
 @pytest.fixture
 def fits():
     protocol = Protocol(

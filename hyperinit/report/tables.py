@@ -243,7 +243,8 @@ def comparison_table(records: Iterable[Record]) -> str:
 
     Errors are plain means over images, at the rates of `at_best_lr` (chosen on these very images,
     for every init alike). Epochs and seconds are medians of the log-log interpolation between
-    budgets, with how many images reach the target; "-" where the median image does not.
+    budgets, with how many images reach the target; "-" where the median image does not. A mean
+    over fewer images says of how many: a benchmark goes on with those that are not yet solved.
     """
     records = at_best_lr(records)
     budgets = sorted({record.budget_epochs for record in records})
@@ -260,8 +261,10 @@ def comparison_table(records: Iterable[Record]) -> str:
         starts = [next(iter(ladder.values())) for ladder in ladders.values()]
         row = [markdown_cell(init), decibels(fmean(run.start.psnr for run in starts))]
         for budget in budgets:
-            rung = [ladder[budget] for ladder in ladders.values()]
-            row.append(f"{fmean(record.mse for record in rung):.3g} ({rung[0].lr:g})")
+            rung = [ladder[budget] for ladder in ladders.values() if budget in ladder]
+            some = f", n={len(rung)}" if len(rung) < len(ladders) else ""
+            error = f"{fmean(record.mse for record in rung):.3g}" if rung else "-"
+            row.append(error + (f" ({rung[0].lr:g}{some})" if rung else ""))
         for unit, target in costs:
             cost = ladder_costs(ladders, unit, target)
             shown = number(cost.median) if isfinite(cost.median) else "-"
