@@ -209,6 +209,11 @@ def test_a_table_of_training_costs_with_other_columns_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("init,hours\npaper,1\n")
     with pytest.raises(InputError, match="not a table with the columns init, outer_steps"):
         update_blocks(RIVALS, tmp_path, "doc.md")
+    for cells in ("269,150,000,10", "269,10"):  # a number without quotes, a cell left out
+        columns = "init,outer_steps,published_steps,minutes\n"
+        (tmp_path / "t.csv").write_text(f"{columns}paper,{cells}\n")
+        with pytest.raises(InputError, match="the row of paper has too many cells or too few"):
+            update_blocks(RIVALS, tmp_path, "doc.md")
 
 
 def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_path, capsys):

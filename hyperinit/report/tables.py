@@ -314,10 +314,13 @@ def read_training(path: Path) -> dict[str, dict[str, str]]:
     """Init -> the other columns of a table of training costs.
 
     Raises:
-        InputError: it is missing or has other columns.
+        InputError: it is missing or has other columns, or a row has more or fewer cells.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_small(path).decode(), newline="")))
+        for row in rows:
+            if None in row or None in row.values():  # such as 150,000 without quotes
+                raise InputError(f"the row of {row.get('init')} has too many cells or too few")
         return {row.pop("init"): {k: row[k] for k in TRAINING_FIELDS} for row in rows}
     except (InputError, UnicodeDecodeError, KeyError) as error:
         fields = ", ".join(("init", *TRAINING_FIELDS))
