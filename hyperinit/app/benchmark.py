@@ -178,15 +178,17 @@ def main(
     parser = build(prog, description or __doc__ or "", inits=inits, track=track)
     with forgiving_output():
         arguments = parser.parse_args(argv)
-        try:
-            from hyperinit.bench.catalogue import PACKAGE
 
-            with memory_errors():
-                return stoppable(
-                    lambda: _run(arguments, catalogue or PACKAGE), owns_process=argv is None
-                )
-        except InputError as error:
-            parser.error(str(error))
+        def work() -> int:
+            try:
+                from hyperinit.bench.catalogue import PACKAGE
+
+                with memory_errors():
+                    return _run(arguments, catalogue or PACKAGE)
+            except InputError as error:
+                parser.error(str(error))
+
+        return stoppable(work, owns_process=argv is None)
 
 
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.dummy import DummyProcess
 from types import FrameType
 from typing import Any
 
@@ -306,25 +307,39 @@ def stoppable(work: Callable[[], int], *, owns_process: bool = False) -> int:
 
     Args:
         work: What may raise anything else, which is passed on.
-        owns_process: Whether the process ends with the work: where it was stopped, what other
-            threads still compute is then not waited for.
+        owns_process: Whether the process ends with the work: where it was stopped or failed, what
+            other threads still compute is then not waited for.
     """
-    handler = _Handler()
+    handler, failed = _Handler(), False
     with handler.installed():
         try:
             code = work()
         except BaseException as error:
             stop = _stop_behind(error)
-            if stop is None:
+            failed = stop is None
+            if failed and not (owns_process and _others_compute()):
                 raise
-            advice = getattr(stop, "advice", "")
-            code = exit_code(stop)
-            handler.tell(f"stopped; {advice}" if advice else "stopped")
-        if owns_process and handler.number is not None:
+            code = exit_code(stop) if stop else _told(error)
+            if stop:
+                handler.tell("; ".join(filter(None, ["stopped", getattr(stop, "advice", "")])))
+        if owns_process and (failed or handler.number is not None):
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(code)
     return code
+
+
+def _others_compute() -> bool:
+    """Whether threads of a pool do: Python aborts where its end meets them in the midst of C++."""
+    return any(isinstance(thread, DummyProcess) for thread in threading.enumerate())
+
+
+def _told(error: BaseException) -> int:
+    """The exit code of an error, which is printed here unless whoever raised it did."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    sys.excepthook(type(error), error, error.__traceback__)
+    return 1
 
 
 class _Handler:

@@ -238,3 +238,36 @@ def test_a_plain_keyboard_interrupt_counts_as_ctrl_c(capsys):
     with pytest.raises(Stopped) as caught, advising("a"):
         raise KeyboardInterrupt
     assert (caught.value.number, caught.value.advice) == (signal.SIGINT, "a")
+
+
+FAILS_WHILE_OTHERS_COMPUTE = """
+import sys, time
+from multiprocessing.pool import ThreadPool
+import torch
+from hyperinit.base.terminal import stoppable
+
+def compute(_):
+    x = torch.ones(200, 200, requires_grad=True)
+    while True:
+        (x @ x).sum().backward()
+
+def work():
+    with ThreadPool(2) as pool:
+        pool.imap_unordered(compute, range(2))
+        time.sleep(0.3)
+        {end}
+
+stoppable(work, owns_process=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [("sys.exit(2)", 2, ""), ("raise ValueError('theirs')", 1, "ValueError: theirs\n")],
+)
+def test_what_fails_while_other_fits_compute_keeps_its_exit_code(end, code, said):
+    """An init of the wrong size, beside others at a time, made Python abort at its end: 134."""
+    script = FAILS_WHILE_OTHERS_COMPUTE.format(end=end)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == code, found.stderr
+    assert found.stderr.endswith(said) and "terminate" not in found.stderr
