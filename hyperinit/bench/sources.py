@@ -222,8 +222,9 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
         width, depth: Of the SIREN that is wanted.
 
     Raises:
-        InputError: no such file, module or function, or it cannot be imported; its `epochs` are
-            no number, negative or not finite; its `train_hashes` are no texts.
+        InputError: no such file, module or function, it cannot be imported, or does not take an
+            image and a seed; its `epochs` are no number, negative or not finite; its
+            `train_hashes` are no texts.
     """
     place, _, name = source.rpartition(":")
     module = _import(place)
@@ -239,17 +240,25 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     known = isinstance(made_from, (list, tuple, set, frozenset))
     if not known or not all(isinstance(one, str) for one in made_from):
         raise InputError(f"train_hashes of {source} must be a list of texts, see image_hash")
-    make = _told(function, {"width": width, "depth": depth})
+    make = _told(function, {"width": width, "depth": depth}, source)
     return Init(name, make, _epochs_of(function, source), facts, frozenset(made_from))
 
 
-def _told(function: Any, sizes: Mapping[str, int]) -> Any:
+def _told(function: Any, sizes: Mapping[str, int], source: str) -> Any:
     """A function that is told those sizes that it has parameters for."""
     try:
-        wanted = inspect.signature(function).parameters
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in ones have none to look at
         return function
-    return functools.partial(function, **{k: v for k, v in sizes.items() if k in wanted})
+    told = {name: size for name, size in sizes.items() if name in signature.parameters}
+    try:
+        signature.bind(None, None, **told)
+    except TypeError as error:
+        raise InputError(
+            f"{source} must be a function of (image, seed), and of width and depth if it likes, not"
+            f" of {signature} ({error})"
+        ) from error
+    return functools.partial(function, **told)
 
 
 def _import(place: str) -> ModuleType:

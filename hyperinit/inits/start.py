@@ -117,14 +117,17 @@ class Init:
         The image stays as it is, whatever `make` and `epochs` do to theirs: they get copies.
 
         Raises:
-            InputError: `make` gave something else than one SIREN, or `epochs` no usable number; or
-                the seed is no whole number of 64 bits.
+            InputError: `make` gave something else than one SIREN or would end the program, or
+                `epochs` gave no usable number; or the seed is no whole number of 64 bits.
         """
         clock = Clock(image.device)
         # A copy, also below: what writes to its image in place would change the one that is fitted.
         shown = image.clone()
         with _starting, clock.running():
-            made = self.make(shown, check_seed(seed))
+            try:
+                made = self.make(shown, check_seed(seed))
+            except SystemExit as error:  # it would end a thread alone, which is then waited for
+                raise InputError(f"init {self.name} calls sys.exit({error.code!r})") from error
             like = made if isinstance(made, Start) else None
             params = made.params if isinstance(made, Start) else made
             if isinstance(params, Params):

@@ -71,6 +71,22 @@ def test_a_function_that_gives_something_else_is_named(tmp_path, result, found):
         callable_init(module(tmp_path, result)).start(IMAGE, 0)
 
 
+def test_a_function_that_ends_the_program_is_named(tmp_path):
+    """In one of several fits at a time it ended its thread, and the others waited for it."""
+    with pytest.raises(InputError, match=r"init start calls sys\.exit\('no GPU'\)"):
+        callable_init(module(tmp_path, "exit('no GPU')")).start(IMAGE, 0)
+
+
+def test_a_function_of_something_else_than_an_image_and_a_seed_is_named(tmp_path):
+    for theirs in ("image", "image, seed, size", "image, *, seed"):
+        (tmp_path / "mine.py").write_text(f"def start({theirs}):\n    return None\n")
+        with pytest.raises(InputError, match=r"mine\.py:start must be a function of \(image, seed"):
+            callable_init(f"{tmp_path}/mine.py:start")
+    for theirs in ("image, seed, width, depth", "x, s=0", "*both", "image, seed, *, depth, a=1"):
+        (tmp_path / "mine.py").write_text(f"def start({theirs}):\n    return None\n")
+        callable_init(f"{tmp_path}/mine.py:start")
+
+
 @pytest.mark.parametrize(
     "epochs", ["-1", "float('nan')", "float('inf')", "'3'", "'many'", "None", "True", "[1]", "1j"]
 )
