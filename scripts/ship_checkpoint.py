@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
-from hyperinit.base.arguments import Parser
+from hyperinit.base.arguments import RATE, Parser
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
 from hyperinit.base.settings import from_dict, to_toml
@@ -67,13 +68,18 @@ def ship(
             room: an image's cosines hardly depend on each other.
 
     Raises:
-        InputError: the run's checkpoint cannot be read, is for a SIREN of another size, or does
-            not read so many numbers.
+        InputError: the run's checkpoint cannot be read, is for a SIREN of another size, has no
+            settings of its training as it was shipped itself, or does not read so many numbers; or
+            `lr_factor` is no number above 0, which nobody could load. Nothing is written then.
     """
+    if lr_factor is not None and not 0 < lr_factor < inf:
+        raise InputError(f"--lr-factor must be a positive number, not {lr_factor}")
     if name not in PRETRAINED:
         raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
     task = REPTILE if file_kind(run / CHECKPOINT_NAME) == LEARNED_KIND else HYPERNETWORK
     tensors, info = load_tensors(run / CHECKPOINT_NAME, task.kind)
+    if "train" not in info:
+        raise InputError(f"{run}: says nothing of its training: give a run directory")
     config: Any = from_dict(
         task.config, {**info["train"], "data": "DIR", "wandb": "auto"}, source=name
     )
@@ -102,9 +108,12 @@ def ship(
 def _first_numbers(tensors: Mapping[str, Tensor], count: int, run: Path) -> dict[str, Tensor]:
     """The tensors with a reader of the first `count` numbers, which is given them as large."""
     reader = tensors.get(_READER)
-    if reader is None or not 0 < count <= len(reader):
-        most = 0 if reader is None else len(reader)
-        raise InputError(f"--read-numbers must be 1 to {most}, which {run} reads, not {count}")
+    if reader is None:
+        raise InputError(f"--read-numbers is for a linear start, which {run} is not")
+    if not 0 < count <= len(reader):
+        raise InputError(
+            f"--read-numbers must be 1 to {len(reader)}, which {run} reads, not {count}"
+        )
     # What is read is divided by the root of how many numbers there are (`LearnedInit.read`).
     return {**tensors, _READER: reader[:count] * (count / len(reader)) ** 0.5}
 
@@ -129,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", metavar="NAME", help=", ".join(PRETRAINED))
     parser.add_argument(
         "--lr-factor",
-        type=float,
+        type=RATE,
         metavar="X",
         help="the rate that suits fits from it, relative to the default (default: as trained)",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,23 @@ def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out
         load(ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, 0.7)).config.lr_factor
         == 0.7
     )
+    with pytest.raises(InputError, match="--read-numbers is for a linear start"):
+        ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, read_numbers=3)
     monkeypatch.setitem(PRETRAINED, "tiny", (2, 16, 32))
     with pytest.raises(InputError, match="32 pixels a side"):
+        ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+
+
+def test_what_nobody_could_load_does_not_replace_what_ships(tmp_path, monkeypatch):
+    linear_run(tmp_path, monkeypatch)
+    shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+    before = shipped.read_bytes()
+    for lr_factor in (nan, inf, -1.0, 0.0):
+        with pytest.raises(InputError, match="--lr-factor must be a positive number"):
+            ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, lr_factor)
+    assert shipped.read_bytes() == before
+    shipped.replace(tmp_path / "checkpoint.safetensors")  # has been shipped: no run's any more
+    with pytest.raises(InputError, match="says nothing of its training: give a run directory"):
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
 
 
