@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from hyperinit.learn.tracking import LOG_NAME
 from hyperinit.photos.load import NAMES
 from hyperinit.photos.photographs import Photographs
 from hyperinit.siren.store import CHECKPOINT_NAME, read_info
+
+_logger = logging.getLogger("hyperinit")
 
 CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"
@@ -244,7 +247,8 @@ def check_of_use(config: LoopConfig, given: Mapping[str, Any]) -> None:
 def as_edited(config: Config, path: Path, step: int) -> Config:
     """The settings of a run to resume, with what was changed in its config file and may be.
 
-    Without a file that can be read, those that it has.
+    Without a file that can be read, those that it has, which a warning says: the file is about to
+    be written anew.
 
     Args:
         config: As they are stored in its checkpoint.
@@ -256,7 +260,11 @@ def as_edited(config: Config, path: Path, step: int) -> Config:
     """
     try:
         read = read_config_file(path)
-    except InputError:
+    except InputError as error:
+        if path.exists():
+            _logger.warning(
+                "%s; the run goes on with its own settings, and writes them there", error
+            )
         return config
     stored = to_dict(config)
     # A file of an older version has less in it.

@@ -271,7 +271,7 @@ def test_a_run_at_its_end_may_be_given_more_steps(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [None, b"lr = = 3\n", b"\xff", b"", b"size = 16\n"])
-def test_a_config_file_that_is_gone_or_unreadable_stops_no_resume(tmp_path, content):
+def test_a_config_file_that_is_gone_or_unreadable_stops_no_resume(tmp_path, caplog, content):
     stopped(tmp_path, "synthetic")
     path = tmp_path / "config.toml"
     before = path.read_bytes()
@@ -280,6 +280,8 @@ def test_a_config_file_that_is_gone_or_unreadable_stops_no_resume(tmp_path, cont
         path.write_bytes(content)
     assert resumed(tmp_path)["step"] == 1  # its time was up
     assert path.read_bytes() == before
+    lost = content in (b"lr = = 3\n", b"\xff")  # perhaps an edit with a slip in it
+    assert (f"{path}: not valid TOML" in caplog.text) == lost
 
 
 def started(run: Path, *prefix: str) -> subprocess.Popen:
