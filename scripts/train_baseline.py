@@ -31,8 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 
 from baselines.trained import LEARNED, RIVALS, BaselineConfig
 from hyperinit.app.train import Program, build, run_command
-from hyperinit.base.errors import unknown_name
+from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.learn.config import SEED_SIZES, TINY_SIZES
+from hyperinit.learn.state import TrainingImages
+from hyperinit.photos.photographs import Photographs
 
 SCALES: dict[str, dict[str, Any]] = {
     "default": {"time_limit_min": 5.0},
@@ -66,6 +68,20 @@ def presets(name: str) -> dict[str, dict[str, Any]]:
     return {**scales, "published": {**own, **row.sizes}}
 
 
+def images(name: str, photos: Photographs, config: BaselineConfig) -> TrainingImages:
+    """What a rival trains on; before anything is written.
+
+    Raises:
+        InputError: it is another one than NAME, whose settings are not this one's.
+    """
+    if name not in ("", config.rival):
+        raise InputError(
+            f"{config.rival} is what the run, --config or --rival says, and not {name}: leave out"
+            " one of the two"
+        )
+    return RIVALS[config.rival].images(photos, config)
+
+
 def program(name: str) -> Program[BaselineConfig]:
     """The script for one rival, or "" where a config or a run has to say which."""
     return Program(
@@ -73,7 +89,7 @@ def program(name: str) -> Program[BaselineConfig]:
         description=__doc__ or "",
         task=LEARNED,
         presets=presets(name) if name else {scale: {} for scale in SCALES},
-        images=lambda photos, config: RIVALS[config.rival].images(photos, config),
+        images=lambda photos, config: images(name, photos, config),
         label=lambda config: config.rival,
         run_prefix=f"{name}-" if name else "",
     )

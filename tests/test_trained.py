@@ -506,6 +506,27 @@ def test_the_script_trains_it_and_a_benchmark_takes_it(tmp_path, name, capsys):
     assert info["learned"]["siren"]["width"] == settings.width
 
 
+def test_a_name_and_other_settings_that_say_another_rival_are_refused(tmp_path, capsys):
+    """They won without a word: strainer with maml's rates, ipc's run continued as if maml's."""
+    run = tmp_path / "run"
+    flags = [*TINY_FLAGS, "--max-steps", "1", "--compare-images", "0"]
+    assert train_baseline.main(["strainer", *flags, "--out", str(run)]) == 0
+    before = (run / "config.toml").read_bytes()
+    for other in (
+        [*flags, "--rival", "strainer"],
+        ["--config", str(run / "config.toml")],
+        ["--resume", str(run)],
+    ):
+        out = [] if "--resume" in other else ["--out", str(tmp_path / "other")]
+        with pytest.raises(SystemExit) as stopped:
+            train_baseline.main(["maml", *other, *out])
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert stopped.value.code == 2 and "strainer is what the run, --config or" in line
+        assert not (tmp_path / "other").exists()
+    assert (run / "config.toml").read_bytes() == before
+    assert train_baseline.main(["strainer", "--resume", str(run)]) == 0
+
+
 def test_the_script_goes_on_with_a_run_that_was_stopped(tmp_path, capsys):
     out, flags = tmp_path / "run", [*TINY_FLAGS, "--compare-images", "0"]
     train_baseline.main(["reptile", *flags, "--out", str(out), "--time-limit", "1e-9"])
