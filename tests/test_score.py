@@ -324,6 +324,15 @@ def test_the_seed_track_reads_both_errors_off_the_curve():
     assert str(found.targets[8e-4].epochs) == "> 100 seed epochs (n=1, 0/1 hit)"
 
 
+def test_of_two_curves_of_a_pair_the_longer_one_counts_alone():
+    """A benchmark that was run again with a larger budget: its chart ended where the first did."""
+    rows = [(0, 1.0, nan), (70, 0.5, 0.5), (140, 0.25, 0.25)]
+    long, short = seed_record("33", rows), seed_record("33", rows[:2])
+    (found,) = score([replace(long, budget_epochs=14.0), replace(short, budget_epochs=7.0)])
+    assert [run.budget_epochs for run in found.runs] == [14.0]
+    assert found.mse_curve("epochs")[-1] == (14.0, 0.25)
+
+
 def test_the_seed_track_lists_the_fastest_init_first():
     slow = seed_record("paper", [(0, 1.0, nan), (1400, 1e-4, 1e-4)])
     fast = seed_record("33", [(0, 1.0, nan), (700, 1e-4, 1e-4)])

@@ -252,7 +252,9 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
         ladders: dict[str, dict[Pair, Ladder]] = {}
         for record in group.tests:
             pairs = ladders.setdefault(name(record), {})
-            pairs.setdefault(record.pair, {})[record.budget_epochs] = record
+            # The longest alone: a shorter one of the pair is its beginning once more.
+            if record.budget_epochs >= max(pairs.get(record.pair, ()), default=0):
+                pairs[record.pair] = {record.budget_epochs: record}
     else:
         ladders, chosen_on, more = choose_ladders(
             group, name, tune_on_test=tune_on_test, strict=strict
