@@ -105,7 +105,7 @@ def test_fits_of_waves_end_lower_by_it() -> None:
     for seed in range(3):
         image = smooth_image(SIDE, seed)
         image = (image + 0.2 * torch.rand(image.shape, generator=torch.Generator())).clamp(0, 1)
-        begun = init_of("waves-steps").start(image, 0)
+        begun = init_of("waves-mid-sized").start(image, 0)
         ends = [fit(begun, image, budget_epochs=4, rising_units=on).mse for on in (True, False)]
         ratio *= ends[0] / ends[1]
     assert ratio < 0.98
