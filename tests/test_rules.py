@@ -22,9 +22,10 @@ from baselines.rules import (
 )
 from hyperinit.base.errors import InputError
 from hyperinit.bench.sources import load_init
+from hyperinit.hypernet.untrained import LONG_DRAW, WAVES_STEPS
 from hyperinit.images.coords import image_coords, image_to_rgb, pixel_coords
 from hyperinit.inits.rules import NAMED_INITS, named_init
-from hyperinit.inits.start import SIZED_POWER, spec_init
+from hyperinit.inits.start import SIZED_POWER, sized_init, spec_init
 from hyperinit.siren.network import Params, SirenConfig, predict
 from scripts import benchmark as script
 from scripts.catalogue import CATALOGUE
@@ -259,6 +260,31 @@ def test_untrained_descends_the_image_from_identity_sized_and_pays_for_it():
     assert all(torch.equal(still[name], drawn[name]) for name in drawn)
 
 
+def test_waves_of_long_fits_are_finer_the_larger_the_network_is_for_its_image():
+    """5 x 256 has 1, 5.3 and 16 weights a pixel here; on the last its waves are the finest."""
+
+    def fineness(side: int, width: int = 256) -> float:
+        draw = WAVES_STEPS.draw_for(width, 5, side * side)
+        return draw.first.gain / WAVES_STEPS.draw.first.gain
+
+    assert fineness(512) < fineness(224) < fineness(128) == WAVES_STEPS.finest
+    assert fineness(224) == pytest.approx(1, abs=0.01)
+    assert fineness(224, 128) < fineness(224)
+    assert fineness(32) == fineness(64) / 2  # too few pixels for them
+    image = smooth_image(64)
+    params = load_init("waves-steps@0", CATALOGUE.rules, 256, 5).start(image, 0).params
+    drawn = sized_init("x", WAVES_STEPS.draw, 256, 5, SIZED_POWER).start(image, 0).params
+    finer = fineness(64) * drawn["layers.0.weight"]
+    torch.testing.assert_close(params["layers.0.weight"], finer)
+
+
+def test_many_steps_see_more_pixels_of_a_large_image():
+    init = load_init("waves-steps", CATALOGUE.rules, 256, 5)
+    assert init.epochs(torch.zeros(3, 96, 96)) == 16 * 256 / 96**2
+    assert init.epochs(torch.zeros(3, 224, 224)) == 16 * 512 / 224**2
+    assert init.epochs(torch.zeros(3, 448, 448)) == 16 * 512 / 448**2
+
+
 @pytest.mark.parametrize(("width", "is_large"), [(64, False), (128, True)])
 def test_few_steps_begin_from_the_draw_that_suits_the_network_and_the_image(width, is_large):
     """8 weights a pixel is large: 64 x 64 pixels and 4 x 128 have 12, 4 x 64 has 3."""
@@ -266,7 +292,7 @@ def test_few_steps_begin_from_the_draw_that_suits_the_network_and_the_image(widt
     init = load_init("waves-few-steps", CATALOGUE.rules, width, 4)
     drawn = {
         False: load_init("waves-mid-sized", CATALOGUE.rules, width, 4),
-        True: load_init("waves-steps@0", CATALOGUE.rules, width, 4),
+        True: sized_init("long", LONG_DRAW, width, 4, SIZED_POWER),
     }[is_large].start(image, 0)
     params = init.start(image, 0).params
     coords, rgb = image_coords(image), image_to_rgb(image)

@@ -27,8 +27,10 @@ SUITS = Preference(warmup_steps=WARMUP_STEPS, rising_units=True)
 
 # A network with more weights than this for each pixel of its image is large for it.
 LARGE_WEIGHTS = 8
-# Weights a pixel, and units, for which the draw of long fits was found: 5 x 256 at 224 x 224.
+# Weights a pixel, and units, for which the draw of `WAVES_STEPS` was found: 5 x 256 at 224 x 224;
+# and the pixels from which waves may be as fine as they are by the largest networks.
 USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
+FINE_PIXELS = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Stepping:
         lr_factor: On the rate of the draw: a start that shows the image already takes less.
         large: The draw for networks that are large for their image; None: the same.
         finest: The first layer's waves are the finer, the larger the network is for its image: up
-            to so many times the draw's; 0: as they are drawn.
+            to so many times as fine as drawn, less on tiny images; 0: as they are drawn.
     """
 
     draw: InitSpec
@@ -82,7 +84,8 @@ class Stepping:
         ratio = SirenConfig(width, depth).weights / pixels
         if self.finest:
             fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
-            return self.draw.with_first_scaled(min(fineness, self.finest))
+            finest = self.finest * min((pixels / FINE_PIXELS) ** 0.5, 1)
+            return self.draw.with_first_scaled(min(fineness, finest))
         is_large = ratio > LARGE_WEIGHTS
         return self.large if self.large is not None and is_large else self.draw
 
