@@ -20,7 +20,8 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (40, "0.6", [], "waves-few-steps"),
         (40, "0.5", [], "waves-sized"),
         (257, "0.25", ["--width", "8"], "waves-sized"),
-        (257, "0.6", ["--width", "8"], "waves-steps"),  # many steps cost next to nothing there
+        (257, "0.6", ["--width", "8"], "waves-few-steps"),
+        (320, "4", ["--width", "8"], "waves-steps"),  # as many steps as six epochs of 256 x 256
         (256, "0.6", ["--width", "8"], "waves-few-steps"),
         (24, "4", [], "waves-few-steps"),
         (23, "8", [], "identity-sized"),  # they would see too few pixels

@@ -125,8 +125,8 @@ WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
 
-# Epochs from which on a fit ends lowest from few steps, and from many (research log, 94). On images
-# of more pixels than this many steps cost next to nothing, and an epoch is a longer fit.
+# Epochs from which on a fit ends lowest from few steps, and from many (research log, 94, 104). On
+# images of more pixels than this an epoch is a longer fit.
 FEW_EPOCHS, MANY_EPOCHS = 0.6, 6.0
 USUAL_PIXELS = 256 * 256
 # Steps on an image with fewer pixels see too few of them, where the network is large all the more.
@@ -170,7 +170,7 @@ def suitable_start(
     ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
     least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
     if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
-        return "waves-steps" if epochs >= MANY_EPOCHS or size > 1 else "waves-few-steps"
+        return "waves-steps" if epochs >= MANY_EPOCHS else "waves-few-steps"
     is_tiny = pixels is not None and pixels < LEAST_PIXELS_LARGE
     wants_all = epochs > WAVES_EPOCHS and (is_tiny or ratio > MANY_WEIGHTS)
     return "identity-sized" if wants_all else "waves-sized"
