@@ -3,7 +3,8 @@
     python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
 
 A row for each init (`--inits waves-few-steps waves identity 33 paper` are those of the page), a
-column for its start and for each budget; under each picture its PSNR. The records are made with `hyperinit benchmark --thumbnails`.
+column for its start and for each budget; under each picture its PSNR. The records are made with
+`hyperinit benchmark --thumbnails`.
 """
 
 from __future__ import annotations
