@@ -27,10 +27,10 @@ OURS = {
     "waves-mid": "waves with fewer long ones: ahead of it from two epochs on",
     "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
-    "waves-steps": "such steps from a draw like waves; what `hyperinit fit` takes for six epochs or"
-    " more",
+    "waves-steps": "such steps from a draw like waves, finer the larger the network is for the"
+    " image; what `hyperinit fit` takes for six epochs or more",
     "waves-few-steps": "fewer of them, on fewer pixels, from waves-mid or, where the network is"
-    " large for the image, from that draw; what `hyperinit fit` takes for fewer epochs",
+    " large for the image, from a finer draw; what `hyperinit fit` takes for fewer epochs",
 }
 
 
