@@ -271,6 +271,7 @@ def test_waves_of_long_fits_are_finer_the_larger_the_network_is_for_its_image():
     assert fineness(224) == pytest.approx(1, abs=0.01)
     assert fineness(224, 128) < fineness(224)
     assert fineness(32) == fineness(64) / 2  # too few pixels for them
+    assert fineness(1000) == fineness(4000) == 0.7
     image = smooth_image(64)
     params = load_init("waves-steps@0", CATALOGUE.rules, 256, 5).start(image, 0).params
     drawn = sized_init("x", WAVES_STEPS.draw, 256, 5, SIZED_POWER).start(image, 0).params

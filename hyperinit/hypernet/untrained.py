@@ -31,6 +31,7 @@ LARGE_WEIGHTS = 8
 # and the pixels from which waves may be as fine as they are by the largest networks.
 USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
 FINE_PIXELS = 64 * 64
+COARSEST = 0.7  # as coarse as measured: by small networks of large images
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Stepping:
         if self.finest:
             fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
             finest = self.finest * min((pixels / FINE_PIXELS) ** 0.5, 1)
-            return self.draw.with_first_scaled(min(fineness, finest))
+            return self.draw.with_first_scaled(min(max(fineness, COARSEST), finest))
         is_large = ratio > LARGE_WEIGHTS
         return self.large if self.large is not None and is_large else self.draw
 
