@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from hyperinit.base.errors import InputError
 from hyperinit.record.protocol import CHOSEN_SETTINGS, usual_settings
@@ -207,7 +207,7 @@ class Choice(NamedTuple):
 
 TUNING, THESE = "tuning images", "these very images"  # that rates are chosen on
 
-Choices = Mapping[tuple[str, float], Choice]  # (name, budget) -> what is chosen
+T = TypeVar("T")  # what is known of a rung
 
 
 def select_choices(
@@ -247,14 +247,10 @@ def rank_choices(
     return ranked
 
 
-def choice_at(choices: Choices, name: str, budget: float) -> Choice | None:
-    """The choice for a rung: that of the largest tuned rung that is not above it."""
-    rung = _tuned_rung(choices, name, budget)
-    return None if rung is None else choices[name, rung]
-
-
-def _tuned_rung(keys: Iterable[tuple[str, float]], name: str, budget: float) -> float | None:
-    return max((rung for known, rung in keys if known == name and rung <= budget), default=None)
+def choice_at(choices: Mapping[tuple[str, float], T], name: str, budget: float) -> T | None:
+    """The choice, or the ranking, for a rung: that of the largest tuned one not above it."""
+    tuned = [rung for known, rung in choices if known == name and rung <= budget]
+    return choices[name, max(tuned)] if tuned else None
 
 
 def choose_ladders(
@@ -318,8 +314,7 @@ def _ladders(
     for entry, pairs in found.items():
         for pair, rungs in pairs.items():
             for budget in sorted(rungs):
-                tuned = _tuned_rung(ranked, entry, budget)
-                best_first = [] if tuned is None else ranked[entry, tuned]
+                best_first = choice_at(ranked, entry, budget) or []
                 run = _as_chosen(rungs[budget], best_first)
                 ladders.setdefault(entry, {}).setdefault(pair, {})[budget] = run
                 if len(rungs[budget]) > 1 and Choice.of(run) not in best_first[:1]:
