@@ -69,7 +69,7 @@ CASES = {
     "512x512": Case(("astronaut.png",), factors=COARSE),
     "512x768": Case(("patio.jpg",), factors=COARSE),
     "872x1000": Case(("hubble_deep_field.jpg",), 2.0, COARSE),
-    "3024x4032": Case(("patio.jpg",), 0.25, (1.0,)),
+    "3024x4032": Case(("patio.jpg",), 0.25, COARSE),
 }
 
 
