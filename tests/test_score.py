@@ -12,6 +12,7 @@ from records import SETTINGS, ladder, record
 
 from hyperinit.base.errors import InputError
 from hyperinit.record.records import CurvePoint, Record
+from hyperinit.report.charts import seed_curves
 from hyperinit.report.tables import markdown
 from hyperinit.score.costs import Cost, mean, performance_profile, ratio, solved_share
 from hyperinit.score.groups import groups, select_choices
@@ -322,6 +323,19 @@ def test_the_seed_track_reads_both_errors_off_the_curve():
     assert str(found.targets[0.08].epochs) == "20 seed epochs (n=1, 1/1 hit)"
     assert found.targets[8e-4].train.median == 100
     assert str(found.targets[8e-4].epochs) == "> 100 seed epochs (n=1, 0/1 hit)"
+
+
+def test_the_seed_track_counts_what_making_a_start_took():
+    """Sixteen steps on the image were free there, in the tables and in the chart."""
+    visited = 7 * 8192 / 224**2  # a seed epoch, in visits to each pixel
+    ends = [CurvePoint(e * visited, s, 0, m, 30, m) for e, s, m in ((3, 0, 1.0), (13, 70, 0.07))]
+    run = replace(seed_record("steps", [(0, 1.0, nan)]), curve=tuple(ends))
+    (found,) = score([run])
+    cost = found.targets[0.08].epochs
+    assert cost.median == cost.limits["cat", 0] == pytest.approx(13)
+    assert found.targets[0.02].train.limits["cat", 0] == pytest.approx(13)
+    (axes,) = seed_curves([found], "title").axes
+    assert [line.get_xdata()[-1] for line in axes.get_lines()[:2]] == pytest.approx([13, 13])
 
 
 def test_of_two_curves_of_a_pair_the_longer_one_counts_alone():

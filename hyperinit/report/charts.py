@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from hyperinit.record.protocol import TARGETS
 from hyperinit.report.names import one_line
 from hyperinit.score.costs import performance_profile, solved_share
-from hyperinit.score.score import GroupScore, InitScore, hardest_solved, seed_epoch_steps
+from hyperinit.score.curves import curve_cost
+from hyperinit.score.score import GroupScore, InitScore, hardest_solved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +176,7 @@ def seed_curves(scores: Sequence[InitScore], title: str, unit: str = "seed epoch
         for run in found.runs:
             label = f"{found.init}, {run.image}, {run.seed}"
             points = [point for point in run.curve if point.steps > 0]
-            x = [point.steps / seed_epoch_steps(run) for point in points]
+            x = [curve_cost(run, point) for point in points]
             for error, line, shown in (("train_mse", "-", label), ("mse", "--", None)):
                 y = list(map(attrgetter(error), points))
                 axes.plot(x, y, line, color=colour, label=shown, linewidth=1)

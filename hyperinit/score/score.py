@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil, inf, isfinite
+from math import inf, isfinite
 from operator import attrgetter
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Literal
 
 from hyperinit.base.errors import InputError
 from hyperinit.record.protocol import TARGETS
-from hyperinit.record.records import CurvePoint, Record
+from hyperinit.record.records import Record
 from hyperinit.record.tracks import Track, track_of
 from hyperinit.score.costs import (
     Cost,
@@ -28,13 +28,13 @@ from hyperinit.score.costs import (
     mean,
     ratio,
 )
+from hyperinit.score.curves import curve_cost, median_curve
 from hyperinit.score.groups import Choice, Group, Ladder, choose_ladders, groups, name_entries
 from hyperinit.score.places import places, without_seconds
 
 Unit = Literal["epochs", "seconds"]
 PsnrAfter = dict[int, Mean | None]  # steps -> mean over pairs
 COST_OF = {"epochs": attrgetter("epochs"), "seconds": attrgetter("sec")}
-MAX_CURVE_POINTS = 150  # of a curve that is drawn
 
 DIFFERENT_PAIRS = (
     "Not every init was run on the same images and seeds: a median is over an init's own pairs, a"
@@ -145,7 +145,7 @@ class InitScore:
         """(cost, error): the start and the end of whole rungs; along a curve, every evaluation."""
         cost = COST_OF[unit]
         if self.track.along_curve:
-            return _along_curve(self.runs, cost)
+            return median_curve(self.runs, cost)
         starts = [next(iter(ladder.values())).start for ladder in self.ladders.values()]
         points = [(fmean(map(cost, starts)), geometric_mean(start.mse for start in starts))]
         for budget in self.whole_rungs:
@@ -338,18 +338,14 @@ def _all_ladder_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str
 
 
 def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
-    """First time along the curve that each error is there, in the track's unit.
-
-    A seed epoch is as many steps as it takes to visit as many points as the image has pixels.
-    """
+    """First time along the curve that each error is there, in the track's unit."""
     found = {}
     for key, error in (("epochs", attrgetter("mse")), ("train", attrgetter("train_mse"))):
         values, limits, unit = {}, {}, "seed epochs"
         for pair, ladder in ladders.items():
             run = ladder[max(ladder)]
-            track, unit = track_of(run.track), track_of(run.track).unit
-            steps = 0 if track.full_batch else seed_epoch_steps(run)
-            costs = [point.steps / steps if steps else point.epochs for point in run.curve]
+            unit = track_of(run.track).unit
+            costs = [curve_cost(run, point) for point in run.curve]
             hit = (c for c, p in zip(costs, run.curve, strict=True) if error(p) <= target)
             values[pair] = next(hit, inf)
             limits[pair] = costs[-1]
@@ -361,32 +357,6 @@ def _psnr_at(run: Record, steps: int) -> float:
     """PSNR of the evaluation after so many epochs, which are steps; infinite where none is."""
     at = (p.psnr for p in run.curve if abs(p.epochs - steps) <= 0.5 and isfinite(p.mse))
     return next(at, inf)
-
-
-def seed_epoch_steps(record: Record) -> int:
-    """Steps of a seed epoch.
-
-    Raises:
-        InputError: the record does not say its batches' size.
-    """
-    settings = record.settings
-    if "batch_pixels" not in settings:
-        raise InputError(f"a record of init {record.init} has no 'batch_pixels' in its settings")
-    pixels, batch_pixels = int(settings["image_size"]) ** 2, int(settings["batch_pixels"])
-    return ceil(pixels / batch_pixels)
-
-
-def _along_curve(runs: Sequence[Record], cost: Any) -> list[tuple[float, float]]:
-    """Medians over the runs at every evaluation that all of them have."""
-    by_step: dict[float, list[CurvePoint]] = {}
-    for point in (point for run in runs for point in run.curve):
-        by_step.setdefault(point.steps, []).append(point)
-    full = [points for _, points in sorted(by_step.items()) if len(points) == len(runs)]
-    every = max(1, len(full) // MAX_CURVE_POINTS)
-    return [
-        (median(map(cost, points)), median(point.mse for point in points))
-        for points in [*full[::every], *full[-1:]]
-    ]
 
 
 def _rungs(ladders: Iterable[Ladder]) -> dict[float, Rung]:
