@@ -7,18 +7,20 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import smooth_image, tiny_hyper
+from records import record as made_up
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.bench import run as benchmark
 from hyperinit.bench.plan import Entry, Plan, frozen_variants, with_changes
-from hyperinit.bench.run import RecordFile, open_records, run, verify
+from hyperinit.bench.run import Check, RecordFile, open_records, run, verify
 from hyperinit.bench.sources import callable_init, load_init
 from hyperinit.bench.trial import Trial
 from hyperinit.fitting.lr_range import lr_range_test
@@ -395,6 +397,14 @@ def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
     assert check.difference == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_an_error_that_was_or_became_none_is_no_agreement():
+    """The worst of such reruns was shown as 0, and a stored error of 0 was a traceback."""
+    then = [made_up(mse=mse) for mse in (inf, 0.0, 0.1, inf, 0.0)]
+    now = [made_up(mse=mse) for mse in (0.1, 0.1, inf, inf, 0.0)]
+    found = [Check(*pair).difference for pair in zip(then, now, strict=True)]
+    assert found == [inf, inf, inf, 0.0, 0.0]
+
+
 @pytest.mark.slow
 def test_records_of_another_plan_cannot_be_verified(tmp_path):
     measured(make_plan(), tmp_path / "r.jsonl")
@@ -711,9 +721,23 @@ def test_settings_of_no_account_are_named(command, capsys):
         ("published", "--tuning-images, --lrs, --lr-images, --batch-pixels"),
     ):
         own = command("--track", track, "--dry-run", "--inits", "33", "--image-size", "16")
+        own += ["--budgets-epochs", "2"]
         assert script.main(own) == 0
         told = [line for line in capsys.readouterr().err.splitlines() if "of no account" in line]
         assert told == ([f"of no account in the {track} track: {said}"] if said else [])
+
+
+def test_a_track_along_a_curve_counts_the_one_budget_that_it_runs(command, capsys):
+    """It ran the largest alone, said that it runs all, and its progress never came to the end."""
+    how = ("--track", "seed", "--dry-run", "--inits", "33", "--image-size", "16", "--seeds", "1")
+    assert script.main(command(*how, "--budgets-epochs", "2,3")) == 0
+    told = capsys.readouterr().err
+    assert "budgets 3 epochs; at most 6 epochs" in told
+    assert "of no account in the seed track: --budgets-epochs but for the largest" in told
+    assert script.main(command(*how, "--budgets-epochs", "3")) == 0
+    assert "of no account" not in capsys.readouterr().err
+    protocol = replace(PROTOCOL, budgets_epochs=(2, 3))
+    assert make_plan("seed", protocol=protocol).total_epochs == 2 * 2 * 3  # inits, images
 
 
 def test_the_names_that_can_be_used_are_listed(capsys):

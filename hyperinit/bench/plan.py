@@ -106,9 +106,10 @@ class Plan:
     @property
     def total_epochs(self) -> float:
         """Pixel visits / pixels of all trials, at most."""
-        tests = len(self.images) * self.seeds * sum(self.protocol.budgets_epochs)
-        if self.row.along_curve:
-            return len(self.entries) * tests
+        pairs, budgets = len(self.images) * self.seeds, self.protocol.budgets_epochs
+        if self.row.along_curve:  # one fit, that of the largest budget
+            return len(self.entries) * pairs * max(budgets)
+        tests = pairs * sum(budgets)
         first, *rest = self.protocol.tuned_budgets
         tuning = sum(
             most_fits(self.protocol, self.alternatives(entry), is_first=True) * first

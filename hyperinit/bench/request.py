@@ -151,6 +151,8 @@ def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
     lr = arguments.lr
     _check(lr is None or track.along_curve, "--lr is for the seed track, others have --lrs")
     _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
+    if track.along_curve:  # one fit
+        protocol = replace(protocol, budgets_epochs=(max(protocol.budgets_epochs),))
     return protocol
 
 
@@ -159,7 +161,9 @@ def idle_flags(arguments: argparse.Namespace) -> list[str]:
     track = find_track(arguments.track)
     idle = ["tuning_images", *LADDER_SETTINGS] if track.along_curve else []
     idle += ["batch_pixels"] if track.full_batch else []
-    return ["--" + name.replace("_", "-") for name in idle if name in arguments]
+    flags = ["--" + name.replace("_", "-") for name in idle if name in arguments]
+    several = track.along_curve and "," in getattr(arguments, "budgets_epochs", "")
+    return [*flags, *["--budgets-epochs but for the largest"] * several]
 
 
 def _entries(

@@ -16,6 +16,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -312,9 +313,14 @@ class Check:
 
     @property
     def difference(self) -> float:
-        """Difference of the final errors, relative to the stored one; 0 if both diverged."""
+        """Difference of the final errors, relative to the stored one; 0 if both diverged.
+
+        Infinite if one of them did, or if the stored error is 0 and the other is not.
+        """
         old, new = self.record.mse, self.again.mse
-        return 0.0 if old == new else abs(new - old) / old
+        if old == new:
+            return 0.0
+        return abs(new - old) / old if 0 < old < inf else inf
 
 
 def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
