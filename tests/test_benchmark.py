@@ -733,9 +733,9 @@ def test_a_track_along_a_curve_counts_the_one_budget_that_it_runs(command, capsy
     assert script.main(command(*how, "--budgets-epochs", "2,3")) == 0
     told = capsys.readouterr().err
     assert "budgets 3 epochs; at most 6 epochs" in told
-    assert "of no account in the seed track: --budgets-epochs but for the largest" in told
+    assert "--lr-images, --budgets-epochs but for the largest" in told
     assert script.main(command(*how, "--budgets-epochs", "3")) == 0
-    assert "of no account" not in capsys.readouterr().err
+    assert "budgets-epochs" not in capsys.readouterr().err
     protocol = replace(PROTOCOL, budgets_epochs=(2, 3))
     assert make_plan("seed", protocol=protocol).total_epochs == 2 * 2 * 3  # inits, images
 
@@ -805,7 +805,7 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--lr-images", "99"], "tuned on 99 images"),
         (["--device", "warp"], "device warp cannot be used"),
         (["--out", "no/such/dir/r.jsonl"], "cannot write"),
-        (["--verify", "1"], "has no trial"),
+        (["--verify", "1"], "no such record file"),
     ],
 )
 def test_bad_command_lines_are_one_line_and_exit_code_2(command, arguments, message, capsys):

@@ -8,9 +8,12 @@ from math import inf, isnan, nan, sqrt
 import pytest
 from records import record
 
+from hyperinit.app.benchmark import chart_of
 from hyperinit.base.errors import InputError
+from hyperinit.bench.declared import plans_path
 from hyperinit.record.protocol import PROTOCOL_VERSION, PROTOCOLS, VERSIONS, Protocol
 from hyperinit.record.records import append_record, read_records, to_line
+from hyperinit.record.thumbnails import folder_of
 from hyperinit.score.costs import cost_to_target
 
 
@@ -70,6 +73,22 @@ def test_a_run_killed_in_mid_line_loses_that_line_only(tmp_path):
     assert [one.seed for one in read_records(path)] == [0]
     append_record(path, record(seed=2))
     assert [one.seed for one in read_records(path)] == [0, 2]
+
+
+def test_a_last_line_that_only_lacks_its_newline_is_a_record(tmp_path):
+    """As an editor leaves it: it was passed over, and cut off when the next one was written."""
+    path = tmp_path / "r.jsonl"
+    path.write_text(f"{to_line(record())}\n{to_line(record(seed=1))}")
+    assert [one.seed for one in read_records(path)] == [0, 1]
+    append_record(path, record(seed=2))
+    assert [one.seed for one in read_records(path)] == [0, 1, 2]
+
+
+def test_what_goes_with_a_record_file_is_that_file_s_own(tmp_path):
+    """The plans, the chart and the pictures of "try.1" were those of "try.2" as well."""
+    for way in (folder_of, plans_path, chart_of):
+        assert len({way(tmp_path / name) for name in ("try.1", "try.2", "try.jsonl")}) == 3
+        assert way(tmp_path / "a.b.jsonl").name.startswith("a.b.")
 
 
 def test_a_trial_written_twice_counts_once(tmp_path):

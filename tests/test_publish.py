@@ -162,6 +162,27 @@ def test_what_is_not_right_is_refused_in_one_line(records, change, message, caps
     assert not list(records.parent.glob("*.submission.jsonl"))
 
 
+def test_a_submission_takes_the_place_of_no_other_file(records, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    shutil.copy(records, other)
+    error = error_of(["submit", str(records), "--by", "me", "-o", str(other)], capsys)
+    assert "other.jsonl: is there already and is no submission" in error
+    assert other.read_bytes() == records.read_bytes()
+    for _ in range(2):  # one of before is replaced
+        assert main(["submit", str(records), "--by", "me"]) == 0
+
+
+def test_nothing_is_added_to_a_submission(records, capsys):
+    packed = records.with_name("s.jsonl")
+    packed.write_bytes(submission_of([records], "me").content)
+    before, files = packed.read_bytes(), set(records.parent.iterdir())
+    error = error_of(["benchmark", "--quick", "--out", str(packed)], capsys)
+    assert "s.jsonl: is a submission, which nothing may be added to" in error
+    error = error_of(["benchmark", "--verify", "1", "--out", str(packed.with_name("no"))], capsys)
+    assert "no: no such record file: nothing to verify" in error
+    assert packed.read_bytes() == before and set(records.parent.iterdir()) == files
+
+
 @pytest.mark.parametrize("by", ["", "two\nlines", "x" * 81])
 def test_who_submits_is_one_line(records, by, capsys):
     assert "--by" in error_of(["submit", str(records), "--by", by], capsys)

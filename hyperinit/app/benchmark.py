@@ -48,6 +48,7 @@ from hyperinit.base.results import manner, result, results
 from hyperinit.base.settings import build_parser
 from hyperinit.base.terminal import advising, forgiving_output, progress, say, stoppable
 from hyperinit.record.protocol import PROTOCOLS, Protocol
+from hyperinit.record.records import beside, is_submission
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         arguments.tuning_images = ["builtin"]
     suffix = "-quick" if arguments.quick else ""
     out = arguments.out or Path("runs") / f"benchmark-{arguments.track}{suffix}.jsonl"
+    if arguments.verify is not None and not out.exists():
+        raise InputError(f"{shown_path(out)}: no such record file: nothing to verify")
     if not arguments.dry_run:
         check_records_file(out, [*arguments.images, *arguments.tuning_images, *arguments.inits])
         check_outside(out, map(place_of, [*arguments.images, *arguments.tuning_images]))
@@ -255,7 +258,8 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
     """Refuses a file for records that must not be one, or whose chart would replace an input.
 
     Raises:
-        InputError: its suffix is of another kind of file, or it is read, or its chart is.
+        InputError: its suffix is of another kind of file, it is a submission, or it is read, or its
+            chart is.
     """
     if out.suffix.lower() in OTHER_SUFFIXES:
         raise InputError(
@@ -264,6 +268,11 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
         )
     if out.exists() and not out.is_file():
         raise InputError(f"--out {shown_path(out)}: is no file: choose another one for the records")
+    if is_submission(out):
+        raise InputError(
+            f"--out {shown_path(out)}: is a submission, which nothing may be added to: choose"
+            " another file for the records"
+        )
     for path in (out, chart_of(out)):
         for source in inputs:
             if is_same_file(path, source):
@@ -275,7 +284,7 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
 
 def chart_of(out: Path) -> Path:
     """The file of the chart of a file of records."""
-    return out.with_suffix(".png")
+    return beside(out, ".png")
 
 
 def draw(scores: Sequence[GroupScore], out: Path) -> None:

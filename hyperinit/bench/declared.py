@@ -26,7 +26,7 @@ from hyperinit.inits.start import Init
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
 from hyperinit.record.record import make_text, trial_key
-from hyperinit.record.records import Record
+from hyperinit.record.records import Record, beside
 
 # Of the hashes of training images, of which there may be a million: with so many the chance that
 # two of a hundred test images agree with one by accident is 1e-6.
@@ -38,7 +38,7 @@ Values = dict[str, Any]  # a plan as JSON has it
 
 def plans_path(records: str | Path) -> Path:
     """Where the plans of a record file are: beside it."""
-    return Path(records).with_suffix(".plans.json")
+    return beside(records, ".plans.json")
 
 
 def declare(plan: Plan, records: str | Path) -> None:

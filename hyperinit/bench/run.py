@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import exclusive
+from hyperinit.base.files import exclusive, shown_path, written_place
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.trial import Trial
 from hyperinit.bench.tuning import tune
@@ -209,7 +209,11 @@ def open_records(
     Raises:
         InputError: another process does, or see RecordFile, or the directory is not there.
     """
-    with exclusive(f"{path}.lock"):
+    try:
+        place = written_place(path)  # the lock of a link's file is the file's own
+    except OSError as error:
+        raise InputError(f"cannot write {shown_path(path)}: {error.strerror}") from error
+    with exclusive(f"{place}.lock"):
         yield RecordFile(path, thumbnails, workers, cluster)
 
 

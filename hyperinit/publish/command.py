@@ -12,6 +12,8 @@ from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory, is_same_file
 from hyperinit.base.results import result
 from hyperinit.base.terminal import say
+from hyperinit.record.records import beside, is_submission
+from hyperinit.report.names import count
 
 SUBMIT = """Checks records and packs them into one file for a pull request.
 
@@ -51,12 +53,16 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     """Runs `hyperinit submit`."""
     arguments = submit_parser(prog).parse_args(argv)
     records: list[Path] = arguments.records
-    out: Path = arguments.out or records[0].with_suffix(".submission.jsonl")
+    out: Path = arguments.out or beside(records[0], ".submission.jsonl")
     if out.suffix != ".jsonl":
         raise InputError(f"{shown_path(out)}: a submission's name ends in .jsonl")
     for path in records:
         if is_same_file(path, out):
             raise InputError(f"{shown_path(out)}: is what is read: choose another --out")
+    if out.exists() and not is_submission(out):
+        raise InputError(
+            f"{shown_path(out)}: is there already and is no submission: choose another --out"
+        )
     check_directory(out.parent)
     from hyperinit.base.files import write_atomically
     from hyperinit.publish.submission import submission_of
@@ -64,9 +70,10 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     found = submission_of(records, arguments.by)
     write_atomically(out, found.content)
     about = found.about
+    images = count(len(about["images"]), "image")
     say(
         f"{about['records']} records of {', '.join(map(shown_path, about['inits']))} on"
-        f" {len(about['images'])} images, measured on {about['places'][0]}: {shown_path(out)} is"
+        f" {images}, measured on {about['places'][0]}: {shown_path(out)} is"
         " complete. Put it into a pull request, with the init's code."
     )
     counts = {"records": about["records"], "images": len(about["images"])}

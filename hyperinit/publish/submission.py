@@ -21,7 +21,7 @@ from hyperinit.base.files import shown_path
 from hyperinit.bench.declared import Values, declared_records, read_plans
 from hyperinit.record.check import no_constant, no_key_twice
 from hyperinit.record.record import Record
-from hyperinit.record.records import MAX_LINE_BYTES, SUBMISSION_START, read_records, to_line
+from hyperinit.record.records import MAX_LINE_BYTES, is_submission, read_records, to_line
 from hyperinit.score.places import SECONDS_DEPEND_ON, places, shown_place
 
 FORMAT = 1
@@ -96,13 +96,13 @@ def read_submission(path: Path) -> Submission | None:
         InputError: it is damaged, was changed, or is not right; see `checked`.
     """
     source = shown_path(path)
+    if not is_submission(path):
+        return None
     try:
         with path.open("rb") as file:
-            if file.read(len(SUBMISSION_START)) != SUBMISSION_START:
-                return None
             # Its content, its records, and the content that these would have.
             check_memory(3.0 * os.fstat(file.fileno()).st_size, source, "split it into several")
-            content = SUBMISSION_START + file.read()
+            content = file.read()
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from error
     try:

@@ -28,6 +28,27 @@ MAX_LINE_BYTES = 16 * 2**20  # the longest committed line has 34,157
 SUBMISSION_START = b'{"submission": '  # a first line that is about the records, see publish
 
 
+def beside(records: str | Path, suffix: str) -> Path:
+    """A file or folder that goes with a record file: NAME.jsonl -> NAME and a suffix.
+
+    Other endings stay in its name: "try.1" and "try.2" would share their plans and their chart.
+    """
+    path = Path(records)
+    name = path.stem if path.suffix.lower() == ".jsonl" else path.name
+    return path.with_name(name + suffix)
+
+
+def is_submission(path: str | Path) -> bool:
+    """Whether a file begins as a submission does; False where it is not there."""
+    if not Path(path).is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(SUBMISSION_START)) == SUBMISSION_START
+    except OSError as error:
+        raise InputError(f"{shown_path(path)}: cannot be read ({error.strerror})") from error
+
+
 def to_line(record: Record) -> str:
     """A record as one line of JSON, without its newline; what is not finite is null."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "is_tuning"}
@@ -62,7 +83,7 @@ def append_record(path: str | Path, record: Record) -> None:
 
 
 def repair_jsonl(path: str | Path) -> None:
-    """Cuts an unfinished last line off a JSONL file; leaves complete lines alone."""
+    """Cuts an unfinished last line off a JSONL file; one that only lacks its newline gets it."""
     path = Path(path)
     if not path.exists():
         return
@@ -72,7 +93,20 @@ def repair_jsonl(path: str | Path) -> None:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":  # only then is the file worth reading: this is done per append
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+            content = file.read()
+            end = content.rfind(b"\n") + 1
+            if _is_whole(content[end:]):
+                file.write(b"\n")
+            else:
+                file.truncate(end)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without its newline has all else, as where an editor has left that out."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
@@ -129,9 +163,10 @@ def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
                 if len(line) == MAX_LINE_BYTES:
                     raise InputError(f"{where}: not a record (longer than {MAX_LINE_BYTES} bytes)")
                 # The run that wrote it was killed in mid-line: left out, if it was a record.
-                if line.isspace() or line.startswith(b"{"):
+                if line.startswith(b"{") and not _is_whole(line):
                     return
-                raise InputError(f"{where}: not a record file")
+                if not line.startswith(b"{") and not line.isspace():
+                    raise InputError(f"{where}: not a record file")
             if line.isspace():
                 continue
             if number == 1 and line.startswith(SUBMISSION_START):

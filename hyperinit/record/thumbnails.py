@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import make_directory, write_atomically
-from hyperinit.record.records import Record
+from hyperinit.record.records import Record, beside
 
 SIDE = 128  # pixels at most: about 4 kB a picture
 SHOWN_EPOCHS = (0.25, 1.0, 4.0, 16.0)  # budgets whose ends are kept, where a ladder has more
@@ -21,7 +21,7 @@ SHOWN_EPOCHS = (0.25, 1.0, 4.0, 16.0)  # budgets whose ends are kept, where a la
 
 def folder_of(records: str | Path) -> Path:
     """Where the thumbnails of a record file are: beside it."""
-    return Path(records).with_suffix(".thumbnails")
+    return beside(records, ".thumbnails")
 
 
 class Thumbnails:

@@ -16,6 +16,7 @@ import pytest
 from hyperinit.base import files
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
+from hyperinit.bench.run import open_records
 
 NO_FLOCK = """
 #include <errno.h>
@@ -90,6 +91,18 @@ def test_the_warning_is_on_the_log_and_comes_once(tmp_path, monkeypatch, caplog,
             with exclusive(tmp_path / ".lock"):
                 pass
     assert len(caplog.records) == 1
+
+
+def test_a_record_file_has_one_lock_whatever_links_lead_to_it(tmp_path):
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(tmp_path / "r.jsonl")
+    for first, second in ((link, tmp_path / "r.jsonl"), (tmp_path / "r.jsonl", link)):
+        busy = pytest.raises(InputError, match="another process is writing here")
+        with open_records(first), busy, open_records(second):
+            pass
+    (tmp_path / "r.jsonl").symlink_to(link)
+    with pytest.raises(InputError, match=r"cannot write .*link\.jsonl"), open_records(link):
+        pass
 
 
 def test_other_failures_give_their_own_reason(tmp_path, monkeypatch):
