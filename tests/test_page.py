@@ -123,6 +123,38 @@ def test_what_no_init_reaches_is_said():
     check_self_contained(page(hard))
 
 
+def test_the_first_lines_say_how_far_each_init_was_run():
+    """The longest budget of any was named beside the error of another, and that of the first."""
+    short = ladder("short", {1.0: 0.3, 4.0: 0.2}, "cat")
+    long = ladder("long", {1.0: 0.9, 16.0: 0.8}, "cat")
+    first, *_ = headline(read_groups([*short, *long])[0])
+    assert "The lowest error after 4 epochs is 0.2, from short." in first
+    solved = ladder("short", {1.0: 0.3, 4.0: 0.01}, "cat")
+    said = " ".join(headline(read_groups([*solved, *long])[0]))
+    assert "No init gets most fits to 0.0008 within the 16 epochs that were run." in said
+
+
+def test_an_init_without_tuning_runs_is_named_beside_those_with_some():
+    records = [one for one in made_up() if one.init != "paper" or not one.is_tuning]
+    (group,) = read_groups(records)
+    assert headline(group)[-1].endswith("on 2 other images, of paper as the records have them.")
+    records += ladder("paper", {1.0: 0.5}, "cat", lr=1e-3)
+    (group,) = score_groups(records, tune_on_test=True)
+    assert headline(group)[-1].endswith("on 2 other images, of paper chosen on these very images.")
+
+
+def test_settings_that_some_records_leave_out_have_their_value_on_the_page():
+    """One rate for all layers is not in a record; the page said that all rise with depth."""
+    rising = {**SETTINGS, "rising_rates": True, "engine": "compiled"}
+    units = {**SETTINGS, "rising_units": True}
+    made = (("33", rising), ("paper", units))
+    records = [record(n, version=2, track="open", settings=own) for n, own in made]
+    shown_settings = report_page._settings(read_groups(records)[0])["rows"]
+    rows = {name: value for name, value, _ in shown_settings}
+    assert rows["rising_rates"] == "false, true" and rows["rising_units"] == "false, true"
+    assert rows["engine"] == "compiled, not said" and "warmup_steps" not in rows
+
+
 def test_a_single_image_gives_no_interval():
     assert "a single photograph" in " ".join(headline(read_groups(made_up(("cat",)))[0]))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import smooth_image
-from records import ladder
+from records import SETTINGS, ladder, record
 
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
@@ -316,6 +316,14 @@ def test_a_latex_table_says_what_a_reader_must_know():
         if "caption" in line
     ]
     assert "protocol 1. Not every init was run on the same images and seeds" in caption
+
+
+def test_a_latex_caption_has_the_whole_workload():
+    """It was cut to the length of a name, in the middle of the settings."""
+    settings = {**SETTINGS, "batch_pixels": 100, "output_lr_factor": 2.0, "weight_decay": 0.5}
+    text = latex(score_groups([record("x" * 99, settings=settings)]))
+    assert "batch\\_pixels 100, output\\_lr\\_factor 2.0, weight\\_decay 0.5; protocol 1}" in text
+    assert r"xxx\ldots{}}" in text
 
 
 def test_a_latex_table_has_costs_and_ratios_with_intervals():

@@ -46,7 +46,7 @@ def _group(found: GroupScore, scores: Sequence[GroupScore]) -> str:
         for s, cells in zip(found.inits, columns, strict=True)
     ]
     workload = found.group.workload
-    caption = f"{shown(workload)}; protocol {workload.version}"
+    caption = f"{workload}; protocol {workload.version}"
     if found.notes:  # what a reader must know of the numbers goes where the table goes
         caption = " ".join([f"{caption}.", *found.notes])
     return _table(caption, [*header, *psnr_header], rows)

@@ -7,7 +7,7 @@ from math import isfinite
 from hyperinit.record.protocol import TARGETS
 from hyperinit.report.names import count, shown
 from hyperinit.score.costs import Cost, Ratio, number, ratio
-from hyperinit.score.groups import THESE
+from hyperinit.score.groups import THESE, TUNING
 from hyperinit.score.score import GroupScore, InitScore
 
 MEANINGS = {
@@ -24,7 +24,7 @@ def headline(found: GroupScore) -> list[str]:
     name, others = shown(first.init), f"{1 + len(rest)} inits"
     level = f"MSE {target:g} ({MEANINGS[target]})"
     if not cost.hits:
-        top = max(record.budget_epochs for record in found.group.tests)
+        top = max(record.budget_epochs for record in first.runs)
         sentences = [
             f"No init reaches even {level}. The lowest error after {top:g} epochs is"
             f" {number(first.final_mse)}, from {name}."
@@ -47,21 +47,32 @@ def headline(found: GroupScore) -> list[str]:
         sentences += _comparisons(found)
         harder = [f"{t:g}" for t in TARGETS if t < target]
         if harder:
-            most = f"{number(max(cost.limits.values()))} {cost.unit}"
+            run = (max(s.targets[target].epochs.limits.values()) for s in found.inits)
+            most = f"{number(max(run))} {cost.unit}"
             sentences.append(
                 f"No init gets most fits to {' or '.join(harder)} within the {most} that were run."
             )
-    tests, tuned_on = found.group.tests, found.group.tuned_on
+    tests = found.group.tests
     images, photographs = found.group.images, found.group.photographs
     crops = f" of {count(photographs, 'photograph')}" if photographs < images else ""
     pairs = {record.pair for record in tests}
     fits = f"{count(images, 'test image')}{crops}, {count(len(pairs), 'pair')} of image and seed"
-    rates = f"chosen on {count(tuned_on, 'other image')}"
-    if not tuned_on:
-        is_said = found.track.along_curve or THESE in found.chosen_on.values()
-        rates = f"chosen {found.track.chosen_by}" if is_said else "as the records have them"
     workload = shown_workload(found)
-    return [*sentences, f"Measured on {fits}; {workload}; learning rates {rates}."]
+    return [*sentences, f"Measured on {fits}; {workload}; learning rates {_rates(found)}."]
+
+
+def _rates(found: GroupScore) -> str:
+    """How learning rates were chosen; of inits without tuning runs among others, that too."""
+    tuned_on, on = found.group.tuned_on, found.chosen_on
+    by = f"chosen {found.track.chosen_by}"
+    if found.track.along_curve or not tuned_on or TUNING not in on.values():
+        is_said = found.track.along_curve or THESE in on.values()
+        return by if is_said else "as the records have them"
+    text = f"chosen on {count(tuned_on, 'other image')}"
+    for where, how in ((THESE, by), ("", "as the records have them")):
+        if inits := [shown(s.init) for s in found.inits if on[s.init] == where]:
+            text += f", of {', '.join(inits)} {how}"
+    return text
 
 
 def shown_workload(found: GroupScore) -> str:

@@ -57,6 +57,7 @@ _LATEX = {
     **{c: f"\\{c}" for c in "{}$&#_%"},
     **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}"},
+    "…": r"\ldots{}",  # of names that were cut
 }
 
 
@@ -70,7 +71,7 @@ def latex_cell(text: object) -> str:
 
     def escaped(c: str) -> str:
         plain = c.isascii() or (c.isalpha() and ord(c) < 0x180)
-        return _LATEX.get(c, c) if plain else f"U+{ord(c):04X}"
+        return _LATEX.get(c) or (c if plain else f"U+{ord(c):04X}")
 
     return f"{{{''.join(map(escaped, line))}}}"
 

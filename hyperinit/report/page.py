@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hyperinit.base.errors import InputError
-from hyperinit.record.protocol import TARGETS, Protocol
+from hyperinit.record.protocol import CHOSEN_SETTINGS, TARGETS, Protocol
 from hyperinit.record.records import Record
 from hyperinit.record.thumbnails import Thumbnails
 from hyperinit.report.headline import MEANINGS, shown_workload
@@ -96,12 +96,15 @@ def page(
 def _settings(found: GroupScore) -> View:
     """Every setting of a group with its values."""
     helps = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(Protocol)}
+    tests, unsaid = found.group.tests, CHOSEN_SETTINGS[found.group.workload.version]
     values: dict[str, set[str]] = {}
-    for record in found.group.tests:
-        fields = {**record.settings, "budgets_epochs": record.budget_epochs, "lrs": record.lr}
-        for name, value in fields.items():
+    for name in {name for record in tests for name in record.settings}:
+        for record in tests:
+            value = record.settings.get(name, unsaid.get(name, "not said"))
             text = f"{value:g}" if isinstance(value, float) else json.dumps(value)
             values.setdefault(name, set()).add(text)
+    values["budgets_epochs"] = {f"{record.budget_epochs:g}" for record in tests}
+    values["lrs"] = {f"{record.lr:g}" for record in tests}
     rows = [
         (shown(name), _listed(own), helps.get(name, "")) for name, own in sorted(values.items())
     ]
