@@ -441,7 +441,7 @@ def test_a_tuning_image_that_is_tested_on_is_refused():
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"inits": ()}, "no inits"),
         ({"images": ()}, "no images"),
-        ({"inits": (named("33"), named("33"))}, "two inits are the same: 33"),
+        ({"inits": (named("33"), named("33"))}, "two inits are called 33: name one of them"),
         ({"images": (picture(0), picture(0))}, "two images are the same"),
         ({"tuning_images": (picture(2),)}, "tuned on 2 images"),
         (

@@ -72,8 +72,9 @@ class Plan:
         row = find_track(self.track)
         if self.seeds < 1:
             raise InputError(f"seeds must be at least 1, not {self.seeds}")
-        _check_distinct("inits", [entry.label for entry in self.entries])
-        _check_distinct("images", [image.hash for image in self.images])
+        labels = [entry.label for entry in self.entries]
+        _check_distinct("inits", labels, "are called {}: name one of them, as NAME=INIT")
+        _check_distinct("images", [image.hash for image in self.images], "are the same: {}")
         for entry in self.entries:
             if entry.changes and not row.may_change_fit:
                 raise InputError(
@@ -173,12 +174,12 @@ def most_fits(
     return rates + others + (2 if others else 0)
 
 
-def _check_distinct(what: str, names: Sequence[str]) -> None:
+def _check_distinct(what: str, names: Sequence[str], twice: str) -> None:
     if not names:
         raise InputError(f"no {what} to measure")
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"two {what} are the same: {name}")
+            raise InputError(f"two {what} {twice.format(name)}")
 
 
 def with_changes(entry: Entry, changes: Mapping[str, Any]) -> Entry:

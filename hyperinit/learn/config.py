@@ -117,7 +117,10 @@ class LoopConfig:
     compare_budgets: tuple[float, ...] = option((1.0, 4.0, 8.0), "budgets of the comparison")
     compare_lrs: tuple[float, ...] = option((2e-4, 4e-4, 8e-4), "its learning rates")
     compare_images: int = option(
-        4, "its held-out images; 0: no comparison", at_least=0, at_most=MOST_IMAGES
+        4,
+        "held-out images that it and evaluations take; 0: neither is made",
+        at_least=0,
+        at_most=MOST_IMAGES,
     )
     seed: int = option(0, "of the base init, the batches and the pixels", at_least=0, below=2**63)
     threads: int | None = option(

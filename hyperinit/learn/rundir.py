@@ -205,6 +205,12 @@ _IDLE = (
         "without --compare-images nothing is compared",
     ),
     _Idle(
+        ("eval_steps",),
+        LoopConfig,
+        lambda config: config.compare_images == 0,
+        "without --compare-images nothing is evaluated",
+    ),
+    _Idle(
         ("color_profiles",),
         LoopConfig,
         lambda config: config.data not in NAMES and kind_of(config.data) is not None,

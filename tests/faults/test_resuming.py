@@ -96,6 +96,7 @@ def test_a_run_that_another_process_has_continued_meanwhile_is_left_alone(
         ([*REPTILE, "--patch-size", "8", "--eps", "0.1"], "--eps.*--lr"),
         ([*REPTILE, "--memory-images", "9"], "--memory-images.*--read-numbers"),
         (["--compare-budgets", "1"], "--compare-budgets.*--compare-images"),
+        (["--eval-steps", "2"], "--eval-steps.*--compare-images"),
         (["--data", "x.tar", "--no-color-profiles"], "--no-color-profiles.*directory"),
         (["--wandb", "offline", "--log", "none"], "--wandb.*--log"),
         (["--split-by", "name"], "--split-by.*split of their own"),
@@ -135,7 +136,7 @@ def test_a_run_that_its_time_limit_ends_says_so_and_how_it_goes_on(tmp_path, cap
 def test_where_nothing_is_held_out_it_is_said_that_nothing_is_compared(tmp_path, capsys):
     images = [*TINY[:-1], "1", "--held-out-fraction", "0"]
     assert main([*images, "--out", str(tmp_path / "run")]) == 0
-    assert "no image is held out: no comparison" in capsys.readouterr().err
+    assert "no image is held out: no evaluation and no comparison" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_NAME, "config.toml", "metrics.jsonl"])
