@@ -255,12 +255,14 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
 
 
 def check_records_file(out: Path, inputs: Sequence[str]) -> None:
-    """Refuses a file for records that must not be one, or whose chart would replace an input.
+    """Refuses a file for records that must not be one, or whose chart would replace a picture.
 
     Raises:
-        InputError: its suffix is of another kind of file, it is a submission, or it is read, or its
-            chart is.
+        InputError: its suffix is of another kind of file, it is a submission, or it is read, or
+            another picture or what is read is where its chart goes.
     """
+    from hyperinit.report.charts import is_chart
+
     if out.suffix.lower() in OTHER_SUFFIXES:
         raise InputError(
             f"--out {shown_path(out)}: records are no {out.suffix} file: choose a name that ends in"
@@ -280,6 +282,12 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
                     f"--out {shown_path(out)}: {shown_path(path)} is read and would be written:"
                     " choose another file"
                 )
+    chart = chart_of(out)
+    if chart.is_file() and chart.stat().st_size and not is_chart(chart):
+        raise InputError(
+            f"--out {shown_path(out)}: {shown_path(chart)}, where the chart goes, is another"
+            " picture: choose another file"
+        )
 
 
 def chart_of(out: Path) -> Path:

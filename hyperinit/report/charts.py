@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinit.record.protocol import TARGETS
@@ -58,6 +59,15 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(content, format="png", dpi=120, metadata={DATA_KEY: shown_data(figure)})
     return content.getvalue()
+
+
+def is_chart(path: Path) -> bool:
+    """Whether a file begins as what `png` makes does, whatever version made it."""
+    try:
+        with open(path, "rb") as file:
+            return b"Matplotlib" in file.read(200)
+    except OSError:
+        return False
 
 
 def shown_data(figure: Figure) -> str:

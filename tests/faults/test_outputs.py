@@ -73,6 +73,7 @@ FIT = ["fit", "p.png", *SMALL]
         (["render", "s.safetensors", "-o", "r.png"], "is there already and is records"),
         (["benchmark", "--quick", "--out", "x.png"], "records are no .png file"),
         (["benchmark", "--quick", "--images", "p.png", "--out", "p.jsonl"], "p.png is read and"),
+        (["benchmark", "--quick", "--out", "q.jsonl"], "q.png, where the chart goes, is another"),
         (["benchmark", "--quick", "--out", "no/x.jsonl"], "no: no such directory"),
         (["meta-train", "--preset", "tiny", "--out", "p.png/run"], "p.png: is a file"),
     ],
