@@ -63,7 +63,7 @@ def build(prog: str) -> Parser:
         "--learn",
         action=argparse.BooleanOptionalAction,
         help="of a set: each image starts from what the fits of those before it taught "
-        "(default: 100 or more, no init is named, and fits take less than six epochs)",
+        "(default: 100 or more, no init is named, and fits are short)",
     )
     add(
         "--dry-run",
@@ -94,7 +94,7 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         aliases: Other flags for `--init`.
     """
     add = parser.add_argument
-    suits = "waves-steps; waves-few-steps below six epochs, waves-sized below 0.6; of tiny images"
+    suits = "waves-steps in long fits, waves-few-steps in short ones; of tiny images"
     add(
         *("--init", *aliases),
         default=default,
@@ -167,7 +167,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     arguments.init = arguments.init or _default_init(arguments, config, image)
     sizes = arguments.width, arguments.depth
     if arguments.init == "hyper" and arguments.omega_0 is None:
-        arguments.init = hyper_for(*sizes, config.budget_epochs, arguments.target_mse)
+        length = config.budget_epochs, arguments.target_mse
+        arguments.init = hyper_for(*sizes, *length, _pixels(arguments, image))
     named = inits_for_fit(arguments.init, arguments.omega_0)
     theirs = typed.theirs_of(arguments.theirs)
     device = choose_device(arguments.device)

@@ -28,7 +28,7 @@ OURS = {
     "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
     "waves-steps": "such steps from a draw like waves, finer the larger the network is for the"
-    " image; what `hyperinit fit` takes for six epochs or more",
+    " image; what `hyperinit fit` takes for long fits",
     "waves-few-steps": "fewer of them, on fewer pixels, from waves-mid or, where the network is"
     " large for the image, from a finer draw; what `hyperinit fit` takes for fewer epochs",
 }

@@ -88,6 +88,7 @@ def hyper_for(
     depth: int,
     budget_epochs: float | None = None,
     target_mse: float | None = None,
+    pixels: int | None = None,
 ) -> str:
     """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
 
@@ -98,10 +99,11 @@ def hyper_for(
         width, depth: Of the SIREN.
         budget_epochs: Of the fit; None: not known.
         target_mse: Where its end is found on the way.
+        pixels: Of the image; None: not known.
     """
     name, untaught = pretrained_for(width, depth), UNTAUGHT
     if budget_epochs is not None:
-        untaught = suitable_start(None, width, depth, budget_epochs, target_mse)
+        untaught = suitable_start(pixels, width, depth, budget_epochs, target_mse)
     if name is None:
         why, own = "nothing that comes with the package was learned", ""
     elif name in NOT_AHEAD:

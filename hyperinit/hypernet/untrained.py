@@ -126,9 +126,11 @@ WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
 
-# Epochs from which on a fit ends lowest from few steps, and from many (research log, 94, 104). On
-# images of more pixels than this an epoch is a longer fit.
+# Epochs from which on a fit ends lowest from few steps, and, of an image of 64 x 64 pixels, from many:
+# fewer of a larger image, see `many_epochs` (research log, 94, 106). Images of more pixels than
+# USUAL_PIXELS have batches of one size, so that an epoch is a longer fit.
 FEW_EPOCHS, MANY_EPOCHS = 0.6, 6.0
+MANY_PIXELS, MANY_POWER = 64 * 64, -0.3
 USUAL_PIXELS = 256 * 256
 # Steps on an image with fewer pixels see too few of them, where the network is large all the more.
 LEAST_PIXELS, LEAST_PIXELS_LARGE = 24 * 24, 40 * 40
@@ -144,6 +146,18 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     if not target_mse:
         return budget_epochs
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
+
+
+def many_epochs(pixels: int | None) -> float:
+    """Epochs from which on a fit of so many pixels ends lowest from `waves-steps`.
+
+    Args:
+        pixels: Of the image; None: not known, taken for few.
+    """
+    if pixels is None:
+        return MANY_EPOCHS
+    epochs = MANY_EPOCHS * (min(pixels, USUAL_PIXELS) / MANY_PIXELS) ** MANY_POWER
+    return float(epochs / max(pixels / USUAL_PIXELS, 1))
 
 
 def suitable_start(
@@ -166,12 +180,13 @@ def suitable_start(
         takes_steps: Whether there may be gradient steps: they are for photographs and the network's
             usual omega_0.
     """
-    size = max((pixels or 0) / USUAL_PIXELS, 1)
-    epochs = expected_epochs(budget_epochs, target_mse) * size
+    epochs = expected_epochs(budget_epochs, target_mse)
+    is_many = epochs >= many_epochs(pixels)
+    epochs *= max((pixels or 0) / USUAL_PIXELS, 1)
     ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
     least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
     if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
-        return "waves-steps" if epochs >= MANY_EPOCHS else "waves-few-steps"
+        return "waves-steps" if is_many else "waves-few-steps"
     is_tiny = pixels is not None and pixels < LEAST_PIXELS_LARGE
     wants_all = epochs > WAVES_EPOCHS and (is_tiny or ratio > MANY_WEIGHTS)
     return "identity-sized" if wants_all else "waves-sized"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
 from hyperinit.fitting.target import TargetResult
-from hyperinit.hypernet.untrained import MANY_EPOCHS, expected_epochs
+from hyperinit.hypernet.untrained import expected_epochs, many_epochs
 from hyperinit.inits.start import Init
 from hyperinit.photos.load import open_source
 from hyperinit.sets.directory import BATCH_IMAGES, DirectoryReport, fit_directory, result_name
@@ -143,7 +144,8 @@ def _with_learning(
     if learn is None and arguments.out is not None:
         learn = _learned_before(arguments.out, names)
     if learn is None:  # an init that was named is what it says
-        is_short = expected_epochs(config.budget_epochs, arguments.target_mse) < MANY_EPOCHS
+        epochs = expected_epochs(config.budget_epochs, arguments.target_mse)
+        is_short = epochs < many_epochs(prod(arguments.size) if arguments.size else None)
         learn = base is not None and is_short and len(names) >= LEARN_IMAGES
     if not learn:
         return init
