@@ -327,6 +327,21 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix, content):
     assert f"bad{suffix}" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    state = sequential().state_dict()
+    path = tmp_path / "theirs.safetensors"
+    for blanks in range(0, 300, 8):  # of the header's lengths one begins as a pickle does
+        save_file(state, path, metadata={"about": " " * blanks})
+        if path.read_bytes().startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+            break
+    else:
+        pytest.fail("no header of such a length")
+    assert_same(
+        hyperinit.read_siren(path, size=(9, 12)),
+        hyperinit.read_siren(save(tmp_path / "theirs.pt", state), size=(9, 12)),
+    )
+
+
 def test_a_view_larger_than_its_file_is_refused(tmp_path):
     huge = torch.ones(1).expand(60000, 60000)
     torch.save({"0.weight": huge, "2.weight": torch.ones(3, 8)}, tmp_path / "huge.pt")

@@ -22,7 +22,7 @@ from hyperinit.exchange.layouts import ABOUT, check_signal, find, size_of_grid
 from hyperinit.exchange.quantized import INT8_KIND, load_int8
 from hyperinit.siren.ambient import with_own_settings
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import check_index, file_kind, load_siren
+from hyperinit.siren.store import check_index, file_kind, is_of_torch, load_siren
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 MAX_BYTES = 2**31  # of a file, and of all arrays of an .npz file, whatever its zip archive says
@@ -192,7 +192,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = read_small(path, MAX_BYTES)
         if suffix == ".npz":
             return _read_npz(content)
-        if suffix == ".safetensors" and not content.startswith((b"PK\x03\x04", b"\x80")):
+        if suffix == ".safetensors" and not is_of_torch(content[:9]):
             return load_safetensors(content)
         return _state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     except InputError:

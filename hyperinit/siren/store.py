@@ -90,6 +90,11 @@ def _one_line(error: object) -> str:
     return text[:200] if text.isprintable() else repr(text[:200])
 
 
+def is_of_torch(content: bytes) -> bool:
+    """Whether a file begins as torch.save writes it; so may the length of a safetensors header."""
+    return content.startswith(_PYTORCH_STARTS) and content[8:9] != b"{"  # as a header begins
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[Any]:
     name = shown_path(path)
@@ -98,8 +103,7 @@ def _readable(path: Path) -> Iterator[Any]:
         raise InputError(f"{name}: {what}")
     try:
         with open(path, "rb") as file:
-            start = file.read(9)
-            if start.startswith(_PYTORCH_STARTS) and start[8:] != b"{":  # as a header begins
+            if is_of_torch(file.read(9)):
                 raise InputError(f"{name}: a file of torch.save; {FOREIGN}")
         with utf8_path(path) as place, safe_open(place, framework="pt") as opened:
             yield opened
