@@ -384,3 +384,47 @@ def test_sound_of_no_known_rate_is_refused_before_the_fit(
         assert "x.wav: no sampling rate is known: write .npy\n" in capsys.readouterr().err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy"]
     assert cli.main([*command, "--render", "y.npy"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "size", "message"),
+    [
+        ("sound", "x.wav", [], "x.wav: no sampling rate is known: write .npy"),
+        ("rated", "x.wav", ["--size", "999999"], "x.wav: cannot have a sampling rate of"),
+        ("image", "x.jpg", ["--size", "1x65501"], "x.jpg: a JPEG has at most 65500 pixels a side"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused_before_it_is_drawn(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    out: str,
+    size: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hyperinit.siren.signals.predict", None)
+    monkeypatch.setattr("hyperinit.siren.network.predict", None)
+    dims, channels = (2, 3) if name == "image" else (1, 1)
+    params = siren_of(dims, channels)
+    rate = {"rate_hz": 10**6} if name == "rated" else {}
+    signal = {} if name == "image" else {"signal": {"sides": [300], **rate}}
+    hyperinit.save_params("x.safetensors", params, **signal)
+    with pytest.raises(SystemExit):
+        cli.main(["render", "x.safetensors", "-o", out, *size])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / out).exists()
+
+
+def test_an_image_that_is_too_long_for_a_jpeg_is_refused_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hyperinit.save_image(torch.zeros(3, 1, 65501), "x.png")
+    with pytest.raises(InputError, match=r"a\.jpg: a JPEG has at most 65500 pixels a side"):
+        hyperinit.save_image(torch.zeros(3, 1, 65501), "a.jpg")
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "x.png", "--width", "8", "-o", "x.safetensors", "--render", "x.jpg"])
+    assert "x.jpg: a JPEG has at most 65500 pixels a side" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png"]

@@ -261,7 +261,7 @@ def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
 def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     """Runs `hyperinit render`."""
     arguments = render_parser(prog).parse_args(argv)
-    from hyperinit.images.signals import output_suffixes, save_samples
+    from hyperinit.images.signals import check_holds, output_suffixes, save_samples
     from hyperinit.siren.signals import render_samples
 
     params, info = _siren(arguments)
@@ -275,6 +275,7 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     rate_hz = info.get("signal", {}).get("rate_hz")
     if rate_hz is not None and arguments.size:  # more samples of as many seconds
         rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
+    check_holds(arguments.out, config.out_features, size, rate_hz)
     with progress(total=prod(size), desc="drawing", unit="px", leave=False) as bar:
         samples = render_samples(params, size, on_drawn=bar.update)
     save_samples(samples, arguments.out, rate_hz)

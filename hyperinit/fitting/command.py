@@ -81,7 +81,7 @@ def fit_image(
             target was missed, which the result on stdout and the files say too.
     """
     from hyperinit.fitting.config import suited
-    from hyperinit.images.signals import check_rate_is_known, output_suffixes, sample_facts
+    from hyperinit.images.signals import check_holds, output_suffixes, sample_facts
     from hyperinit.siren.device import choose_threads, on_threads
 
     if arguments.ray is not None:
@@ -104,7 +104,8 @@ def fit_image(
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts |= sample_facts(arguments.image, image, is_resized=arguments.size is not None)
     if arguments.render is not None:  # before the work that would be lost
-        check_rate_is_known(arguments.render, facts.get("signal", {}).get("rate_hz"))
+        rate_hz = facts.get("signal", {}).get("rate_hz")
+        check_holds(arguments.render, len(image), image.shape[1:], rate_hz)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
     with on_threads(choose_threads(arguments.threads, work)):
         text, fields, missed = do(arguments, start, image, config, facts)

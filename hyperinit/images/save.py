@@ -20,6 +20,21 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95},
     ".jpeg": {"format": "JPEG", "quality": 95},
 }
+MOST_SIDE = {"JPEG": 65500}  # pixels that libjpeg writes; a PNG has room for any image
+
+
+def check_sides(path: str | os.PathLike[str], height: int, width: int) -> None:
+    """Refuses an image that is too long for the format of its file.
+
+    Raises:
+        InputError: it is; the line says what holds it.
+    """
+    most = MOST_SIDE.get(SAVE_OPTIONS.get(Path(path).suffix.lower(), {}).get("format", ""))
+    if most is not None and max(height, width) > most:
+        raise InputError(
+            f"{shown_path(path)}: a JPEG has at most {most} pixels a side, not {height} x {width}:"
+            " write .png"
+        )
 
 
 def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
@@ -28,8 +43,8 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
     The file appears complete or not at all; one that was there before is replaced only at the end.
 
     Raises:
-        InputError: not an image in [0, 1]; unknown suffix; the directory is missing or cannot be
-            written to.
+        InputError: not an image in [0, 1]; unknown suffix; more pixels a side than a JPEG has; the
+            directory is missing or cannot be written to.
     """
     target, name = Path(path), shown_path(path)
     options = SAVE_OPTIONS.get(target.suffix.lower())
@@ -37,7 +52,9 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{name}: cannot write this kind of file; use {', '.join(SAVE_OPTIONS)}")
     if not os.path.isdir(target.parent):
         raise InputError(f"{name}: no such directory: {shown_path(target.parent)}")
-    pixels = to_uint8(to_image(image)).permute(1, 2, 0).cpu().contiguous().numpy()
+    image = to_image(image)
+    check_sides(target, *image.shape[1:])
+    pixels = to_uint8(image).permute(1, 2, 0).cpu().contiguous().numpy()
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, **options)
     write_atomically(target, encoded.getvalue())

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.images.coords import is_image
 from hyperinit.images.decode import TOLERANCE, ImageSource, load_image, load_sized, to_image
 from hyperinit.images.pixels import MAX_PIXELS, image_facts, image_hash
-from hyperinit.images.save import SAVE_OPTIONS, save_image
+from hyperinit.images.save import SAVE_OPTIONS, check_sides, save_image
 
 SIGNAL_SUFFIXES = (".wav", ".npy")
 MAX_DIMS = 3
@@ -220,14 +220,25 @@ def output_suffixes(dims: int, channels: int) -> list[str]:
     return [".npy", ".wav"] if dims == 1 else [".npy"]
 
 
-def check_rate_is_known(path: str | os.PathLike[str], rate_hz: int | None) -> None:
-    """Refuses to write sound of no known sampling rate.
+def check_holds(
+    path: str | os.PathLike[str], channels: int, sides: Sequence[int], rate_hz: int | None
+) -> None:
+    """Refuses samples that a file of this suffix cannot hold, before there are any.
 
     Raises:
-        InputError: `path` is a .wav file, and there is none.
+        InputError: an image is too long for a JPEG, or `path` is a .wav file and the sampling rate
+            is unknown or cannot be written.
     """
-    if Path(path).suffix.lower() == ".wav" and rate_hz is None:
-        raise InputError(f"{shown_path(path)}: no sampling rate is known: write .npy")
+    name = shown_path(path)
+    if is_image(len(sides), channels):
+        check_sides(path, *sides)
+    elif Path(path).suffix.lower() == ".wav":
+        if rate_hz is None:
+            raise InputError(f"{name}: no sampling rate is known: write .npy")
+        try:
+            _check_rate(rate_hz, channels)
+        except ValueError as error:
+            raise InputError(f"{name}: cannot have {error}: write .npy") from error
 
 
 def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:
@@ -247,12 +258,8 @@ def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | N
     if suffix == ".npy":
         np.save(out, values.contiguous().numpy(), allow_pickle=False)
     else:
-        check_rate_is_known(path, rate_hz)
+        check_holds(path, len(values), values.shape[1:], rate_hz)
         assert rate_hz is not None
-        try:
-            _check_rate(rate_hz, len(values))
-        except ValueError as error:
-            raise InputError(f"{shown_path(path)}: cannot have {error}: write .npy") from error
         whole = (values.T * _PCM16).round().clamp(-_PCM16, _PCM16 - 1)
         with wave.open(out, "wb") as file:
             file.setnchannels(len(values))
