@@ -21,10 +21,11 @@ from hyperinit.base.arguments import (
     add_theirs,
     add_threads,
     grid_size,
+    named_source,
     theirs_of,
 )
 from hyperinit.base.errors import InputError, check_room
-from hyperinit.base.files import make_directory, shown_path
+from hyperinit.base.files import make_directory, shown_path, written_place
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
 from hyperinit.base.results import result
 from hyperinit.base.terminal import advising, progress
@@ -159,11 +160,13 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
     if out.suffix == ".safetensors" and not out.is_dir():
         raise InputError(f"{shown_path(sets[0])} is a set of images: say where to with -o OUT_DIR")
     check_directory(out, may_be_made=True)
+    from hyperinit.fitting.command import check_apart
     from hyperinit.photos.load import open_source
     from hyperinit.sets.command import tell_failed
     from hyperinit.sets.starts import generate_set
     from hyperinit.siren.device import choose_device, on_threads
 
+    check_apart(arguments.init, out)
     init, threads = _init_and_threads(arguments)
     source = open_source(sets[0], arguments.limit)
     kept = advising("images that are finished are kept; the same command continues")
@@ -199,6 +202,8 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
 
 def _outputs(arguments: argparse.Namespace) -> list[Path]:
     """The files to write: one for each image, or one for all; checked before any work."""
+    from hyperinit.fitting.command import check_apart
+
     out: Path = arguments.out
     if out.suffix == ".safetensors" and not out.is_dir():
         paths = [out]
@@ -209,7 +214,8 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
                 f"{shown_path(out)}: two images have the same name; write them to two directories"
             )
         check_directory(out, may_be_made=True)
-    inputs = [*arguments.images, arguments.init.rpartition("=")[2]]
+    inputs = [*arguments.images, named_source(arguments.init)[1]]
+    check_apart(arguments.init, written_place(paths[0]).parent)
     for path in paths:
         check_output(path, [".safetensors"], SIREN, inputs=inputs, may_be_made=path != out)
     return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -91,6 +92,15 @@ def number(*, least: float = 0.0, above: bool = False, most: float) -> Callable[
         return value
 
     return read
+
+
+def named_source(text: str) -> tuple[str, str]:
+    """("NAME", "SOURCE") of an init that is typed as NAME=SOURCE, where NAME may be "".
+
+    A file that has such a name itself comes first.
+    """
+    name, equals, source = text.partition("=")
+    return (name, source) if equals and name and not os.path.exists(text) else ("", text)
 
 
 def check_seed(seed: Any) -> int:

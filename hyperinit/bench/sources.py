@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import named_source
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.exchange.quantized import INT8_KIND
 from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
@@ -33,12 +34,11 @@ from hyperinit.hypernet.pretrained import (
     pretrained_path,
 )
 from hyperinit.hypernet.untrained import STEPPED
-from hyperinit.inits.neighbours import neighbour_init
+from hyperinit.inits.neighbours import holds_sirens, neighbour_init
 from hyperinit.inits.rules import NAMED_INITS, InitSpec, factor_of
 from hyperinit.inits.start import SIZED_POWER, Init, model_init, params_init, sized_init, spec_init
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import (
-    CHECKPOINT_NAME,
     PARAMS_KIND,
     checkpoint_file,
     file_kind,
@@ -111,8 +111,8 @@ def load_init(
     Raises:
         InputError: none of these, or it cannot be loaded; unknown names list the known ones.
     """
-    name, equals, rest = source.partition("=")
-    if equals and name and not os.path.exists(source):
+    name, rest = named_source(source)
+    if name:
         return replace(load_init(rest, named, width, depth, index=index, theirs=theirs), name=name)
     _check_reading(source, index, theirs or {})
     known, at, text = source.partition("@")
@@ -170,7 +170,7 @@ def _unknown(source: str, named: Iterable[str]) -> InputError:
 
 def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: str = "") -> Init:
     """What a file, a run or a directory of SIRENs is as an init; a model of its own has `name`."""
-    if path.is_dir() and not (path / CHECKPOINT_NAME).exists() and any(path.glob("*.safetensors")):
+    if holds_sirens(path):
         return neighbour_init(path.resolve().name, path)
     foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
     kind = "" if foreign else file_kind(checkpoint_file(path))

@@ -9,10 +9,10 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperinit.base.arguments import in_flags
+from hyperinit.base.arguments import in_flags, named_source
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import shown_path, write_or_spare
-from hyperinit.base.outputs import IMAGE, SIREN, check_output
+from hyperinit.base.files import shown_path, write_or_spare, written_place
+from hyperinit.base.outputs import IMAGE, SIREN, check_output, is_same_file
 from hyperinit.base.results import result as print_result
 from hyperinit.base.terminal import EpochBar, advising, say
 
@@ -65,6 +65,23 @@ def check_own_sizes(
         check_sizes(asked, init.name, own)
 
 
+def check_apart(init: str, folder: Path) -> None:
+    """Refuses to write where the SIRENs lie that an init is made of: with one more, or another, it
+    is another init, and the same command no longer continues.
+
+    Raises:
+        InputError: the folder is that directory.
+    """
+    from hyperinit.inits.neighbours import holds_sirens
+
+    source = Path(named_source(init)[1])
+    if holds_sirens(source) and is_same_file(source, folder):
+        raise InputError(
+            f"{shown_path(folder)}: holds the SIRENs of --init {init}: choose another directory to"
+            " write to"
+        )
+
+
 def fit_image(
     arguments: argparse.Namespace,
     init: Init,
@@ -86,9 +103,10 @@ def fit_image(
 
     if arguments.ray is not None:
         raise InputError("--ray is for a set of images: one image is one fit")
-    inputs = [arguments.image, arguments.init.rpartition("=")[2]]
+    inputs = [arguments.image, named_source(arguments.init)[1]]
     if arguments.out is not None:
         check_output(arguments.out, [".safetensors"], SIREN, inputs=inputs)
+        check_apart(arguments.init, written_place(arguments.out).parent)
     if arguments.render is not None:
         check_output(
             arguments.render, output_suffixes(image.ndim - 1, len(image)), IMAGE, inputs=inputs

@@ -16,7 +16,7 @@ from hyperinit.images.pixels import resize
 from hyperinit.inits.start import Init, check_shows_image
 from hyperinit.siren.dataset import ParamDataset
 from hyperinit.siren.network import Params, predict
-from hyperinit.siren.store import load_siren, shown_hashes, tensors_hash
+from hyperinit.siren.store import CHECKPOINT_NAME, load_siren, shown_hashes, tensors_hash
 
 # Images are compared on this many pixels a side, in normalised colours: layout and colour, no
 # detail. A SIREN is evaluated on SAMPLES a side and averaged, so that its detail does not alias.
@@ -33,6 +33,12 @@ def thumbnail_of(params: Params) -> Tensor:
     shown = predict(params, pixel_coords(SAMPLES, SAMPLES))
     cells = shown.T.reshape(1, 3, SAMPLES, SAMPLES)
     return torch.nn.functional.adaptive_avg_pool2d(cells, SIDE)[0].flatten(1).T
+
+
+def holds_sirens(directory: Path) -> bool:
+    """Whether there are SIRENs for `neighbour_init` in a directory, which is none of a run."""
+    is_run = (directory / CHECKPOINT_NAME).exists()
+    return directory.is_dir() and not is_run and any(directory.glob("*.safetensors"))
 
 
 def neighbour_init(name: str, directory: str | Path) -> Init:

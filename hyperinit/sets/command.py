@@ -19,6 +19,7 @@ from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import result as print_result
 from hyperinit.base.terminal import Countdown, advising, say, shown_bytes, shown_sec
+from hyperinit.fitting.command import check_apart
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
@@ -60,6 +61,7 @@ def fit_images(
         raise InputError("--render is for one image: use `hyperinit render` on the results")
     if out is not None:
         check_directory(out, may_be_made=True)
+        check_apart(arguments.init, out)
     images = open_source(arguments.image, arguments.limit)
     names = images.names if arguments.limit is None else images.names[: arguments.limit]
     init = _with_learning(init, base, arguments, config, names)

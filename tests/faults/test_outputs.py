@@ -66,6 +66,13 @@ FIT = ["fit", "p.png", *SMALL]
         ([*FIT, "-o", "no/where.safetensors"], "no: no such directory"),
         ([*FIT, "-o", "p.png/x.safetensors"], "p.png: is a file"),
         ([*FIT, "--init", "x=s.safetensors", "-o", "s.safetensors"], "is what is read"),
+        ([*FIT, "--init", "a=b.safetensors", "-o", "a=b.safetensors"], "is what is read"),
+        ([*FIT, "--init", "sirens", "-o", "sirens/s.safetensors"], "the SIRENs of --init sirens"),
+        ([*FIT, "--init", "x=sirens", "-o", "sirens/new.safetensors"], "the SIRENs of --init"),
+        ([*FIT, "--init", "sirens", "-o", "away.safetensors"], "the SIRENs of --init sirens"),
+        (["fit", "photos", *SMALL, "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
+        (["generate", "photos", "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
+        (["generate", "p.png", "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
         (["generate", "p.png", "--checkpoint", ".", "-o", CHECKPOINT_NAME], "a hypernetwork"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "text.safetensors"], "another kind"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "p.png"], "p.png: is a file"),
@@ -79,6 +86,12 @@ FIT = ["fit", "p.png", *SMALL]
     ],
 )
 def test_what_would_be_lost_is_refused_and_untouched(place, arguments, message, capsys):
+    shutil.copy("s.safetensors", "a=b.safetensors")
+    os.mkdir("sirens")
+    shutil.copy("s.safetensors", "sirens/s.safetensors")
+    os.symlink("sirens/s.safetensors", "away.safetensors")
+    os.mkdir("photos")
+    shutil.copy("p.png", "photos/p.png")
     before = contents(place)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
