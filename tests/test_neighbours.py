@@ -6,7 +6,14 @@ import pytest
 import torch
 from conftest import assert_same, smooth_image
 
-from hyperinit import fit_directory, load_image, load_params, save_image
+from hyperinit import (
+    fit_directory,
+    load_image,
+    load_params,
+    save_image,
+    save_params,
+    signal_start,
+)
 from hyperinit.base.errors import InputError
 from hyperinit.bench.plan import Entry, Plan
 from hyperinit.bench.sources import load_init
@@ -74,4 +81,11 @@ def test_a_directory_with_a_damaged_siren_is_refused_by_name(fitted, tmp_path):
     content[-20] ^= 1
     (tmp_path / "damaged.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"damaged\.safetensors: checksum"):
+        load_init(str(tmp_path), NAMED_INITS, WIDTH, DEPTH)
+
+
+def test_a_directory_of_sirens_of_signals_is_refused_by_name(tmp_path):
+    start = signal_start(torch.zeros(1, 300), width=8, depth=1)
+    save_params(tmp_path / "sound.safetensors", start.params)
+    with pytest.raises(InputError, match=f"{tmp_path.name}: an image takes a SIREN from 2"):
         load_init(str(tmp_path), NAMED_INITS, WIDTH, DEPTH)

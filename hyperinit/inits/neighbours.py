@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hyperinit.base.errors import InputError
+from hyperinit.base.files import shown_path
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.images.pixels import resize
 from hyperinit.inits.start import Init, check_shows_image
@@ -49,9 +51,13 @@ def neighbour_init(name: str, directory: str | Path) -> Init:
     and with reading the chosen file it is on the clock.
 
     Raises:
-        InputError: as `ParamDataset`, or a file is damaged.
+        InputError: as `ParamDataset`, or the SIRENs show no images, or a file is damaged.
     """
     dataset = ParamDataset(directory)
+    try:
+        dataset.config.check_image()
+    except InputError as error:
+        raise InputError(f"{shown_path(directory)}: {error}: name one of its files") from error
     thumbnails, digest, hashes = [], hashlib.sha256(), set[str]()
     for i, path in enumerate(dataset.paths):
         params, _ = load_siren(path)
