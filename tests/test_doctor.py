@@ -60,6 +60,14 @@ def test_what_is_only_worth_knowing_does_not_fail(capsys, monkeypatch, tmp_path)
     assert all(line.startswith("note") for line in capsys.readouterr().out.splitlines())
 
 
+def test_memory_is_what_a_fit_may_take_and_not_what_the_machine_has(capsys, monkeypatch):
+    monkeypatch.setattr("hyperinit.shell.doctor.free_memory", lambda: 2 * 10**8)
+    row = found(capsys)["memory"]
+    assert row["state"] == "note" and row["value"].startswith("200 MB") and row["advice"]
+    monkeypatch.setattr("hyperinit.shell.doctor.free_memory", lambda: None)
+    assert found(capsys)["memory"]["state"] == "ok"
+
+
 @pytest.mark.parametrize("look", doctor.LOOKS)
 def test_a_look_that_cannot_be_taken_is_a_finding_and_no_error(look, capsys, monkeypatch):
     def broken():

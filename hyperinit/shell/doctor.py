@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from hyperinit.base.arguments import Parser, add_manner
+from hyperinit.base.errors import free_memory
 from hyperinit.base.extras import EXTRAS, has_key
 from hyperinit.base.results import manner, results
 from hyperinit.base.terminal import shown_bytes
@@ -157,10 +158,10 @@ def _load() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
+    free = free_memory()  # as fits count it: a container may have less than its machine
+    if free is None:
+        yield Finding("memory", "ok", "the system does not say what is free")
+        return
     advice = "small images and `--batch-images 1` need least" if free < SMALL_MEMORY_BYTES else ""
     yield Finding("memory", "note" if advice else "ok", f"{shown_bytes(free)} free", advice)
 
