@@ -338,6 +338,7 @@ def test_a_run_of_any_kind_takes_part_and_so_does_what_comes_with_the_package(tm
         (["--budget-epochs", "-1"], "--budget-epochs must be"),
         (["--port", "99999"], "--port must be at least 1 and at most 65535"),
         (["--checkpoint", "nowhere"], "nowhere: no such file"),
+        (["--checkpoint", ""], "checkpoint.safetensors: no such file"),
     ],
 )
 def test_what_stops_the_command_is_one_line(arguments, message, capsys, monkeypatch):

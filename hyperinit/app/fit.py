@@ -164,7 +164,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     asked = arguments.width, arguments.depth  # what was typed, which must not be passed over
     arguments.depth = arguments.depth or DEPTH
     arguments.width = arguments.width or _width(arguments, image)
-    arguments.init = arguments.init or _default_init(arguments, config, image)
+    if not is_named:
+        arguments.init = _default_init(arguments, config, image)
     sizes = arguments.width, arguments.depth
     if arguments.init == "hyper" and arguments.omega_0 is None:
         length = config.budget_epochs, arguments.target_mse

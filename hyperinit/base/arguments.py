@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from math import isfinite
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hyperinit.base.errors import InputError, did_you_mean
@@ -92,6 +93,13 @@ def number(*, least: float = 0.0, above: bool = False, most: float) -> Callable[
         return value
 
     return read
+
+
+def _path(text: str) -> Path:
+    """A path of a command line: "", a variable of the shell that is not set, is not "."."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a file or a directory, not ''")
+    return Path(text)
 
 
 def named_source(text: str) -> tuple[str, str]:
@@ -320,6 +328,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())

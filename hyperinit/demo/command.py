@@ -58,7 +58,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit demo") -> int:
 
     device = choose_device(arguments.device)
     with on_threads(choose_threads(arguments.threads, 0.0)):
-        place = arena(arguments.checkpoint or DEFAULT_CHECKPOINT, arguments.size, device)
+        named = DEFAULT_CHECKPOINT if arguments.checkpoint is None else arguments.checkpoint
+        place = arena(named, arguments.size, device)
         serve(place, arguments.budget_epochs, port=arguments.port, browser=not arguments.no_browser)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import smooth_image
@@ -145,6 +146,19 @@ def test_the_walk_has_all_commands_and_no_number_without_bounds():
     for parser, _ in PARSERS.values():
         for action in parser._actions:
             assert action.type not in NUMBERS, f"{action.dest}: use whole() or number()"
+
+
+def test_an_empty_path_is_refused_and_not_taken_for_the_working_directory(capsys):
+    paths = [(one, action) for one in PARSERS.values() for action in one[0]._actions]
+    paths = [(one, action) for one, action in paths if action.type is Path]
+    assert len(paths) > 20
+    for (parser, needed), action in paths:
+        flags = action.option_strings
+        words = [*needed, flags[-1], ""] if flags else ["", *needed[1:]]
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args(words)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and "must name a file or a directory, not ''" in error, words
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
