@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -90,6 +91,31 @@ def test_images_and_sirens_as_json(place, capsys):
     assert whole["bytes"] == Path(whole["out"]).stat().st_size and whole["psnr_to_full"] is None
     (half,) = run("export", "a.safetensors", "--to", "fp16", "--image", photo)
     assert half["psnr_to_full"] > 20 and half["psnr_after"] is not None
+
+
+@pytest.mark.parametrize("name", ["at 10.00\u202fAM", "two\nlines", "\udcff"], ids=ascii)
+def test_paths_are_as_they_are_whatever_a_terminal_would_show(place, capsys, name):
+    def out_of(*arguments: str) -> list[dict]:
+        main([*arguments, "--json", "--quiet"])
+        return objects(capsys.readouterr().out)
+
+    (place / name).mkdir()
+    photo, siren = f"{name}/{name}.png", f"{name}/{name}.safetensors"
+    shutil.copy("photos/0.png", photo)
+    shutil.copy("photos/bad.png", f"{name}/{name}.jpg")
+    picture, made = f"{name}.png", f"{name}.npz"
+    (fit,) = out_of("fit", photo, "--init", "33", *SMALL, "-o", siren, "--render", picture)
+    assert [fit[what] for what in ("image", "out", "render")] == [photo, siren, picture]
+    assert out_of("render", siren, "-o", picture)[0]["out"] == picture
+    assert out_of("export", siren, "--to", "npz", "-o", made)[0]["out"] == made
+    starts = f"{name} starts"
+    failed, all_of_it = out_of("generate", name, "--init", "33", *SMALL[:4], "-o", starts)
+    assert (failed["image"], all_of_it["out"]) == (f"{name}.jpg", starts)
+    fits = f"{name} fits"
+    *each, whole = out_of("fit", name, "--init", "33", *SMALL, "-o", fits)
+    assert whole["out"] == fits and whole["failed"] == 1
+    assert {one["image"] for one in each} == {f"{name}.png", f"{name}.jpg"}
+    assert out_of("gallery", fits)[0]["out"] == f"{fits}/gallery.html"
 
 
 @pytest.mark.slow

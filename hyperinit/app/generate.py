@@ -108,7 +108,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     text = f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}"
     text += f", from {init.name}"
     counts = {"images": len(images), "finished": 0, "failed": 0}
-    result("generated", text, out=shown_path(arguments.out), init=init.name, **counts)
+    result("generated", text, out=str(arguments.out), init=init.name, **counts)
     return 0
 
 
@@ -191,7 +191,7 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
     result(
         "generated",
         text,
-        out=shown_path(out),
+        out=str(out),
         init=init.name,
         images=report.made,
         finished=report.finished,
@@ -285,9 +285,9 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
     with progress(total=prod(size), desc="drawing", unit="px", leave=False) as bar:
         samples = render_samples(params, size, on_drawn=bar.update)
     save_samples(samples, arguments.out, rate_hz)
-    out = shown_path(arguments.out)
     shown = "x".join(map(str, size))
-    result("rendered", f"{out}: {shown}", out=out, size=shown)
+    text = f"{shown_path(arguments.out)}: {shown}"
+    result("rendered", text, out=str(arguments.out), size=shown)
     return 0
 
 

@@ -180,7 +180,7 @@ def result(kind: str, text: str | None, /, **fields: Any) -> None:
     Args:
         kind: A row of RESULTS.
         text: None: nothing is printed for people.
-        **fields: All of that row, and no others.
+        **fields: All of that row, and no others; paths and names as they are, as JSON can hold any.
     """
     results(kind, text, [fields])
 

@@ -104,5 +104,5 @@ def gallery(argv: Sequence[str], prog: str = "hyperinit gallery") -> int:
     images, left_out = write_gallery(arguments.results, originals, out, arguments.limit)
     text = f"{shown_path(out)}: {images} image{'' if images == 1 else 's'}"
     text += f", {left_out} left out" if left_out else ""
-    result("gallery", text, out=shown_path(out), images=images, left_out=left_out)
+    result("gallery", text, out=str(out), images=images, left_out=left_out)
     return 0

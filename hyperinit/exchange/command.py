@@ -112,8 +112,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
         check_drawing(params, prod(size or (PSNR_SIDE, PSNR_SIDE)), "a smaller --size")
     kept = info if arguments.to not in LOSSY else _without_errors(info)
     write_siren(out, params, arguments.to, size=size, info=kept, **conventions)
-    facts = {"out": shown_path(out), "format": arguments.to, "bytes": out.stat().st_size}
-    text = f"{facts['out']}: {arguments.to}, {facts['bytes']} bytes"
+    facts = {"out": str(out), "format": arguments.to, "bytes": out.stat().st_size}
+    text = f"{shown_path(out)}: {arguments.to}, {facts['bytes']} bytes"
     line, cost = "", NO_COST
     if arguments.to in LOSSY and params.config.is_image:
         line, cost = _cost(image, params, out, size)

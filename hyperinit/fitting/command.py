@@ -128,8 +128,8 @@ def fit_image(
     with on_threads(choose_threads(arguments.threads, work)):
         text, fields, missed = do(arguments, start, image, config, facts)
     files = {"out": arguments.out, "render": arguments.render}
-    named = {what: None if path is None else shown_path(path) for what, path in files.items()}
-    names = {"image": shown_path(arguments.image), "init": init.name}
+    named = {what: None if path is None else str(path) for what, path in files.items()}
+    names = {"image": str(arguments.image), "init": init.name}
     print_result("fit", None if missed else text, **{**named, **names, **fields})
     if missed:
         raise InputError(f"{text}; {missed}")

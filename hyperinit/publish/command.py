@@ -77,7 +77,7 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
         " complete. Put it into a pull request, with the init's code."
     )
     counts = {"records": about["records"], "images": len(about["images"])}
-    result("submission", None, out=shown_path(out), **counts)
+    result("submission", None, out=str(out), **counts)
     return 0
 
 
@@ -105,9 +105,8 @@ def leaderboard(argv: Sequence[str], prog: str = "hyperinit leaderboard") -> int
     out: Path = arguments.out
     check_directory(out, may_be_made=True)
     count = write_leaderboard(arguments.records, out, arguments.reference)
-    shown = shown_path(out)
-    say(f"{count} records -> {shown}/index.html, leaderboard.md and .csv")
-    result("report", None, out=f"{shown}/index.html", records=count)
+    say(f"{count} records -> {shown_path(out)}/index.html, leaderboard.md and .csv")
+    result("report", None, out=str(out / "index.html"), records=count)
     return 0
 
 

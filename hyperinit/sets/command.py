@@ -99,11 +99,11 @@ def fit_images(
             print_result("estimate", text, text=text)
             return 0
         report = run(out, told, len(names))
-    _tell(report, source, shown_path(out))
+    _tell(report, source, out)
     return 1 if report.failed or report.missed else 0
 
 
-def _tell(report: DirectoryReport, source: str, out: str) -> None:
+def _tell(report: DirectoryReport, source: str, out: Path) -> None:
     """Says what became of a set.
 
     Raises:
@@ -116,8 +116,8 @@ def _tell(report: DirectoryReport, source: str, out: str) -> None:
         raise InputError(f"{source}: no image could be fitted; the reasons are above")
     print_result(
         "directory",
-        f"{out}: {counts}; {report.images_per_hour:.0f} images per hour",
-        out=out,
+        f"{shown_path(out)}: {counts}; {report.images_per_hour:.0f} images per hour",
+        out=str(out),
         fitted=report.fitted,
         finished=report.finished,
         missed=len(report.missed),
@@ -219,7 +219,7 @@ class Told:
         text += f", {end.epochs:.2f} epochs" if isinstance(end, TargetResult) else ""
         done, self.counted = self.count.worked(), name
         fields = {"psnr": end.psnr, "mse": end.mse, "done": done}
-        print_result("image", f"{text} ({done})", image=shown_path(name), **fields)
+        print_result("image", f"{text} ({done})", image=name, **fields)
         if isinstance(result, FitResult) and (warning := too_small(result)):
             say(f"{shown_path(name)}: warning: {warning} (--width)")
 
@@ -238,4 +238,4 @@ def tell_failed(name: str, reason: str, done: str = "") -> None:
     """Says that an image of a set has no result, and how far the set is."""
     reason = in_flags(reason)
     print(f"{shown_path(name)}: {reason}{done}", file=sys.stderr, flush=True)
-    print_result("failed", None, image=shown_path(name), reason=reason)
+    print_result("failed", None, image=name, reason=reason)
