@@ -15,12 +15,13 @@ from hyperinit.fitting.config import PROTOCOL_1, FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import failure
 from hyperinit.fitting.fit import fit as fit_by_default
+from hyperinit.fitting.suits import default_lr
 from hyperinit.fitting.target import fit_to_target
 from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
-from hyperinit.siren.network import Params, Siren, SirenConfig, default_lr, predict, preview
+from hyperinit.siren.network import Params, Siren, SirenConfig, predict, preview
 from hyperinit.stepping import engine
 from hyperinit.stepping.samplers import SAMPLERS
 

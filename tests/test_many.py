@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_same, smooth_image
@@ -336,12 +337,29 @@ def test_directories_and_options_that_cannot_be_used_are_refused(photos: Path) -
         (photos.parent / "none", {}, "no image files"),
         (photos, {"batch_images": 0}, "batch_images must be at least 1"),
         (photos, {"size": 0}, "size must be at least 1"),
+        (photos, {"size": (8,)}, "size must be a number of pixels, or height and width"),
+        (photos, {"size": 8.5}, "size must be a number of pixels, or height and width"),
+        (photos, {"most_images": -1}, "most_images must be at least 1"),
+        (photos, {"target_mse": 0.0}, "target_mse must be a positive number"),
     ):
         with pytest.raises(InputError, match=message):
             fit_directory(directory, out, INIT, **options)
+    with pytest.raises(InputError, match="init must be an Init, not str"):
+        fit_directory(photos, out, "33")
     with pytest.raises(InputError, match="cannot create"):
         fit_directory(photos, photos.parent / "file", INIT)
     assert not out.exists()
+
+
+def test_numbers_of_numpy_and_lists_are_taken_as_any_others(photos: Path) -> None:
+    own = {"size": (8, 12), "seed": 1, "lr": 0.01, "budget_epochs": 2}
+    theirs = {"size": [np.int64(8), np.int64(12)], "seed": np.int64(1), "lr": np.float64(0.01)}
+    theirs |= {"budget_epochs": np.int32(2)}
+    out = photos.parent / "out"
+    fitted = fit_directory(photos, out, INIT, **theirs).fitted
+    assert fitted == fit_directory(photos, out, INIT, **own).finished > 0
+    target = np.float32(0.5)
+    assert fit_directory(photos, photos.parent / "good", INIT, target_mse=target, size=8).fitted
 
 
 def test_no_two_images_share_a_file_name_and_all_names_are_safe() -> None:

@@ -183,11 +183,21 @@ def _is_a(kind: type, value: Any) -> bool:
 def check(config: DataclassInstance) -> None:
     """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size.
 
-    A field that is a dataclass itself has been checked when that was made.
+    A field that is a dataclass itself has been checked when that was made. Numbers of numpy, and
+    lists, become Python's own numbers and tuples, which torch and JSON take.
     """
     for name, setting in _settings(type(config)).items():
         if setting.kind in _KINDS:
-            _checked(setting, getattr(config, name), name)
+            value = getattr(config, name)
+            checked = _checked(setting, value, name)
+            if not _is_own(value):  # or else 8 became 8.0, in files too
+                object.__setattr__(config, name, checked)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a value is of Python's own types, as files hold them."""
+    parts = value if type(value) is tuple else (value,)
+    return all(type(part) in (*_KINDS, types.NoneType) for part in parts)
 
 
 def _read(setting: _Setting, value: Any, name: str) -> Any:

@@ -22,7 +22,7 @@ from hyperinit.exchange.glsl import page, shader
 from hyperinit.exchange.layouts import LAYOUTS
 from hyperinit.exchange.quantized import save_half, save_int8
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, check_params
 from hyperinit.siren.store import save_params
 
 # What programs without conventions of their own are given: sin(W x + b) all through, x before y at
@@ -285,7 +285,7 @@ def write_siren(
     form = FORMATS[to]
     if path.suffix.lower() not in form.suffixes:
         raise InputError(f"{shown_path(path)}: {to} files end in {' or '.join(form.suffixes)}")
-    if params.batch_shape:
+    if check_params(params).batch_shape:
         raise InputError(f"write_siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
     told = {name: value for name, value in conventions.items() if value is not None}
     # Its layers, the file, and a copy of it while it is made.

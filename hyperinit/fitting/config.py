@@ -12,9 +12,9 @@ from torch import Tensor
 from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
-from hyperinit.fitting.suits import suitable_batch, suitable_lr
+from hyperinit.fitting.suits import default_lr, suitable_batch, suitable_lr
 from hyperinit.inits.start import Start
-from hyperinit.siren.network import SirenConfig, default_lr
+from hyperinit.siren.network import SirenConfig
 from hyperinit.stepping.engine import AUTO as AUTO
 from hyperinit.stepping.schedule import FIRST_FACTOR, LAST_FACTOR, layer_factors
 

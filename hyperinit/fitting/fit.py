@@ -75,8 +75,17 @@ def fit(
 
 
 def as_start(start: Params | Start) -> Start:
-    """Parameters that cost nothing, or a start as it is; detached from any graph."""
+    """Parameters that cost nothing, or a start as it is; detached from any graph.
+
+    Raises:
+        InputError: it is neither.
+    """
     start = start if isinstance(start, Start) else Start(start)
+    if not isinstance(start.params, Params):
+        raise InputError(
+            f"a fit starts from Params or a Start, not from {type(start.params).__name__}: inits"
+            " and hypernetworks give one by their start(...)"
+        )
     # A copy where it was made in inference mode, which a fit could not differentiate.
     return replace(start, params=start.params.map(plain))
 

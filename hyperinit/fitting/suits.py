@@ -54,6 +54,11 @@ WEIGHT_BYTES = {"nadam": 28, "adamw": 36, "soap": 42}
 ACTIVATION_BYTES, PIXEL_BYTES = 8, 24
 
 
+def default_lr(config: SirenConfig) -> float:
+    """The rate of AdamW for networks of this width: 5e-4 at width 256, inverse in width."""
+    return 0.128 / config.width
+
+
 def weight_bytes(optimizer: str) -> int:
     """The row of `WEIGHT_BYTES`; of "auto", where nothing else is known, the least."""
     return WEIGHT_BYTES.get(optimizer, min(WEIGHT_BYTES.values()))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +142,14 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             Results that are finished stay as they are.
     """
     config = with_options(config, options)
-    if isinstance(size, tuple) and size[0] == size[1]:
-        size = size[0]
-    sides = size if isinstance(size, tuple) else (1 if size is None else size,)
-    together = 1 if batch_images is None else batch_images
-    for what, value in (("batch_images", together), *(("size", side) for side in sides)):
-        if value < 1:
+    if not isinstance(init, Init):
+        raise InputError(f"init must be an Init, not {type(init).__name__}")
+    for what, value in (("batch_images", batch_images), ("most_images", most_images)):
+        if value is not None and value < 1:
             raise InputError(f"{what} must be at least 1, not {value}")
-    if size is not None:
-        check_size(sides[0], sides[-1])
+    size = _own_size(size)
+    if target_mse is not None and not 0 < (target_mse := float(target_mse)) < math.inf:
+        raise InputError(f"target_mse must be a positive number, not {target_mse}")
     source = directory
     if not isinstance(source, Source):
         source = open_source(source, most_images)
@@ -179,6 +179,22 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
                 run.keep(jobs, results)
     none, short = tuple(run.failed), tuple(run.missed)
     return DirectoryReport(run.fitted, run.finished, none, clock.sec, short)
+
+
+def _own_size(size: Any) -> int | tuple[int, int] | None:
+    """A side, or height and width where these differ, as files name them.
+
+    Raises:
+        InputError: no whole numbers, or no size that an image is resized to.
+    """
+    if size is None:
+        return None
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+        raise InputError(f"size must be a number of pixels, or height and width, not {size!r}")
+    height, width = map(int, sides)
+    check_size(height, width)
+    return height if height == width else (height, width)
 
 
 @dataclass

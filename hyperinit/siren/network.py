@@ -63,18 +63,17 @@ class SirenConfig:
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
             if not 1 <= int(value) <= most:
                 raise InputError(f"siren {field} must be 1 to {most}, not {value}")
+            object.__setattr__(self, field, int(value))  # numpy's are none that JSON holds
         if self.weights > MAX_NUMBERS:
             raise InputError(
                 f"a siren of {self.depth} x {self.width} has {self.weights:.1e} numbers, more than"
                 f" {MAX_NUMBERS:.1e}: take a smaller width or depth"
             )
         omega = self.omega_0
-        if (
-            not isinstance(omega, Real)
-            or isinstance(omega, bool)
-            or not 0 < float(omega) < math.inf
-        ):
+        is_number = isinstance(omega, Real) and not isinstance(omega, bool)
+        if not is_number or not 0 < float(omega) < math.inf:
             raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
+        object.__setattr__(self, "omega_0", omega if type(omega) is int else float(omega))
 
     @property
     def weights(self) -> int:
@@ -103,11 +102,6 @@ class SirenConfig:
                 f"an image takes a SIREN from 2 coordinates to 3 colours, not from"
                 f" {self.in_features} to {self.out_features}"
             )
-
-
-def default_lr(config: SirenConfig) -> float:
-    """A learning rate that suits networks of this width: 5e-4 at width 256, inverse in width."""
-    return 0.128 / config.width
 
 
 def layer_of(name: str) -> int:
@@ -205,6 +199,14 @@ class Params(Mapping[str, Tensor]):
         if not self.batch_shape:
             raise InputError("these are Params of one SIREN: write [params] where several can be")
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
+
+
+def check_params(params: Any) -> Params:
+    """Refuses anything else, such as a module, with an InputError."""
+    if not isinstance(params, Params):
+        own = ": give its .params" if isinstance(getattr(params, "params", None), Params) else ""
+        raise InputError(f"params must be Params, not {type(params).__name__}{own}")
+    return params
 
 
 def features(params: Params, coords: Tensor) -> Tensor:
@@ -362,7 +364,7 @@ def render(
     Raises:
         InputError: a side below 1, more than `MAX_PIXELS`, or no SIREN of an image.
     """
-    params.config.check_image()
+    check_params(params).config.check_image()
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         most = f"at least 1 x 1 and at most {MAX_PIXELS / 1e6:g} million pixels"
         raise InputError(f"an image to draw must have {most}, not {height} x {width}")

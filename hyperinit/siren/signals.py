@@ -13,7 +13,14 @@ from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.images.pixels import MAX_PIXELS
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
-from hyperinit.siren.network import Params, SirenConfig, check_drawing, predict, render
+from hyperinit.siren.network import (
+    Params,
+    SirenConfig,
+    check_drawing,
+    check_params,
+    predict,
+    render,
+)
 
 _CHUNK_SAMPLES = 65536
 _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
@@ -59,7 +66,7 @@ def render_signal(
         InputError: another number of sides; a side below 1; more than `MAX_PIXELS` samples; the
             SIREN is of an image (see `render`), or there are several.
     """
-    config = params.config
+    config = check_params(params).config
     if config.is_image:
         raise InputError("a SIREN from 2 coordinates to 3 colours is of an image: see render")
     if params.batch_shape:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.siren.network import Params, SirenConfig, param_shapes
+from hyperinit.siren.network import Params, SirenConfig, check_params, param_shapes
 
 
 def to_vector(params: Params) -> Tensor:
     """One SIREN -> (P,), B stacked ones -> (B, P): in the order of `param_shapes`."""
-    batch = params.batch_shape
+    batch = check_params(params).batch_shape
     return torch.cat([value.reshape(*batch, -1) for value in params.values()], dim=-1)
 
 

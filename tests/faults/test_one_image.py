@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import smooth_image
 
+import hyperinit
+from hyperinit import Init
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import with_options
@@ -133,3 +138,42 @@ def test_what_is_no_option_is_not_named_as_one(capsys, name):
     assert "whole_ends" not in error.replace(repr(name), "")
     with pytest.raises(InputError, match=f"unknown fit option '{name}'"):
         with_options(None, {name: False})
+
+
+GIVEN = hyperinit.signal_start(smooth_image(16), width=8, depth=2).params
+INSTEAD_OF_PARAMS = {"Siren": hyperinit.Siren.from_params(GIVEN), "str": "33", "NoneType": None}
+
+
+@pytest.mark.parametrize("name", INSTEAD_OF_PARAMS)
+def test_what_is_given_in_the_place_of_params_is_named(name):
+    given: Any = INSTEAD_OF_PARAMS[name]
+    for call in (
+        lambda: hyperinit.render(given, 4, 5),
+        lambda: hyperinit.render_signal(given, (4,)),
+        lambda: hyperinit.to_vector(given),
+        lambda: hyperinit.write_siren("x.pt", given, "siren", size=(4, 5)),
+    ):
+        with pytest.raises(InputError, match=f"must be Params, not {name}") as error:
+            call()
+        assert ("give its .params" in str(error.value)) is (name == "Siren")
+    for start in (Init("mine", lambda image, seed: GIVEN), "33", None):
+        for fit in (
+            lambda start=start: hyperinit.fit(start, "a.png"),
+            lambda start=start: hyperinit.fit_many([start], ["a.png"]),
+            lambda start=start: hyperinit.fit_to_target(start, "a.png", 0.1),
+        ):
+            with pytest.raises(InputError, match=f"Start, not from {type(start).__name__}"):
+                fit()
+
+
+def test_a_number_of_numpy_is_the_number_that_it_is():
+    theirs = {"lr": np.float32(0.25), "seed": np.int64(3), "frozen_layers": [np.int64(0)]}
+    own = {"lr": 0.25, "seed": 3, "frozen_layers": (0,)}
+    found = [hyperinit.fit(GIVEN, "a.png", budget_epochs=2, **given) for given in (theirs, own)]
+    assert found[0].mse == found[1].mse
+    config = hyperinit.FitConfig(**theirs, budget_epochs=2)
+    assert json.dumps(asdict(config)) == json.dumps(
+        asdict(hyperinit.FitConfig(**own, budget_epochs=2))
+    )
+    siren = hyperinit.SirenConfig(np.int64(8), np.int32(2), np.float32(30))
+    assert json.dumps(siren.facts) == json.dumps(GIVEN.config.facts | {"unit_std_coords": False})
