@@ -12,6 +12,7 @@ from conftest import assert_same
 from hyperinit.base import files as store
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive
+from hyperinit.exchange.quantized import save_int8
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.siren.network import Params
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_params, load_tensors, save_params
@@ -30,6 +31,37 @@ def test_params_come_back_with_their_config_and_facts(tmp_path, params):
     assert_same(loaded, params)
     assert facts == {"mse": 0.5, "source": "../ünï\n<b>"}
     assert file_kind(path) == PARAMS_KIND
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"images": "cat.png"}, "images must be a list of names and sizes"),
+        ({"mse": "low"}, "mse must be a number"),
+        ({"train_hashes": [1]}, "train_hashes must be a list of texts"),
+        ({"signal": {"sides": [3]}}, "signal must be a name, sides and a rate"),
+        ({"mse": torch.tensor(0.5)}, "facts must be what JSON holds"),
+    ],
+)
+@pytest.mark.parametrize("save", [save_params, save_int8])
+def test_facts_that_could_not_be_read_again_are_not_written(tmp_path, params, save, facts, message):
+    with pytest.raises(InputError, match=f"^{tmp_path}/x.safetensors: {message}"):
+        save(tmp_path / "x.safetensors", params, **facts)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64])
+def test_numbers_that_could_not_be_read_again_are_not_written(tmp_path, params, kind):
+    factor = 1e300 if kind is torch.float64 else 1  # which is finite, and not in float32
+    changed = params.map(lambda value: (value.double() * factor).to(kind))
+    with pytest.raises(InputError, match=r"x\.safetensors: layers\.0\.weight (is|has)"):
+        save_params(tmp_path / "x.safetensors", changed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_says_the_network_that_it_has(tmp_path, params):
+    save_params(tmp_path / "x.safetensors", params, siren={"width": 3})
+    assert load_params(tmp_path / "x.safetensors")[0].config == params.config
 
 
 def test_stacked_params_keep_their_batch(tmp_path, params):

@@ -11,7 +11,13 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.siren.network import Params
-from hyperinit.siren.store import check_siren_facts, load_tensors, save_params, save_tensors
+from hyperinit.siren.store import (
+    check_siren_facts,
+    load_tensors,
+    readable_facts,
+    save_params,
+    save_tensors,
+)
 
 INT8_KIND = "hyperinit-params-int8-1"
 _LEVELS = 127
@@ -58,7 +64,7 @@ def save_int8(path: str | Path, params: Params, **info: Any) -> None:
         scale = value.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / _LEVELS
         tensors[name] = (value / scale).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
         tensors[f"{name}_scale"] = scale.float()
-    save_tensors(path, tensors, INT8_KIND, {"siren": config.facts, **info})
+    save_tensors(path, tensors, INT8_KIND, readable_facts(path, params, info))
 
 
 def load_int8(path: str | Path) -> tuple[Params, dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, utf8_path, write_atomically
-from hyperinit.siren.network import Params, SirenConfig
+from hyperinit.siren.network import Params, SirenConfig, check_params
 
 PARAMS_KIND = "hyperinit-params-1"
 CHECKPOINT_NAME = "checkpoint.safetensors"  # in the directory of a training run
@@ -223,14 +223,47 @@ def save_params(path: str | Path, params: Params, **info: Any) -> None:
     """Writes one SIREN, or B stacked ones, with JSON-able facts about where it comes from.
 
     Raises:
-        InputError: a parameter is not finite, so that it could not be read again; or the file
-            cannot be written.
+        InputError: `load_params` would refuse it, for a parameter that is not finite or a fact that
+            means something else there; or the file cannot be written.
     """
-    for name, value in params.items():
-        if not bool(value.isfinite().all()):
-            raise InputError(f"{path}: {name} has values that are not finite: nothing is written")
-    facts = {"siren": params.config.facts, **info}
+    facts = readable_facts(path, check_params(params), info)
+    _in_float32(shown_path(path), params)
     save_tensors(path, params.tensors, PARAMS_KIND, facts)
+
+
+def readable_facts(path: str | Path, params: Params, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a file of SIRENs, the network's included.
+
+    Raises:
+        InputError: they could not be read again.
+    """
+    facts = {**info, "siren": params.config.facts}
+    try:
+        check_siren_facts(Path(path), json.loads(json.dumps(facts)))
+    except InputError as error:
+        raise InputError(str(error).replace("damaged, ", "", 1)) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"facts must be what JSON holds ({_one_line(error)})"
+        raise InputError(f"{shown_path(path)}: {reason}") from error
+    return facts
+
+
+def _in_float32(name: str, params: Params) -> Params:
+    """Parameters as they are read.
+
+    Raises:
+        InputError: they are no SIREN's, nor those of a stack, or no finite floating-point numbers.
+    """
+    if params.batch_shape == (0,) or len(params.batch_shape) > 1:
+        raise InputError(f"{name}: expected one SIREN or a stack, not {params.batch_shape}")
+    for key, value in params.items():
+        if value.dtype not in _FLOATS:
+            raise InputError(f"{name}: {key} is {value.dtype}, expected floating-point numbers")
+    params = params.map(lambda value: value.to(torch.float32))
+    for key, value in params.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{name}: {key} has values that are not finite")
+    return params
 
 
 def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
@@ -255,16 +288,7 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
         params = Params(config, tensors)
     except InputError as error:
         raise InputError(f"{name}: {_one_line(error)}") from error
-    if params.batch_shape == (0,) or len(params.batch_shape) > 1:
-        raise InputError(f"{name}: expected one SIREN or a stack, not {params.batch_shape}")
-    for key, value in params.items():
-        if value.dtype not in _FLOATS:
-            raise InputError(f"{name}: {key} is {value.dtype}, expected floating-point numbers")
-    params = params.map(lambda value: value.to(torch.float32))
-    for key, value in params.items():
-        if not value.isfinite().all():
-            raise InputError(f"{name}: {key} is not finite: the fit that wrote it has failed")
-    return params, info
+    return _in_float32(name, params), info
 
 
 def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict[str, Any]]:

@@ -151,6 +151,7 @@ def test_what_is_given_in_the_place_of_params_is_named(name):
         lambda: hyperinit.render(given, 4, 5),
         lambda: hyperinit.render_signal(given, (4,)),
         lambda: hyperinit.to_vector(given),
+        lambda: hyperinit.save_params("x.safetensors", given),
         lambda: hyperinit.write_siren("x.pt", given, "siren", size=(4, 5)),
     ):
         with pytest.raises(InputError, match=f"must be Params, not {name}") as error:

@@ -97,7 +97,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path, wrong):
     tensors = {name: value.double() for name, value in ONE.items()}
     tensors["layers.1.bias"][2] = wrong  # 1e300 is infinite in float32
     path = write(tmp_path / "a.safetensors", FACTS, tensors)
-    with pytest.raises(InputError, match=r"layers\.1\.bias is not finite"):
+    with pytest.raises(InputError, match=r"layers\.1\.bias has values that are not finite"):
         load_params(path)
 
 
