@@ -218,7 +218,22 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
     check_apart(arguments.init, written_place(paths[0]).parent)
     for path in paths:
         check_output(path, [".safetensors"], SIREN, inputs=inputs, may_be_made=path != out)
+        if path != out and _is_fitted(path):
+            raise InputError(
+                f"{shown_path(path)}: is there already and is a fitted SIREN, which would be lost:"
+                " choose another directory"
+            )
     return paths
+
+
+def _is_fitted(path: Path) -> bool:
+    """Whether a fit has written a file, which took longer than what is made here."""
+    from hyperinit.siren.store import PARAMS_KIND, read_info
+
+    try:
+        return "fit" in read_info(path, PARAMS_KIND)
+    except InputError:  # missing, empty or damaged
+        return False
 
 
 def render_parser(prog: str) -> Parser:

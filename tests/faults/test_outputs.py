@@ -73,6 +73,7 @@ FIT = ["fit", "p.png", *SMALL]
         (["fit", "photos", *SMALL, "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
         (["generate", "photos", "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
         (["generate", "p.png", "--init", "sirens", "-o", "sirens"], "the SIRENs of --init"),
+        (["generate", "s.png", "--init", "33", "-o", "."], "a fitted SIREN, which would be lost"),
         (["generate", "p.png", "--checkpoint", ".", "-o", CHECKPOINT_NAME], "a hypernetwork"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "text.safetensors"], "another kind"),
         (["generate", "p.png", "--checkpoint", ".", "-o", "p.png"], "p.png: is a file"),
@@ -86,6 +87,7 @@ FIT = ["fit", "p.png", *SMALL]
     ],
 )
 def test_what_would_be_lost_is_refused_and_untouched(place, arguments, message, capsys):
+    shutil.copy("p.png", "s.png")
     shutil.copy("s.safetensors", "a=b.safetensors")
     os.mkdir("sirens")
     shutil.copy("s.safetensors", "sirens/s.safetensors")
@@ -119,6 +121,9 @@ def test_what_was_made_before_is_replaced(place, capsys):
     Path("empty.png").touch()
     again = [*FIT, "-o", "s.safetensors", "--render", "empty.png"]
     assert main(again) == 0 and main([*again[:-1], "q.png"]) == 0
+    starts = ["generate", "p.png", "--init", "33", "--width", "8", "-o"]
+    assert main([*starts, "s.safetensors"]) == 0  # whose name is typed
+    assert main([*starts, "."]) == 0 and main([*starts, "."]) == 0
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
