@@ -27,7 +27,7 @@ from hyperinit.base.arguments import (
 from hyperinit.base.errors import InputError, check_room
 from hyperinit.base.files import make_directory, shown_path, written_place
 from hyperinit.base.outputs import IMAGE, SIREN, check_directory, check_output
-from hyperinit.base.results import result
+from hyperinit.base.results import count, result
 from hyperinit.base.terminal import advising, progress
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
             with advising(f"what is in {shown_path(arguments.out)} is whole"):
                 for path, start, fact in zip(paths, starts, facts, strict=True):
                     _write_one(path, [start], images=[fact], init=init.name)
-    several = "s" if len(images) > 1 else ""
-    text = f"{shown_path(arguments.out)}: initial weights for {len(images)} image{several}"
+    text = f"{shown_path(arguments.out)}: initial weights for {count(len(images), 'image')}"
     text += f", from {init.name}"
     counts = {"images": len(images), "finished": 0, "failed": 0}
     result("generated", text, out=str(arguments.out), init=init.name, **counts)
@@ -185,8 +184,8 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
         raise InputError(
             f"{shown_path(sets[0])}: no image has initial weights; the reasons are above"
         )
-    text = f"{shown_path(out)}: initial weights for {report.made} images, from {init.name}"
-    text += f", {report.finished} finished before"
+    text = f"{shown_path(out)}: initial weights for {count(report.made, 'image')}"
+    text += f", from {init.name}, {report.finished} finished before"
     text += f", {len(report.failed)} without a result" if report.failed else ""
     result(
         "generated",

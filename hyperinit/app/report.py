@@ -26,7 +26,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import make_directory, read_small, write_atomically
 from hyperinit.base.outputs import check_directory
-from hyperinit.base.results import result, results_markdown
+from hyperinit.base.results import count, result, results_markdown
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.publish.latex import latex
 from hyperinit.publish.rules import rules_markdown
@@ -135,7 +135,8 @@ def write_report(
     write_atomically(out / "report.csv", csv_text(scores).encode(errors="replace"))
     write_atomically(out / "report.tex", latex(scores).encode())
     write_atomically(out / "report.md", text.encode(errors="replace"))
-    say(f"{len(records)} records -> {out}/index.html; report.md, .csv, .tex and charts beside it")
+    made = count(len(records), "record")
+    say(f"{made} -> {out}/index.html; report.md, .csv, .tex and charts beside it")
     result("report", None, out=str(out / "index.html"), records=len(records))
     offline = [
         run for folder in dict.fromkeys(p.parent for p in paths) for run in unsent_runs(folder)

@@ -174,6 +174,11 @@ def set_manner(**changes: bool) -> None:
     _manner.set(replace(_manner.get(), **changes))
 
 
+def count(n: int, what: str) -> str:
+    """Such as "1 image" or "2 images"."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def result(kind: str, text: str | None, /, **fields: Any) -> None:
     """A result on stdout: a text for people, or an object {"kind": KIND, ...} with `--json`.
 

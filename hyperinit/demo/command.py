@@ -17,7 +17,7 @@ from hyperinit.base.arguments import (
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_output
-from hyperinit.base.results import result
+from hyperinit.base.results import count, result
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels of an image that is worth a race, and can be waited for
 GALLERY_NAME = "gallery.html"
@@ -102,7 +102,7 @@ def gallery(argv: Sequence[str], prog: str = "hyperinit gallery") -> int:
     check_output(out, [".html", ".htm"], "another file")
     originals = None if arguments.images is None else open_source(arguments.images)
     images, left_out = write_gallery(arguments.results, originals, out, arguments.limit)
-    text = f"{shown_path(out)}: {images} image{'' if images == 1 else 's'}"
+    text = f"{shown_path(out)}: {count(images, 'image')}"
     text += f", {left_out} left out" if left_out else ""
     result("gallery", text, out=str(out), images=images, left_out=left_out)
     return 0

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
+from hyperinit.base.results import count
 from hyperinit.base.terminal import progress
 from hyperinit.data.source import Source
 from hyperinit.images.errors import MOST_ERROR, error_map
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, image_hash
 from hyperinit.images.save import webp
-from hyperinit.report.names import count, shown, templates
+from hyperinit.report.names import shown, templates
 from hyperinit.siren.network import render
 from hyperinit.siren.store import PARAMS_KIND, file_kind, load_siren, read_info
 

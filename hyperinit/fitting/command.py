@@ -13,6 +13,7 @@ from hyperinit.base.arguments import in_flags, named_source
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_or_spare, written_place
 from hyperinit.base.outputs import IMAGE, SIREN, check_output, is_same_file
+from hyperinit.base.results import count
 from hyperinit.base.results import result as print_result
 from hyperinit.base.terminal import EpochBar, advising, say
 
@@ -202,7 +203,7 @@ def _fit_to_target(
     if missed and result.improved:
         missed += _whereabouts(arguments, better)
     outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
-    cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {len(result.runs)} runs"
+    cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {count(len(result.runs), 'run')}"
     fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
     fields |= {"sec": result.sec, "attempts": len(result.runs), "reached": result.reached}
     fields |= {} if written else {"out": None, "render": None}

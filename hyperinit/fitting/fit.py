@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
+from hyperinit.base.results import count
 from hyperinit.fitting.config import FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import FitResult, OnProgress, descend
 from hyperinit.fitting.suits import GOOD_PSNR
@@ -143,8 +144,8 @@ def failure(result: FitResult) -> str:
     # Its error hardly fell at any rate.
     if result.diverged and result.restarts and isfinite(last.mse):
         return (
-            f"the fit was given up after {result.restarts} restarts, its error hardly falls (MSE"
-            f" {first.mse:.3g} -> {kept.mse:.3g}): max_restarts=0 fits without giving up"
+            f"the fit was given up after {count(result.restarts, 'restart')}, its error hardly"
+            f" falls (MSE {first.mse:.3g} -> {kept.mse:.3g}): max_restarts=0 fits without giving up"
         )
     if result.diverged:
         return f"the fit diverged: try lr below {result.lr:g}"

@@ -10,10 +10,9 @@ from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory, is_same_file
-from hyperinit.base.results import result
+from hyperinit.base.results import count, result
 from hyperinit.base.terminal import say
 from hyperinit.record.records import beside, is_submission
-from hyperinit.report.names import count
 
 SUBMIT = """Checks records and packs them into one file for a pull request.
 
@@ -72,9 +71,9 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     about = found.about
     images = count(len(about["images"]), "image")
     say(
-        f"{about['records']} records of {', '.join(map(shown_path, about['inits']))} on"
-        f" {images}, measured on {about['places'][0]}: {shown_path(out)} is"
-        " complete. Put it into a pull request, with the init's code."
+        f"{count(about['records'], 'record')} of {', '.join(map(shown_path, about['inits']))} on"
+        f" {images}, measured on {about['places'][0]}: {shown_path(out)} is complete. Put it into a"
+        " pull request, with the init's code."
     )
     counts = {"records": about["records"], "images": len(about["images"])}
     result("submission", None, out=str(out), **counts)
@@ -104,9 +103,9 @@ def leaderboard(argv: Sequence[str], prog: str = "hyperinit leaderboard") -> int
 
     out: Path = arguments.out
     check_directory(out, may_be_made=True)
-    count = write_leaderboard(arguments.records, out, arguments.reference)
-    say(f"{count} records -> {shown_path(out)}/index.html, leaderboard.md and .csv")
-    result("report", None, out=str(out / "index.html"), records=count)
+    records = write_leaderboard(arguments.records, out, arguments.reference)
+    say(f"{count(records, 'record')} -> {shown_path(out)}/index.html, leaderboard.md and .csv")
+    result("report", None, out=str(out / "index.html"), records=records)
     return 0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import isfinite
 
+from hyperinit.base.results import count
 from hyperinit.record.protocol import TARGETS
-from hyperinit.report.names import count, shown
+from hyperinit.report.names import shown
 from hyperinit.score.costs import Cost, Ratio, number, ratio
 from hyperinit.score.groups import THESE, TUNING
 from hyperinit.score.score import GroupScore, InitScore

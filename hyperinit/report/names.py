@@ -76,11 +76,6 @@ def latex_cell(text: object) -> str:
     return f"{{{''.join(map(escaped, line))}}}"
 
 
-def count(n: int, what: str) -> str:
-    """Such as "1 image" or "2 images"."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
 @cache
 def templates(room: str) -> Environment:
     """The templates of a room of the package: everything that they are given is escaped.

@@ -17,6 +17,7 @@ from hyperinit.base.arguments import in_flags
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_directory
+from hyperinit.base.results import count
 from hyperinit.base.results import result as print_result
 from hyperinit.base.terminal import Countdown, advising, say, shown_bytes, shown_sec
 from hyperinit.fitting.command import check_apart
@@ -191,9 +192,9 @@ def estimate(
     left, sec = len(names) - finished, tried.sec / tried.fitted
     need = left * sum(path.stat().st_size for path in made) / len(made)
     text = (
-        f"{len(names)} images, {finished} finished: about {shown_sec(sec * left)} and"
-        f" {shown_bytes(need)} for the rest ({sec:.2g} s an image from {init.name}, from"
-        f" {tried.fitted} that were fitted and thrown away)"
+        f"{count(len(names), 'image')}, {finished} finished: about {shown_sec(sec * left)} and"
+        f" {shown_bytes(need)} for the rest ({sec:.2g} s an image from {init.name}, by"
+        f" {tried.fitted} fitted and thrown away)"
     )
     if out is None:
         return text

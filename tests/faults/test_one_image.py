@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hyperinit import Init
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import with_options
+from hyperinit.fitting.fit import failure
 from hyperinit.images.save import save_image
 from hyperinit.siren.store import load_params, tensors_hash
 
@@ -178,3 +180,16 @@ def test_a_number_of_numpy_is_the_number_that_it_is():
     )
     siren = hyperinit.SirenConfig(np.int64(8), np.int32(2), np.float32(30))
     assert json.dumps(siren.facts) == json.dumps(GIVEN.config.facts | {"unit_std_coords": False})
+
+
+def test_one_thing_is_not_told_as_several(capsys):
+    assert main([*SMALL, "--target-mse", "0.5"]) == 0
+    assert capsys.readouterr().out.endswith(" s in 1 run\n")
+    os.mkdir("photos")
+    os.rename("a.png", "photos/a.png")
+    assert main(["generate", "photos", *SMALL[2:], "--init", "33", "-o", "starts"]) == 0
+    assert "initial weights for 1 image, from 33" in capsys.readouterr().out
+    assert main(["fit", "photos", *SMALL[2:], "--budget-epochs", "1", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("1 image, 0 finished")
+    result = hyperinit.fit(GIVEN, smooth_image(16), lr=1e9, max_restarts=1, budget_epochs=1)
+    assert "restart," in failure(replace(result, diverged=True, restarts=1))
