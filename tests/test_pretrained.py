@@ -99,7 +99,7 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
     ("options", "init"),
     [
         (["--budget-epochs", "2"], "linear-96"),
-        (["--budget-epochs", "6"], "waves-steps"),  # which is ahead in long fits
+        (["--budget-epochs", "8"], "waves-steps"),  # which is ahead in long fits
         (["--target-mse", "0.05"], "linear-96"),
     ],
 )

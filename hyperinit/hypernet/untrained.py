@@ -126,8 +126,8 @@ WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
 
-# Epochs from which on a fit ends lowest from few steps, and, for 64 x 64 pixels, from many: fewer for
-# a larger image, see `many_epochs` (research log, 94, 106). Above USUAL_PIXELS all images have
+# Epochs from which on a fit ends lowest from few steps, and from many at 64 x 64 pixels: fewer for
+# larger images, see `many_epochs` (research log, 94, 106). Above USUAL_PIXELS all images have
 # batches of one size, so an epoch is a longer fit.
 FEW_EPOCHS, MANY_EPOCHS = 0.6, 6.0
 MANY_PIXELS, MANY_POWER = 64 * 64, -0.3
