@@ -279,6 +279,23 @@ def test_waves_of_long_fits_are_finer_the_larger_the_network_is_for_its_image():
     torch.testing.assert_close(params["layers.0.weight"], finer)
 
 
+def test_gains_of_long_fits_rise_for_a_wide_network_that_is_large_for_its_image():
+    """... and their rate falls; a narrow one has the gains that the draw was found with."""
+
+    def gains(side: int, width: int) -> tuple[float, float]:
+        draw, own = WAVES_STEPS.draw_for(width, 5, side * side), WAVES_STEPS.draw
+        return draw.hidden.gain / own.hidden.gain, draw.output.gain / own.output.gain
+
+    assert gains(96, 128) == gains(48, 64) == (1, 1)
+    assert gains(1000, 256) == pytest.approx((1, 1))
+    (hidden, output), (more, most_output) = gains(224, 256), gains(128, 256)
+    assert 1 < hidden < more and 1 < output < most_output == pytest.approx(1.5)
+    assert gains(64, 256) == pytest.approx((1.3, 1.5))  # no more than that
+    init = load_init("waves-steps", CATALOGUE.rules, 256, 5)
+    rates = [init.start(smooth_image(side), 0).lr_factor for side in (64, 300)]
+    assert rates[0] == pytest.approx(init.lr_factor * 1.3**-1.7) and rates[1] == init.lr_factor
+
+
 def test_many_steps_see_more_pixels_of_a_large_image():
     init = load_init("waves-steps", CATALOGUE.rules, 256, 5)
     assert init.epochs(torch.zeros(3, 96, 96)) == 16 * 256 / 96**2

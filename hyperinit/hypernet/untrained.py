@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, log2
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from hyperinit.hypernet.inner import StepSizes, adapt
 from hyperinit.hypernet.network import StepSizeStart
 from hyperinit.inits.rules import NAMED_INITS, WARMUP_STEPS, InitSpec, Preference, WeightRule
-from hyperinit.inits.start import SIZED_POWER, Init, sized_init
+from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init
 from hyperinit.siren.network import Params, SirenConfig
 
 MAX_STEP_PIXELS = 256
@@ -32,6 +32,12 @@ LARGE_WEIGHTS = 8
 USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
 FINE_PIXELS = 64 * 64
 COARSEST = 0.7  # no coarser than was measured: 3 x 64 at 48 x 48
+# Networks that are wider than this want, in long fits, larger gains of the hidden layers and of the
+# output layer too, the larger they are for their image, and lower rates (research log, 107).
+NARROW_WIDTH = 128
+HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN = 1.1, 0.45, 1.3
+OUTPUT_GAIN, MOST_OUTPUT = 1.4, 1.5
+RATE_POWER = -1.7  # of the hidden layers' factor
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Stepping:
         lr_factor: On the rate of the draw: a start that shows the image already takes less.
         large: The draw for networks that are large for their image; None: the same.
         finest: The first layer's waves are the finer, the larger the network is for its image: up
-            to so many times as fine as drawn, less on tiny images; 0: as they are drawn.
+            to so many times as fine as drawn, less on tiny images; and a wide network's other
+            layers have larger gains, see `widened`. 0: all as drawn.
     """
 
     draw: InitSpec
@@ -86,20 +93,45 @@ class Stepping:
         if self.finest:
             fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
             finest = self.finest * min((pixels / FINE_PIXELS) ** 0.5, 1)
-            return self.draw.with_first_scaled(min(max(fineness, COARSEST), finest))
+            draw = self.draw.with_first_scaled(min(max(fineness, COARSEST), finest))
+            return widened(draw, width, fineness)
         is_large = ratio > LARGE_WEIGHTS
         return self.large if self.large is not None and is_large else self.draw
 
-    def facts(self, factor: float) -> dict[str, Any]:
+    def facts(self, factor: float, width: int) -> dict[str, Any]:
         """JSON-able. No rule of a draw is in them: scores do not count it as hand-designed."""
         (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
-        facts = {"steps": self.steps, "decay": self.decay, "factor": factor}
+        facts: dict[str, Any] = {"steps": self.steps, "decay": self.decay, "factor": factor}
         facts |= {"step_epochs": self.step_epochs, "max_step_pixels": MAX_STEP_PIXELS}
         if self.large_step_epochs:
             facts |= {"large_step_epochs": self.large_step_epochs}
         if self.finest:
             facts |= {"finest": self.finest, "usual_weights": USUAL_WEIGHTS}
+        if self.finest and width > NARROW_WIDTH:
+            facts |= {"hidden_gain": [HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN]}
+            facts |= {"output_gain": [OUTPUT_GAIN, MOST_OUTPUT]}
         return {**facts, "hidden": hidden, "output": output, "output_bias": output_bias}
+
+
+def widened(draw: InitSpec, width: int, fineness: float) -> InitSpec:
+    """A draw for long fits, as a network of this width wants it; up to NARROW_WIDTH as it is.
+
+    Args:
+        draw: Found for narrow networks.
+        width: Units of the SIREN's sine layers.
+        fineness: How large the network is for its image: 1 for 5 x 256 at 224 x 224.
+    """
+    if width <= NARROW_WIDTH:
+        return draw
+    power = HIDDEN_POWER * log2(width / NARROW_WIDTH)
+    hidden = min(max(HIDDEN_GAIN * fineness, 1) ** power, MOST_HIDDEN)
+    output = min(max(OUTPUT_GAIN * fineness, 1), MOST_OUTPUT)
+    return replace(
+        draw,
+        hidden=replace(draw.hidden, gain=draw.hidden.gain * hidden),
+        output=replace(draw.output, gain=draw.output.gain * output),
+        lr_factor=draw.lr_factor * hidden**RATE_POWER,
+    )
 
 
 # The draw that suits long fits: they want more short waves than `waves` has, and hidden layers that
@@ -219,13 +251,15 @@ def _stepped(
     """
     factor = kind.factor if factor is None else factor
 
-    def make(image: Tensor, seed: int) -> Params:
+    def make(image: Tensor, seed: int) -> Start:
         pixels = image[0].numel()
         draw = kind.draw_for(width, depth, pixels)
         params = sized_init(name, draw, width, depth, SIZED_POWER).start(image, seed).params
-        return adapt(params, image, kind.sizes(params, factor), kind.step_pixels(pixels), seed=seed)
+        sizes = kind.sizes(params, factor)
+        params = adapt(params, image, sizes, kind.step_pixels(pixels), seed=seed)
+        return Start(params, lr_factor=draw.lr_factor * kind.lr_factor, prefers=SUITS)
 
-    facts = kind.facts(factor)
+    facts = kind.facts(factor, width)
     if kind is not UNTRAINED:  # records of which are older than other draws
         facts["draw"] = kind.draw.facts
     if kind.large is not None:
