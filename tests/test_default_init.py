@@ -15,16 +15,16 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
 @pytest.mark.parametrize(
     ("side", "budget", "more", "expected"),
     [
-        (40, "8", [], "waves-steps"),
-        (40, "7.8", [], "waves-few-steps"),
-        (128, "4", [], "waves-steps"),  # the sooner, the larger the image
-        (128, "3.9", [], "waves-few-steps"),
+        (40, "6.4", [], "waves-steps"),
+        (40, "6.3", [], "waves-few-steps"),
+        (128, "3.9", [], "waves-steps"),  # the sooner, the larger the image
+        (128, "3.8", [], "waves-few-steps"),
         (40, "0.6", [], "waves-few-steps"),
         (40, "0.5", [], "waves-sized"),
         (257, "0.25", ["--width", "8"], "waves-sized"),
         (257, "0.6", ["--width", "8"], "waves-few-steps"),
-        (320, "1.7", ["--width", "8"], "waves-steps"),  # as many steps as for 256 x 256
-        (320, "1.6", ["--width", "8"], "waves-few-steps"),
+        (320, "1.9", ["--width", "8"], "waves-steps"),  # as many steps as for 256 x 256
+        (320, "1.8", ["--width", "8"], "waves-few-steps"),
         (256, "0.6", ["--width", "8"], "waves-few-steps"),
         (24, "4", [], "waves-few-steps"),
         (23, "8", [], "identity-sized"),  # they would see too few pixels

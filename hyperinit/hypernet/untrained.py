@@ -159,10 +159,10 @@ WAVES_FEW_STEPS = Stepping(
 )
 
 # Epochs from which on a fit ends lowest from few steps, and from many at 64 x 64 pixels: fewer for
-# larger images, see `many_epochs` (research log, 94, 106). Above USUAL_PIXELS all images have
+# larger images, see `many_epochs` (research log, 94, 106, 107). Above USUAL_PIXELS all images have
 # batches of one size, so an epoch is a longer fit.
-FEW_EPOCHS, MANY_EPOCHS = 0.6, 6.0
-MANY_PIXELS, MANY_POWER = 64 * 64, -0.3
+FEW_EPOCHS, MANY_EPOCHS = 0.6, 5.2
+MANY_PIXELS, MANY_POWER = 64 * 64, -0.22
 USUAL_PIXELS = 256 * 256
 # Steps on an image with fewer pixels see too few of them, where the network is large all the more.
 LEAST_PIXELS, LEAST_PIXELS_LARGE = 24 * 24, 40 * 40
