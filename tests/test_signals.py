@@ -207,7 +207,7 @@ def test_what_learned_from_images_says_so():
         InputError, match=r"init linear-96 is for images \(3, H, W\), not for a signal \(1, 200\)"
     ):
         init.start(sound, 0)
-    with pytest.raises(InputError, match="follows @"):
+    with pytest.raises(InputError, match="@ is only for images"):
         start_of(sound, "identity-sized@0.7")
 
 
@@ -381,7 +381,7 @@ def test_sound_of_no_known_rate_is_refused_before_the_fit(
     for target in ([], ["--target-mse", "0.1"]):
         with pytest.raises(SystemExit):
             cli.main([*command, "--render", "x.wav", *target])
-        assert "x.wav: no sampling rate is known: write .npy\n" in capsys.readouterr().err
+        assert "x.wav: the sampling rate is unknown; write .npy\n" in capsys.readouterr().err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy"]
     assert cli.main([*command, "--render", "y.npy"]) == 0
 

@@ -1,7 +1,7 @@
 """Pixel grid -> coordinates in [-1, 1], and colours -> the units every error is measured in.
 
 Images are (..., 3, H, W) in [0, 1], and networks are fitted to their normalised colours. Any other
-signal, (..., C, *sides) over one to three `dims`, is in [-1, 1] and taken as it is.
+signal, (..., C, *sides) over one to three `dims`, is in [-1, 1] and used as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pixel_coords(
     Each axis spans [-1, 1] on its own, so a SIREN can be rendered at any size.
 
     Args:
-        pixels: Only of these, counted row by row: (len(pixels), 2).
+        pixels: Return only these pixels, numbered row by row: (len(pixels), 2).
     """
     return grid_coords((height, width), device, pixels)
 
@@ -37,13 +37,13 @@ def pixel_coords(
 def grid_coords(
     sides: Sequence[int], device: torch.device | str = "cpu", samples: range | None = None
 ) -> Tensor:
-    """Centres of all samples of a grid, the last side running fastest: (samples, dims) in (-1, 1).
+    """Centres of all samples of a grid, the last side varying fastest: (samples, dims) in (-1, 1).
 
-    Columns are x, y, z: that of the last side first.
+    Columns are x, y, z: the coordinate along the last side comes first.
 
     Args:
         sides: Samples along each dimension, as in the shape of a tensor.
-        samples: Only of these, counted as they lie: (len(samples), dims).
+        samples: Return only these samples, numbered in memory order: (len(samples), dims).
     """
     axes = [(torch.arange(n, device=device, dtype=torch.float32) * 2 + 1) / n - 1 for n in sides]
     if samples is None:
@@ -63,7 +63,7 @@ def image_coords(image: Tensor, dims: int = 2) -> Tensor:
 
 
 def is_image(dims: int, channels: int) -> bool:
-    """Whether a signal over so many dimensions, with so many values at each point, is an image."""
+    """Whether a signal with this many dimensions, and values at each point, is an image."""
     return (dims, channels) == (2, 3)
 
 
@@ -76,7 +76,7 @@ def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
 def image_to_rgb(image: Tensor, dims: int = 2) -> Tensor:
     """Image (..., 3, H, W) in [0, 1] -> normalised pixel colours (..., H * W, 3), row by row.
 
-    A signal (..., C, *sides) that is no image -> its values as they are, (..., samples, C).
+    A signal (..., C, *sides) that is not an image -> its values unchanged, (..., samples, C).
     """
     values = image.flatten(-dims).transpose(-1, -2)
     if not is_image(dims, values.shape[-1]):
@@ -96,8 +96,8 @@ def rgb_to_image(rgb: Tensor, height: int, width: int) -> Tensor:
 def grid_errors(prediction: Tensor, rgb: Tensor, dims: int = 2) -> tuple[Tensor, Tensor]:
     """Grid MSE (normalised units) and PSNR in dB (on [0, 1], unclipped) per image.
 
-    Both inputs are normalised colours (..., N, 3); the results drop the last two dimensions. Of a
-    signal that is no image they are values (..., N, C) in [-1, 1], and the PSNR is on that range.
+    Both inputs are normalised colours (..., N, 3); the results drop the last two dimensions. For a
+    signal that is not an image, both are values (..., N, C) in [-1, 1], and PSNR is on that range.
     """
     error = (prediction - rgb).square()
     if not is_image(dims, rgb.shape[-1]):

@@ -1,8 +1,8 @@
-"""Image -> its lowest cosine coefficients, of about unit size: what a linear reader sees of it.
+"""Image -> its lowest cosine coefficients, scaled to about 1: the features of a linear start.
 
-In photographs the coefficients' size falls as one over their frequency, whatever the subject, and
-colour differences vary less than half as much as brightness. So a fixed table orders and scales
-them, and nothing has to be learned or stored (docs/research-log.md 49).
+In photographs, coefficients shrink as 1 / frequency, whatever the subject, and colour differences
+vary less than half as much as brightness. A fixed table therefore orders and scales them, and
+nothing has to be learned or stored (docs/research-log.md 49).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.pixels import resize
 
-READ_SIDE = 32  # images are reduced to so many pixels a side, whatever their shape
+READ_SIDE = 32  # images are reduced to this many pixels a side, whatever their shape
 MOST_COSINES = 3 * READ_SIDE**2
 
-# Brightness, red against blue, green against both: orthonormal, and how much each varies.
+# Brightness, red against blue, green against both: orthonormal axes, and how much each varies.
 _AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 _AXIS_STD = (1.0, 0.45, 0.25)
 # Standard deviation of a brightness coefficient: this / sqrt(u^2 + v^2 + 0.5).
@@ -49,7 +49,7 @@ def lowest_cosines(images: Tensor, count: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _waves() -> Tensor:
-    """The orthonormal cosines (READ_SIDE, READ_SIDE), row by frequency."""
+    """The orthonormal cosine basis (READ_SIDE, READ_SIDE), one frequency per row."""
     at = torch.arange(READ_SIDE, dtype=torch.float64)
     waves = torch.cos(math.pi / READ_SIDE * (at + 0.5) * at[:, None]) * math.sqrt(2 / READ_SIDE)
     waves[0] /= 2**0.5
@@ -58,7 +58,7 @@ def _waves() -> Tensor:
 
 @lru_cache(maxsize=1)
 def _order() -> tuple[Tensor, Tensor]:
-    """Coefficients from the largest standard deviation to the smallest, and these."""
+    """Indices of the coefficients by falling standard deviation, and these deviations."""
     at = torch.arange(READ_SIDE, dtype=torch.float64)
     size = _STD / (at[:, None] ** 2 + at**2 + 0.5).sqrt()
     std = (torch.tensor(_AXIS_STD, dtype=torch.float64)[:, None, None] * size).flatten()

@@ -2,16 +2,16 @@
 
 The only place in the project where images are decoded, resized and written. What a file means:
 
-- EXIF orientation is applied; of an animation or a multi-page file the first frame is taken.
-- Colours become sRGB by the file's ICC profile, see `profiles`; those of files without one are
+- EXIF orientation is applied; an animation or a multi-page file gives its first frame.
+- Colours become sRGB by the file's ICC profile, see `profiles`. Without a profile they are
   taken for sRGB, and CMYK, YCbCr and LAB become RGB by Pillow's own rules. Profiles of grey images
   are ignored. 16-bit colour keeps its upper 8 bits (Pillow's rule).
 - Transparency (alpha channel, palette or colour key) is composited on white.
 - 16-bit grey is divided by its white level: 65535, or 2^n - 1 in an n-bit TIFF.
-- Float grey must lie in [0, 1], to `TOLERANCE`, and is taken as it is, clipped.
-- Refused, as there is no telling what white is: 32-bit integer grey, signed integers, float grey
+- Float grey must lie in [0, 1], to within `TOLERANCE`, and is clipped.
+- Refused, because their white level is unknown: 32-bit integer grey, signed integers, float grey
   outside [0, 1], 16-bit grey TIFF with inverted photometry.
-- Truncated files are refused, whatever Pillow is told elsewhere in the process.
+- Truncated files are refused, whatever Pillow's process-wide setting says.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hyperinit.images.files import (
 from hyperinit.images.pixels import MAX_PIXELS, centre_crop, from_uint8
 from hyperinit.images.profiles import GREY_MODES, in_srgb
 
-# What a resize or a change of colour space by another program may leave the range by: clipped.
+# How far a resize or colour conversion by another program may leave [0, 1]; clipped.
 TOLERANCE = 1e-3
 
 
@@ -55,8 +55,8 @@ def _reason(error: Exception) -> str:
 class _WholeFilesOnly:
     """While any thread is inside, Pillow refuses truncated files.
 
-    Training scripts often switch `ImageFile.LOAD_TRUNCATED_IMAGES` on, for the whole process: the
-    missing part of an image is then grey. What was set is set again when the last thread leaves.
+    Training scripts often switch `ImageFile.LOAD_TRUNCATED_IMAGES` on for the whole process, which
+    makes the missing part of an image grey. The setting is restored when the last thread leaves.
     """
 
     def __init__(self) -> None:
@@ -83,10 +83,10 @@ _whole_files_only = _WholeFilesOnly()
 
 @contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
-    """Turns whatever Pillow raises into an InputError; its warnings are about metadata or size.
+    """Turns whatever Pillow raises into an InputError, and ignores its metadata and size warnings.
 
-    All exceptions, as 30,000 broken files drew OSError, SyntaxError, ValueError, RuntimeError,
-    struct.error and DecompressionBombError from its decoders.
+    It catches all exceptions: on 30,000 broken files Pillow's decoders raised OSError, SyntaxError,
+    ValueError, RuntimeError, struct.error and DecompressionBombError.
     """
     try:
         with memory_errors(), _whole_files_only, warnings.catch_warnings():
@@ -102,16 +102,16 @@ def load_image(path: str | os.PathLike[str], *, profiles: bool = True) -> Tensor
     """Decodes one image file by the rules at the top of this module.
 
     Args:
-        path: Of the file.
-        profiles: Whether its ICC profile is applied; without it colours are taken for sRGB, as
-            versions before 0.2 did.
+        path: The image file.
+        profiles: Whether its ICC profile is applied. If not, colours are taken for sRGB, as in
+            versions before 0.2.
 
     Returns:
         (3, H, W) float32 in [0, 1], upright.
 
     Raises:
-        InputError: no such file, not an image, broken, truncated, over `MAX_PIXELS`, or of a kind
-            that is refused. The message starts with the path.
+        InputError: the file is missing, not an image, broken, truncated, over `MAX_PIXELS`, or of
+            a kind that is refused. The message starts with the path.
     """
     name = shown_path(path)
     with _pillow_errors(name):
@@ -130,7 +130,7 @@ def decode_image(content: bytes, name: str) -> Tensor:
 
     Args:
         content: The file's bytes.
-        name: What messages call it.
+        name: What error messages call it.
 
     Raises:
         InputError: as `load_image`. The message starts with the name.
@@ -150,21 +150,21 @@ def _decode_file(
         return _decode(picture, name, profiles)
 
 
-# What users have at hand; see `to_image`.
+# Everything that `to_image` accepts.
 ImageSource = Union[str, "os.PathLike[str]", Image.Image, np.ndarray, Tensor]
 
 
 def to_image(source: ImageSource) -> Tensor:
-    """Whatever a user has at hand -> image (3, H, W) float32 in [0, 1].
+    """A path, PIL image, array or tensor -> image (3, H, W) float32 in [0, 1].
 
     Args:
         source: A path (see `load_image`); a PIL image (same rules); an array (H, W, 3) or (H, W),
-            uint8, uint16 or float in [0, 1]; a tensor (3, H, W), uint8 or float in [0, 1], with
-            which the result may share its memory. Floats up to `TOLERANCE` outside are clipped.
+            uint8, uint16 or float in [0, 1]; a tensor (3, H, W), uint8 or float in [0, 1], which
+            may share its memory with the result. Floats outside by up to `TOLERANCE` are clipped.
 
     Raises:
-        InputError: the path cannot be read; or wrong shape or type, no pixels, NaN or infinite
-            values, or values out of range.
+        InputError: the path cannot be read, the shape or type is wrong, or there are no pixels,
+            NaN or infinite values, or values out of range.
     """
     if isinstance(source, (str, os.PathLike)):
         return load_image(source)
@@ -187,7 +187,7 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
         raise InputError(f"{name}: {width} x {height} is over {limit}; make it smaller first")
     if width * height == 0:
         raise InputError(f"{name}: the image has no pixels")
-    # Its colours of 8 bits, twice, and those in [0, 1].
+    # Bytes per pixel: two copies of its 8-bit colours, and the float ones.
     check_memory(18.0 * width * height, f"{name}: {width} x {height}", "make it smaller first")
     _refuse_signed(picture, name)
     mode = picture.mode
@@ -216,8 +216,8 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
 def _load(picture: Image.Image) -> None:
     """Reads the pixels of a picture that may not have been read yet.
 
-    Pillow 12.3 maps an uncompressed TIFF that has a path into memory at the size that it has
-    upright: of one that is stored turned the rows come out scrambled. Without a path it maps none.
+    Pillow 12.3 memory-maps an uncompressed TIFF that has a path, at its upright size. If the image
+    is stored rotated, its rows come out scrambled. Without a path, Pillow does not memory-map.
     """
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         picture.load()
@@ -235,7 +235,7 @@ def _unit(picture: Image.Image) -> Tensor:
 
 
 def _refuse_signed(picture: Image.Image, name: str) -> None:
-    """Refuses a TIFF of signed integers, which Pillow reads as if they were others."""
+    """Refuses a TIFF of signed integers, which Pillow reads as unsigned."""
     tags: Any = getattr(picture, "tag_v2", {})
     bits_per_sample, sample_format, signed = 258, 339, 2
     formats = tags.get(sample_format, ())

@@ -1,4 +1,4 @@
-"""An image and a picture of it -> where the picture is wrong."""
+"""An image and a rendering of it -> a map of the errors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from hyperinit.base.errors import InputError
 
-MOST_ERROR = 0.1  # of the range of a colour; what is off by this or more is white
+MOST_ERROR = 0.1  # of a colour's range; pixels that are off by this or more are white
 
 
 def error_map(image: Tensor, picture: Tensor, most: float = MOST_ERROR) -> Tensor:
-    """Where a picture of an image is wrong: black, red, yellow, white, from right to off by `most`.
+    """Where a rendering of an image is wrong: from black (right) over red and yellow to white.
 
-    The brighter the wronger, so that it can be read without colours too. The scale is fixed, and
-    maps of different fits can be compared.
+    Larger errors are brighter, so the map can be read without colour vision too. The scale is
+    fixed, so maps of different fits can be compared.
 
     Args:
         image: (3, H, W) in [0, 1].
-        picture: What is shown of it, of this shape; what is no number counts as white.
-        most: Root mean square over the three colours that is drawn white.
+        picture: The rendering, of the same shape; NaN and infinity are drawn white.
+        most: The root mean square error over the three colours from which a pixel is white.
 
     Returns:
         (3, H, W) in [0, 1].

@@ -1,4 +1,4 @@
-"""A directory -> the names of its image files; and what some of these need to be read."""
+"""A directory -> the names of its image files; and the plug-ins that some formats need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.extras import need
 from hyperinit.base.files import shown_path
 
-# Pillow's name of a format -> the file name suffixes. Other formats are refused even where Pillow
-# knows them: some start an outside program (EPS), most are not photographs.
+# Pillow's name of a format -> its file suffixes. Other formats are refused even if Pillow knows
+# them: some start an outside program (EPS), and most are not photographs.
 IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "MPO": (".mpo",),  # a JPEG with more pictures behind it, as some cameras write to .jpg
@@ -40,15 +40,15 @@ def image_files(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Names of all image files below a directory, sorted, and sub-folders that cannot be read.
 
-    Files are known by their suffix; hidden ones are passed over.
+    Image files are recognised by their suffix; hidden files are skipped.
 
     Args:
-        directory: The top.
-        follow_links: Whether links to directories are followed, each directory once, whatever
-            leads to it; otherwise they are passed over.
+        directory: The top of the tree.
+        follow_links: Whether links to directories are followed. Each directory is visited once,
+            however many links lead to it. If False, such links are skipped.
 
     Returns:
-        Names relative to the directory, with "/"; and (sub-folder, reason).
+        Names relative to the directory, with "/"; and (sub-folder, reason) of each failure.
 
     Raises:
         InputError: the directory is missing, is a file or cannot be read.
@@ -68,7 +68,7 @@ def image_files(
 
     seen: set[str] = set()
     ahead = [top]
-    while ahead:  # directories first, then what links lead to: the shortest name is the one taken
+    while ahead:  # real directories before linked ones: a file gets its shortest name
         start = ahead.pop(0)
         if os.path.realpath(start) in seen:
             continue
@@ -87,24 +87,24 @@ def image_files(
     return sorted(names), skipped
 
 
-# Of HEIC and AVIF, the files of phones and browsers.
-START_BYTES = 64  # of a file are enough to know it
+# To recognise HEIC and AVIF, the files of phones and browsers.
+START_BYTES = 64  # enough of a file to recognise it
 
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 def make_readable(start: bytes, name: str) -> None:
-    """Arranges that Pillow opens a file, if it is one of these.
+    """Makes Pillow able to open a file that is HEIC or AVIF; does nothing for other files.
 
-    pillow-heif is imported and registered when the first HEIC file is met, and not before.
+    pillow-heif is imported and registered only when the first HEIC file is met.
 
     Args:
         start: The file's first `START_BYTES`.
-        name: Of the file.
+        name: What error messages call it.
 
     Raises:
-        InputError: what reads it is not installed; the line says what to install.
+        InputError: the package that reads it is not installed; the message says what to install.
     """
     if start[4:8] != b"ftyp":
         return

@@ -14,7 +14,7 @@ from hyperinit.base.errors import InputError, check_memory
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Image in [0, 1] -> the nearest 8-bit values, same shape; undone by `from_uint8`."""
+    """Image in [0, 1] -> the nearest 8-bit values, same shape; `from_uint8` is the inverse."""
     return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -27,7 +27,7 @@ def image_hash(image: Tensor) -> str:
     """Identifies an image by content: SHA-256 (hex) of its size and its 8-bit pixels.
 
     Two files with the same decoded pixels have the same hash, whatever their names, formats and
-    metadata; this is what checks between training and evaluation images compare.
+    metadata. Checks that keep training and evaluation images apart compare these hashes.
     """
     digest = hashlib.sha256("x".join(str(side) for side in image.shape).encode())
     digest.update(to_uint8(image).cpu().contiguous().numpy().tobytes())
@@ -35,7 +35,7 @@ def image_hash(image: Tensor) -> str:
 
 
 def image_facts(name: str, image: Tensor) -> dict[str, str | int]:
-    """What a file made from an image (3, H, W) says of it: name, height, width, sha256."""
+    """What a file made from an image (3, H, W) stores about it: name, height, width, sha256."""
     height, width = image.shape[-2:]
     return {"name": name, "height": height, "width": width, "sha256": image_hash(image)}
 
@@ -62,7 +62,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuses a size that no image is resized to.
+    """Refuses a size that images cannot be resized to.
 
     Raises:
         InputError: a side below 1, more than `MAX_PIXELS`, or more than memory holds.
@@ -76,21 +76,21 @@ def check_size(height: int, width: int) -> None:
 
 
 def _average_rows(image: Tensor, size: int) -> Tensor:
-    """Averages the rows of (3, H, W) to `size` bins of equal, possibly fractional, height.
+    """Averages the rows of (3, H, W) into `size` bins of equal, possibly fractional, height.
 
-    Whole rows are added up, which are contiguous in memory: 50 times as fast as columns.
+    It adds whole rows, which are contiguous in memory: 50 times as fast as adding columns.
     """
     length = image.shape[-2]
     edges = torch.arange(size + 1, dtype=torch.float64) * length / size
     low, high = edges[:-1], edges[1:]
-    taps = []  # of the old rows that a bin touches, the first, the second, ...: (rows, weights)
+    taps = []  # (rows, weights) of the first old row that each bin touches, of the second, ...
     for tap in range(ceil(length / size) + (length % size > 0)):
         index = low.floor() + tap
         overlap = (torch.minimum(high, index + 1) - torch.maximum(low, index)).clamp_min(0)
         weights = (overlap * size / length).to(image).unsqueeze(-1)
         taps.append((index.long().clamp(max=length - 1).to(image.device), weights))
     channels = []
-    for channel in image:  # one after the other, as each takes a copy of itself in the worst case
+    for channel in image:  # one at a time: each may need a copy of itself in memory
         rows, weights = taps[0]
         total = channel.index_select(0, rows) * weights
         for rows, weights in taps[1:]:
@@ -105,7 +105,7 @@ def square_crop(image: Tensor, size: int) -> Tensor:
 
 
 def centre_crop(image: Tensor, height: int, width: int) -> Tensor:
-    """The largest centred part of (3, H, W) that has this shape, resized to (3, height, width).
+    """The largest centred part of (3, H, W) with this aspect ratio, resized to (3, height, width).
 
     Raises:
         InputError: height or width below 1, or more than `MAX_PIXELS`.

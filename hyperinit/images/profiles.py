@@ -1,8 +1,8 @@
-"""Colours of an image file -> sRGB, by the ICC profile that is in the file.
+"""Colours of an image file -> sRGB, by the ICC profile in the file.
 
-A Display-P3 photograph read as if it were sRGB is pale, and a CMYK one has colours that no press
-ever printed. Where a profile says sRGB in other words, as most do, nothing is changed: pixels, and
-so the hashes of images, are exactly those that are stored.
+A Display P3 photograph read as sRGB looks pale, and a CMYK one gets colours that were never
+printed. Most profiles are equivalent to sRGB. Pixels then stay exactly as stored, and so do the
+hashes of images.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# By so many 8-bit levels a profile may differ from sRGB and still be it: profiles round their
-# curves and primaries in different ways, and Display P3 differs by 70.
+# A profile counts as sRGB if it differs by at most this many 8-bit levels: profiles round their
+# curves and primaries in different ways. Display P3 differs by 70.
 MOST_OFF = 2
 
-# Profiles of printers have tables of 1 or 2 MB.
+# Printer profiles have tables of 1 or 2 MB.
 MAX_PROFILE_BYTES = 2**23
 
 _logger = logging.getLogger("hyperinit")
@@ -31,14 +31,14 @@ GREY_MODES = ("1", "L", "LA", "La")
 def in_srgb(picture: Image.Image, profile: bytes | None, name: str) -> Image.Image:
     """A picture without alpha as RGB, 8 bits, in sRGB.
 
-    Profiles are applied to colours alone: RGB and what becomes RGB (palettes, YCbCr), and CMYK.
-    Grey is taken as it is. A profile that cannot be used is ignored, with a warning that names
-    the file; so is one for other colours than the file has.
+    Profiles are applied to colours only: RGB, modes that become RGB (palettes, YCbCr), and CMYK.
+    Grey is used as it is. A profile that cannot be used, or that is for another colour space than
+    the file's, is ignored with a warning that names the file.
 
     Args:
-        picture: Of any mode that Pillow converts to RGB.
-        profile: The file's, if it has one.
-        name: Of the file, for the warning.
+        picture: An image in any mode that Pillow converts to RGB.
+        profile: The file's ICC profile, if it has one.
+        name: What the warning calls the file.
     """
     if not profile or picture.mode in (*GREY_MODES, "LAB"):
         return picture.convert("RGB")
@@ -49,7 +49,7 @@ def in_srgb(picture: Image.Image, profile: bytes | None, name: str) -> Image.Ima
             return colours.convert("RGB")
         converted: Image.Image = transform.apply(colours)
         return converted
-    # ImageCms raises OSError, ValueError, TypeError and its own PyCMSError; ImportError where
+    # ImageCms raises OSError, ValueError, TypeError and its own PyCMSError, or ImportError if
     # Pillow was built without it.
     except Exception as error:
         _warn(name, " ".join(str(error).split()) or type(error).__name__)
@@ -58,7 +58,7 @@ def in_srgb(picture: Image.Image, profile: bytes | None, name: str) -> Image.Ima
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> Any:
-    """The way from a profile's colours to sRGB; None where it leads nowhere else."""
+    """The transform from a profile's colours to sRGB; None if they are sRGB already."""
     from PIL import ImageCms
 
     if len(profile) > MAX_PROFILE_BYTES:
@@ -85,7 +85,7 @@ def _transform(profile: bytes, mode: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _all_colours() -> Image.Image:
-    """Every sixteenth level of red, green and blue with each other, and all greys."""
+    """All combinations of 16 levels of red, green and blue, and all greys."""
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
     grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
@@ -94,4 +94,4 @@ def _all_colours() -> Image.Image:
 
 @lru_cache(maxsize=4096)  # once for each file, however often it is read
 def _warn(name: str, reason: str) -> None:
-    _logger.warning("%s: its colour profile is ignored, it cannot be used (%s)", name, reason)
+    _logger.warning("%s: its colour profile cannot be used and is ignored (%s)", name, reason)

@@ -40,7 +40,7 @@ def check_sides(path: str | os.PathLike[str], height: int, width: int) -> None:
 def save_image(image: Tensor, path: str | os.PathLike[str]) -> None:
     """Writes (3, H, W) in [0, 1] as 8-bit PNG or JPEG, by the path's suffix.
 
-    The file appears complete or not at all; one that was there before is replaced only at the end.
+    The write is atomic: an existing file is replaced only once the new one is complete.
 
     Raises:
         InputError: not an image in [0, 1]; unknown suffix; more pixels a side than a JPEG has; the
@@ -64,7 +64,7 @@ THUMBNAIL_SIDE = 128  # pixels at most: about 4 kB a picture
 
 
 def webp(image: Tensor, side: int = THUMBNAIL_SIDE) -> bytes:
-    """An image (3, H, W) in [0, 1] as WebP, at most so many pixels a side; NaN is black."""
+    """An image (3, H, W) in [0, 1] as WebP, at most `side` pixels a side; NaN is black."""
     image = image.detach().float().nan_to_num().clamp(0, 1)
     height, width = image.shape[-2:]
     scale = min(1.0, side / max(height, width))

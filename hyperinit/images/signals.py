@@ -1,8 +1,8 @@
-"""Samples on a regular grid that are no photograph: sound, grey, RGBA, many bands, a volume.
+"""Samples on a regular grid that are not a photograph: sound, grey, RGBA, many bands, a volume.
 
 A signal is (C, *sides), float32 in [-1, 1]: C values at every point of a grid over one dimension
-(C, N), two (C, H, W) or three (C, D, H, W). The one shape that is none is (3, H, W): that is an
-image, in [0, 1] and fitted in its normalised colours, as everywhere else.
+(C, N), two (C, H, W) or three (C, D, H, W). The one exception is (3, H, W), which is an image, in
+[0, 1] and fitted in its normalised colours, as everywhere else.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from hyperinit.images.save import SAVE_OPTIONS, check_sides, save_image
 
 SIGNAL_SUFFIXES = (".wav", ".npy")
 MAX_DIMS = 3
-MOST_LAST = 4  # channels that an array with its channels last is known by
-MOST_CHANNELS = 64  # of sound: more rows of a few samples each are samples, not channels
+MOST_LAST = 4  # an array whose last side is at most this looks as if its channels come last
+MOST_CHANNELS = 64  # of sound: more rows than this, each of a few values, are samples in time
 _PCM16 = 2**15
 
 
 def to_signal(source: ImageSource) -> Tensor:
-    """Whatever a user has at hand -> (C, *sides) float32 in [-1, 1], or an image in [0, 1].
+    """A path, array or tensor -> signal (C, *sides) float32 in [-1, 1], or an image in [0, 1].
 
     Args:
-        source: A path of a .wav (see `load_signal`) or .npy file; a float array or tensor (C, N),
-            (C, H, W) or (C, D, H, W) in [-1, 1], or (N,), which is (1, N). Of shape (3, H, W) it
-            is an image, in [0, 1], and so is everything else that `to_image` takes.
+        source: The path of a .wav (see `load_signal`) or .npy file; a float array or tensor (C, N),
+            (C, H, W) or (C, D, H, W) in [-1, 1], or (N,), which becomes (1, N). An array of shape
+            (3, H, W), and everything else that `to_image` accepts, is an image in [0, 1].
 
     Raises:
-        InputError: the path cannot be read; or wrong shape or type, channels last, no samples, NaN
-            or infinite values, or values out of range.
+        InputError: the path cannot be read, the shape or type is wrong, channels come last, or
+            there are no samples, NaN or infinite values, or values out of range.
     """
     if isinstance(source, (str, os.PathLike)) and is_signal_path(source):
         source = load_signal(source)
@@ -59,7 +59,7 @@ def to_signal(source: ImageSource) -> Tensor:
 
 
 def shows_image(samples: Tensor) -> bool:
-    """Whether (C, *sides) is an image: by its shape."""
+    """Whether (C, *sides) is an image, judged by its shape."""
     return is_image(samples.ndim - 1, len(samples))
 
 
@@ -82,10 +82,10 @@ def _checked(values: Tensor) -> Tensor:
 
 
 def _refuse_channels_last(shape: tuple[int, ...]) -> None:
-    """Refuses a picture (H, W, 3), a volume (D, H, W, 1) or stereo sound (N, 2) by their shapes.
+    """Refuses shapes with channels last: a picture (H, W, 3), volume (D, H, W, 1) or sound (N, 2).
 
-    Most programs write channels last. Taken as it stands such an array would be H, D or N values
-    at every point of a grid that is no wider than the channels are many.
+    Most programs write channels last. Read as it is, such an array would have H, D or N values at
+    every point of a grid whose last side is only as long as there are channels.
     """
     *sides, channels = shape
     least = MOST_CHANNELS if len(sides) == 1 else MOST_LAST
@@ -97,26 +97,26 @@ def _refuse_channels_last(shape: tuple[int, ...]) -> None:
         better += ", in [0, 1], or save it as an image file, or as .npz, which holds (H, W, 3)"
     if len(sides) == 3 and channels == 3:
         better += ", or save it as .npz, which holds a set of pictures (N, H, W, 3)"
-    raise InputError(f"{shape} looks like ({axes}, {channels}), and channels come first: {better}")
+    raise InputError(f"{shape} looks like ({axes}, {channels}); channels must come first: {better}")
 
 
 def is_signal_path(source: Any) -> bool:
-    """Whether a path is that of a signal, by its suffix."""
+    """Whether a path is a signal's, judged by its suffix."""
     return isinstance(source, (str, os.PathLike)) and (
         Path(source).suffix.lower() in SIGNAL_SUFFIXES
     )
 
 
 def load_samples(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:
-    """A file as `to_signal` gives it; an image is cropped and resized to (height, width) if given.
+    """Reads a file as `to_signal` does; crops and resizes an image to (height, width) if given.
 
     Raises:
-        InputError: as `to_signal`, or a signal is to be resized.
+        InputError: as `to_signal`, or a size is given for a signal.
     """
     if not is_signal_path(path):
         return load_sized(path, size)
     if size is not None:
-        raise InputError(f"{shown_path(path)}: --size is for images: a signal is taken as it is")
+        raise InputError(f"{shown_path(path)}: --size is for images; signals are not resized")
     try:
         return to_signal(path)
     except InputError as error:
@@ -136,23 +136,23 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # of wave and numpy: a header may be nested too deep for a parser
+    except Exception as error:  # wave and numpy raise many kinds, even on deeply nested headers
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{name}: unreadable ({reason})") from error
 
 
 def load_signal(path: str | os.PathLike[str]) -> Tensor:
-    """The values of a .wav file of PCM samples, (channels, frames), or of a .npy file, as stored.
+    """The values of a PCM .wav file, (channels, frames), or of a .npy file, as stored.
 
-    Whole numbers of 8, 16, 24 or 32 bits become [-1, 1). No code of a .npy file is run.
+    Integers of 8, 16, 24 or 32 bits become [-1, 1). Code inside a .npy file is never run.
 
     Raises:
-        InputError: no such file, or damaged, or samples of another kind.
+        InputError: the file is missing or damaged, or holds samples of another kind.
     """
     with _readable(path):
         if Path(path).suffix.lower() == ".wav":
             return _load_wav(path)
-        # Mapped: a header may claim more than the file has, and than memory holds.
+        # Memory-mapped: a header may claim more data than the file or memory holds.
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if stored.dtype.kind != "f":
             raise ValueError(f"holds {stored.dtype}, expected float in [-1, 1]")
@@ -180,7 +180,7 @@ def _load_wav(path: str | os.PathLike[str]) -> Tensor:
 
 
 def _check_rate(rate_hz: int, channels: int) -> None:
-    """A rate that a file of 16 bits can have, so that what is fitted can be written again."""
+    """Checks that a 16-bit .wav file can have this rate, so that a fit can be written back."""
     if not 1 <= rate_hz * 2 * channels < 2**31:
         raise ValueError(f"a sampling rate of {rate_hz} for {channels} channels")
 
@@ -194,13 +194,13 @@ def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
 
 
 def sample_facts(path: Path, samples: Tensor, *, is_resized: bool = False) -> dict[str, Any]:
-    """What a file made from an image or a signal says of it: {"images": ...} or {"signal": ...}.
+    """What a fitted file stores about its source: {"images": ...} or {"signal": ...}.
 
     Args:
-        path: Of the image or signal.
-        samples: What was read there, as it is fitted.
-        is_resized: Whether an image has another size there: its own hash is told as well then, by
-            which a benchmark knows it at any size.
+        path: The file of the image or signal.
+        samples: What was read from it, as it is fitted.
+        is_resized: Whether the image in the file has another size. If so, the hash of the original
+            is stored too, so that a benchmark recognises it at any size.
     """
     if shows_image(samples):
         image = image_facts(path.name, samples)
@@ -214,7 +214,7 @@ def sample_facts(path: Path, samples: Tensor, *, is_resized: bool = False) -> di
 
 
 def output_suffixes(dims: int, channels: int) -> list[str]:
-    """What files of such a signal may end in."""
+    """The suffixes that files of such a signal may have."""
     if is_image(dims, channels):
         return list(SAVE_OPTIONS)
     return [".npy", ".wav"] if dims == 1 else [".npy"]
@@ -244,10 +244,10 @@ def check_holds(
 def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:
     """Writes an image as `save_image`, or a signal: .npy in float32, .wav in 16 bits.
 
-    The file appears complete or not at all.
+    The write is atomic.
 
     Raises:
-        InputError: another suffix, or a .wav file without a sampling rate.
+        InputError: the suffix is another, or a .wav file has no sampling rate.
     """
     if shows_image(samples):
         return save_image(samples, path)
