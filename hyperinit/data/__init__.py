@@ -1,1 +1,1 @@
-"""Shards, Parquet files, arrays, Hugging Face sets -> images by number."""
+"""Shards, Parquet files, arrays, Hugging Face sets -> images by index."""

@@ -1,6 +1,6 @@
-"""Stacks of images in .npy and .npz files -> images by number.
+"""Stacks of images in .npy and .npz files -> images by index.
 
-Shapes say what an array is: (N, H, W, 3), (N, 3, H, W) where W is not 3, (N, H, W, 1) and
+The shape says what an array is: (N, H, W, 3), (N, 3, H, W) where W is not 3, (N, H, W, 1) and
 (N, 1, H, W) are stacks of images, (N, H, W) one of grey images, and (H, W, 3) a single image.
 Values are those of `to_image`: uint8, uint16, or float in [0, 1]. Objects are never unpickled.
 """
@@ -30,7 +30,7 @@ MAX_UNPACKED_BYTES = 2**31
 # Bytes before a member's content in a zip archive: a fixed part, which ends in two lengths.
 _ZIP_HEADER_BYTES, _ZIP_LENGTHS_AT = 30, 26
 
-# What numpy writes is far shorter; one of gigabytes of blanks takes kilobytes in a zip archive.
+# numpy writes far shorter headers; gigabytes of blanks would take only kilobytes in a zip archive.
 _MAX_HEADER_BYTES = 2**16
 
 _CUT_OFF = "the file ends before the array does"
@@ -42,10 +42,10 @@ class _Stack:
     """An array of images, opened when it is needed.
 
     Attributes:
-        label: What pictures of it are called.
-        shape: Of the array.
-        open: Gives the array (N, ...), its content on disk where that is possible.
-        check: Raises where a content on disk is no longer there: to look at it would end the
+        label: The prefix of its pictures' names.
+        shape: Shape of the array.
+        open: Opens the array (N, ...), memory-mapped where possible.
+        check: Raises if a memory-mapped file is now too short: reading past its end would kill the
             process.
     """
 
@@ -56,13 +56,13 @@ class _Stack:
 
     @property
     def count(self) -> int | None:
-        """How many images; None for a single one."""
+        """How many images it holds; None if it is a single image."""
         return None if len(self.shape) == 3 and self.shape[-1] == 3 else self.shape[0]
 
 
 @dataclass
 class _Arrays:
-    """All stacks that were asked for, of which the one read last is kept open."""
+    """All stacks that were asked for; the one read last is kept open."""
 
     stacks: list[_Stack]
     names: Numbered
@@ -82,7 +82,7 @@ class _Arrays:
                 array = self.array
             stack.check()
             picture = np.array(array if stack.count is None else array[number])
-        except Exception as error:  # of zipfile, zlib and numpy: damaged, encrypted, cut off since
+        except Exception as error:  # from zipfile, zlib or numpy: damaged, encrypted, now too short
             reason = error.strerror if isinstance(error, OSError) else line(error)
             raise InputError(reason or "cannot be read") from error
         return to_image(_rows_columns(picture))
@@ -100,12 +100,12 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
 
     Args:
         spec: See `expand`; "FILE.npz#KEY" takes one array of it.
-        limit: Not needed.
+        limit: Ignored.
 
     Raises:
-        InputError: a file is missing, damaged or no such file; a .npy file, or the array that is
-            asked for, or all of an .npz file, are no stack of images. Beside a stack of images
-            other arrays, such as labels, are passed over.
+        InputError: a file is missing, damaged or of another kind; or a .npy file, the array that
+            was asked for, or every array of an .npz file is not a stack of images. Other arrays
+            beside a stack of images, such as labels, are skipped.
     """
     path, key = split_field(spec)
     paths = expand(path)
@@ -126,7 +126,7 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
             raise InputError(f"{shown_path(file)}: {error}; {_WANTED}") from error
         except InputError:
             raise
-        except Exception as error:  # of numpy and zipfile, on broken files
+        except Exception as error:  # from numpy or zipfile, on broken files
             raise InputError(f"{shown_path(file)}: cannot be read ({line(error)})") from error
     names = Numbered([(stack.label, stack.count) for stack in stacks])
     read = _Arrays(stacks, names).read
@@ -134,7 +134,7 @@ def open_arrays(spec: str, limit: int | None = None) -> Source:
 
 
 def is_stack(path: str) -> bool:
-    """Whether a .npy file holds images and can be no signal, whose values are floats."""
+    """Whether a .npy file holds images and cannot be a signal, whose values are floats."""
     try:
         with open(path, "rb") as file:
             return _header(file)[2].kind != "f"
@@ -143,11 +143,11 @@ def is_stack(path: str) -> bool:
 
 
 class _NoStack(Exception):
-    """An array is none of images; the text says why."""
+    """An array is not a stack of images; the text says why."""
 
 
 def _npy(path: str, label: str, start: int, end: int) -> _Stack:
-    """An array whose bytes lie in a file as they are, from `start` on."""
+    """An array that is stored uncompressed in a file, from byte `start` on."""
     with open(path, "rb") as file:
         file.seek(start)
         shape, order, dtype, length = _header(file)
@@ -171,16 +171,16 @@ def _header(content: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype, int]:
     """(shape, order, dtype, length of the header) of a .npy file.
 
     Raises:
-        _NoStack: this is no stack of images.
+        _NoStack: this is not a stack of images.
     """
-    file = io.BytesIO(content.read(_MAX_HEADER_BYTES))  # whatever length it says it has
+    file = io.BytesIO(content.read(_MAX_HEADER_BYTES))  # whatever length it claims to have
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0
     if version != (1, 0):
         read = np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)
-    except (RecursionError, MemoryError) as error:  # of the parser
+    except (RecursionError, MemoryError) as error:  # from the parser
         raise ValueError("its header is nested too deep") from error
     if dtype.hasobject:
         raise _NoStack(f"its dtype is {dtype}: objects are not read, as they can run programs")
@@ -194,7 +194,7 @@ def _header(content: IO[bytes]) -> tuple[tuple[int, ...], str, np.dtype, int]:
 
 def _count(shape: tuple[int, ...]) -> int:
     total = 1
-    for side in shape:  # Python's numbers, which do not overflow
+    for side in shape:  # Python integers do not overflow
         total *= int(side)
     return total
 
@@ -202,10 +202,10 @@ def _count(shape: tuple[int, ...]) -> int:
 def _open_archive(
     path: str, shown: str, key: str, stacks: list[_Stack], skipped: list[tuple[str, str]]
 ) -> bool:
-    """Notes the arrays of an .npz file; whether all lie in it as they are.
+    """Collects the stacks of an .npz file; returns whether all its arrays are uncompressed.
 
     Raises:
-        _NoStack: the array that is asked for, or each that can be read, is none of images.
+        _NoStack: the array that was asked for, or every readable one, is not a stack of images.
     """
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -226,19 +226,19 @@ def _open_archive(
             if key:
                 raise
             others.append(f"{name}: {error}")
-        except Exception as error:  # of zipfile and zlib as well: encrypted, of another method
+        except Exception as error:  # also from zipfile and zlib: encrypted, unknown compression
             if key:
                 raise
             skipped.append((f"{shown}/{name}", line(error)))
         else:
             stacks.append(stack)
     if len(stacks) + len(skipped) == before:
-        raise _NoStack(f"no array of images is in it ({', '.join(others) or 'it is empty'})")
+        raise _NoStack(f"it holds no array of images ({', '.join(others) or 'it is empty'})")
     return plain
 
 
 def _place(path: str, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """(first byte, byte after the last) of a member of a zip archive that is not compressed."""
+    """(first byte, byte after the last) of an uncompressed member of a zip archive."""
     with open(path, "rb") as file:
         file.seek(info.header_offset)
         header = file.read(_ZIP_HEADER_BYTES)
@@ -249,7 +249,7 @@ def _place(path: str, info: zipfile.ZipInfo) -> tuple[int, int]:
 
 
 def _packed(path: str, label: str, info: zipfile.ZipInfo) -> _Stack:
-    """A compressed array, which is unpacked when its first image is read."""
+    """A compressed array, unpacked when its first image is read."""
     if info.file_size > MAX_UNPACKED_BYTES:
         size = f"{info.file_size / 2**30:.1f} GiB compressed"
         raise ValueError(f"{size}: write it with numpy.savez, or as .npy, to be read in parts")

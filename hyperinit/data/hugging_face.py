@@ -1,9 +1,9 @@
-"""Data sets of Hugging Face's `datasets`, by name or on disk -> images by number.
+"""Data sets of Hugging Face's `datasets`, by name or on disk -> images by index.
 
-Needs that package, which is imported when such a set is asked for. A set that was downloaded, or
-saved by `save_to_disk`, is mapped from disk and read in any order. With a limit a set that goes by
-its name is streamed instead, so that no more than its first images are downloaded; so is one in a
-directory that is laid out as on the Hub, such as a folder of Parquet files.
+Needs that package, which is imported only when such a set is asked for. A set that was downloaded,
+or saved by `save_to_disk`, is memory-mapped and read in any order. With a limit, a set given by
+name is streamed instead, so that only its first images are downloaded. So is a set in a directory
+that is laid out as on the Hub, such as a folder of Parquet files.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from hyperinit.data.spool import Spool
 
 PREFIX = "hf:"
 
-# What `save_to_disk` writes: of a data set, of several splits.
+# What `save_to_disk` writes: for a single data set, and for several splits.
 ON_DISK = ("dataset_info.json", "dataset_dict.json")
 
 _NAME = re.compile(r"(?P<name>.+?)(@(?P<config>[^@:#]+))?(:(?P<split>\w+))?(#(?P<column>.+))?")
 
 
 def is_hugging_face(spec: str) -> bool:
-    """Whether something is "hf:NAME", or a directory that `save_to_disk` wrote."""
+    """Whether `spec` is "hf:NAME", or a directory that `save_to_disk` wrote."""
     path = spec.partition("#")[0] if not os.path.exists(spec) else spec
     return spec.startswith(PREFIX) or _is_saved(path)
 
@@ -60,7 +60,7 @@ def _parts(spec: str) -> re.Match[str]:
 
 @dataclass
 class _Rows:
-    """The image column of a data set that is mapped from disk."""
+    """The image column of a data set that is memory-mapped from disk."""
 
     rows: Any  # datasets.Dataset with one column
     column: str
@@ -70,17 +70,17 @@ class _Rows:
         """See `Source.read`."""
         try:
             value = self.rows[index][self.column]
-        except Exception as error:  # whatever Arrow raises on damaged files
+        except Exception as error:  # Arrow raises many kinds on damaged files
             raise InputError(f"cannot be read ({line(error)})") from error
         return decoded(_content(value), self.names[index])
 
 
 @dataclass
 class _Streamed:
-    """The first images of a data set, encoded as they came, in a temporary file."""
+    """The first images of a data set, still encoded, in a temporary file."""
 
     spool: Spool
-    places: list[tuple[int, int] | str]  # (first byte, bytes), or why there are none
+    places: list[tuple[int, int] | str]  # (first byte, byte count), or why there are none
     names: Numbered
 
     def read(self, index: int) -> Tensor:
@@ -93,7 +93,7 @@ class _Streamed:
 
 
 def _content(value: Any) -> Any:
-    """The bytes of an image file in a value of a column; they may lie in a file of their own."""
+    """The bytes of an image file from one value of a column, which may name a separate file."""
     if not isinstance(value, dict) or value.get("bytes") is not None or not value.get("path"):
         return value.get("bytes") if isinstance(value, dict) else value
     path = value["path"]
@@ -110,19 +110,20 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
     """Finds the images of a data set.
 
     Args:
-        spec: "hf:NAME"; the directory that `save_to_disk` wrote, which may have "hf:" before it; or
-            "hf:DIR" of files that are laid out as on the Hub. Behind the name "@CONFIG", ":SPLIT"
-            (default: train, or the only one) and "#COLUMN" (default: the one with images) may
-            follow, in this order.
-        limit: A set that was not saved by `save_to_disk` is streamed, and only so many images are
-            fetched.
+        spec: "hf:NAME"; a directory that `save_to_disk` wrote, with or without "hf:" before it; or
+            "hf:DIR" for files that are laid out as on the Hub. "@CONFIG", ":SPLIT" (default: train,
+            or the only one) and "#COLUMN" (default: the one with images) may follow the name, in
+            this order.
+        limit: A set that was not saved by `save_to_disk` is streamed, and only this many images
+            are fetched.
 
     Raises:
-        InputError: `datasets` is not installed; no such data set, split or column; no network.
+        InputError: `datasets` is not installed, the data set, split or column does not exist, or
+            there is no network.
     """
     found = _parts(spec)
     name, split = found["name"], found["split"] or ""
-    # As other files are: a picture's name does not depend on where its set lies.
+    # As for other files, a picture's name does not depend on where its set is stored.
     label = f"{Path(name).resolve().name}{split_name(spec)[1]}" if os.path.isdir(name) else spec
     package = _package()
     try:
@@ -143,14 +144,14 @@ def open_hugging_face(spec: str, limit: int | None = None) -> Source:
         streamed = _fetched(values, label)
     except InputError:
         raise
-    except Exception as error:  # of the network, of the hub, of what is on disk
+    except Exception as error:  # from the network, the Hub or the files on disk
         raise InputError(f"{shown_path(spec)}: cannot be loaded ({line(error)})") from error
     return Source(spec, streamed.names, streamed.read)
 
 
 def _package() -> Any:
-    """Hugging Face's `datasets`, also where another folder of that name comes first on the path,
-    as in a checkout of this project."""
+    """Hugging Face's `datasets`, even if another folder of that name comes first on the path, as
+    in a checkout of this project."""
     module = sys.modules.get("datasets") or need("hf")
     if hasattr(module, "load_from_disk"):
         return module
@@ -169,10 +170,10 @@ def _package() -> Any:
 
 
 def _one_split(found: Any, split: str, spec: str) -> Any:
-    """A data set, or one of a dictionary of them."""
+    """A data set, or the chosen one from a dictionary of splits."""
     if not isinstance(found, dict):
         if split:
-            raise InputError(f"{shown_path(spec)}: has no splits, so no {split!r}")
+            raise InputError(f"{shown_path(spec)}: has no splits, so there is no {split!r}")
         return found
     chosen = split or ("train" if "train" in found or len(found) != 1 else next(iter(found)))
     if chosen not in found:
@@ -181,7 +182,7 @@ def _one_split(found: Any, split: str, spec: str) -> Any:
 
 
 def _features(rows: Any) -> Any:
-    """Column -> its type; a stream may have to look at its first row."""
+    """Column -> its type; for a stream this may take a look at the first row."""
     return rows.features if rows.features is not None else rows._resolve_features().features
 
 
@@ -198,7 +199,7 @@ def _image_column(package: Any, rows: Any, wanted: str, spec: str) -> str:
             raise unknown_name(f"column of {shown_path(spec)}", wanted, features)
         if wanted not in holders:
             kind = features[wanted]
-            raise InputError(f"{shown_path(spec)}: column {wanted!r} holds {kind}, no images")
+            raise InputError(f"{shown_path(spec)}: column {wanted!r} holds {kind}, not images")
         return wanted
     images = [name for name in holders if isinstance(features[name], package.Image)]
     usual = [name for known in USUAL for name in images or holders if name.lower() == known]

@@ -1,7 +1,7 @@
-"""Parquet files with a column of encoded images -> images by number. Needs pyarrow.
+"""Parquet files with a column of encoded images -> images by index. Needs pyarrow.
 
 The column holds the bytes of image files, or what Hugging Face's `Image` feature writes: a
-structure of `bytes` and `path`.
+struct of `bytes` and `path`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from hyperinit.base.files import shown_path
 from hyperinit.data.paths import expand, short_names, split_field
 from hyperinit.data.source import Numbered, Source, decoded, line
 
-# What image columns are usually called, where several columns hold bytes.
+# Usual names of image columns, to choose one when several columns hold bytes.
 USUAL = ("image", "img", "jpg", "png", "picture", "photo", "pixels", "content", "bytes")
 
 
 @dataclass
 class _Column:
-    """A column of several files, of which the rows read last are kept."""
+    """A column of several files; the row group read last is kept in memory."""
 
     files: list[Any]  # pyarrow.parquet.ParquetFile
     column: str
-    groups: list[tuple[int, int]]  # (number of the file, row group) of every part of `names`
+    groups: list[tuple[int, int]]  # (file index, row group) of every part of `names`
     names: Numbered
     lock: Lock = field(default_factory=Lock)
     current: int = -1
@@ -48,16 +48,16 @@ class _Column:
                     )
                     self.rows, self.current = table.column(0), part
                 value = self.rows[row].as_py()
-        except Exception as error:  # pyarrow has a dozen kinds, and damaged files lack rows
+        except Exception as error:  # pyarrow raises a dozen kinds, and damaged files lack rows
             raise InputError(f"the file is damaged ({line(error)})") from error
         return decoded(content_of(value), self.names[index])
 
 
 def content_of(value: Any) -> Any:
-    """The bytes of an image file in a value of an image column.
+    """The bytes of an image file from one value of an image column.
 
     Raises:
-        InputError: it has a path in their place, which leads nowhere from here.
+        InputError: the value has only a path, which cannot be followed from here.
     """
     if not isinstance(value, dict):
         return value
@@ -70,12 +70,12 @@ def open_parquet(spec: str, limit: int | None = None) -> Source:
     """Finds the images in Parquet files.
 
     Args:
-        spec: See `expand`; "FILE#COLUMN" says which column where several hold bytes.
-        limit: Not needed.
+        spec: See `expand`; "FILE#COLUMN" says which column to read if several hold bytes.
+        limit: Ignored.
 
     Raises:
-        InputError: pyarrow is not installed; a file is missing or no Parquet file; no such column,
-            or no column of bytes, or several without a usual name.
+        InputError: pyarrow is not installed; a file is missing or not a Parquet file; the column
+            does not exist, or no column holds bytes, or several do and none has a usual name.
     """
     parquet: Any = need("parquet", "parquet")
     path, wanted = split_field(spec)
@@ -85,7 +85,7 @@ def open_parquet(spec: str, limit: int | None = None) -> Source:
         try:
             opened = parquet.ParquetFile(file, pre_buffer=False)
         except Exception as error:
-            raise InputError(f"{shown_path(file)}: no Parquet file ({line(error)})") from error
+            raise InputError(f"{shown_path(file)}: not a Parquet file ({line(error)})") from error
         column = image_column(opened.schema_arrow, wanted or column, shown_path(file))
         files.append(opened)
         for group in range(opened.metadata.num_row_groups):
@@ -97,7 +97,7 @@ def open_parquet(spec: str, limit: int | None = None) -> Source:
 
 
 class _RowNames(Numbered):
-    """Names of rows, which count through the row groups of a file."""
+    """Names of rows, numbered through all row groups of a file."""
 
     def __init__(self, parts: Iterable[tuple[str, int, int]]) -> None:
         parts = list(parts)
@@ -115,12 +115,12 @@ def image_column(schema: Any, wanted: str, name: str) -> str:
     """The column of a pyarrow schema that holds encoded images.
 
     Args:
-        schema: Of the file.
-        wanted: The column that was asked for, "" for none.
-        name: Of the file, for the message.
+        schema: The file's schema.
+        wanted: The column that was asked for, or "".
+        name: What error messages call the file.
 
     Raises:
-        InputError: there is none, it holds something else, or there are several.
+        InputError: there is no such column, it holds something else, or there are several.
     """
     holders = [field.name for field in schema if _holds_bytes(field.type)]
     if wanted:

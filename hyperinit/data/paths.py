@@ -1,4 +1,4 @@
-"""What a user types for several files -> their paths: "shards-{000..123}.tar", "x-*.parquet"."""
+"""A pattern for several files -> their paths: "shards-{000..123}.tar", "x-*.parquet"."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import re
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path
 
-# Far beyond any set, and still soon counted.
+# Far more than any set has, and still quick to count.
 MAX_FILES = 1_000_000
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def split_field(spec: str) -> tuple[str, str]:
-    """("FILE", "FIELD") of "FILE#FIELD"; a file that has such a name itself comes first."""
+    """("FILE", "FIELD") of "FILE#FIELD"; an existing file of exactly that name takes precedence."""
     if "#" not in spec or os.path.exists(spec):
         return spec, ""
     path, _, field = spec.rpartition("#")
@@ -25,19 +25,19 @@ def split_field(spec: str) -> tuple[str, str]:
 
 
 def ends_with(spec: str, *suffixes: str) -> bool:
-    """Whether what is typed is for files of one of these kinds, which a directory never is."""
+    """Whether `spec` names files with one of these suffixes; a directory never counts."""
     path, _ = split_field(spec)
     return path.lower().endswith(suffixes) and not os.path.isdir(path)
 
 
 def expand(path: str) -> list[str]:
-    """The files that are meant, in order; each exists.
+    """The files that a pattern names, in order; each exists.
 
-    "{000..123}" counts, with as many digits as the first number has; "*", "?" and "[...]" take
-    what is there.
+    "{000..123}" counts up, with as many digits as the first number has. "*", "?" and "[...]" match
+    existing files.
 
     Raises:
-        InputError: a file is missing, none fits, or there are too many.
+        InputError: a file is missing, no file matches, or there are too many.
     """
     if os.path.isfile(path):
         return [path]
@@ -55,7 +55,7 @@ def _counted(path: str) -> list[str]:
     for first, last in zip(parts[1::3], parts[2::3], strict=True):
         if len(first) > 18 or len(last) > 18 or int(first) > int(last):
             wanted = "{000..123} counts up"
-            raise InputError(f"{shown_path(path)}: {{{first}..{last}}} is no range; {wanted}")
+            raise InputError(f"{shown_path(path)}: {{{first}..{last}}} is not a range; {wanted}")
         total *= int(last) - int(first) + 1
         if total > MAX_FILES:
             raise InputError(f"{shown_path(path)}: means more than {MAX_FILES:,} files")
@@ -68,7 +68,7 @@ def _counted(path: str) -> list[str]:
 
 
 def _present(path: str) -> list[str]:
-    """A file that exists, or those that fit a pattern."""
+    """An existing file, or the files that match a pattern."""
     if os.path.isfile(path):
         return [path]
     if any(sign in path for sign in "*?["):
@@ -81,7 +81,7 @@ def _present(path: str) -> list[str]:
 
 
 def short_names(paths: list[str]) -> list[str]:
-    """The files' names, with as much of their directories as tells them apart."""
+    """The files' names, with as much of their directories as is needed to tell them apart."""
     names = [os.path.basename(path) for path in paths]
     if len(set(names)) == len(names):
         return names

@@ -1,10 +1,10 @@
-"""WebDataset shards: tar archives of image files -> images by number.
+"""WebDataset shards: tar archives of image files -> images by index.
 
-A tar archive is read in place, by Python's tarfile: one pass over the headers notes where every
-picture lies, and afterwards any picture is one jump away. The webdataset package reads archives
-as streams, in which a sample is reached only through all before it; here the batch of any step is
-made of any pictures at once, so that a run is resumed at a sample, and threads and processes share
-the work, without a state to keep. Nothing is ever extracted.
+Python's tarfile reads an archive in place: one pass over the headers notes where every picture
+lies, and afterwards any picture is one seek away. The webdataset package reads archives as streams,
+in which a sample is reached only through all samples before it. With random access, the batch of
+any step can be made directly: runs resume at exactly the same sample, and threads and processes
+share the work, without any reader state. Nothing is ever extracted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Shards:
     paths: list[str]
     shown: list[str]
     names: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # of samples, as WebDataset has them
+    keys: list[str] = field(default_factory=list)  # sample keys, as WebDataset defines them
     shard: array[int] = field(default_factory=lambda: array("L"))
     offset: array[int] = field(default_factory=lambda: array("Q"))
     size: array[int] = field(default_factory=lambda: array("Q"))
@@ -71,9 +71,9 @@ class _Shards:
         return content
 
     def groups(self, tiles: bool) -> list[str]:
-        """See `Source.groups`: what has one key is one sample, so one photograph.
+        """See `Source.groups`: members that share a key are one sample, so one photograph.
 
-        Tiles are found by their keys in all shards; other keys may begin anew in every shard.
+        Tiles are matched by key across all shards; other keys may repeat from shard to shard.
         """
         groups = groups_of(sorted(set(self.keys))) if tiles else {}
         scopes = (self.shown[number] for number in self.shard)
@@ -86,13 +86,13 @@ class _Shards:
 def open_shards(spec: str, limit: int | None = None) -> Source:
     """Finds the pictures in tar archives.
 
-    Image files are known by their suffix, as in folders; what else belongs to a sample (.json,
-    .cls, .txt) and hidden files are passed over. Links, names that lead out of the archive, and
-    what lies behind a damaged place are listed as skipped.
+    Image files are recognised by their suffix, as in folders. Other files of a sample (.json,
+    .cls, .txt) and hidden files are ignored. Links, names that lead out of the archive, and
+    whatever lies behind a damaged place are listed as skipped.
 
     Args:
         spec: See `expand`.
-        limit: Not needed.
+        limit: Ignored.
 
     Raises:
         InputError: a file is missing, cannot be read or is compressed.
@@ -113,7 +113,7 @@ def open_shards(spec: str, limit: int | None = None) -> Source:
 
 
 def _scan(shards: _Shards, number: int) -> None:
-    """Notes the pictures of one archive."""
+    """Notes where the pictures of one archive lie."""
     path, shown = shards.paths[number], shards.shown[number]
     seen: set[str] = set()
     archive_bytes = os.path.getsize(path)
@@ -152,16 +152,16 @@ def _unusable(member: tarfile.TarInfo, name: PurePosixPath, archive_bytes: int) 
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose long name or further facts, which tarfile reads whole, are of bounded size."""
+    """A header with a bounded long name and extra fields, which tarfile would read whole."""
 
     def _proc_member(self, archive: Any) -> Any:
         if self.size > MAX_FACTS_BYTES and (self.type in _FACTS):
-            raise tarfile.ReadError(f"{self.size} bytes of names and facts")
+            raise tarfile.ReadError(f"{self.size} bytes of names and extra fields")
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def _members(path: str, shown: str, skipped: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:
-    """The headers of an archive, one after the other; where they end too early is noted.
+    """The headers of an archive, one after the other; `skipped` says where they end too early.
 
     Raises:
         InputError: the file cannot be read, or is compressed.
@@ -171,24 +171,24 @@ def _members(path: str, shown: str, skipped: list[tuple[str, str]]) -> Iterator[
             start = file.read(2)
             if start in _COMPRESSED:
                 raise InputError(
-                    f"{shown_path(path)}: compressed ({_COMPRESSED[start]}), so that no picture"
-                    " can be read alone: unpack it"
+                    f"{shown_path(path)}: compressed ({_COMPRESSED[start]}), so single pictures"
+                    " cannot be read from it; unpack it first"
                 )
             file.seek(0)
             try:
                 archive: Any = tarfile.open(fileobj=file, mode="r:", tarinfo=_Header)  # noqa: SIM115
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # else a header of each stays in memory
+                    archive.members.clear()  # or all headers would stay in memory
                     yield member
-            # Headers that are no headers raise several kinds of errors in tarfile.
-            # One after the other, without a member, they are too many for its recursion.
+            # tarfile raises several kinds of errors on invalid headers, and a RecursionError on a
+            # long row of extension headers without a member.
             except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
-                skipped.append((shown, f"no whole tar archive: {line(error)}"))
+                skipped.append((shown, f"not a complete tar archive: {line(error)}"))
                 return
             file.seek(archive.offset)
             mark = file.read(_BLOCK)
             if mark != bytes(_BLOCK):
-                what = "damaged" if mark else "perhaps cut off, as it has no end mark"
+                what = "damaged" if mark else "perhaps cut off (it has no end mark)"
                 skipped.append((shown, f"{what} at byte {archive.offset}: read up to there"))
     except OSError as error:
         reason = error.strerror or "cannot be read"

@@ -1,4 +1,4 @@
-"""A place where pictures lie, as images by number: what the reader of every kind of data gives."""
+"""`Source`: images by index, whatever they are stored in. Every reader returns one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.images.decode import decode_image
 
-# An encoded picture that is larger is no photograph, whatever it says of itself.
+# A larger encoded picture is not a photograph, whatever it claims to be.
 MAX_ENCODED_BYTES = 2**29
 
 
@@ -23,20 +23,19 @@ class Source:
 
     Attributes:
         title: What the user asked for, as messages call it.
-        names: One for each picture, unique, such as "shard-000.tar/0001.jpg".
-        read: Number of a picture -> image (3, H, W) float32 in [0, 1]. It raises InputError with
-            the reason alone, without the name, where the picture cannot be used. Threads may
-            read at the same time.
-        groups: Whether names tell tiles -> the photograph that each picture shows. None: every
+        names: A unique name for each picture, such as "shard-000.tar/0001.jpg".
+        read: Index of a picture -> image (3, H, W) float32 in [0, 1]. Raises InputError with the
+            reason alone, without the name, if the picture cannot be used. Thread-safe.
+        groups: Whether names mark tiles -> the photograph that each picture shows. None: every
             picture is a photograph of its own.
-        skipped: (name, reason) of what was found to be no picture before any was read.
-        again: Whether reading a picture out of turn costs about what it costs in turn.
-        files: What the pictures are in, so that they are the same as long as these are; none where
-            that is not known.
-        how: What else decides what `read` gives.
-        digest: Number of a picture -> SHA-256 of the bytes that it is decoded from, "" where these
-            are left to `read` to refuse; InputError as that of `read`. None: only `read` tells
-            whether a picture is another than before.
+        skipped: (name, reason) of everything rejected before any picture was read.
+        again: Whether reading in random order costs about as much as reading in sequence.
+        files: The files that hold the pictures: these are unchanged as long as the files are.
+            Empty if not known.
+        how: Whatever else determines what `read` returns.
+        digest: Index of a picture -> SHA-256 of the bytes that it is decoded from, or "" if `read`
+            is to refuse them; raises InputError as `read` does. None: only `read` can tell whether
+            a picture has changed.
     """
 
     title: str
@@ -51,10 +50,10 @@ class Source:
 
 
 class Numbered(Sequence[str]):
-    """Names of pictures that have none: "x.npy[000012]", made when they are asked for.
+    """Names for pictures that have none: "x.npy[000012]", made on demand.
 
     Args:
-        parts: (prefix, how many) of each part; a count of None is one picture of that very name.
+        parts: (prefix, count) of each part; a count of None is one picture named by the prefix.
     """
 
     def __init__(self, parts: Sequence[tuple[str, int | None]]) -> None:
@@ -66,7 +65,7 @@ class Numbered(Sequence[str]):
         return self._ends[-1] if self._ends else 0
 
     def place(self, index: int) -> tuple[int, int]:
-        """(number of the part, number in it) of a picture."""
+        """(index of the part, index within it) of a picture."""
         part = bisect.bisect_right(self._ends, index)
         return part, index - (self._ends[part - 1] if part else 0)
 
@@ -83,16 +82,16 @@ class Numbered(Sequence[str]):
         return self.label(part, number)
 
     def label(self, part: int, number: int) -> str:
-        """The name of a picture, by its place."""
+        """The name of a picture, given its place."""
         prefix, count = self._parts[part]
         return prefix if count is None else f"{prefix}[{number:06d}]"
 
 
 def decoded(content: Any, name: str) -> Tensor:
-    """The image in the bytes of a file.
+    """Decodes the bytes of an image file.
 
     Raises:
-        InputError: it cannot be used; the reason alone, without the name.
+        InputError: the image cannot be used; the reason alone, without the name.
     """
     if not isinstance(content, (bytes, bytearray, memoryview)):
         raise InputError(f"expected the bytes of an image file, found {_kind_of(content)}")

@@ -1,4 +1,4 @@
-"""Bytes that are wanted again, in a temporary file that is gone with whoever wanted them."""
+"""Bytes to be read again later, in a temporary file that is deleted together with its `Spool`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hyperinit.base.errors import InputError
 
 
 class Spool:
-    """A temporary file, written in turn and read anywhere, by several threads at a time."""
+    """A temporary file that is appended to and read at any place, by several threads at a time."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
         self._lock = Lock()
 
     def add(self, content: bytes) -> int:
-        """Writes bytes; returns where they are.
+        """Appends bytes; returns where they start.
 
         Raises:
-            InputError: the disk is full, or cannot be written to.
+            InputError: the disk is full or not writable.
         """
         try:
             with self._lock:
-                if self._file is None:  # open as long as it is in use
+                if self._file is None:  # stays open as long as the spool exists
                     self._file = tempfile.TemporaryFile(prefix="hyperinit-")  # noqa: SIM115
                 start = self._file.seek(0, os.SEEK_END)
                 self._file.write(content)
@@ -35,11 +35,11 @@ class Spool:
             where = f"the directory for temporary files, {tempfile.gettempdir()}"
             reason = error.strerror or "cannot be written"
             raise InputError(
-                f"{where}: {reason}; set TMPDIR to another, or take fewer images"
+                f"{where}: {reason}; set TMPDIR to another directory, or take fewer images"
             ) from (error)
 
     def read(self, start: int, size: int) -> bytes:
-        """Bytes that were added."""
+        """Reads bytes that were added."""
         assert self._file is not None
         with self._lock:
             self._file.seek(start)

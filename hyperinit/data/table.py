@@ -1,4 +1,4 @@
-"""What a user types -> the reader of that kind of data."""
+"""A user's name for a data set -> the reader for that kind of data."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Kind:
 
     Attributes:
         example: How it is written, for messages.
-        fits: Whether what a user typed is of this kind; the first row that says so is taken.
-        open: (what was typed, how many images are wanted at most) -> its images.
+        fits: Whether a spec is of this kind; the first row that matches is used.
+        open: (spec, largest number of images wanted) -> its images.
     """
 
     example: str
@@ -34,7 +34,7 @@ class Kind:
     open: Callable[[str, int | None], Source]
 
 
-# Compressed ones are refused by what is in them, with what to do.
+# Compressed ones are recognised by their content and refused, with advice.
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 KINDS = (
@@ -50,12 +50,12 @@ KINDS = (
 
 
 def kind_of(spec: str) -> Kind | None:
-    """The kind of data that something is; None: a name, a directory or an image."""
+    """The kind of data that a spec names; None for the name of a set, a directory or an image."""
     return next((kind for kind in KINDS if kind.fits(spec)), None)
 
 
 def absolute(spec: str) -> str:
-    """The same data from any working directory."""
+    """A spec that names the same data from any working directory."""
     if spec.startswith(PREFIX):
         name, rest = split_name(spec)
         return f"{PREFIX}{os.path.abspath(name)}{rest}" if os.path.isdir(name) else spec

@@ -1,4 +1,4 @@
-"""Names of image files -> the photographs that they are, or are tiles of."""
+"""Names of image files -> the photographs that they show or are tiles of."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-# "000_01": tile 01 of photograph 000. Where there is but one number it counts photographs
-# (photo_001), and a longer one is a camera's counter or a time (IMG_1234, 20260101_123456).
+# "000_01": tile 01 of photograph 000. A single number counts photographs (photo_001), and a longer
+# one is a camera's counter or a time (IMG_1234, 20260101_123456).
 _TILE = re.compile(r"(.*\d)_(\d{1,3})")
 
-# "n01443537_12", "scan1_001": the number belongs to a word, the name of a class or of a series, as
-# often as to a photograph. These are tiles if several are cut alike: into at most so many pieces,
-# with numbers of one length.
+# "n01443537_12", "scan1_001": the first number often belongs to the name of a class or series, not
+# to a photograph. These are tiles only if several are cut alike: into at most this many pieces,
+# with numbers of equal length.
 _WORD_AND_NUMBER = re.compile(r".*[^\W\d_]\d+")
 MAX_TILES = 64
 
 
 def photograph_of(name: str) -> str:
-    """The group of a file: its path up to the tile number, or all of it but the suffix.
+    """The group of a file: its path up to the tile number, or its whole path without the suffix.
 
     "clic/000_01.jpg" -> "clic/000"; "cat.png" -> "cat"; "photo_001.jpg" -> "photo_001".
     """
@@ -29,7 +29,7 @@ def photograph_of(name: str) -> str:
 
 
 def groups_of(names: Sequence[str]) -> dict[str, str]:
-    """The group of every file: `photograph_of` where the names are those of tiles, else its own."""
+    """The group of every file: `photograph_of` if the names are those of tiles, else its own."""
     tiles: dict[str, list[str]] = defaultdict(list)
     for name in names:
         tiles[photograph_of(name)].append(name)

@@ -125,7 +125,7 @@ def test_what_is_before_the_damage_is_read(tmp_path):
     (tmp_path / "a.tar").write_bytes(whole + header(b"x", 2**32))
     found = load(str(tmp_path / "a.tar"), held_out_fraction=0)
     assert [photo.name for photo in found.train] == ["a.tar/p.png"]
-    assert "bytes of names and facts" in dict(found.skipped)["a.tar"]
+    assert "bytes of names and extra fields" in dict(found.skipped)["a.tar"]
 
 
 @pytest.mark.parametrize("rate_hz", [0, 2**32 - 1])
