@@ -1,6 +1,6 @@
 """The colour photographs inside the scikit-image package -> photographs with a fixed split.
 
-Nothing is downloaded: only files that the package itself brings are read. Licences, as stated in
+Nothing is downloaded: only files inside the scikit-image package are read. Licences, as stated in
 its docstrings: chelsea, coffee, retina CC0; astronaut, hubble_deep_field, rocket public domain;
 ihc no known restrictions; motorcycle_* (Middlebury stereo data) none stated.
 """
@@ -16,7 +16,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.images.decode import load_image
 from hyperinit.photos.photographs import Photographs, collect
 
-# File -> the photograph it shows. The two motorcycle files are one scene, seen from two places.
+# File -> the photograph it shows. The two motorcycle files show one scene from two viewpoints.
 FILES = {
     "astronaut.png": "astronaut",
     "chelsea.png": "chelsea",
@@ -29,16 +29,16 @@ FILES = {
     "rocket.jpg": "rocket",
 }
 
-# A person, an animal and a still life. The motorcycle would be a fourth, but a third of the
-# photographs with everyday content is needed to train on.
+# A person, an animal and a still life. The motorcycle would be a fourth, but it is a third of the
+# everyday scenes that are left to train on.
 HELD_OUT = ("astronaut", "chelsea", "coffee")
 
 
 def load_builtin(*, keep_side: int | None) -> Photographs:
-    """Reads the photographs that are inside scikit-image.
+    """Reads the photographs inside scikit-image.
 
     Raises:
-        InputError: scikit-image is not installed, or not enough of its files are there.
+        InputError: scikit-image is not installed, or too many of its files are missing.
     """
     package = find_spec("skimage")
     if package is None or not package.submodule_search_locations:
@@ -50,7 +50,7 @@ def load_builtin(*, keep_side: int | None) -> Photographs:
     entries = [(name, group, 1.0) for name, group in FILES.items()]
 
     def load(name: str) -> Tensor:
-        # One is tagged Adobe RGB. Its colours stay as they were when results on it were published.
+        # One is tagged Adobe RGB. Its colours are read as when results on it were published.
         return load_image(directory / name, profiles=False)
 
     photos, skipped = collect(entries, load, keep_side)

@@ -1,4 +1,4 @@
-"""A directory tree of images -> a source of them, and the weights of its sub-folders."""
+"""A directory tree of images -> a `Source` of them, and the weights of its sub-folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> 
     """Finds the images below a directory; linked directories are followed.
 
     Args:
-        directory: The top of the tree. See `hyperinit.images.image_files` for which files count.
+        directory: The top of the tree. `hyperinit.images.files` says which files count.
         profiles: See `load_image`.
 
     Raises:
@@ -43,7 +43,7 @@ def open_folder(directory: str | os.PathLike[str], *, profiles: bool = True) -> 
     def digest(index: int) -> str:
         path = top / names[index]
         try:
-            # What is no file (a pipe may never end) or huge is left to `read`, which says so.
+            # Anything huge or not a file (a pipe may never end) is left to `read` to refuse.
             usual = path.is_file() and path.stat().st_size <= MAX_FILE_BYTES
             return file_sha256(path) if usual else ""
         except OSError as error:
@@ -72,7 +72,7 @@ def photos_in(
     limit: int | None = None,
     skipped: list[tuple[str, str]],
 ) -> Iterator[Photo]:
-    """Decodes the images below a directory, one when it is asked for; see `photos_of`."""
+    """Decodes the images below a directory one by one, on demand; see `photos_of`."""
     yield from photos_of(open_folder(directory), keep_side=keep_side, limit=limit, skipped=skipped)
 
 
@@ -80,8 +80,8 @@ def weight_by_folder(weights: Mapping[str, float], source: Source) -> Callable[[
     """Name of an image -> its sampling weight.
 
     Args:
-        weights: Sub-folder ("a" or "a/b") -> weight of the images below it; the deepest entry
-            counts, other images have 1.
+        weights: Sub-folder ("a" or "a/b") -> weight of the images below it. The deepest matching
+            entry counts; other images have weight 1.
         source: The images.
 
     Raises:

@@ -27,7 +27,7 @@ from hyperinit.photos.stored import MEMORY_MIB, keep_photos
 from hyperinit.photos.synthetic import load_synthetic
 from hyperinit.photos.torchvision_sets import SETS, load_torchvision, open_torchvision
 
-# Everything else is taken for data on disk; a directory that is called like this is "./builtin".
+# Everything else names data on disk; a directory with one of these names is written "./builtin".
 NAMES = ("builtin", "synthetic", *(f"torchvision:{name}" for name in SETS))
 
 
@@ -52,11 +52,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class _Named:
-    """A kind of data sets that go by a name.
+    """A kind of data set that is given by name.
 
     Attributes:
         load: (name without the kind, how) -> photographs.
-        refuses: Option -> why it is not for them.
+        refuses: Option -> why it does not apply to them.
         open: Name without the kind -> all of its images, not split.
     """
 
@@ -65,13 +65,13 @@ class _Named:
     open: Callable[[str], Source]
 
 
-_FIXED = {"held_out_fraction": "{name} has a fixed split: held_out_fraction is not for it"}
-_NO_FOLDERS = {"weights": "{name} has no sub-folders: weights are not for it"}
-_WHOLE = {"limit": "{name} is always read whole: limit is not for it"}
+_FIXED = {"held_out_fraction": "{name} has a fixed split: held_out_fraction does not apply"}
+_NO_FOLDERS = {"weights": "{name} has no sub-folders: weights do not apply"}
+_WHOLE = {"limit": "{name} is always read whole: limit does not apply"}
 
 
 def _in_memory(found: Photographs) -> Source:
-    """A few images that are decoded already."""
+    """A source of a few images that are already decoded."""
     photos = [*found.train, *found.held_out]
     return Source(found.name, [photo.name for photo in photos], lambda i: photos[i].image)
 
@@ -109,28 +109,29 @@ def load(
     memory_mib: int = MEMORY_MIB,
     profiles: bool = True,
 ) -> Photographs:
-    """Decodes a data set once. The same call always gives the same images and split.
+    """Decodes a data set once, and splits it. The same call always gives the same result.
 
     Args:
         source: One of `NAMES`; a directory of images; shards ("x-{000..123}.tar"); "FILE.parquet",
-            "FILE.npy" or "FILE.npz", where "#FIELD" behind the name says which column or array;
+            "FILE.npy" or "FILE.npz", where "#FIELD" after the name says which column or array;
             "hf:NAME", or a directory that Hugging Face's `save_to_disk` wrote.
-        keep_side: Images with a longer short side are reduced to this many pixels; None keeps all.
-            For crops of `size` pixels, 4 * size is plenty.
+        keep_side: Images with a longer short side are reduced to this many pixels; None never
+            reduces. For crops of `size` pixels, 4 * size is plenty.
         held_out_fraction: Share of the photographs to hold out (default 0.05); not for sets with
             a split of their own.
         weights: Sub-folder -> relative sampling weight; only for directories.
         limit: At most this many usable images (to train on); not for "builtin".
-        group_tiles: Whether names such as 000_01 and 000_02 are tiles of one photograph, which are
-            never divided between training and held out; only for directories and shards.
-        split_by: See `split_by_group`; not for sets that go by a name.
-        memory_mib: Pixels of so many are kept in memory; others are read again when needed.
-        profiles: Whether the ICC profiles of image files are applied; only for directories can
-            this be turned off. Sets that go by a name are always taken as they are stored.
+        group_tiles: Whether names such as 000_01 and 000_02 mark tiles of one photograph, which
+            are never divided between train and held out; only for directories and shards.
+        split_by: See `split_by_group`; not for sets given by name.
+        memory_mib: Keep at most this many MiB of pixels in memory; others are read again when
+            needed.
+        profiles: Whether the ICC profiles of image files are applied. Only directories allow
+            False; sets given by name are always read as they are stored.
 
     Raises:
-        InputError: unknown name, no such directory or file, nothing usable in it, no network, a
-            package that is missing, or an option that is out of range or not for this data set.
+        InputError: the name, directory or file does not exist, it holds no usable image, there is
+            no network, a package is missing, or an option is out of range or not for this set.
     """
     name = os.fspath(source)
     how = Wanted(
@@ -154,31 +155,31 @@ def load(
 
 
 def place_of(spec: str) -> str:
-    """The path of data that lie here, without what else is said of them; names stay names."""
+    """The path of data on disk, without "#FIELD" and the like; names are returned unchanged."""
     return split_name(spec)[0] if spec.startswith(PREFIX) else spec
 
 
 def is_set(spec: str | os.PathLike[str]) -> bool:
-    """Whether something is a set of images, rather than a single image or signal.
+    """Whether `spec` names a set of images, rather than a single image or signal.
 
-    A .npy file is a signal where it can be one, as ever; in several ("x-*.npy") are stacks.
+    A single .npy file is a signal if it can be one; several ("x-*.npy") are stacks of images.
     """
     name = os.fspath(spec)
     if os.path.isdir(name):
         return True
     if os.path.isfile(name) and name.lower().endswith(".npy"):
         return is_stack(name)
-    # Also one that is unknown: opening it names those that there are.
+    # An unknown name counts too: opening it lists the known ones.
     named = name in NAMES or (name.startswith("torchvision:") and not os.path.exists(name))
     return named or kind_of(name) is not None
 
 
 def open_source(spec: str | os.PathLike[str], limit: int | None = None) -> Source:
-    """All images of a data set, none of them decoded yet, and not split.
+    """All images of a data set, not yet decoded and not split.
 
     Args:
-        spec: As `load` takes it; an existing directory comes before a name.
-        limit: How many of its first images will be read at most. None: all.
+        spec: As for `load`; an existing directory takes precedence over a name.
+        limit: At most this many of its first images will be read. None: all.
 
     Raises:
         InputError: see `load`.
@@ -199,18 +200,18 @@ def _open(name: str, limit: int | None, profiles: bool) -> Source:
         examples = ", ".join(kind.example for kind in KINDS)
         raise unknown_name("data set", name, [*NAMES, f"{examples}, or an existing directory"])
     source = open_folder(name, profiles=profiles)
-    # Of other kinds of data a directory may hold, none is read unless it is named.
+    # Other kinds of data in a directory are read only if they are named.
     others = [] if source.names else sorted(filter(kind_of, os.listdir(name)))
     if others:
         raise InputError(
             f"{shown_path(name)}: no image files there, but {shown_path(others[0])}: give its own"
-            " path, or hf:DIRECTORY for a data set as the Hub keeps it"
+            " path, or hf:DIRECTORY for a data set laid out as on the Hub"
         )
     return source
 
 
 def _refuse(name: str, refuses: Mapping[str, str], how: Wanted) -> None:
-    """Refuses options that are given and not for a data set."""
+    """Refuses options that were given but do not apply to a data set."""
     for option, reason in refuses.items():
         if getattr(how, option) not in (None, {}):
             raise InputError(reason.format(name=shown_path(name)))
@@ -230,8 +231,8 @@ def _load_source(source: Source, how: Wanted) -> Photographs:
     train, held_out = split_by_group(photos, how.fraction, by=how.split_by)
     if how.fraction > 0 and len(photos) > 1 and len({photo.group for photo in photos}) == 1:
         logging.getLogger("hyperinit").warning(
-            "%s: %d images count as one photograph by their names: nothing held out, no comparison;"
-            " the setting group_tiles turns this off",
+            "%s: by their names, all %d images are tiles of one photograph, so none is held out and"
+            " there is no comparison; the setting group_tiles turns this off",
             shown_path(source.title),
             len(photos),
         )

@@ -1,7 +1,7 @@
 """Decoded photographs -> train / held-out lists, and lists of photographs -> crops to train on.
 
-A photograph is the unit of every split: tiles and views of one photograph share a `group`, and a
-group is never divided.
+Splits are by photograph: tiles and views of one photograph share a `group`, and a group is never
+divided.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.images.pixels import from_uint8, image_hash, resize, square_crop, to_uint8
 
-# Photographs are kept in memory with a short side of at most this many pixels. To train on crops
-# of `size` pixels, 4 * size is plenty: 1,912 photographs of 512 x 512 take 0.8 GiB at 384.
+# Photographs are kept with a short side of at most this many pixels. To train on crops of `size`
+# pixels, 4 * size is plenty: 1,912 photographs of 512 x 512, kept at 384, take 0.8 GiB.
 KEEP_SIDE = 512
 HELD_OUT_FRACTION = 0.05
 
@@ -30,11 +30,11 @@ class Photo:
     """One photograph, or one tile or view of a photograph; its pixels may not be in memory.
 
     Attributes:
-        name: Where it comes from, unique within its data set, such as "clic/000_01.jpg".
-        group: The photograph it shows; whatever shares it stays on one side of a split.
-        stored: Its `pixels`, or what reads them when they are needed.
+        name: Unique within its data set, such as "clic/000_01.jpg".
+        group: The photograph it shows; all members of a group stay on one side of a split.
+        stored: Its `pixels`, or a function that reads them when they are needed.
         hash: `image_hash` of the image before it was reduced.
-        weight: How often it is sampled, relative to others; 0 is never.
+        weight: How often it is sampled, relative to others; 0 means never.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Photo:
         """(3, H, W) uint8, perhaps reduced (see `make_photo`).
 
         Raises:
-            InputError: they are not in memory, and can no longer be read.
+            InputError: they are not in memory and can no longer be read.
         """
         return self.stored if isinstance(self.stored, Tensor) else self.stored()
 
@@ -65,8 +65,8 @@ class Photographs:
     Attributes:
         name: What the user asked for.
         train: Photographs to train on; never empty.
-        held_out: Photographs to measure on, of other groups and other content than `train`; empty
-            if there is only one group or nothing was to be held out.
+        held_out: Photographs to measure on, which share no group and no content with `train`;
+            empty if there is only one group or nothing was to be held out.
         skipped: (name, reason) of each that could not be used.
     """
 
@@ -81,8 +81,8 @@ def make_photo(
 ) -> Photo:
     """An image (3, H, W) in [0, 1] as a `Photo`, reduced to a short side of at most `keep_side`.
 
-    The reduction averages areas, so a later reduction of a square crop gives what one from
-    the original would, but for the rounding to 8 bits and of the crop's border.
+    The reduction averages areas, so reducing a square crop later gives the same result as from the
+    original, except for rounding to 8 bits and of the crop's border.
     """
     height, width = image.shape[-2:]
     kept, short = image, min(height, width)
@@ -96,7 +96,7 @@ def collect(
     load: Callable[[str], Tensor],
     keep_side: int | None,
 ) -> tuple[list[Photo], list[tuple[str, str]]]:
-    """Decodes each (name, group, weight) by `load(name)`; the second list is what failed."""
+    """Decodes each (name, group, weight) by `load(name)`; the second list holds the failures."""
     photos: list[Photo] = []
     skipped: list[tuple[str, str]] = []
     for name, group, weight in entries:
@@ -110,7 +110,7 @@ def collect(
 
 
 def stable_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone: the same on every machine and run."""
+    """A number in [0, 1) that depends only on the text: the same on every machine and run."""
     return (
         int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:6], "big")
         / 2**48
@@ -123,17 +123,17 @@ def split_by_group(
     """Splits into train and held out, by a stable hash of each group.
 
     About `fraction` of the groups are held out: at least one if there are two or more and the
-    fraction is not 0, and never all. A group's side does not depend on the other groups, save for
-    these two limits. Groups that have an image in common (same hash) count as one.
+    fraction is not 0, and never all. Apart from these two limits, a group's side does not depend
+    on the other groups. Groups that share an image (same hash) count as one.
 
     Args:
-        photos: What is to be split.
-        fraction: Of the groups, to hold out.
-        by: The hash of a group: of the content of its images, which is the same wherever they lie
-            and whatever they are called, or of its name.
+        photos: The photographs to split.
+        fraction: The share of groups to hold out.
+        by: What is hashed: the content of a group's images, which does not depend on where they
+            lie or what they are called, or the group's name.
 
     Raises:
-        InputError: fraction not in [0, 1).
+        InputError: fraction is not in [0, 1).
     """
     if not 0 <= fraction < 1:
         raise InputError(f"held_out_fraction must be at least 0 and below 1, not {fraction}")
@@ -155,7 +155,7 @@ def split_by_group(
 
 
 def _merge_duplicates(photos: Sequence[Photo]) -> dict[str, str]:
-    """Group -> the group that stands for it and for all that share an image with it."""
+    """Group -> the group that represents it and all groups that share an image with it."""
     parent = {photo.group: photo.group for photo in photos}
 
     def find(group: str) -> str:
@@ -171,7 +171,7 @@ def _merge_duplicates(photos: Sequence[Photo]) -> dict[str, str]:
 
 
 def _draws(generator: torch.Generator) -> list[float]:
-    """What one random crop takes from a generator."""
+    """The four random numbers that one crop takes from a generator."""
     return torch.rand(4, generator=generator, dtype=torch.float64).tolist()
 
 
@@ -188,7 +188,7 @@ class Square:
 def random_square(
     height: int, width: int, size: int, draws: Sequence[float], min_scale: float = 1.0
 ) -> Square:
-    """The square of a random crop, see `random_crop`; `draws` are four of [0, 1)."""
+    """The square of a random crop, see `random_crop`; `draws` are four numbers in [0, 1)."""
     side_draw, top_draw, left_draw, flip_draw = draws
     short = min(height, width)
     smallest = min(short, max(1, round(min_scale * size)))
@@ -202,14 +202,14 @@ def random_crop(
 ) -> Tensor:
     """A random square of an image, flipped left to right half of the time, at (3, size, size).
 
-    The square's side is log-uniform between `min_scale * size` pixels (less where the image is
-    smaller) and the image's short side, so that coarse and fine views are equally frequent; with
-    `min_scale` 1 only images smaller than `size` are ever enlarged. It is resized by `resize`.
+    The square's side is log-uniform between `min_scale * size` pixels (less if the image is
+    smaller) and the image's short side, so that coarse and fine views are equally frequent. With
+    `min_scale` 1, only images smaller than `size` are ever enlarged. `resize` does the resizing.
 
     Args:
         image: (3, H, W) float in [0, 1], or uint8.
         size: Side of the result in pixels.
-        generator: The only source of randomness; always the same number of draws.
+        generator: The only source of randomness; every call takes the same number of draws.
         min_scale: See above.
     """
     height, width = image.shape[-2:]
@@ -220,9 +220,9 @@ def random_crop(
 
 
 def fixed_crops(image: Tensor, size: int, *, quadrants: bool = False) -> Tensor:
-    """The crops of a held-out image: (1, 3, size, size), the largest centred square.
+    """The crops of a held-out image: its largest centred square, (1, 3, size, size).
 
-    With `quadrants` (5, 3, size, size): the square, then its quarters, row by row.
+    With `quadrants`, the square and then its quarters, row by row: (5, 3, size, size).
     """
     height, width = image.shape[-2:]
     side = min(height, width)
@@ -241,13 +241,13 @@ class CropSampler:
     A run resumed at step s therefore sees the same crops, bit for bit, as one that never stopped.
 
     Args:
-        photos: Where to crop from, each drawn with a probability proportional to its weight.
+        photos: The photographs to crop, each drawn with probability proportional to its weight.
         size: Side of the crops in pixels.
-        seed: Which endless sequence of batches.
+        seed: Selects the endless sequence of batches.
         min_scale: See `random_crop`.
 
     Raises:
-        InputError: no photographs, or none with a weight above 0; size below 1.
+        InputError: there are no photographs, none has a weight above 0, or size is below 1.
     """
 
     def __init__(
@@ -266,8 +266,8 @@ class CropSampler:
     def batch(self, step: int, batch_size: int, rows: range | None = None) -> Tensor:
         """The crops of one step: (batch_size, 3, size, size) float32 in [0, 1].
 
-        With `rows` only these of them, (len(rows), 3, size, size), and no other photograph is
-        read: what one of several processes works on, `range(rank, batch_size, processes)`.
+        With `rows`, only these rows of the batch, (len(rows), 3, size, size); other photographs are
+        not read. One of several processes takes `range(rank, batch_size, processes)`.
         """
         chosen, generator = self._choose(step, batch_size)
         crops = []
@@ -283,7 +283,7 @@ class CropSampler:
     def squares(
         self, step: int, batch_size: int, sides: Sequence[tuple[int, int]]
     ) -> list[tuple[int, Square]]:
-        """Of which photograph, and where in it, each crop of a step is.
+        """The photograph that each crop of a step is cut from, and its square there.
 
         Args:
             step: See `batch`.
@@ -297,8 +297,8 @@ class CropSampler:
         ]
 
     def _choose(self, step: int, batch_size: int) -> tuple[list[int], torch.Generator]:
-        """The photographs of a step, and the generator of what else is drawn for it."""
-        # A hash, as a sum or a product of seed and step would give two seeds common batches.
+        """The photographs of a step, and the generator of all its other draws."""
+        # Hashed, because with a sum or product of seed and step two seeds would share batches.
         digest = hashlib.sha256(f"{self.seed},{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         chosen = torch.multinomial(self._weights, batch_size, True, generator=generator)

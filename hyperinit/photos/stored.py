@@ -1,9 +1,9 @@
-"""Pictures of a source -> photographs, of which as many are kept in memory as may be.
+"""Pictures of a source -> photographs, with as many in memory as allowed.
 
-Every picture is decoded once, which finds its hash and whether it can be used; where that took
-long, what it found is recorded for the next time (`RECORD_SEC`). What does not fit in memory is
-read again whenever it is drawn; where reading out of turn is slow (`Source.again`), its pixels
-wait in a temporary file. So memory is bounded however many there are, but for their names and
+Every picture is decoded once, to find its hash and whether it can be used. If that takes long, the
+findings are recorded for the next run (`RECORD_SEC`). Pixels that do not fit in memory are read
+again whenever they are drawn, or wait in a temporary file if random access is slow
+(`Source.again`). So memory is bounded however many pictures there are, except for their names and
 hashes, less than a kilobyte each.
 """
 
@@ -35,13 +35,13 @@ from hyperinit.data.spool import Spool
 from hyperinit.photos.photographs import Photo, make_photo, stable_fraction
 from hyperinit.photos.torchvision_sets import cache_directory
 
-MEMORY_MIB = 2048  # of pixels, where nothing else is said
+MEMORY_MIB = 2048  # of pixels, by default
 
-# Reading a source that takes longer is recorded in the cache directory, so that the next run opens
-# it at once. The version changes with what a file means.
+# If reading a source takes longer than this, the findings are recorded in the cache directory, so
+# that the next run opens it at once. The version changes when files are decoded differently.
 RECORD_SEC, RECORD_VERSION = 20.0, 1
 
-# What a tensor takes beside its numbers.
+# What a tensor takes in memory beside its numbers.
 _TENSOR_BYTES = 1024
 
 Skipped = list[tuple[str, str]]
@@ -56,19 +56,19 @@ def photos_of(
     weight: Callable[[str], float] = lambda name: 1.0,
     skipped: Skipped,
 ) -> Iterator[Photo]:
-    """Decodes pictures, one when it is asked for; its pixels are in memory.
+    """Decodes pictures one by one, on demand; their pixels are in memory.
 
     Args:
-        source: Where they lie.
+        source: The pictures.
         keep_side: See `make_photo`.
-        limit: At most so many that can be used, in an order that is fixed and spread over the
-            source; without it they come in turn.
-        group_tiles: Whether names tell tiles of one photograph.
+        limit: Return at most this many usable pictures, in a fixed order that is spread over the
+            source. None: all, in the order of the source.
+        group_tiles: Whether names mark tiles of one photograph.
         weight: Name -> sampling weight.
-        skipped: (name, reason) of each that cannot be used is appended here.
+        skipped: (name, reason) of each unusable picture is appended to it.
 
     Raises:
-        InputError: not one can be used.
+        InputError: no picture can be used.
     """
     numbered = _numbered(source, keep_side, limit, group_tiles, weight, skipped)
     yield from (photo for _, photo in numbered)
@@ -86,8 +86,8 @@ def keep_photos(
 ) -> list[Photo]:
     """All photographs of a source, in its order, with pixels of at most `memory_mib` in memory.
 
-    Args and errors are those of `photos_of`; a source that is read in turn needs room for the
-    other pixels in the directory for temporary files.
+    Args and errors are those of `photos_of`. A source without fast random access needs room for
+    the other pixels in the directory for temporary files.
     """
     record = _record_path(source, limit) if source.again and source.files else None
     found = None if record is None else _recorded(record, len(source.names))
@@ -117,7 +117,7 @@ def _kept(
     limit: int | None,
     memory_mib: int,
 ) -> list[tuple[int, Photo]]:
-    """Photographs by number, with as many pixels in memory as there is room for."""
+    """Photographs with their index, and as many pixels in memory as there is room for."""
     shown = progress(
         numbered,
         total=len(source.names) if limit is None else min(limit, len(source.names)),
@@ -157,7 +157,7 @@ def _numbered(
 
 
 def _usable(source: Source, limit: int | None, skipped: Skipped) -> Iterator[tuple[int, Tensor]]:
-    """(number, image) of those that can be decoded."""
+    """(index, image) of the pictures that can be decoded."""
     order: Sequence[int] = range(len(source.names))
     if limit is not None:
         order = sorted(order, key=lambda index: stable_fraction(source.names[index]))
@@ -173,7 +173,7 @@ def _usable(source: Source, limit: int | None, skipped: Skipped) -> Iterator[tup
 def _in_turn(
     source: Source, order: Sequence[int], limit: int, skipped: Skipped
 ) -> Iterator[tuple[int, Tensor]]:
-    """The first of an order that can be decoded, `limit` of them, read by their place."""
+    """The first `limit` pictures of an order that can be decoded, read in file order."""
     at, wanted = 0, limit
     while wanted and at < len(order):
         part = sorted(order[at : at + wanted])
@@ -194,13 +194,13 @@ def _read(source: Source, index: int, skipped: Skipped) -> Tensor | None:
 
 
 def _room(memory_mib: int) -> int:
-    """Bytes for pixels: as many as may be, and half of what is free at most."""
+    """Bytes for pixels: as many as allowed, and at most half of the free memory."""
     free = free_memory()
     return memory_mib * 2**20 if free is None else min(memory_mib * 2**20, free // 2)
 
 
 class _Memory:
-    """Room for pixels, and those that were put there when they were first drawn."""
+    """Room for pixels, and the pixels that were put there when they were first drawn."""
 
     def __init__(self, room_bytes: int) -> None:
         self._room = room_bytes
@@ -208,11 +208,11 @@ class _Memory:
         self.pixels: dict[int, Tensor] = {}
 
     def has_room_for(self, pixels: Tensor) -> bool:
-        """Whether there is room, which is taken then."""
+        """Whether there is room; if so, reserves it."""
         with self._lock:
             cost = pixels.numel() + _TENSOR_BYTES
             if cost > self._room:
-                self._room = 0  # what is larger comes too late: memory has the first ones
+                self._room = 0  # full from the first that does not fit: smaller ones neither
                 return False
             self._room -= cost
             return True
@@ -220,7 +220,7 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class _Again:
-    """The pixels of a photograph that is read anew when they are needed and not in memory."""
+    """The pixels of a photograph, read again from its source if they are not in memory."""
 
     source: Source
     index: int
@@ -239,7 +239,7 @@ class _Again:
         except InputError as error:
             raise InputError(f"{where}: can no longer be read: {error}") from error
         if photo.hash != self.sha256:
-            raise InputError(f"{where}: was changed while it was in use")
+            raise InputError(f"{where}: was changed while in use")
         if self.memory.has_room_for(photo.pixels):
             self.memory.pixels[self.index] = photo.pixels
         return photo.pixels
@@ -247,7 +247,7 @@ class _Again:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The pixels of a photograph in a temporary file."""
+    """The pixels of a photograph, kept in a temporary file."""
 
     spool: Spool
     start: int
@@ -255,7 +255,7 @@ class _Waiting:
 
     @classmethod
     def of(cls, pixels: Tensor, spool: Spool) -> _Waiting:
-        """Writes pixels (3, H, W) uint8."""
+        """Writes pixels (3, H, W) uint8 to the temporary file."""
         content = pixels.contiguous().numpy().tobytes()
         return cls(spool, spool.add(content), tuple(pixels.shape))
 
@@ -266,7 +266,7 @@ class _Waiting:
 
 @dataclass(frozen=True)
 class _Record:
-    """What reading a whole source found: numbers and hashes of the pictures, and what is none."""
+    """What reading a whole source found: indices and hashes of pictures, and what was skipped."""
 
     index: list[int]
     sha256: list[str]
@@ -274,9 +274,9 @@ class _Record:
 
 
 def _record_path(source: Source, limit: int | None) -> Path | None:
-    """Where the record of a source is: a name that changes with its files, and with what decodes.
+    """The path of a source's record; its name depends on the files and the decoders' versions.
 
-    None where a file is missing.
+    None if a file is missing.
     """
     digest = hashlib.sha256(f"{RECORD_VERSION},{PIL_VERSION},{limit},{source.how}".encode())
     try:
@@ -290,24 +290,24 @@ def _record_path(source: Source, limit: int | None) -> Path | None:
 
 
 def _recorded(path: Path, count: int) -> _Record | None:
-    """What was found when a source was read before; None where that is not known."""
+    """What was found when a source was read before; None if there is no usable record."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             index, sha256 = stored["index"].tolist(), stored["sha256"]
             skipped = [(str(n), str(r)) for n, r in json.loads(stored["skipped"].tobytes())]
         whole = len(index) == len(sha256) > 0 and all(0 <= i < count for i in index)
         hashes = [row.tobytes().hex() for row in sha256]
-    except Exception:  # damaged, or of another kind: it is read again
+    except Exception:  # damaged, or of another kind: the source is read again
         return None
     return _Record(index, hashes, skipped) if whole else None
 
 
 def _still_unusable(source: Source, recorded: Skipped) -> Skipped | None:
-    """What could not be used when a source was recorded, with the reasons of today.
+    """The pictures that were unusable when a source was recorded, with today's reasons.
 
-    None where some of it now can be: what lacked a package, a permission or memory then.
+    None if one of them can be used now: it lacked a package, a permission or memory then.
     """
-    before = len(source.skipped)  # found without reading anything, and so the same again
+    before = len(source.skipped)  # found without reading, so the same as before
     numbers = {name: index for index, name in enumerate(source.names)} if recorded[before:] else {}
     skipped = recorded[:before]
     for name, _ in recorded[before:]:
@@ -317,7 +317,7 @@ def _still_unusable(source: Source, recorded: Skipped) -> Skipped | None:
 
 
 def _write_record(path: Path, record: _Record) -> None:
-    """Keeps what was found; where that fails, the next run reads everything again."""
+    """Stores what was found; if that fails, the next run reads everything again."""
     hashes = np.frombuffer(bytes.fromhex("".join(record.sha256)), np.uint8).reshape(-1, 32)
     said = np.frombuffer(json.dumps(record.skipped).encode(), np.uint8)
     content = io.BytesIO()

@@ -1,7 +1,7 @@
 """Data sets that torchvision downloads -> photographs, with the sets' own test split held out.
 
-The files go to a cache directory, and stay there. Read each set's licence before you publish a
-model trained on it.
+The files go to a cache directory and stay there. Read a set's licence before you publish a model
+trained on it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class TorchvisionSet:
 
     Attributes:
         class_name: Its class in torchvision.datasets.
-        train: Arguments that select what to train on.
-        held_out: Arguments that select what to hold out.
-        count: How many images to take for training, evenly spaced; at the default `keep_side`
-            they fit in about 1 GiB.
-        options: Arguments for both.
+        train: Arguments that select the part to train on.
+        held_out: Arguments that select the part to hold out.
+        count: Number of images to train on, evenly spaced; at the default `keep_side` they fit in
+            about 1 GiB.
+        options: Arguments for both parts.
     """
 
     class_name: str
@@ -59,7 +59,7 @@ SETS = {
 def load_torchvision(
     name: str, *, keep_side: int | None, limit: int | None, cache: Path | None = None
 ) -> Photographs:
-    """Downloads a data set if it is not in the cache yet, and decodes a part of it.
+    """Downloads a data set unless it is in the cache, and decodes part of it.
 
     Args:
         name: A key of `SETS`.
@@ -68,12 +68,12 @@ def load_torchvision(
         cache: Directory for the downloaded files; `cache_directory()` by default.
 
     Raises:
-        InputError: unknown name; torchvision is missing or broken; no network, or the download
-            failed.
+        InputError: the name is unknown, torchvision is missing or broken, there is no network, or
+            the download failed.
     """
     row, cache = _row(name), cache or cache_directory()
     build = _class(row.class_name)
-    # Both parts are fetched before either is decoded, so that a failure comes early.
+    # Both parts are fetched before either is decoded, so that failures come early.
     train_source = _open(name, build, cache, {**row.options, **row.train})
     held_out_source = _open(name, build, cache, {**row.options, **row.held_out})
     count = row.count if limit is None else limit
@@ -88,7 +88,7 @@ def load_torchvision(
 
 
 def open_torchvision(name: str, cache: Path | None = None) -> Source:
-    """All images of a data set, each decoded when it is read: those to train on come first.
+    """All images of a data set, decoded on demand; those to train on come first.
 
     Args and errors are those of `load_torchvision`.
     """
@@ -109,8 +109,8 @@ def open_torchvision(name: str, cache: Path | None = None) -> Source:
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: hyperinit in the user's cache directory, or the temporary one of
-    a user without a home."""
+    """Where downloads are kept: hyperinit/ in the user's cache directory, or in the temporary
+    directory for a user without a home."""
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "hyperinit"
     try:
@@ -127,7 +127,7 @@ def _row(name: str) -> TorchvisionSet:
 
 def _class(class_name: str) -> Callable[..., Any]:
     try:
-        # Beside a torch that it was not built for, the import itself fails with a RuntimeError.
+        # With a torch that it was not built for, the import itself fails with a RuntimeError.
         import torchvision
 
         build: Callable[..., Any] = getattr(torchvision.datasets, class_name)
@@ -140,11 +140,11 @@ def _class(class_name: str) -> Callable[..., Any]:
 
 
 def _open(name: str, build: Callable[..., Any], cache: Path, options: dict[str, Any]) -> Any:
-    """The torchvision data set, from the cache or else downloaded to it."""
+    """The torchvision data set, from the cache; downloaded to it first if needed."""
     try:
         try:
             return build(str(cache), download=False, **options)
-        except RuntimeError:  # not there yet
+        except RuntimeError:  # not in the cache yet
             cache.mkdir(parents=True, exist_ok=True)
             return build(str(cache), download=True, **options)
     except (OSError, RuntimeError, ImportError) as error:
@@ -156,7 +156,7 @@ def _open(name: str, build: Callable[..., Any], cache: Path, options: dict[str, 
 def _take(
     prefix: str, source: Any, count: int, keep_side: int | None
 ) -> tuple[list[Photo], list[tuple[str, str]]]:
-    """Decodes `count` images, evenly spaced over the data set, as some are sorted by class."""
+    """Decodes `count` images, evenly spaced, because some data sets are sorted by class."""
     count = min(count, len(source))
     names = [f"{prefix}/{i * len(source) // count:06d}" for i in range(count)]
 
@@ -171,7 +171,7 @@ def _image(source: Any, number: int) -> Tensor:
         picture, _ = source[number]
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(_line(error)) from error
-    picture.info.pop("icc_profile", None)  # a published set is taken as it is
+    picture.info.pop("icc_profile", None)  # a published set is read as it is stored
     return to_image(picture)
 
 

@@ -1,10 +1,10 @@
-"""Who makes the batches of a training: threads, ahead of the step that needs them, or the GPU.
+"""Makes the batches of a training: in threads that work ahead, or on the GPU.
 
-Every batch is a function of its step, so that how many threads there are, and how far they are
-ahead, changes nothing. Decoding and resizing leave Python's lock, so threads are enough, but they
-make hundreds of crops a second where a GPU fits thousands of SIRENs. There, the photographs are
-sent to it once, as they are, and a crop is two products with a matrix that says how much of every
-row, and of every column, a pixel of it covers.
+Every batch is a function of its step, so the number of threads, and how far ahead they are, changes
+nothing. Decoding and resizing release the GIL, so threads are enough on a CPU. But they make only
+hundreds of crops a second, and a GPU fits thousands of SIRENs. There, the photographs are uploaded
+once, and a crop is two matrix products, with weights that say how much of each old row and column
+a new pixel covers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 from hyperinit.photos.photographs import CropSampler, Square
 
-CHUNK_CROPS = 256  # made at a time: the photographs of a chunk lie side by side in memory
+CHUNK_CROPS = 256  # made at a time: the photographs of a chunk are all in memory as floats
 
 
 class Batches(Protocol):
-    """Where training images come from: a pure function of the step."""
+    """A source of training images: a pure function of the step."""
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """Images of one step."""
+        """The images of one step."""
 
 
 class Ahead:
-    """Batches of another source, made by `workers` threads.
+    """Batches of another source, made ahead of time by `workers` threads.
 
-    At most two batches a thread are ready or in the making, so memory is bounded.
+    At most two batches per thread are ready or in progress, so memory is bounded.
     """
 
     def __init__(self, source: Batches, workers: int) -> None:
@@ -41,7 +41,7 @@ class Ahead:
         self._made: dict[tuple[int, int], Future[Tensor]] = {}
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """See Batches. What goes wrong in a thread is raised here, at the step it is for."""
+        """See Batches. Errors in a thread are raised here, at the step that they belong to."""
         wanted = [(s, batch_size) for s in range(step, step + 1 + self._ahead)]
         for key in set(self._made) - set(wanted):
             self._made.pop(key).cancel()
@@ -52,11 +52,11 @@ class Ahead:
 
 
 class DeviceCrops:
-    """The batches of a CropSampler, on a device: equal to its own but for rounding.
+    """The batches of a CropSampler, made on a device: equal to the sampler's own up to rounding.
 
     Args:
-        sampler: Its photographs are all read, and kept on the device.
-        device: Where.
+        sampler: All its photographs are read, and kept on the device.
+        device: The device.
     """
 
     def __init__(self, sampler: CropSampler, device: torch.device) -> None:
@@ -85,7 +85,7 @@ class DeviceCrops:
         return crops.clamp(0, 1)
 
     def _covered(self, begin: Tensor, side: Tensor, length: int) -> Tensor:
-        """(B, size, length): how much of each old row makes a new one, the sum being 1."""
+        """(B, size, length): the weight of each old row in each new one; the weights sum to 1."""
         size = self._sampler.size
         edges = torch.arange(size + 1, device=begin.device, dtype=torch.float64)
         edges = begin[:, None] + edges * side[:, None] / size  # (B, size + 1)
@@ -96,9 +96,9 @@ class DeviceCrops:
 
 
 def device_bytes(sampler: CropSampler) -> int | None:
-    """What the photographs of a sampler take on a device.
+    """The bytes that the photographs of a sampler take on a device.
 
-    None: a crop may be an enlarged one, for which these products are not the rule.
+    None: a crop may have to be enlarged, which the matrix products do not do.
     """
     sides = [(photo.pixels.shape[1], photo.pixels.shape[2]) for photo in sampler.photos]
     if min(map(min, sides)) < sampler.size or sampler.min_scale < 1:

@@ -29,7 +29,7 @@ class NamedImage:
         image: (3, size, size) in [0, 1].
         hash: `image_hash` of it.
         source_hash: `image_hash` of the photograph that it was cropped from; "" if there is none.
-        source_side: The short side of that photograph in pixels; 0 where it is not known.
+        source_side: The short side of that photograph in pixels; 0 if not known.
     """
 
     name: str
@@ -56,15 +56,15 @@ Skipped = list[tuple[str, str]]  # name and reason of each file that could not b
 def images_to_test(
     sources: Sequence[str], size: int, limit: int | None
 ) -> tuple[list[NamedImage], Skipped]:
-    """The centre square of every image, each content once.
+    """The centre square of every image; duplicates are returned once.
 
-    Photographs are cropped as they are read: memory is bounded by what is returned.
+    Photographs are cropped as they are read, so memory is bounded by the result.
 
     Args:
-        sources: Files, directories, shards and the like (see `load`), or names of data sets, of
-            which the held-out images are taken.
+        sources: Files, directories, shards and the like (see `load`), or names of data sets, whose
+            held-out images are used.
         size: Side in pixels.
-        limit: At most this many, from the front.
+        limit: At most this many, the first ones.
 
     Raises:
         InputError: a source cannot be used, or holds no image.
@@ -85,7 +85,7 @@ def images_to_tune_on(
 ) -> tuple[list[NamedImage], Skipped]:
     """The `squares_and_quarters` of all images.
 
-    Args and errors are those of `images_to_test`, but data sets give their training images.
+    Args and errors are those of `images_to_test`, but named data sets give their training images.
     """
     skipped: Skipped = []
     photos = (
@@ -97,9 +97,9 @@ def images_to_tune_on(
 
 
 def squares_and_quarters(photos: Iterable[Photo], size: int, count: int) -> list[NamedImage]:
-    """The first `count` of: centre squares of all photographs, then the quarters of these.
+    """The first `count` of the centre squares of all photographs, followed by their quarters.
 
-    No photograph is looked at after the last that is needed, nor kept.
+    Photographs are not kept, and none is read after the last one needed.
     """
     squares: dict[str, NamedImage] = {}
     quarters: list[list[NamedImage]] = [[], [], [], []]
@@ -126,7 +126,7 @@ def _is_image(source: str) -> bool:
 
 
 def _photos(source: str, *, held_out: bool, limit: int | None, skipped: Skipped) -> Iterator[Photo]:
-    """The photographs of a file or of other data, read in turn, or one side of a set's split."""
+    """The photographs of a file or other data, in order, or one side of a named set's split."""
     kind = None if source in NAMES else kind_of(source)
     if source in NAMES:
         found = load(source, keep_side=None)
@@ -140,4 +140,4 @@ def _photos(source: str, *, held_out: bool, limit: int | None, skipped: Skipped)
     elif Path(source).is_dir():
         yield from photos_in(source, keep_side=None, limit=limit, skipped=skipped)
     else:
-        load(source)  # says what is wrong with the name
+        load(source)  # raises an error that says what is wrong with the name

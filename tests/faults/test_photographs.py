@@ -21,7 +21,7 @@ from hyperinit.photos.photographs import fixed_crops
 from hyperinit.photos.synthetic import synthetic_image
 from hyperinit.photos.workload import images_to_test, images_to_tune_on
 
-SAID = "count as one photograph by their names: nothing held out, no comparison"
+SAID = "images are tiles of one photograph, so none is held out"
 
 
 def write(top: Path, *names: str, side: int = 8) -> None:
@@ -61,7 +61,7 @@ def test_tiles_of_one_photograph_say_that_nothing_is_held_out(tmp_path, caplog):
         found = load(tmp_path, held_out_fraction=0.5)
     assert len(found.train) == 6 and not found.held_out
     (record,) = caplog.records
-    assert f"6 images {SAID}" in record.getMessage() and "group_tiles" in record.getMessage()
+    assert f"6 {SAID}" in record.getMessage() and "group_tiles" in record.getMessage()
 
 
 def test_grouping_can_be_turned_off(tmp_path, caplog):
