@@ -1,1 +1,1 @@
-"""Hand-designed rules, and the `Start` that every init gives."""
+"""Hand-designed rules, and the `Start` that every init returns."""

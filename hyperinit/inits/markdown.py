@@ -1,4 +1,4 @@
-"""The resolved table -> Markdown; the README has it."""
+"""The resolved table of 38 inits -> Markdown, for docs/reference/inits.md."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def inits_markdown() -> str:
-    """A legend and one line a row, as a Markdown table that ends in a newline."""
+    """A legend and a Markdown table with one line per row; ends in a newline."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, ROWS.values())]
     return LEGEND + "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

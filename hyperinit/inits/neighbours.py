@@ -1,6 +1,6 @@
 """A directory of fitted SIRENs + image -> the SIREN of the most similar image, as an init.
 
-A cheap control for every learned init: what is a start worth that merely remembers photographs?
+A cheap control for every learned init: what is a start worth that only remembers photographs?
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from hyperinit.siren.dataset import ParamDataset
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.store import CHECKPOINT_NAME, load_siren, shown_hashes, tensors_hash
 
-# Images are compared on this many pixels a side, in normalised colours: layout and colour, no
-# detail. A SIREN is evaluated on SAMPLES a side and averaged, so that its detail does not alias.
+# Images are compared at this many pixels a side, in normalised colours: layout and colour, no
+# detail. A SIREN is evaluated at SAMPLES a side and averaged, so that its detail does not alias.
 SIDE, SAMPLES = 16, 64
 
 
@@ -46,9 +46,9 @@ def holds_sirens(directory: Path) -> bool:
 def neighbour_init(name: str, directory: str | Path) -> Init:
     """The SIREN whose thumbnail is nearest to the image's, the same for every seed.
 
-    The files do not keep the images they were fitted to, but show them: their thumbnails are drawn
-    once, here, which is preparation as training is. Looking at the new image counts as one epoch,
-    and with reading the chosen file it is on the clock.
+    The files do not store the images they were fitted to, but they show them. Their thumbnails are
+    rendered once, here, which counts as preparation, as training does. Looking at the new image
+    costs one epoch; that and reading the chosen file are on the clock.
 
     Raises:
         InputError: as `ParamDataset`, or the SIRENs show no images, or a file is damaged.

@@ -1,18 +1,18 @@
 """The seed experiment's 38 variants: differences from one another -> full, frozen rows.
 
-A row of `_TABLE` says what it changes in another row, as the source does ("(33) but on patio");
-`ROWS` has them resolved, so nothing else needs to know about inheritance. Rows 24, 25, 26 and 34
-repeat an init on another image or without weight decay: 34 settings of (init, omega_0, coordinate
-scale) are distinct.
+A row of `_TABLE` says what it changes in another row, as the source does ("(33) but on patio").
+`ROWS` holds them resolved, so nothing else needs to know about inheritance. Rows 24, 25, 26 and 34
+repeat an init on another image or without weight decay, so 34 settings of (init, omega_0,
+coordinate scale) are distinct.
 
-What the source leaves open, for every row (what it leaves open in one row is said there):
+What the source leaves open for all rows (comments at single rows say what it leaves open there):
 
-- Output layer: never mentioned. Its code leaves nn.Linear's default, so that is what `InitSpec`
-  always gives, also where a row changes "all" biases or, in row 20, removes them.
-- Weight decay: mentioned only where row 26 turns it off. The optimiser is AdamW, so the other rows
-  have AdamW's default, 0.01.
-- Rows 14 to 22 and 27 to 38 say "stddev 1/fan_in" for the first layer, not of which distribution.
-  Normal, as in rows 4 to 13, which ask the same question, and as in the source's code.
+- Output layer: never mentioned. Its code leaves nn.Linear's default, and so does `InitSpec`, even
+  if a row changes "all" biases or, as row 20, removes them.
+- Weight decay: mentioned only in row 26, which turns it off. The optimiser is AdamW, so the other
+  rows have AdamW's default, 0.01.
+- Rows 14 to 22 and 27 to 38 say "stddev 1/fan_in" for the first layer, but not which distribution.
+  Read as normal, as in rows 4 to 13, which ask the same question, and as in the source's code.
 - Biases "+-pi/30" and the like, in rows 22 to 32, are uniform within that bound; 30 is omega_0.
 """
 
@@ -35,8 +35,8 @@ class Row:
         init: How weights are drawn and for which network.
         weight_decay: AdamW's.
         image: What it was fitted to in the source: "cat" or "patio".
-        note: What the row is for, found or read as; one line.
-        base: The row it was defined by its difference from; None for the first.
+        note: Its purpose, its finding or how we read it; one line.
+        base: The row that it is defined as a change of; None for the first.
     """
 
     id: int
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Change:
-    """A row as its difference from row `base`: fields of InitSpec or Row -> new values."""
+    """A row as a change of row `base`: fields of InitSpec or Row -> new values."""
 
     base: int
     note: str
@@ -115,13 +115,13 @@ _TABLE: dict[int, _Change] = {
         14, "source: the fastest start, plateaus above 8e-4", bias=_torch(10), first_bias=_ZERO
     ),
     19: _but(14, first_bias=_torch(10)),
-    # "No bias parameters" is read as of the sine layers: the source's code keeps the output bias,
-    # and without it not even the mean colour could be fitted.
+    # "No bias parameters" is read as applying to the sine layers: the source's code keeps the
+    # output bias, and without it not even the mean colour could be fitted.
     20: _but(14, "odd up to the output bias: a ghost image, rotated and inverted", bias=None),
     21: _but(14, "source: later than 17, then a lower loss", bias=_torch(30)),
     22: _but(14, "every phase equally likely; source: the lowest loss", bias=_within(pi / 30)),
-    # Unlike its neighbours the source says "First layer uniform bounds +- 1/fan_in" here. Taken at
-    # its word, although it compares the row with 22, whose first layer is normal.
+    # Unlike in its neighbours, the source says "First layer uniform bounds +- 1/fan_in" here. We
+    # take it literally, although it compares the row with 22, whose first layer is normal.
     23: _but(
         14,
         "evenly spaced, not random; uniform first layer as written",
@@ -147,7 +147,7 @@ _TABLE: dict[int, _Change] = {
 
 
 def _resolve(first: Row, table: dict[int, _Change]) -> dict[int, Row]:
-    """Applies the differences in order of the ids; a row's base comes before it."""
+    """Applies the changes in order of the ids; a row's base comes before it."""
     rows = {first.id: first}
     for id, change in table.items():
         base = rows[change.base]

@@ -24,16 +24,16 @@ class WeightRule:
     """How a layer's weights are drawn, relative to the layer's natural scale.
 
     The scale is gain / fan_in in the first layer and gain / (omega_0 sqrt(fan_in)) in the hidden
-    ones (SIREN sec. 3.2 has uniform bounds with gain 1 and sqrt(6)); of "identity", it is
+    ones (SIREN sec. 3.2 has uniform bounds with gain 1 and sqrt(6)). For "identity" it is
     gain / omega_0.
 
     Attributes:
         dist: "uniform" (the scale is the bound), "normal" (the scale is the std), "identity"
-            (nothing is drawn: unit i sees unit i of the layer below, times the scale, and no
-            other), or "waves" (for the first layer: spread evenly, see waves.py; the scale is the
-            std that normal weights of power 1 would have).
+            (not random: unit i gets only unit i of the layer below, times the scale), or "waves"
+            (for the first layer: spread evenly, see waves.py; the scale is the std that normal
+            weights have, which "waves" of power 1 resemble).
         gain: The factor in the scale.
-        power: Of "waves": how much longer than those of normal weights most of them are.
+        power: Of "waves": the higher, the more of them are long.
     """
 
     dist: Literal["uniform", "normal", "identity", "waves"]
@@ -42,7 +42,7 @@ class WeightRule:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """As JSON-able data, without the power of the rules that have none."""
+        """As JSON-able data; power 1 is left out."""
         return as_recorded(self, ["power"])
 
     def scale(self, fan_in: int, omega_0: float, *, first: bool) -> float:
@@ -59,7 +59,7 @@ class BiasRule:
     Attributes:
         kind: "torch": uniform within 1 / sqrt(fan_in), nn.Linear's default, divided by `scale`;
             "uniform": uniform within `scale`; "even": evenly spaced over [-scale, scale], not
-            random; "waves": as "torch", but spread evenly as well; "zero".
+            random; "waves": within the bound of "torch", but spread evenly; "zero".
         scale: See `kind`.
     """
 
@@ -67,7 +67,7 @@ class BiasRule:
     scale: float = 1.0
 
     def bound(self, fan_in: int) -> float:
-        """Largest absolute value this rule gives."""
+        """The largest absolute bias that this rule can give."""
         if self.kind in ("torch", "waves"):
             return 1 / (sqrt(fan_in) * self.scale)
         return 0.0 if self.kind == "zero" else self.scale
@@ -75,19 +75,19 @@ class BiasRule:
 
 @dataclass(frozen=True)
 class Preference:
-    """What suits a fit from an init, where the fit's config leaves it open.
+    """The settings that suit a fit from an init, used where the fit's config leaves them open.
 
-    Measured: docs/research-log.md 47.
+    Measured in docs/research-log.md 47.
 
     Attributes:
         optimizer: See FitConfig.
-        falling_rates: Whether the rates of the sine layers are to fall with depth, from 1.5 times
-            the fit's in the first to 0.5 times in the last; otherwise they rise.
-        lr_factor: On the rate where they do not rise.
+        falling_rates: Whether the sine layers' learning rates fall with depth, from 1.5 times the
+            fit's rate in the first to 0.5 times in the last; otherwise they rise.
+        lr_factor: Multiplies the learning rate of fits whose rates do not rise with depth.
         warmup_steps, rising_units: See FitConfig.
 
     Raises:
-        InputError: a value of another type, or out of range.
+        InputError: a value is of another type or out of range.
     """
 
     optimizer: Literal["nadam", "soap"] = "nadam"
@@ -101,37 +101,37 @@ class Preference:
 
     @property
     def fit_fields(self) -> dict[str, Any]:
-        """Fields of FitConfig that say the same there, for configs that leave them open."""
+        """The preferences that are fields of FitConfig, for configs that leave them open."""
         return {"warmup_steps": self.warmup_steps, "rising_units": self.rising_units}
 
     @classmethod
     def of(cls, params: Params, *, shows_image: bool) -> Preference:
-        """What suits a start that was learned, by what it is.
+        """The preference of a learned start, judged by its parameters.
 
         Args:
             params: Its parameters for some image, or for all.
-            shows_image: Whether they show the image that a fit is of.
+            shows_image: Whether they already show the image to be fitted.
         """
         steps = WARMUP_STEPS if shows_image else 0
         return cls(warmup_steps=steps, rising_units=carries_waves(params))
 
 
-# From starts that show the image already. The first steps of NAdam, which knows no more of a
-# weight's gradients than one of them, move every weight by the whole rate, and lose some of what
-# such a start shows: docs/research-log.md 72.
+# For starts that already show the image. NAdam's first steps are based on a single gradient and
+# move every weight by the full learning rate, which loses some of what such a start shows:
+# docs/research-log.md 72.
 WARMUP_STEPS = 4
 
-# Hidden layers hand waves on where the diagonals of their weights are so many times as large as the
-# rest of them, both as root mean squares.
+# Hidden layers pass waves on if the diagonals of their weights are at least this many times as
+# large as the rest, both as root mean squares.
 _DOMINANT = 4.0
 
 USUAL = Preference()
-# Of inits whose hidden layers hand waves on.
+# The preference of inits whose hidden layers pass waves on.
 CARRIES_WAVES = Preference(rising_units=True)
 
 
 def carries_waves(params: Params) -> bool:
-    """Whether unit i of every hidden layer carries, for the most part, the first layer's wave i."""
+    """Whether unit i of every hidden layer mostly carries wave i of the first layer."""
     for layer in range(1, params.config.depth):
         weights = params.layer(layer)[0]
         kept = weights.diagonal(dim1=-2, dim2=-1)
@@ -149,18 +149,18 @@ class InitSpec:
         first: Weights of the first sine layer.
         hidden: Weights of the other sine layers.
         bias: Biases of the sine layers; None for sine layers without biases.
-        first_bias: Biases of the first sine layer where they differ; None means as `bias`.
+        first_bias: Biases of the first sine layer if they differ; None means as `bias`.
         omega_0: See SirenConfig.
         unit_std_coords: See SirenConfig.
         output: Weights of the linear output layer. The default is nn.Linear's, uniform within
-            1 / sqrt(fan_in), as in the seed experiment, which never mentions it; its biases
-            always are.
+            1 / sqrt(fan_in), as in the seed experiment, which never mentions it. The output biases
+            always have nn.Linear's default.
         taper: The gain of the hidden layers falls geometrically, from exp(taper / 2) times the
             rule's in the first of them to exp(-taper / 2) times in the last.
-        lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
+        lr_factor: The learning rate that suits a fit from this init, relative to `default_lr`.
         prefers: See Preference.
-        hidden_power, output_power: Where the init is sized (`start.sized_init`), the gains of the
-            hidden layers and of the output layer are times (side / 224) to these.
+        hidden_power, output_power: In a sized init (`start.sized_init`), the gains of the hidden
+            layers and of the output layer are multiplied by (side / 224) to these powers.
     """
 
     first: WeightRule
@@ -178,9 +178,9 @@ class InitSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The rules as JSON-able data, without those that came later and are not used.
+        """The rules as JSON-able data; rules that were added later are left out if not used.
 
-        `lr_factor` and `prefers` are none of them: they are about the fit.
+        `lr_factor` and `prefers` are not included: they are about the fit.
         """
         rules = as_recorded(self, ["output", "taper", "hidden_power", "output_power"])
         del rules["lr_factor"], rules["prefers"]
@@ -189,13 +189,13 @@ class InitSpec:
     def siren_config(
         self, width: int = 256, depth: int = 5, in_features: int = 2, out_features: int = 3
     ) -> SirenConfig:
-        """The network this init is for, at a given size, see `SirenConfig`."""
+        """The network that this init is for, at a given size; see `SirenConfig`."""
         bias = self.bias is not None
         sides = in_features, out_features
         return SirenConfig(width, depth, self.omega_0, self.unit_std_coords, bias, *sides)
 
     def with_first_scaled(self, factor: float) -> InitSpec:
-        """These rules with the first layer's weights, and so its frequencies, times a factor."""
+        """These rules with the first layer's weights (its frequencies) multiplied by a factor."""
         return replace(self, first=replace(self.first, gain=self.first.gain * factor))
 
 
@@ -208,8 +208,8 @@ PAPER_INIT = InitSpec(
 )
 _UNIT = replace(PAPER_INIT, first=WeightRule("normal", 1.0), unit_std_coords=True)
 
-# The inits every comparison starts from, by the names users type. The seed experiment's whole
-# table, of which these are rows 1, 22 and 33, is baselines/table.py.
+# The basic inits of every comparison, by the names users type. "paper", "22" and "33" are rows 1,
+# 22 and 33 of the seed experiment's table, see rows.py.
 NAMED_INITS: dict[str, InitSpec] = {
     "paper": PAPER_INIT,
     "22": replace(_UNIT, bias=BiasRule("uniform", pi / 30)),
@@ -219,8 +219,8 @@ NAMED_INITS: dict[str, InitSpec] = {
         prefers=Preference("soap", falling_rates=True, lr_factor=1.55),
     ),
     # Ours: every unit starts as a single wave, which the hidden layers pass on, and the output
-    # layer is smaller; all mixing is left to the fit. The numbers were found by an evolution
-    # strategy on training photographs, docs/research-log.md 17.
+    # layer is smaller; all mixing is left to the fit. An evolution strategy found the numbers on
+    # training photographs: docs/research-log.md 17.
     "identity": replace(
         _UNIT,
         first=WeightRule("normal", 1.1),
@@ -243,8 +243,8 @@ NAMED_INITS["waves"] = replace(
     hidden_power=0.2,
     output_power=0.25,
 )
-# Between it and what `waves-steps` begins from: a little behind in fits of one epoch, ahead from
-# two on; learned starts that are to serve both begin from it. docs/research-log.md 77.
+# Between `waves` and the draw that `waves-steps` begins from: a little worse than `waves` in fits
+# of one epoch, better from two on. Learned starts for both begin from it: docs/research-log.md 77.
 NAMED_INITS["waves-mid"] = replace(
     NAMED_INITS["waves"],
     first=WeightRule("waves", 1.6, power=1.57),
@@ -253,7 +253,7 @@ NAMED_INITS["waves-mid"] = replace(
     output_power=0.15,
 )
 
-# Those that a comparison shows beside an init of the user's own.
+# The inits that a comparison shows beside the user's own.
 YARDSTICKS = ("paper", "22", "33", "identity", "waves")
 
 
@@ -261,7 +261,7 @@ def named_init(name: str) -> InitSpec:
     """Looks a named init up; "NAME@X" is NAME with its first layer times X.
 
     Raises:
-        InputError: no such name, the known ones are listed; or X is no number.
+        InputError: there is no such name (the message lists the known ones), or X is not a number.
     """
     known, at, text = name.partition("@")
     if known not in NAMED_INITS:
@@ -274,7 +274,7 @@ def factor_of(text: str, name: str) -> float:
     """The number X of an init "NAME@X".
 
     Raises:
-        InputError: no number, or a negative one.
+        InputError: X is not a number, or is negative.
     """
     try:
         number = float(text)
@@ -317,7 +317,7 @@ def sample_params(spec: InitSpec, config: SirenConfig, *, generator: torch.Gener
         generator: The only source of randomness.
 
     Raises:
-        InputError: there is not the memory for so many weights.
+        InputError: there is not enough memory for the weights.
     """
     what = f"a SIREN of {config.depth} x {config.width}"
     check_memory(4.0 * config.weights, what, "take a smaller width or depth")

@@ -1,4 +1,4 @@
-"""Sides of a signal -> how its first layer is scaled, and with it the frequencies of a start."""
+"""Sides of a signal -> the scale of the first layer, which sets the frequencies of a start."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from hyperinit.images.coords import COORD_STD
 from hyperinit.inits.rules import InitSpec
 
 # Dimensions -> standard deviation of the first layer's frequencies along an axis, relative to the
-# highest one that its samples can show. Sound has energy at all of them, volumes little at the
-# higher ones. From scans by factors of two on synthetic signals: docs/guides/signals.md.
+# Nyquist frequency, the highest that the samples can show. Sound has energy at all frequencies,
+# volumes little at high ones. From scans by factors of two on synthetic signals, see
+# docs/guides/signals.md.
 NYQUIST_SHARE = {1: 1 / 8, 3: 1 / 16}
 
 
 def nyquist(samples: int) -> float:
-    """The highest frequency that so many samples in [-1, 1] can show, in radians a unit."""
+    """The highest frequency that this many samples in [-1, 1] can show, in radians per unit."""
     return pi * samples / 2
 
 
 def first_layer_std(spec: InitSpec, dims: int) -> float:
-    """Standard deviation of the first layer's frequencies, in radians a unit of coordinate."""
+    """Standard deviation of the first layer's frequencies, in radians per unit of coordinate."""
     gain = spec.first.gain / (sqrt(3) if spec.first.dist == "uniform" else 1.0)
     return spec.omega_0 * gain / (dims * (COORD_STD if spec.unit_std_coords else 1.0))
 
 
 def side_factor(sides: Sequence[int], power: float) -> float:
-    """(side / 224)^power of a grid of two dimensions, the side being sqrt(H W)."""
+    """(side / 224)^power of a two-dimensional grid, where side = sqrt(H W)."""
     return float((sqrt(sides[0] * sides[1]) / 224) ** power)
 
 
 def first_layer_factor(spec: InitSpec, sides: Sequence[int], power: float) -> float | Tensor:
-    """What the first layer of a sized init is multiplied by.
+    """The factor that multiplies the first layer of a sized init.
 
-    Over two dimensions (side / 224)^power, the side being sqrt(H W), as photographs have it. Over
-    one or three a factor for each coordinate, x first, so that its frequencies are NYQUIST_SHARE of
-    the Nyquist frequency of its samples.
+    In two dimensions it is (side / 224)^power with side = sqrt(H W), as for photographs. In one or
+    three there is a factor for each coordinate, x first, which makes the standard deviation of its
+    frequencies NYQUIST_SHARE of its Nyquist frequency.
     """
     if len(sides) == 2:
         return side_factor(sides, power)

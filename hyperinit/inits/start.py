@@ -1,7 +1,7 @@
-"""An init + an image -> the start of a fit: parameters, their cost, the rate that suits them.
+"""An init + an image -> the start of a fit: parameters, their cost, their learning rate.
 
-Hand-designed, learned and user-made inits all give a `Start`, so a fit cannot tell them apart. This
-is the only place where making one is timed.
+Hand-designed, learned and user-made inits all return a `Start`, so a fit cannot tell them apart.
+This is the only place where making a start is timed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from hyperinit.siren.store import tensors_hash
 SIZED_POWER = 0.5  # see sized_init
 _SIZED = "-sized"
 
-# Starts are made one at a time: an init may draw from torch's global generator. An init may be
-# made of another one, so the lock can be taken again by the thread that holds it.
+# Starts are made one at a time, because an init may draw from torch's global generator. An init may
+# call another one, so the lock is reentrant.
 _starting = threading.RLock()
 
 
@@ -46,15 +46,15 @@ class Start:
     """Where a fit starts.
 
     Attributes:
-        params: One SIREN; in float32, which fits compute in, whatever it was given in.
+        params: One SIREN, converted to float32, in which fits compute.
         epochs: Pixel visits that making it cost, per pixel of the image; part of a fit's budget.
-        sec: Seconds that making it took; the clock of a fit starts there.
-        lr_factor: The learning rate that suits a fit from here, relative to the fit's own default.
-        prefers: What else suits it.
+        sec: Seconds that making it took; a fit's clock starts from there.
+        lr_factor: The learning rate that suits a fit from here, relative to the fit's default.
+        prefers: Other settings that suit such a fit.
 
     Raises:
-        InputError: a cost or the factor is no number, negative or not finite, or the factor is 0;
-            a parameter is no floating-point number.
+        InputError: a cost or the factor is not a number, negative or not finite, the factor is 0,
+            or a parameter is not a floating-point number.
     """
 
     params: Params
@@ -70,7 +70,7 @@ class Start:
             if not is_usable or (name == "lr_factor" and value == 0):
                 raise InputError(f"a start's {name} must be a number {bound}, not {value!r}")
         if not isinstance(self.params, Params):
-            return  # refused where it is used, which knows what gave it
+            return  # the caller refuses it, and can name the init that returned it
         for name, tensor in self.params.items():
             if not tensor.is_floating_point():
                 raise InputError(
@@ -81,21 +81,21 @@ class Start:
 
 @dataclass(frozen=True)
 class Init:
-    """Anything that gives a SIREN for an image.
+    """Anything that returns a SIREN for an image.
 
     Attributes:
         name: What tables call it.
-        make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN; or a Start, where what it
-            costs, or the rate that suits it, is not the same for all images. Hand-designed ones
-            take signals (C, *sides) too, and give SIRENs of as many coordinates and values.
-        epochs: image -> pixel visits that `make` costs, per pixel of the image. Where `make` gives
-            a Start that says it too, the larger number counts.
+        make: (image (3, H, W) in [0, 1], seed) -> Params of one SIREN; or a Start, if its cost or
+            its learning rate depends on the image. Hand-designed inits take signals (C, *sides)
+            too, and return SIRENs with that many coordinates and values.
+        epochs: image -> pixel visits that `make` costs, per pixel of the image. If `make` returns
+            a Start that has a cost too, the larger number counts.
         facts: JSON-able; whatever else identifies the init in a record.
         train_hashes: Hashes of the images it was made from, which it may not be tested on.
-        lr_factor: See Start. Benchmarks search for a rate of their own.
+        lr_factor: See Start. Benchmarks choose their own learning rates.
         prefers: See Start.
-        learn: (images, their fitted Params, the fits' seed): called with the fits of a set, in
-            order, by those who let the init learn from them. None: it does not.
+        learn: (images, their fitted Params, the fits' seed) -> None. Called with the fits of a
+            set, in order, if the init is to learn from them. None: it does not learn.
     """
 
     name: str
@@ -114,19 +114,19 @@ class Init:
     def start(self, image: Tensor, seed: int) -> Start:
         """The start for an image (3, H, W) in [0, 1], on the image's device.
 
-        The image stays as it is, whatever `make` and `epochs` do to theirs: they get copies.
+        `make` and `epochs` get copies of the image, so they cannot change it.
 
         Raises:
-            InputError: `make` gave something else than one SIREN or would end the program, or
-                `epochs` gave no usable number; or the seed is no whole number of 64 bits.
+            InputError: `make` returned something other than one SIREN or tried to exit the program,
+                `epochs` returned no usable number, or the seed is not a 64-bit integer.
         """
         clock = Clock(image.device)
-        # A copy, also below: what writes to its image in place would change the one that is fitted.
+        # A copy, here and below: an init that writes to its image would change the fitted one.
         shown = image.clone()
         with _starting, clock.running():
             try:
                 made = self.make(shown, check_seed(seed))
-            except SystemExit as error:  # it would end a thread alone, which is then waited for
+            except SystemExit as error:  # would end only this thread, which others then wait for
                 raise InputError(f"init {self.name} calls sys.exit({error.code!r})") from error
             like = made if isinstance(made, Start) else None
             params = made.params if isinstance(made, Start) else made
@@ -137,7 +137,7 @@ class Init:
             raise InputError(f"init {self.name} must give the Params of one SIREN, not {found}")
         try:
             epochs = float(self.epochs(image.clone()))
-            if like is not None:  # what is declared is not undone by a Start that leaves it out
+            if like is not None:  # a Start that states no cost does not undo the declared one
                 return replace(like, params=params, epochs=max(like.epochs, epochs), sec=clock.sec)
             return Start(params, epochs, clock.sec, self.lr_factor, self.prefers)
         except (InputError, TypeError, ValueError) as error:
@@ -145,7 +145,7 @@ class Init:
 
 
 def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
-    """A hand-designed init: a fresh draw for every seed, blind to the image but for its shape."""
+    """A hand-designed init: a fresh draw for every seed, which sees only the image's shape."""
 
     def make(image: Tensor, seed: int) -> Params:
         config = spec.siren_config(width, depth, image.ndim - 1, len(image))
@@ -155,19 +155,19 @@ def spec_init(name: str, spec: InitSpec, width: int, depth: int) -> Init:
 
 
 def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) -> Init:
-    """A hand-designed init with the first layer times (side / 224)^power, the side being sqrt(H W).
+    """A hand-designed init with the first layer times (side / 224)^power, where side = sqrt(H W).
 
-    At 48 x 48 most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
-    1 would keep the frequencies where they are in cycles a pixel; on training photographs of 96
-    and 48 pixels a side factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
-    A spec may have its other layers depend on the side as well, see InitSpec.hidden_power.
+    At 48 x 48, most of init 33's first layer lies beyond the pixel grid's Nyquist frequency. Power
+    1 would keep the frequencies constant in cycles per pixel; on training photographs of 96 and 48
+    pixels a side, factors of 0.7 and 0.35 to 0.5 are best: docs/research-log.md 10, 17.
+    In a spec, other layers may depend on the side too, see InitSpec.hidden_power.
     For sound and volumes the factor comes from the Nyquist frequency, see `first_layer_factor`.
     """
     drawn = spec_init(name, spec, width, depth)
 
     def make(image: Tensor, seed: int) -> Params:
         if image.ndim != 3 and power != SIZED_POWER:
-            raise InputError(f"init {name}: what follows @ is for images and other grids H x W")
+            raise InputError(f"init {name}: @ is only for images and other grids H x W")
         params, sides = drawn.start(image, seed).params, image.shape[1:]
         params = params.with_layer_scaled(0, first_layer_factor(spec, sides, power))
         if len(sides) == 2:
@@ -181,15 +181,15 @@ def sized_init(name: str, spec: InitSpec, width: int, depth: int, power: float) 
 
 
 def rule_init(name: str, width: int, depth: int) -> Init:
-    """A hand-designed init by its name: one that `named_init` knows, or NAME-sized of these.
+    """A hand-designed init by name: one that `named_init` knows, or its sized form NAME-sized.
 
     Args:
         name: "NAME-sized@X" has the power X, see `sized_init`.
-        width: Units of the sine layers.
+        width: Units of each sine layer.
         depth: Number of sine layers.
 
     Raises:
-        InputError: no such name, or X is no number.
+        InputError: there is no such name, or X is not a number.
     """
     known, at, text = name.partition("@")
     if not known.endswith(_SIZED):
@@ -201,33 +201,33 @@ def rule_init(name: str, width: int, depth: int) -> Init:
 def signal_start(
     signal: Tensor, init: str = "identity-sized", *, width: int = 256, depth: int = 5, seed: int = 0
 ) -> Start:
-    """Where a fit of any signal starts, from a hand-designed init.
+    """The start of a fit of any signal, from a hand-designed init.
 
     Args:
         signal: (C, N), (C, H, W) or (C, D, H, W) in [-1, 1], or an image (3, H, W) in [0, 1].
-        init: "identity-sized" or "33-sized", whose first layer suits the samples of the signal, or
-            a name that `named_init` knows, whose draw is blind to it.
-        width: Units of the sine layers.
+        init: "identity-sized" or "33-sized", whose first layer suits the signal's samples, or a
+            name that `named_init` knows, whose draw does not depend on the signal.
+        width: Units of each sine layer.
         depth: Number of sine layers.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: an unknown init, or the signal is unusable, see `to_signal`.
+        InputError: the init is unknown, or the signal is unusable, see `to_signal`.
     """
     signal = to_signal(signal)
     return rule_init(init, width, depth).start(signal, seed)
 
 
 class InitModel(Protocol):
-    """A trained module that gives a SIREN for an image: a hypernetwork or a learned init."""
+    """A trained module that returns a SIREN for an image: a hypernetwork or a learned init."""
 
     @property
     def config(self) -> Any:
-        """Has at least `siren`, the network it initialises, and `lr_factor`, see Start."""
+        """Has at least `siren`, the network it initialises, and `lr_factor` (see Start)."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What records and checkpoints say of it, JSON-able."""
+        """Its description in records and checkpoints, JSON-able."""
 
     @property
     def prefers(self) -> Preference:
@@ -247,38 +247,38 @@ class InitModel(Protocol):
 
 
 def check_shows_image(name: str, samples: Tensor) -> None:
-    """Refuses a signal where an init learned from images.
+    """Refuses a signal for an init that was learned from images.
 
     Raises:
-        InputError: it is not (3, H, W).
+        InputError: the samples are not (3, H, W).
     """
     if not shows_image(samples):
         shape = tuple(samples.shape)
         raise InputError(
-            f"init {name} is for images (3, H, W), not for a signal {shape}: take a hand-designed"
+            f"init {name} is for images (3, H, W), not for a signal {shape}; use a hand-designed"
             " one, such as identity-sized"
         )
 
 
 def model_init(name: str, model: InitModel) -> Init:
-    """A trained init: its forward pass and inner steps are on the clock and in the epochs."""
+    """A trained init: its forward pass and inner steps count in the seconds and the epochs."""
     facts = {**model.facts, "sha256": tensors_hash(model.state_dict())}
     return replace(_generated(name, model), facts=facts)
 
 
 def start_of(model: InitModel, image: Tensor, seed: int) -> Start:
-    """What a trained module generates for an image, what that cost, and the rate that suits it.
+    """The start that a trained module generates for an image, with its cost and learning rate.
 
     Args:
         model: A hypernetwork or a learned init.
-        image: (3, H, W) in [0, 1], on the device of the model.
+        image: (3, H, W) in [0, 1], on the model's device.
         seed: See the model's `generate`.
     """
     return _generated(type(model).__name__, model).start(image, seed)
 
 
 def _generated(name: str, model: InitModel) -> Init:
-    """A trained init without its facts: these take a look at all that it has learned."""
+    """A trained init without its facts, which would need a pass over all its parameters."""
 
     def make(image: Tensor, seed: int) -> Params:
         check_shows_image(name, image)
@@ -295,11 +295,11 @@ def params_init(name: str, params: Params, suits: Mapping[str, Any] | None = Non
     Args:
         name: What tables call it.
         params: Of one SIREN.
-        suits: What `start_facts` said of them where they are a start that was written to a file:
-            a fit from there is then the fit that it would have been without the file.
+        suits: The `start_facts` that were stored with them, if they are a start that was written
+            to a file. A fit from it then equals a fit from the original start.
 
     Raises:
-        InputError: `suits` is no such thing.
+        InputError: `suits` does not have this form.
     """
     facts = {"siren": params.config.facts, "sha256": tensors_hash(params.tensors)}
     init = Init(name, lambda image, seed: params, facts=facts)
@@ -318,15 +318,15 @@ def params_init(name: str, params: Params, suits: Mapping[str, Any] | None = Non
 
 
 def start_facts(start: Start) -> dict[str, Any]:
-    """What a fit from a start has to know beside its parameters, JSON-able: see `params_init`."""
+    """What a fit must know about a start beside its parameters, JSON-able; see `params_init`."""
     own = ("epochs", "lr_factor")
     return {**{name: getattr(start, name) for name in own}, "prefers": asdict(start.prefers)}
 
 
 def network_of(init: Init, sides: tuple[int, int] = (64, 64), seed: int = 0) -> SirenConfig:
-    """The network that an init brings, by its start for a plain grey image of these sides.
+    """The network of an init, found from its start for a plain grey image of these sides.
 
     Raises:
-        InputError: it refuses that image.
+        InputError: the init refuses that image.
     """
     return init.start(torch.full((3, *sides), 0.5), seed).params.config

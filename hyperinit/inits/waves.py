@@ -1,10 +1,11 @@
-"""How many units there are -> the waves of a first layer, spread evenly: nothing is left to luck.
+"""A number of units -> the waves of a first layer, spread evenly instead of drawn independently.
 
-A first layer with independent draws has its low frequencies, of which an image consists for the
-most part, by chance: of 64 waves one draw in three hardly has any, and its fit takes a third more
-epochs. Here lengths are the quantiles of a law, directions turn by the golden ratio from one length
-to the next, as seeds do in a sunflower, and so do phases by another irrational number; a generator
-only turns the whole. What a transformer learned to add to a draw led here (research log, 67).
+An image consists mostly of low frequencies, and a first layer with independent draws has them only
+by chance: with 64 waves, one draw in three hardly has any, and its fit takes a third more epochs.
+Here, lengths are the quantiles of a distribution. Directions turn by the golden ratio from one
+length to the next, like seeds in a sunflower, and phases by another irrational number. The
+generator only rotates the whole. What a transformer learned to add to a draw led to this (research
+log, 67).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import math
 import torch
 from torch import Tensor
 
-# Steps from one wave to the next, as shares of the circle (or sphere) and of a period.
+# Steps from one wave to the next, as fractions of the circle (or sphere) and of a period.
 _GOLDEN, _PLASTIC, _PHASE = (5**0.5 - 1) / 2, 0.7548776662466927, 2**0.5 - 1
 
-# Lengths are sqrt(-2 ln(1 - u)), the length of two normal numbers, to a power that leaves this one,
-# below which 98 % lie, where it is.
+# Lengths are sqrt(-2 ln(1 - u)), the length of a vector of two normal numbers, to a power, scaled
+# so that this 98 % quantile stays where it is.
 _TOP = math.sqrt(-2 * math.log(0.02))
 
 
@@ -26,11 +27,11 @@ def even_waves(count: int, dims: int, power: float, generator: torch.Generator) 
     """Wave vectors (count, dims), from the shortest to the longest, for a scale of 1.
 
     Args:
-        count: Of waves.
-        dims: Coordinates of a sample; 1, 2 or 3.
-        power: The higher, the more of them are long waves; with 1, and for two coordinates, lengths
-            are as those of normal numbers.
-        generator: Of the turn of the whole.
+        count: Number of waves.
+        dims: Number of coordinates; 1, 2 or 3.
+        power: The higher, the more of them are long waves. With 1 and two coordinates, lengths are
+            distributed as those of vectors of normal numbers.
+        generator: Draws the rotation of the whole.
     """
     number = torch.arange(count, dtype=torch.float64)
     length = _TOP * ((-2 * torch.log1p(-(number + 0.5) / count)).sqrt() / _TOP) ** power
@@ -44,7 +45,7 @@ def even_phases(count: int, bound: float, generator: torch.Generator) -> Tensor:
 
 
 def _directions(number: Tensor, dims: int, generator: torch.Generator) -> Tensor:
-    """Unit vectors (count, dims); half of all directions, as a wave is its own mirror image."""
+    """Unit vectors (count, dims) over half of all directions: opposite waves are the same wave."""
     turn = math.pi * _turned(number * _GOLDEN, generator)
     if dims == 1:
         return torch.ones_like(number)[:, None]
@@ -56,6 +57,6 @@ def _directions(number: Tensor, dims: int, generator: torch.Generator) -> Tensor
 
 
 def _turned(steps: Tensor, generator: torch.Generator) -> Tensor:
-    """Steps from a random beginning, in [0, 1)."""
+    """Steps from a random origin, in [0, 1)."""
     drawn = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
     return (steps + drawn.cpu()) % 1
