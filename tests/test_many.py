@@ -133,7 +133,7 @@ def test_fits_that_are_too_large_together_are_taken_apart(
 
 
 def test_images_of_two_sizes_and_wrong_counts_are_refused() -> None:
-    with pytest.raises(InputError, match=r"of one SIREN: write \[params\]"):
+    with pytest.raises(InputError, match=r"of one SIREN; pass \[params\]"):
         fit_many(start(), [smooth_image(8)], **FAST)
     with pytest.raises(InputError, match="one size, not 8x8 and 9x9"):
         fit_many([start()] * 2, [smooth_image(8), smooth_image(9)])

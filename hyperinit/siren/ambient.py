@@ -1,4 +1,4 @@
-"""What a process has set for torch elsewhere must not change what is computed here."""
+"""Shields our computations from torch settings that the process has made elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
-# As torch.set_float32_matmul_precision takes it: "highest" is float32, "high" may be TF32.
+# As in torch.set_float32_matmul_precision: "highest" is float32, "high" may be TF32.
 Precision = Literal["highest", "high"]
 
 _CPU = torch.device("cpu")
@@ -25,17 +25,17 @@ _products: ContextVar[Precision] = ContextVar("products", default="highest")
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Inside the block torch is set as it is at first, whatever the process has set.
+    """Inside the block torch has its initial settings, whatever the process has set.
 
-    Gradients are on; inference mode, autocast, another default dtype or device and products of low
-    precision are off. Fits and gradient steps are often called where a training script evaluates:
+    Gradients are on. Inference mode, autocast, another default dtype or device, and low-precision
+    products are off. Training scripts often call fits and gradient steps where they evaluate:
     under no_grad or inference_mode, or with mixed precision.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_dtype.wanted(torch.float32))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if torch.get_default_device() != _CPU:  # asking is cheap; setting it slows every call
+        if torch.get_default_device() != _CPU:  # reading is cheap; setting slows every call
             stack.enter_context(_CPU)
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
@@ -46,7 +46,7 @@ def own_settings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def products_of(precision: Precision) -> Iterator[None]:
-    """Matrix products of float32 have this precision inside the block, `own_products` included."""
+    """Inside the block float32 matrix products have this precision, also in `own_products`."""
     token = _products.set(precision)
     try:
         with own_products():
@@ -57,26 +57,26 @@ def products_of(precision: Precision) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_products() -> Iterator[None]:
-    """Matrix products of float32 are float32 inside the block, but for what `products_of` allows.
+    """Inside the block float32 matrix products are float32, unless `products_of` allows less.
 
-    On a processor with units for it torch would otherwise take them in bfloat16 where the process
-    has set that, by either of two ways that do not know of each other. Of threads that
-    allow different things at a time, the strictest decides.
+    Otherwise torch computes them in bfloat16, on a processor with units for it, if the process has
+    set so by either of two independent settings. If several threads allow different precisions at
+    the same time, the strictest counts.
     """
     with _precision.wanted(_products.get()):
         yield
 
 
 class _Shared(Generic[Value]):
-    """A setting that the process has once, while each of its threads may want a value of its own.
+    """A process-wide setting of which each thread may want a value of its own.
 
-    The first block that wants any keeps what the process has set, and the last one to end, in
-    whatever thread, restores that: a thread that restored what it found would bring back what
-    another one had set.
+    The first block that is entered saves the process's setting, and the last one to end, in any
+    thread, restores it. If each thread restored what it found, it might bring back another
+    thread's value.
 
     Args:
-        use: Sets the value that is best for all that are wanted.
-        keep: Gives what restores the setting as it is.
+        use: Applies the value that is best for all wanted ones.
+        keep: Saves the current setting and returns a function that restores it.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class _Shared(Generic[Value]):
     ) -> None:
         self._use, self._keep = use, keep
         self._lock = threading.Lock()
-        self._inside: dict[int, list[Value]] = {}  # of each thread, the innermost last
+        self._inside: dict[int, list[Value]] = {}  # thread -> wanted values, the innermost last
         self._restore: Callable[[], object] = lambda: None
 
     @contextlib.contextmanager
     def wanted(self, value: Value) -> Iterator[None]:
-        """Inside the block this thread wants the value."""
+        """Inside the block this thread wants this value."""
         thread = threading.get_ident()
         with self._lock:
             if not self._inside:
@@ -110,7 +110,7 @@ class _Shared(Generic[Value]):
 
 
 def _matmuls() -> list[Any]:
-    """One of torch's two ways to set it is by the backend; older versions of torch know of none."""
+    """The per-backend settings, one of torch's two ways; older versions do not have them."""
     backends = (torch.backends.mkldnn, torch.backends.cuda)
     matmuls = [getattr(backend, "matmul", None) for backend in backends]
     return [matmul for matmul in matmuls if hasattr(matmul, "fp32_precision")]
@@ -119,7 +119,7 @@ def _matmuls() -> list[Any]:
 def _precision_now() -> str | None:
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:  # both ways have been used, and this one has no answer
+    except RuntimeError:  # both ways have been used; then torch refuses to answer
         return None
 
 
@@ -153,7 +153,7 @@ _dtype: _Shared[torch.dtype] = _Shared(
 
 
 def with_own_settings(function: Function) -> Function:
-    """The function, always run inside `own_settings`."""
+    """Decorator: runs the function inside `own_settings`."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -164,5 +164,5 @@ def with_own_settings(function: Function) -> Function:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A tensor that takes part in gradients, whatever it was made in; detached."""
+    """The tensor, detached and usable in autograd even if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()

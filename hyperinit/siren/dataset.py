@@ -20,16 +20,16 @@ from hyperinit.siren.vectors import from_vector, to_vector
 class ParamDataset(Dataset[Tensor]):
     """The SIRENs that `hyperinit fit DIR -o OUT_DIR` made, sorted by file name.
 
-    `dataset[i]` is the parameter vector (P,) of one image; files are read and their checksums
-    verified when they are asked for.
+    `dataset[i]` is the parameter vector (P,) of one image. Files are read, and their checksums
+    verified, on access.
 
     Attributes:
         config: The network that all of them share.
         paths: The files.
 
     Raises:
-        InputError: no such directory, no SIREN in it, a file that is not one, or SIRENs of two
-            kinds; when an item is read: the file was damaged or removed.
+        InputError: the directory does not exist, holds no SIREN, holds a file that is not one, or
+            SIRENs of two kinds; on access: the file was damaged or removed.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -57,5 +57,5 @@ class ParamDataset(Dataset[Tensor]):
         return copy.deepcopy(self._infos[index])
 
     def params(self, vector: Tensor) -> Params:
-        """A vector (P,), or several (B, P) -> the SIRENs they are."""
+        """A vector (P,) -> its SIREN; (B, P) -> B stacked ones."""
         return from_vector(vector, self.config)

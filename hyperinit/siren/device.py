@@ -1,4 +1,4 @@
-"""Where a computation runs, and on how many threads."""
+"""Which device a computation runs on, and with how many threads."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Linear: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 DEVICE_HELP = "auto, cpu, cuda or mps"
 
-# Multiply-adds of one layer's product that pay for one more thread. Below, handing work to a second
-# thread costs more than it saves, and far more where other processes want the core.
+# Multiply-adds of one layer's product per thread. With less work, another thread costs more than it
+# saves, and far more if other processes want the core.
 THREAD_WORK = 2**25
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """What a user types -> a device that works here.
+    """A device name as typed -> a device that works here.
 
     Args:
         name: "cpu", "cuda", "mps" or another name that torch knows ("cuda:1"); "auto" is the GPU
-            where there is one, else the CPU.
+            if there is one, else the CPU.
 
     Raises:
         InputError: there is no such device, or it cannot be used.
@@ -46,15 +46,15 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"--device {name} cannot be used ({reason}): give one of {DEVICE_HELP}"
+            f"--device {name} cannot be used ({reason}); give one of {DEVICE_HELP}"
         ) from error
     if device.type == "meta":
-        raise InputError(f"--device {name} holds no numbers: give one of {DEVICE_HELP}")
+        raise InputError(f"--device {name} cannot hold data; give one of {DEVICE_HELP}")
     return device
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory of a CUDA device that is free or held in reserve; None for other devices."""
+    """Bytes of a CUDA device that are free or in torch's cache; None for other devices."""
     if device.type != "cuda":
         return None
     reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -62,7 +62,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def cpuinfo(field: str) -> str:
-    """What Linux says of its first processor; "" where nothing is said."""
+    """A field of /proc/cpuinfo for the first processor; "" if there is none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -73,9 +73,9 @@ def cpuinfo(field: str) -> str:
 
 @functools.cache
 def has_bfloat16_units() -> bool:
-    """Whether this processor has units for products in bfloat16, which are then four times as fast.
+    """Whether this processor has units for bfloat16 products, which are then four times as fast.
 
-    By what it says of itself: a timing would say another thing beside other work.
+    Judged by its own flags, because a timing would depend on other work on the machine.
     """
     units = {"avx512_bf16", "amx_bf16"}
     return torch.backends.mkldnn.is_available() and not units.isdisjoint(cpuinfo("flags").split())
@@ -83,10 +83,10 @@ def has_bfloat16_units() -> bool:
 
 @functools.cache
 def onednn_linear() -> Linear | None:
-    """The products of a layer in float32, without gradients, by oneDNN; None: there is no need.
+    """oneDNN's float32 product of a layer, without gradients; None where it is not faster.
 
-    torch takes MKL, which on AMD's processors is less than half as fast. The operator is what its
-    compiler calls, and may go: then nothing is lost but that.
+    torch uses MKL, which is less than half as fast on AMD processors. The operator is an internal
+    one of torch.compile and may disappear; then only this gain is lost.
     """
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if linear is None or cpuinfo("vendor_id") != "AuthenticAMD":
@@ -96,23 +96,24 @@ def onednn_linear() -> Linear | None:
 
 @contextlib.contextmanager
 def fast_products(device: torch.device, *, allowed: bool = True) -> Iterator[None]:
-    """Inside the block matrix products of float32 may take TF32, where a GPU has units for it.
+    """Inside the block float32 matrix products may use TF32, on GPUs that have units for it.
 
-    Ten bits of mantissa: for training, whose noise is larger, and never for a measured fit.
+    TF32 has ten mantissa bits: enough for training, whose noise is larger, but never used in a
+    measured fit.
     """
     with products_of("high" if allowed and device.type == "cuda" else "highest"):
         yield
 
 
 def choose_threads(asked: int | None, work: float) -> int:
-    """Threads for products of so many multiply-adds each.
+    """The number of threads for products of `work` multiply-adds each.
 
     Args:
-        asked: What the user typed; None lets the work decide, up to torch's own number.
+        asked: The user's choice; None lets the work decide, up to torch's own number.
         work: Pixels of a step * width^2.
 
     Raises:
-        InputError: `asked` is below 1 or absurd.
+        InputError: `asked` is below 1 or absurdly large.
     """
     if asked is not None:
         if not 1 <= asked <= 1024:
@@ -123,7 +124,7 @@ def choose_threads(asked: int | None, work: float) -> int:
 
 @contextlib.contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """Inside the block torch computes on so many threads."""
+    """Inside the block torch computes on `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

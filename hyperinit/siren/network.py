@@ -26,8 +26,8 @@ from hyperinit.siren.ambient import own_products
 from hyperinit.siren.device import Linear, onednn_linear
 from hyperinit.siren.sine import sin_
 
-# Far beyond what anyone fits, as MAX_WIDTH and MAX_DEPTH: a file or a typing error that asks for
-# more is refused, before the sizes of layers are even listed.
+# Like MAX_WIDTH and MAX_DEPTH, far more than anyone fits: a file or a typing error that asks for
+# more is refused before the sizes of its layers are even listed.
 MAX_INPUTS = 16
 MAX_NUMBERS = 2**31  # of all layers: 8 GB
 
@@ -42,9 +42,9 @@ class SirenConfig:
         omega_0: Frequency of every sine layer.
         unit_std_coords: Divide coordinates by their std `COORD_STD` first (seed rows 14 to 38).
         bias: Whether sine layers have a bias (seed row 20 has none); the linear layer always has.
-        in_features: Coordinates: 2 for images, 1 for sound, 3 for volumes.
-        out_features: Numbers at each of them: 3 for colours. `render` and hypernetworks are for
-            images, 2 and 3; fits are for other signals too.
+        in_features: Number of coordinates: 2 for images, 1 for sound, 3 for volumes.
+        out_features: Number of values at each point: 3 for colours. `render` and hypernetworks
+            need 2 coordinates and 3 colours; fits take other signals too.
     """
 
     width: int = 256
@@ -67,7 +67,7 @@ class SirenConfig:
         if self.weights > MAX_NUMBERS:
             raise InputError(
                 f"a siren of {self.depth} x {self.width} has {self.weights:.1e} numbers, more than"
-                f" {MAX_NUMBERS:.1e}: take a smaller width or depth"
+                f" {MAX_NUMBERS:.1e}; take a smaller width or depth"
             )
         omega = self.omega_0
         is_number = isinstance(omega, Real) and not isinstance(omega, bool)
@@ -77,29 +77,29 @@ class SirenConfig:
 
     @property
     def weights(self) -> int:
-        """How many there are, without biases."""
+        """The number of weights, without biases."""
         ends = self.width * (self.in_features + self.out_features)
         return ends + (self.depth - 1) * self.width**2
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What files and records say of it, JSON-able: as before there were other than images."""
+        """The config as files and records store it, JSON-able; image defaults are left out."""
         return as_recorded(self, ["in_features", "out_features"])
 
     @property
     def is_image(self) -> bool:
-        """Whether it takes the two coordinates of a pixel to three colours."""
+        """Whether it maps two coordinates to three colours."""
         return is_image(self.in_features, self.out_features)
 
     def check_image(self) -> None:
-        """Refuses what shows no picture.
+        """Refuses a network that does not show an image.
 
         Raises:
-            InputError: not two coordinates in and three colours out.
+            InputError: it does not have two coordinates in and three colours out.
         """
         if not self.is_image:
             raise InputError(
-                f"an image takes a SIREN from 2 coordinates to 3 colours, not from"
+                f"an image needs a SIREN from 2 coordinates to 3 colours, not from"
                 f" {self.in_features} to {self.out_features}"
             )
 
@@ -120,7 +120,7 @@ def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
+@dataclass(frozen=True, eq=False)  # comparing tensors gives no single truth value
 class Params(Mapping[str, Tensor]):
     """Weights and biases of one SIREN, or of B SIRENs stacked in a leading dimension.
 
@@ -147,7 +147,7 @@ class Params(Mapping[str, Tensor]):
             found = tuple(self.tensors[name].shape)
             if found != (*batch, *shape):
                 raise InputError(f"{name} has shape {found}, expected {(*batch, *shape)}")
-        # One order for all, whatever order a file or a caller had.
+        # Always the same order, whatever order a file or a caller had.
         object.__setattr__(self, "tensors", {name: self.tensors[name] for name in shapes})
 
     @property
@@ -166,12 +166,12 @@ class Params(Mapping[str, Tensor]):
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.tensors["layers.0.weight"].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the tensors."""
+        """The dtype of the tensors."""
         return self.tensors["layers.0.weight"].dtype
 
     def layer(self, index: int) -> tuple[Tensor, Tensor | None]:
@@ -179,9 +179,9 @@ class Params(Mapping[str, Tensor]):
         return self.tensors[f"layers.{index}.weight"], self.tensors.get(f"layers.{index}.bias")
 
     def with_layer_scaled(self, index: int, factor: float | Tensor) -> Params:
-        """A copy whose layer `index` has its weights, not its biases, times a factor.
+        """A copy in which the weights, not the biases, of layer `index` are times a factor.
 
-        A tensor is a factor for each input of the layer.
+        If the factor is a tensor, it has one entry per input of the layer.
         """
         name = f"layers.{index}.weight"
         return Params(self.config, {**self.tensors, name: self.tensors[name] * factor})
@@ -194,10 +194,10 @@ class Params(Mapping[str, Tensor]):
         """B stacked SIRENs as a list of B single ones (views, no copies).
 
         Raises:
-            InputError: it is a single one.
+            InputError: this is a single SIREN.
         """
         if not self.batch_shape:
-            raise InputError("these are Params of one SIREN: write [params] where several can be")
+            raise InputError("these are Params of one SIREN; pass [params] if a list is expected")
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
@@ -210,7 +210,7 @@ def check_params(params: Any) -> Params:
 
 
 def features(params: Params, coords: Tensor) -> Tensor:
-    """The last sine layer's output, (..., width): what `apply` sums up to colours; see there."""
+    """The last sine layer's output (..., width), which `apply` combines into colours; see there."""
     return _run_layers(params, coords, params.config.depth)
 
 
@@ -225,10 +225,10 @@ def apply(
     Args:
         params: One SIREN, or B stacked ones.
         coords: (..., 2) in [-1, 1] for one SIREN; (B, N, 2), or (N, 2) shared by all, for B.
-        hidden_dtype: What the sine layers after the first compute in; None: what `params` have.
-            The first layer places the frequencies and the last one sums up to the colours: both
-            stay as they are.
-        sine: What to take for the sine, see sine.py.
+        hidden_dtype: The dtype that the sine layers after the first compute in; None: that of
+            `params`. The first layer sets the frequencies and the last one makes the colours, so
+            both keep their precision.
+        sine: The sine function to use, see sine.py.
 
     Returns:
         Normalised colours (..., 3), or (B, N, 3).
@@ -244,7 +244,7 @@ def _run_layers(
     sine: Callable[[Tensor], Tensor] = torch.sin,
     linear: Linear = nn.functional.linear,
 ) -> Tensor:
-    """The output of the first so many layers; `linear` makes the products of one SIREN."""
+    """The output of the first `layers` layers; `linear` computes the products of one SIREN."""
     config = params.config
     batched = bool(params.batch_shape)
     hidden = coords / COORD_STD if config.unit_std_coords else coords
@@ -259,7 +259,7 @@ def _run_layers(
             dtype = hidden_dtype if i < config.depth else params.dtype
             hidden, weight = hidden.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        if batched and bias is not None:  # one pass over the activations less than `+`
+        if batched and bias is not None:  # saves one pass over the activations
             hidden = hidden.expand(len(weight), -1, -1)
             hidden = torch.baddbmm(bias.unsqueeze(-2), hidden, weight.transpose(-1, -2))
         elif batched:
@@ -284,7 +284,7 @@ class Siren(nn.Module):
     """The same network as `apply`, as a module: its parameters are the entries of `Params`.
 
     Args:
-        params: One SIREN; copied, so that training the module leaves them as they were.
+        params: One SIREN; copied, so that training the module does not change it.
     """
 
     def __init__(self, params: Params) -> None:
@@ -315,19 +315,19 @@ class Siren(nn.Module):
         return apply(self.params, coords)
 
 
-# Evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a CPU
-# what stays in its caches is twice as fast as what does not.
+# Pixels evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a
+# CPU, chunks that fit in its caches are twice as fast.
 CHUNK_PIXELS = {"cpu": 1024}
 OTHER_CHUNK_PIXELS = 65536
-ONEDNN_WIDTH = 128  # from which its products are the faster ones, where they are at all
+ONEDNN_WIDTH = 128  # from this width on oneDNN's products are faster, if they are at all
 
 
 def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> Tensor:
-    """`apply` without gradients to coordinates (N, 2), at most `chunk_pixels` at a time.
+    """`apply` to coordinates (N, 2) without gradients, at most `chunk_pixels` at a time.
 
-    Without `chunk_pixels` as many as suit the device. In the precision of the parameters, whatever
-    the process has set: inside torch.autocast too; but in float32 where they have less, in which
-    neighbouring pixels would have the same coordinates.
+    By default, chunks suit the device. Computes in the precision of the parameters, even inside
+    torch.autocast, but at least in float32: with less, neighbouring pixels would have the same
+    coordinates.
     """
     wide = torch.promote_types(params.dtype, torch.float32)
     params = params if params.dtype == wide else params.map(lambda value: value.to(wide))
@@ -358,11 +358,12 @@ def render(
 ) -> Tensor:
     """The image of one SIREN at any size: (3, height, width) in [0, 1].
 
-    Pixels are drawn in turn: beside the image itself, memory does not grow with its size.
-    `on_drawn` is told after every part how many pixels it had.
+    Pixels are drawn in chunks, so apart from the image itself memory does not grow with its size.
+    After every chunk, `on_drawn` gets the number of its pixels.
 
     Raises:
-        InputError: a side below 1, more than `MAX_PIXELS`, or no SIREN of an image.
+        InputError: a side is below 1, there are more than `MAX_PIXELS`, or this is not a SIREN of
+            an image.
     """
     check_params(params).config.check_image()
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
@@ -381,10 +382,10 @@ def render(
 
 
 def check_drawing(params: Params, count: int, smaller: str) -> None:
-    """Refuses a picture or signal of so many samples for which there is not the memory.
+    """Refuses to draw `count` samples if there is not enough memory.
 
     Raises:
-        InputError: there is not; it says what would be right.
+        InputError: there is not; the message says what would be right.
     """
     siren = params.config
     if params.device.type == "cpu":
@@ -395,6 +396,6 @@ def check_drawing(params: Params, count: int, smaller: str) -> None:
 
 
 def preview(params: Params, image: Tensor) -> Tensor:
-    """What `params` show at the image's size: (3, H, W) in [0, 1]."""
+    """The rendering of `params` at the image's size: (3, H, W) in [0, 1]."""
     height, width = image.shape[-2:]
     return render(params, height, width)

@@ -1,7 +1,7 @@
-"""A function over tensors that stay where they are -> one that a GPU repeats without the host.
+"""A function over tensors at fixed addresses -> a CUDA graph that replays it without the host.
 
 A step of a small fit is some sixty kernels of a few microseconds each, and launching them from
-Python takes several times as long. Captured as a CUDA graph, all of them are one launch.
+Python takes several times as long. Captured as a CUDA graph, they are a single launch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 _logger = logging.getLogger(__name__)
 
-# Calls that run as they are before the capture: what libraries do only once, such as loading
-# kernels, cannot be captured.
+# Normal calls before the capture: what libraries do only once, such as loading kernels, cannot be
+# captured.
 WARM_CALLS = 3
 
 _capturing = threading.Lock()  # torch allows one capture at a time in a process
@@ -28,7 +28,7 @@ _captures = ContextVar("captures", default=True)
 
 @contextlib.contextmanager
 def without_capture() -> Iterator[None]:
-    """Inside the block no function begins to be captured: for comparisons."""
+    """Inside the block no new function is captured: for comparisons."""
     token = _captures.set(False)
     try:
         yield
@@ -37,15 +37,15 @@ def without_capture() -> Iterator[None]:
 
 
 class Replayed:
-    """A function that is captured at its fourth call on a CUDA device, and then replayed.
+    """A function that is captured at its fourth call on a CUDA device, and replayed from then on.
 
-    Every call, replayed or not, does the same to the same memory. Whatever differs from call to
-    call has to be in tensors, and whatever the function makes anew is its own affair.
+    Every call, replayed or not, does the same to the same memory. Anything that differs from call
+    to call must be in tensors; tensors that the function creates stay private to it.
 
     Args:
-        function: Reads and writes tensors that exist before and are never replaced, and neither
-            waits for the device nor draws random numbers.
-        device: Where the tensors are.
+        function: Reads and writes tensors that exist beforehand and are never replaced, and
+            neither waits for the device nor draws random numbers.
+        device: The device of the tensors.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device) -> None:
@@ -53,7 +53,7 @@ class Replayed:
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was captured: numbers that are part of the function have changed."""
+        """Discards the capture, because constants inside the function have changed."""
         self._replay: Callable[[], None] | None = None
         self._calls = 0
         self._is_captured = self._device.type == "cuda" and _captures.get()
@@ -66,17 +66,17 @@ class Replayed:
         (self._replay or self._function)()
 
     def _captured(self) -> Callable[[], None]:
-        """The function as a graph, or as it is where it cannot be captured."""
+        """The function as a CUDA graph, or itself if it cannot be captured."""
         try:
             return capture(self._function, self._device)
-        except Exception as error:  # of CUDA, of a library, or of an operation that cannot be
+        except Exception as error:  # from CUDA, a library, or an operation that cannot be captured
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             _logger.warning("steps run without a CUDA graph (capturing failed: %s)", reason)
             return self._function
 
 
 def capture(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """What does again all that a function asks of a CUDA device; the function itself does nothing.
+    """Captures a function's CUDA work, without running it, and returns what replays it.
 
     Raises:
         Exception: it cannot be captured; nothing has been done.
@@ -89,11 +89,11 @@ def capture(function: Callable[[], None], device: torch.device) -> Callable[[], 
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 function()
         finally:
-            torch.cuda.set_stream(current)  # which a capture that fails leaves where it is
+            torch.cuda.set_stream(current)  # a failed capture does not restore it
     return graph.replay
 
 
 @functools.cache
 def _side_stream(device: int, thread: int) -> torch.cuda.Stream:
-    """Always the same one, as libraries keep memory of their own for each."""
+    """One stream per device and thread, because libraries keep a workspace for each stream."""
     return torch.cuda.Stream(device)

@@ -1,4 +1,4 @@
-"""SIRENs of other signals than images: which signal suits one, and what it shows."""
+"""SIRENs of signals other than images: which signals fit a network, and how it is rendered."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SIDES = {1: "N", 2: "H, W", 3: "D, H, W"}
 
 
 def to_samples(source: ImageSource, config: SirenConfig) -> Tensor:
-    """What a SIREN is to be fitted to: an image (3, H, W) in [0, 1], or a signal in [-1, 1].
+    """Reads what a SIREN is to be fitted to: an image (3, H, W) in [0, 1], or a signal in [-1, 1].
 
     Args:
-        source: What `to_image` takes, for a SIREN of an image; what `to_signal` takes, for others.
+        source: Anything that `to_image` accepts for a SIREN of an image, or `to_signal` for others.
         config: The network.
 
     Raises:
-        InputError: as these, or the SIREN has other numbers of coordinates or values.
+        InputError: as those, or the SIREN has other numbers of coordinates or values.
     """
     if config.is_image and not is_signal_path(source):
         return to_image(source)
@@ -58,17 +58,17 @@ def render_signal(
     """The signal of one SIREN on a grid of any size: (C, *sides) in [-1, 1], clipped.
 
     Args:
-        params: One SIREN, from as many coordinates as there are sides.
+        params: One SIREN, with as many coordinates as there are sides.
         sides: Samples along each dimension: (N,), (H, W) or (D, H, W).
-        on_drawn: Told after every part how many samples it had.
+        on_drawn: Called after every chunk with the number of its samples.
 
     Raises:
-        InputError: another number of sides; a side below 1; more than `MAX_PIXELS` samples; the
-            SIREN is of an image (see `render`), or there are several.
+        InputError: the number of sides is wrong, a side is below 1, there are more than
+            `MAX_PIXELS` samples, the SIREN is of an image (see `render`), or there are several.
     """
     config = check_params(params).config
     if config.is_image:
-        raise InputError("a SIREN from 2 coordinates to 3 colours is of an image: see render")
+        raise InputError("a SIREN from 2 coordinates to 3 colours is of an image; use render")
     if params.batch_shape:
         raise InputError(f"render_signal takes one SIREN, not {params.batch_shape[0]}")
     count = math.prod(sides)

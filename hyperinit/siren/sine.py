@@ -1,8 +1,8 @@
-"""Sines that take less time than torch's, and are as exact as float32 is.
+"""Sines that are faster than torch's and accurate to float32.
 
-A step of a SIREN takes millions of sines and cosines, a third of its time. NumPy's are two to three
-times as fast where a step runs on one thread (docs/research-log.md 101). In a compiled fit a
-polynomial that the compiler fuses with what comes before and after it costs next to nothing.
+A step of a SIREN takes millions of sines and cosines, a third of its time. On one thread NumPy's
+are two to three times as fast (docs/research-log.md 101). In a compiled fit, a polynomial that the
+compiler fuses with the surrounding operations costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Up to so many threads NumPy's one is faster than torch, which has as many as it is given.
+# Up to this many threads NumPy, which uses one, is faster than torch, which uses all of them.
 NUMPY_THREADS = 2
 
-# pi in two parts, the first with so few bits that small multiples of it are exact in float32.
+# pi in two parts; the first has so few bits that small multiples of it are exact in float32.
 _PI_HIGH = 3.140625
 _PI_LOW = pi - _PI_HIGH
 
-# sin(r) / r - 1 in powers of r^2, by least squares at Chebyshev points of [-pi/2, pi/2]: the sine
-# is then right to 5e-9 and its derivative to 4e-7, before rounding.
+# sin(r) / r - 1 in powers of r^2, by least squares at Chebyshev points of [-pi/2, pi/2]. Before
+# rounding, the sine is accurate to 5e-9 and its derivative to 4e-7.
 _COEFFICIENTS = (
     -0.16666656731361065,
     0.008333010326027561,
@@ -32,7 +32,7 @@ _COEFFICIENTS = (
 
 
 def fast_sin(x: Tensor) -> Tensor:
-    """sin(x) to about 2e-7, of any |x| up to some thousands; the dtype of `x` is kept."""
+    """sin(x), accurate to about 2e-7 for |x| up to some thousands; keeps the dtype of `x`."""
     exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     turns = torch.round(exact / pi).detach()  # half turns: sin(r + k pi) = (-1)^k sin(r)
     r = exact - turns * _PI_HIGH - turns * _PI_LOW
@@ -45,9 +45,9 @@ def fast_sin(x: Tensor) -> Tensor:
 
 
 def _for_numpy(x: Tensor) -> Any:
-    """The same memory as an array where NumPy's sines suit it; else None."""
+    """The same memory as a NumPy array if NumPy's sines are the better choice; else None."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and type(x) is Tensor
-    # What torch.jit records would take their place for constants.
+    # torch.jit tracing would record NumPy's results as constants.
     if not plain or torch.get_num_threads() > NUMPY_THREADS or torch.jit.is_tracing():
         return None
     try:
@@ -57,11 +57,11 @@ def _for_numpy(x: Tensor) -> Any:
 
 
 def sin_(x: Tensor) -> Tensor:
-    """sin(x) in place of x, which has no gradient."""
+    """Computes sin(x) in place, without gradients."""
     values = _for_numpy(x)
     if values is None:
         return torch.sin_(x)
-    with np.errstate(all="ignore"):  # as torch has it, whatever the process has set
+    with np.errstate(all="ignore"):  # like torch, whatever the process has set
         np.sin(values, out=values)
     return x
 
@@ -69,7 +69,7 @@ def sin_(x: Tensor) -> Tensor:
 def sin_and_cos(x: Tensor, sine: Tensor, cosine: Tensor | None) -> None:
     """Fills `sine` with sin(x) and, unless it is None, `cosine` with cos(x), in its own dtype.
 
-    What is in x, which may be `cosine` itself, is lost.
+    Overwrites x, which may be `cosine` itself.
     """
     values = _for_numpy(x)
     if values is None:

@@ -1,4 +1,4 @@
-"""Tensors and JSON -> one file, and back: atomic to write, checksummed to read.
+"""Tensors and JSON -> one file, and back: written atomically, with a checksum verified on reading.
 
 Files are safetensors (no code can hide in them). Neither safetensors nor torch.save notices a
 flipped byte, so a SHA-256 of the content is stored in the metadata and verified at every load.
@@ -29,20 +29,20 @@ CHECKPOINT_NAME = "checkpoint.safetensors"  # in the directory of a training run
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint of a run directory; a file is one itself. It may be missing."""
+    """The checkpoint file of a run directory, or the path itself if it is not a directory."""
     path = Path(path)
     return path / CHECKPOINT_NAME if path.is_dir() else path
 
 
-# As nested as JSON can be, facts of this length take about 1 GB while they are read. Hashes of
-# training images do not count: there can be a million, and they take little more than their length.
+# At the worst nesting, facts of this length take about 1 GB while they are read. Hashes of training
+# images do not count: there can be a million, and they take little more than their length.
 MAX_INFO_CHARS = 2**24
 _HASH = re.compile(r'"[0-9a-f]{64}"')
 
-# How a file begins that torch.save wrote: a zip archive, or a pickle.
+# First bytes of a file that torch.save wrote: a zip archive, or a pickle.
 _PYTORCH_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
-_IMAGE_HASHES = ("sha256", "photo_sha256")  # of an image as it was fitted, and as it was stored
+_IMAGE_HASHES = ("sha256", "photo_sha256")  # of the image as fitted, and of the original
 
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -54,7 +54,7 @@ FOREIGN = (
 
 
 def tensors_hash(tensors: Mapping[str, Tensor], extra: str = "") -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, and over a text."""
+    """SHA-256 of the names, types, shapes and bytes of tensors, and of a text."""
     digest = hashlib.sha256(extra.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -69,7 +69,7 @@ def save_tensors(
     """Writes tensors with a kind (what the file is) and JSON-able facts, atomically.
 
     Raises:
-        InputError: it cannot be written, or the facts are too long for any file.
+        InputError: the file cannot be written, or the facts are too long for safetensors.
     """
     text = json.dumps(info, sort_keys=True)
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -78,14 +78,14 @@ def save_tensors(
         content = save(plain, metadata)
     except SafetensorError as error:  # its header is limited
         raise InputError(
-            f"cannot write {shown_path(path)}: what is to be said of it is more than a file can"
-            f" hold, {len(text)} characters; where these are hashes of training images, take fewer"
+            f"cannot write {shown_path(path)}: its metadata has {len(text)} characters, more than a"
+            " file can hold; if these are hashes of training images, train on fewer images"
         ) from error
     write_atomically(path, content)
 
 
 def _one_line(error: object) -> str:
-    """What an error says, as the end of a message; it may quote what a hostile file has in it."""
+    """An error's text as the end of a message, made printable: it may quote a hostile file."""
     text = " ".join(str(error).split())
     return text[:200] if text.isprintable() else repr(text[:200])
 
@@ -115,13 +115,13 @@ def _readable(path: Path) -> Iterator[Any]:
 
 
 def file_kind(path: str | Path) -> str:
-    """The kind a file was saved with, or "" for a safetensors file of another program."""
+    """The kind that a file was saved with, or "" for a safetensors file of another program."""
     with _readable(Path(path)) as file:
         return str((file.metadata() or {}).get("kind", ""))
 
 
 def _length(text: str) -> int:
-    """Of facts, in characters; hashes are left out where it matters."""
+    """The length of facts in characters; hashes are not counted if it is over the limit."""
     if len(text) <= MAX_INFO_CHARS:
         return len(text)
     return len(text) - sum(len(found.group()) + 2 for found in _HASH.finditer(text))
@@ -138,8 +138,8 @@ def _facts(path: Path, metadata: Mapping[str, str] | None, kind: str) -> dict[st
     """The facts in the metadata of a file of this kind.
 
     Raises:
-        InputError: another kind; the facts are missing, too long or no JSON object, or have a key
-            twice.
+        InputError: the kind is another, or the facts are missing, too long, not a JSON object or
+            have a key twice.
     """
     name, metadata = shown_path(path), metadata or {}
     found = metadata.get("kind")
@@ -156,15 +156,15 @@ def _facts(path: Path, metadata: Mapping[str, str] | None, kind: str) -> dict[st
         reason = _one_line(error)
         raise InputError(f"{name}: damaged, its facts cannot be read ({reason})") from error
     if not isinstance(info, dict):
-        raise InputError(f"{name}: damaged, its facts are no JSON object")
+        raise InputError(f"{name}: damaged, its facts are not a JSON object")
     return info
 
 
 def read_info(path: str | Path, kind: str) -> dict[str, Any]:
-    """The facts in a file, without reading its tensors, and hence without its checksum.
+    """The facts in a file, without reading its tensors, and so without verifying its checksum.
 
     Raises:
-        InputError: missing, truncated or of another kind, or its facts are unusable.
+        InputError: the file is missing, truncated or of another kind, or its facts are unusable.
     """
     path = Path(path)
     with _readable(path) as file:
@@ -175,11 +175,11 @@ def read_info(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote: (tensors, info). The tensors are in memory of their own.
+    """Reads what `save_tensors` wrote: (tensors, info). The tensors do not map the file.
 
     Raises:
-        InputError: missing, truncated, of another kind, or changed since it was written; its facts
-            are unusable.
+        InputError: the file is missing, truncated, of another kind or changed since it was written,
+            or its facts are unusable.
     """
     path = Path(path)
     with _readable(path) as file:
@@ -187,11 +187,11 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
 
 
 def _tensors(path: Path, file: Any, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """As `read_info`, from a file that is open already."""
+    """`load_tensors` from a file that is already open."""
     metadata = file.metadata() or {}
     info = _facts(path, metadata, kind)
-    # Copies: a tensor that is a piece of a mapped file changes with it, and keeps it from being
-    # replaced on Windows.
+    # Copies: a tensor that maps a file would change with it, and on Windows would keep the file
+    # from being replaced.
     tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if metadata.get("sha256") != tensors_hash(tensors, kind + metadata["info"]):
         raise InputError(
@@ -203,10 +203,10 @@ def _tensors(path: Path, file: Any, kind: str) -> tuple[dict[str, Tensor], dict[
 def load_module(
     module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: str | Path
 ) -> None:
-    """Gives a module the tensors that a file has under "PREFIX/".
+    """Loads the tensors that a file has under "PREFIX/" into a module.
 
     Raises:
-        InputError: they do not fit; the file is named.
+        InputError: they do not fit; the message names the file.
     """
     start = f"{prefix}/"
     own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
@@ -270,15 +270,15 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
     """Reads what `save_params` wrote: (params, info), the params in float32.
 
     Raises:
-        InputError: as `load_tensors`; the facts are not those of a SIREN; the tensors do not fit
-            the stored SirenConfig, are no floating-point numbers, or are NaN or infinite.
+        InputError: as `load_tensors`; or the facts are not those of a SIREN, or the tensors do not
+            fit the stored SirenConfig, are not floating-point numbers, or are NaN or infinite.
     """
     path = Path(path)
     name = shown_path(path)
     with _readable(path) as file:
         info = _facts(path, file.metadata(), PARAMS_KIND)
         config = check_siren_facts(path, info)
-        # Before anything is read or made whose size a hostile file decides.
+        # Checked before anything is read or allocated whose size a hostile file controls.
         count = config.depth + 1 + (config.depth + 1 if config.bias else 1)
         if len(file.keys()) != count:
             raise InputError(f"{name}: has {len(file.keys())} tensors, {config} has {count}")
@@ -292,12 +292,12 @@ def load_params(path: str | Path) -> tuple[Params, dict[str, Any]]:
 
 
 def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict[str, Any]]:
-    """Reads one SIREN of a file: `index` says which where the file has several stacked.
+    """Reads one SIREN of a file; `index` says which one if the file has several stacked.
 
-    The facts are those about this one: `images` has its entry alone.
+    The facts are those of this SIREN: `images` has only its entry.
 
     Raises:
-        InputError: as `load_params`, or there is no such one, or several and no index.
+        InputError: as `load_params`, or there is no such SIREN, or there are several and no index.
     """
     params, info = load_params(path)
     count = params.batch_shape[0] if params.batch_shape else 1
@@ -309,10 +309,10 @@ def load_siren(path: str | Path, index: int | None = None) -> tuple[Params, dict
 
 
 def check_index(path: str | Path, index: int | None, count: int) -> None:
-    """Refuses an index that says of no SIREN which one of a file's it is.
+    """Refuses an index that does not select one of a file's SIRENs.
 
     Raises:
-        InputError: there is no such one, or several and no index.
+        InputError: there is no such SIREN, or there are several and no index.
     """
     name = shown_path(path)
     if index is None and count > 1:
@@ -323,9 +323,9 @@ def check_index(path: str | Path, index: int | None, count: int) -> None:
 
 
 def _facts_of_one(info: Mapping[str, Any], index: int, count: int) -> dict[str, Any]:
-    """The facts about one of a stack: lists with an entry for each SIREN keep that of this one.
+    """The facts about one SIREN of a stack: lists with an entry per SIREN keep only its entry.
 
-    A list of another length is left out: there is no telling which of its entries is meant.
+    A list of another length is left out, because none of its entries can be assigned to a SIREN.
     """
     facts = dict(info)
     for field in ("images", "mse", "psnr", "start"):
@@ -340,10 +340,10 @@ def _facts_of_one(info: Mapping[str, Any], index: int, count: int) -> dict[str, 
 
 
 def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
-    """The network that a file says it is for, once all facts that are used have their types.
+    """Checks the types of all facts that are used, and returns the network that a file is for.
 
     Raises:
-        InputError: one has not.
+        InputError: a fact has the wrong type.
     """
     name, facts = shown_path(path), info.get("siren")
     if not isinstance(facts, dict):
@@ -371,13 +371,13 @@ def check_siren_facts(path: Path, info: Mapping[str, Any]) -> SirenConfig:
 
 
 def shown_hashes(info: Mapping[str, Any]) -> frozenset[str]:
-    """Hashes of the images that a file of SIRENs shows, by its facts, or was trained on."""
+    """Hashes of the images that a file of SIRENs shows or was trained on, by its facts."""
     shown = (image.get(key) for image in info.get("images", ()) for key in _IMAGE_HASHES)
     return frozenset(filter(None, shown)) | frozenset(info.get("train_hashes", ()))
 
 
 def _is_signal(facts: object, dims: int) -> bool:
-    """Whether the entry `signal`, which may be missing, has the types that are relied on."""
+    """Whether the entry `signal`, which may be missing, has the expected types."""
     if not isinstance(facts, dict) or not facts:
         return facts == {}
     sides, rate_hz = facts.get("sides"), facts.get("rate_hz", 1)
@@ -390,7 +390,7 @@ def _is_signal(facts: object, dims: int) -> bool:
 
 
 def _is_image(facts: object) -> bool:
-    """Whether an entry of `images` has the types that are relied on."""
+    """Whether an entry of `images` has the expected types."""
     if not isinstance(facts, dict):
         return False
     texts = (facts.get(key, "") for key in ("name", *_IMAGE_HASHES))

@@ -1,4 +1,4 @@
-"""Several SIRENs in one tensor, and all numbers of a SIREN in one vector."""
+"""Stacks of SIRENs, and SIRENs as parameter vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_vector(vector: Tensor, config: SirenConfig) -> Params:
     """The inverse of `to_vector`: (P,) -> one SIREN, (B, P) -> B stacked ones (views).
 
     Raises:
-        InputError: the vector is not as long as a SIREN of this config has parameters.
+        InputError: the vector's length is not the number of parameters of this config.
     """
     shapes = param_shapes(config)
     sizes = [math.prod(shape) for shape in shapes.values()]
@@ -40,7 +40,7 @@ def from_vector(vector: Tensor, config: SirenConfig) -> Params:
 
 
 def choose_params(which: Tensor, yes: Params, no: Params) -> Params:
-    """New SIRENs: of `yes`, detached, where `which` (B,) or () is true, else of `no`."""
+    """New SIRENs: `yes`, detached, where `which` (B,) or () is true, and `no` elsewhere."""
 
     def chosen(name: str) -> Tensor:
         mask = which.reshape(*which.shape, *[1] * (yes[name].ndim - which.ndim))
@@ -53,7 +53,7 @@ def stack_params(several: Sequence[Params]) -> Params:
     """B single SIRENs of one SirenConfig -> one Params with a leading B.
 
     Raises:
-        InputError: none at all, stacked ones, or different networks.
+        InputError: there are none, some are stacked already, or the networks differ.
     """
     if not several or any(params.batch_shape for params in several):
         raise InputError("stack_params takes one or more single SIRENs")
@@ -65,15 +65,15 @@ def stack_params(several: Sequence[Params]) -> Params:
 
 
 class FlatParams:
-    """One SIREN or B stacked ones, with all numbers in one vector, layer after layer.
+    """One SIREN or B stacked ones, with all parameters in one vector, layer after layer.
 
-    In each layer the weights of all SIRENs come first and then their biases, so that every
-    parameter is a contiguous (..., out, in) or (..., out) and every layer one stretch.
+    In each layer the weights of all SIRENs come first and then their biases, so every parameter is
+    a contiguous (..., out, in) or (..., out), and every layer is a contiguous slice.
 
     Attributes:
-        vector: All numbers.
+        vector: All parameters.
         params: The same memory as Params.
-        layers: Each layer's stretch of `vector`.
+        layers: Each layer's slice of `vector`.
     """
 
     def __init__(self, params: Params, *, zeros: bool = False) -> None:
@@ -103,7 +103,7 @@ class FlatParams:
         return FlatParams(self.params, zeros=True)
 
     def image(self, index: int) -> list[list[Tensor]]:
-        """The parameters of one of B stacked SIRENs: for each layer its tensors."""
+        """The parameters of one of B stacked SIRENs: a list of tensors for each layer."""
         layers: list[list[Tensor]] = [[] for _ in self.layers]
         for name, value in self.params.items():
             layers[int(name.split(".")[1])].append(value[index])

@@ -213,5 +213,5 @@ def test_a_checkpoint_of_hundreds_of_thousands_of_images_is_read(tmp_path, saved
 def test_more_images_than_a_checkpoint_can_name_are_refused_when_it_is_written(tmp_path, saved):
     tensors, facts = saved["hyper"]
     hashes = ["0" * 64] * 1_500_000
-    with pytest.raises(InputError, match=r"more than a file can hold.*take fewer"):
+    with pytest.raises(InputError, match=r"more than a file can hold.*train on fewer"):
         save_tensors(tmp_path / "most", tensors, CHECKPOINT_KIND, {**facts, "train_hashes": hashes})
