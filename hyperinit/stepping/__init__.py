@@ -1,1 +1,1 @@
-"""One step of a fit: which pixels, their gradient, the update, its rate."""
+"""One step of a fit: its pixels, the gradient, the update and the learning rate."""

@@ -1,8 +1,8 @@
-"""Image -> which pixels each step of a fit sees: credit sampling, evenly spaced visits by residual.
+"""Image -> the pixels of each step of a fit: credit sampling, evenly spaced visits by residual.
 
-Sampling with replacement in proportion to the residual gains little, because the same pixel comes
-twice in a row and others not for long. Here nothing is drawn with replacement: pixels are visited
-in passes, and a credit decides in which of them each one takes part. Measured in
+Sampling with replacement in proportion to the residual gains little, because some pixels come
+twice in a row and others not for a long time. Here nothing is drawn with replacement: pixels are
+visited in passes, and a credit decides in which passes each one takes part. Measured in
 docs/research-log.md.
 """
 
@@ -19,17 +19,18 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import image_to_rgb
 
-# The smallest weight, relative to the largest: every pixel comes at least every 1 / FLOOR passes.
+# The smallest weight, relative to the largest: every pixel is visited at least once in 1 / FLOOR
+# passes.
 FLOOR = 0.1
 
 # Added to the local standard deviation of the image, which is the weight of the first pass.
 FIRST_PASS_STD = 0.05
 
-# Credits are whole numbers of 1 / UNIT, and weights are rounded up to them: sums of floats would
-# now and then come to a visit a pass late.
+# Credits are integers, in units of 1 / UNIT, and weights are rounded up to them: with sums of
+# floats a visit would now and then come a pass late.
 UNIT = 2**16
 
-# Larger than any seed that is drawn plus any number of passes.
+# Seeds are drawn below this; adding a pass number cannot overflow.
 _SEEDS = 2**62
 
 
@@ -37,33 +38,31 @@ class CreditSampler:
     """The batches of one fit, or of B fits of images of one size that run together.
 
     The image is divided into nearly equal cells of about `cell` x `cell` pixels. In a pass every
-    pixel has its turn once, one from each cell after the other, each cell in an order of its own
-    (bit-reversed Morton order, XORed with a number that is random for each pass and cell, so that
-    any few consecutive ones are spread over the cell). At its turn a pixel's weight is added to
-    its credit; from 1 on it is visited, and 1 is taken off. The weight is
-    clip(r / max r, FLOOR, 1), with r the residual at the last visit as it is when the pass is
-    planned; in the first pass r is `local_std` + FIRST_PASS_STD.
+    pixel has one turn. Turns take one pixel from each cell after the other, and each cell has its
+    own order: bit-reversed Morton order, XORed with a random number for each pass and cell, so
+    that any few consecutive pixels are spread over the cell. At its turn, a pixel's weight is
+    added to its credit. If the credit is then at least 1, the pixel is visited and pays 1. The
+    weight is clip(r / max r, FLOOR, 1), where r is the residual at the last visit, known when the
+    pass is planned. In the first pass r is `local_std` + FIRST_PASS_STD.
 
-    Batches are filled with the pixels that are visited, in their order, and all have the same
-    size. What is left of a pass is followed by the next one, so a pixel is at most once in a batch
-    for each pass that the batch has a part of: twice at most wherever a pass visits a batch of
-    pixels or more, which cells of 4 x 4 and more see to. An epoch is as many visits as the image
-    has pixels, whatever pixels they were of: a step is batch_pixels / pixels of it, and a pass as
-    many epochs as the mean weight.
+    Batches are filled with the visited pixels, in order, and all have the same size. A batch may
+    span the end of a pass, and contains a pixel at most once for each pass that it overlaps: at
+    most twice if a pass has at least a batch of visits, which cells of at least 4 x 4 ensure. An
+    epoch is as many visits as the image has pixels, whichever pixels they are. So a step takes
+    batch_pixels / pixels of an epoch, and a pass takes as many epochs as the mean weight.
 
-    All randomness is the generator's, of which one number is taken, and does not depend on the
-    images: each of B is fitted with the batches that it would have on its own. On a GPU the host
-    waits for the device once for each pass that is planned, in no other step.
+    All randomness comes from one number of the generator and does not depend on the images: each of
+    B images gets the batches that it would get on its own. On a GPU the host waits for the device
+    once per planned pass, and in no other step.
 
-    Of a signal over one or three dimensions the cells are intervals or cubes, and what is said of
-    pixels holds for its samples.
+    For a signal over one or three dimensions, cells are intervals or cubes, and pixels are samples.
 
     Args:
         image: (3, H, W) or (B, 3, H, W) in [0, 1]; or a signal, (..., C, *sides) in [-1, 1].
         cell: Side of a cell in pixels.
         generator: On the CPU.
-        batch_pixels: Pixels a step and image, N; by default one from each cell. No more than the
-            image has.
+        batch_pixels: Pixels per step and image, N; by default one from each cell. At most as many
+            as the image has.
         dims: Dimensions of the grid.
 
     Raises:
@@ -98,17 +97,17 @@ class CreditSampler:
         self._at = 0
         self._ends = [0] * images
         self._passes = [0] * images
-        self._flips: dict[int, Tensor] = {}  # pass -> what its cells' orders are XORed with
+        self._flips: dict[int, Tensor] = {}  # pass -> the numbers that XOR its cells' orders
 
     @property
     def passes(self) -> tuple[int, ...]:
-        """Passes planned so far, for each image; the last one may not be used up."""
+        """Passes planned so far, for each image; the last one may not be used up yet."""
         return tuple(self._passes)
 
     def next_batch(self) -> Tensor:
-        """The next step's pixels, row by row in the image: (N,), or (B, N).
+        """The next step's pixels, numbered row by row in the image: (N,), or (B, N).
 
-        A view that holds until the next call.
+        A view that is valid until the next call.
         """
         end = self._at + self.batch_pixels
         if min(self._ends) < end:
@@ -119,19 +118,19 @@ class CreditSampler:
         return batch if self.batch_shape else batch[0]
 
     def report(self, indices: Tensor, residuals: Tensor) -> None:
-        """Is told the residuals of a batch.
+        """Stores the residuals of a batch.
 
         Args:
-            indices: As `next_batch` gave them.
-            residuals: (N,) or (B, N): root of the mean square over the channels. What is
-                not finite counts as the smallest weight until the next visit.
+            indices: As returned by `next_batch`.
+            residuals: (N,) or (B, N): root of the mean square over the channels. Residuals that
+                are not finite count as the smallest weight until the next visit.
         """
         if not self.batch_shape:
             indices, residuals = indices[None], residuals[None]
         self._residuals.scatter_(-1, indices, residuals)
 
     def state(self) -> dict[str, Any]:
-        """All that the next batches depend on, apart from the image and the arguments."""
+        """Everything that the next batches depend on, except the image and the arguments."""
         last = max(self._ends)
         return {
             "seed": self._seed,
@@ -143,7 +142,7 @@ class CreditSampler:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Makes the next batches those that followed `state()`.
+        """Restores a `state()`: the next batches are those that followed it.
 
         Raises:
             InputError: the state is of other images.
@@ -161,7 +160,7 @@ class CreditSampler:
     def _generator(self, number: int) -> torch.Generator:
         """The generator for pass `number`, from 1; 0 is for the credits.
 
-        A generator for each, as images that run together are not in step with each other.
+        Each pass has its own, because images that run together are not in the same pass.
         """
         return torch.Generator().manual_seed(self._seed + number)
 
@@ -189,7 +188,7 @@ class CreditSampler:
         visited = credit >= UNIT
         self._credit[rows] = credit - UNIT * visited.int()
         turns = self._order(images)
-        # Where a cell has no pixel of some code, the turn is that of a pixel never visited.
+        # If a cell has no pixel for a code, the turn goes to a dummy pixel that is never visited.
         taken = torch.nn.functional.pad(visited, (0, 1)).gather(-1, turns)
         counts = taken.sum(-1).tolist()
         if self._queue.device.type == "cpu":
@@ -205,8 +204,8 @@ class CreditSampler:
             self._passes[i] += 1
 
     def _append(self, rows: Tensor | slice, begins: Tensor, turns: Tensor, taken: Tensor) -> None:
-        """Writes the turns that are taken into some queues, and waits for nothing."""
-        # What is not taken goes to the last column, which holds no visits.
+        """Writes the turns that are taken into some queues, without waiting for the device."""
+        # Turns that are not taken go to the last column, which holds no visits.
         last = self._queue.shape[1] - 1
         places = torch.where(taken, begins[:, None] + taken.cumsum(-1) - 1, last)
         if isinstance(rows, slice):
@@ -217,7 +216,7 @@ class CreditSampler:
     def _order(self, images: list[int]) -> Tensor:
         """The turns of the next pass of some images: (images, codes * cells) pixels.
 
-        `self.pixels` is no pixel.
+        The number `self.pixels` stands for no pixel.
         """
         codes, cells = self._turns.shape
         numbers = [self._passes[i] + 1 for i in images]
@@ -230,22 +229,22 @@ class CreditSampler:
         return order
 
     def _turn_codes(self, flips: Tensor) -> Tensor:
-        """Turns (B, turns) with each cell's codes XORed with its entry of `flips` (B, cells)."""
+        """Turns (B, turns), with each cell's codes XORed with its entry of `flips` (B, cells)."""
         codes = torch.arange(len(self._turns), device=flips.device)
         turns = self._turns.expand(len(flips), *self._turns.shape)
         return turns.gather(1, codes[:, None] ^ flips[:, None]).flatten(1)
 
 
 def cell_grid(sides: Sequence[int], cell: int) -> tuple[int, ...]:
-    """Cells along each side: as near to `cell` pixels a side as equal parts can be."""
+    """Number of cells along each side: equal parts as close to `cell` pixels as possible."""
     return tuple(max(1, round(side / cell)) for side in sides)
 
 
 def _turns(sides: Sequence[int], cell: int) -> Tensor:
     """(codes, cells): the pixel of each cell at each step of bit-reversed Morton order.
 
-    The number of pixels where a cell has no such pixel: codes are a power of two for each
-    dimension, cells are not.
+    If a cell has no such pixel, the entry is the number of pixels: along each dimension the number
+    of codes is a power of two, and a cell's side need not be.
     """
     dims, parts = len(sides), cell_grid(sides, cell)
     divided = [_divide(side, count) for side, count in zip(sides, parts, strict=True)]
@@ -254,7 +253,7 @@ def _turns(sides: Sequence[int], cell: int) -> Tensor:
     for axis, (part, place) in enumerate(divided):
         along = [-1 if other == axis else 1 for other in range(dims)]
         cell_index = cell_index * parts[axis] + part.view(along)
-        for bit in range(bits):  # the lowest bits of each place become the highest of the code
+        for bit in range(bits):  # the lowest bits of each position become the code's highest
             high = dims * (bits - 1 - bit) + axis
             code = code | ((place >> bit & 1) << high).view(along)
     turns = torch.full((2 ** (dims * bits), prod(parts)), prod(sides))
@@ -263,7 +262,7 @@ def _turns(sides: Sequence[int], cell: int) -> Tensor:
 
 
 def _divide(length: int, parts: int) -> tuple[Tensor, Tensor]:
-    """0 .. length - 1 in nearly equal parts: the part of each, and its place in it."""
+    """Divides 0 .. length - 1 into nearly equal parts: each number's part and place in it."""
     positions = torch.arange(length)
     part = positions * parts // length
     return part, positions - (part * length + parts - 1) // parts
@@ -272,7 +271,7 @@ def _divide(length: int, parts: int) -> tuple[Tensor, Tensor]:
 def local_std(image: Tensor, dims: int = 2) -> Tensor:
     """Standard deviation of each pixel's 3x3 neighbourhood: (..., H * W), in normalised units.
 
-    Root of the channels' mean variance; beyond the border lies the nearest pixel.
+    It is the root of the channels' mean variance. Borders are padded with the nearest pixel.
 
     Args:
         image: (..., 3, H, W) in [0, 1]; or a signal (..., C, *sides), with 3 samples a side.
@@ -282,7 +281,7 @@ def local_std(image: Tensor, dims: int = 2) -> Tensor:
     axes = tuple(range(-dims, 0))
     padded = _pad_edges(rgb, axes)
     inner: tuple[Any, ...] = (..., *[slice(1, -1)] * dims)
-    # By shifts and sums, in this order: of an image alone and among others exactly equal.
+    # Shifts and sums in a fixed order give bit-equal results for one image alone and in a batch.
     around = [
         torch.roll(padded, shifts, axes)[inner]
         for shifts in itertools.product((-1, 0, 1), repeat=dims)
@@ -295,7 +294,7 @@ def local_std(image: Tensor, dims: int = 2) -> Tensor:
 
 
 def _pad_edges(image: Tensor, axes: Sequence[int]) -> Tensor:
-    """One more row at each end of every axis, copies of the outermost ones."""
+    """Pads one row at each end of every axis with a copy of the outermost one."""
     for axis in axes:
         ends = image.narrow(axis, 0, 1), image, image.narrow(axis, image.shape[axis] - 1, 1)
         image = torch.cat(ends, axis)

@@ -19,11 +19,11 @@ AUTO = "auto"
 
 _logger = logging.getLogger(__name__)
 
-# Weights x pixels that a fit must visit to save by faster steps what compiling takes: a fit of 48
-# epochs of 224 x 224 pixels and SIREN 5 x 256 has 6.4e11. See docs/results/fit-engine.md.
+# Weights x pixel visits from which a fit gains more by faster steps than compiling costs; 48 epochs
+# of 224 x 224 pixels with SIREN 5 x 256 are 6.4e11. See docs/results/fit-engine.md.
 COMPILE_WORK = 6e11
 
-# How much faster products in bfloat16 must be, to be worth the conversions around them.
+# How much faster bfloat16 products must be to be worth the conversions around them.
 BFLOAT16_GAIN = 1.3
 
 SquaredErrors = Callable[[Params, Tensor, Tensor], Tensor]
@@ -40,8 +40,8 @@ def squared_errors(
     return (apply(params, coords, hidden_dtype, sine) - rgb).square()
 
 
-# Compiled once in a process, and again by torch for each new shape. Uncompiled, the many small
-# operations of fast_sin would cost more than they save.
+# Compiled once per process, and again by torch for each new shape. Only compiled does fast_sin save
+# time: otherwise its many small operations cost more.
 _compiled = functools.cache(
     lambda: torch.compile(functools.partial(squared_errors, sine=fast_sin), dynamic=False)
 )
@@ -51,27 +51,27 @@ _cannot_compile = False
 def _compiled_errors(*arguments: Any) -> Tensor:
     try:
         errors: Tensor = _compiled()(*arguments)
-    except Exception as error:  # of the compiler, of the C++ compiler it calls, or of its cache
+    except Exception as error:  # from torch's compiler, the C++ compiler it calls, or its cache
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"engine: torch.compile failed ({reason}); use eager") from error
     return errors
 
 
 def _compiled_errors_if_possible(*arguments: Any) -> Tensor:
-    """For "auto": that there is no compiler is no reason to fail."""
+    """For "auto": falls back to the eager engine if there is no compiler."""
     global _cannot_compile
     if not _cannot_compile:
         try:
             return _compiled_errors(*arguments)
         except InputError as error:
             _cannot_compile = True
-            _logger.warning("%s, as this fit does from here on", error)
+            _logger.warning("%s; this fit continues with the eager engine", error)
     return squared_errors(*arguments)
 
 
 @functools.cache
 def bfloat16_pays(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 matrices clearly faster than float32 ones: timed."""
+    """Whether this device multiplies bfloat16 matrices clearly faster than float32; timed."""
 
     def sec(dtype: torch.dtype) -> float:
         left, right = (torch.ones(n, 256, dtype=dtype, device=device) for n in (2048, 256))
@@ -86,11 +86,12 @@ def bfloat16_pays(device: torch.device) -> bool:
 
 
 def settled(engine: str, hidden_dtype: str, *, work: float, device: torch.device) -> dict[str, str]:
-    """What a fit's "auto" became, for records: {"engine": ..., "hidden_dtype": ...}.
+    """What "auto" was resolved to in a fit, for records: {"engine": ..., "hidden_dtype": ...}.
+
+    Call it after the fit: only then is it known whether compiling was possible.
 
     Args:
-        engine, hidden_dtype, work, device: As `loss_of` was given them, before the fit; asked
-            after it, since only then it is known whether compiling was possible.
+        engine, hidden_dtype, work, device: As `loss_of` got them before the fit.
     """
     low = hidden_dtype == AUTO and bfloat16_pays(device)
     compiled = work >= COMPILE_WORK and not _cannot_compile
@@ -107,8 +108,8 @@ def loss_of(engine: str, hidden_dtype: str, *, work: float, device: torch.device
 
     Args:
         engine, hidden_dtype: See FitConfig.
-        work: Weights x pixels that the fit will visit; decides what "auto" is.
-        device: Of the parameters; the same.
+        work: Weights x pixels that the fit will visit; decides what "auto" becomes.
+        device: The parameters' device; it decides too.
     """
     low = hidden_dtype == "bfloat16" or (hidden_dtype == AUTO and bfloat16_pays(device))
     engines = {

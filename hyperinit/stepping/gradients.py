@@ -1,8 +1,7 @@
-"""SIREN and pixels -> residuals and gradients, by hand: what autograd does, in buffers of its own.
+"""SIREN and pixels -> residuals and gradients, computed by hand in preallocated buffers.
 
-A step of a small SIREN is mostly the bookkeeping of autograd, allocations and the clearing of
-gradients; docs/results/fit-engine.md has what it takes. Equal to autograd but for rounding,
-which the tests check.
+With autograd, a step of a small SIREN is mostly bookkeeping, allocations and clearing gradients;
+docs/results/fit-engine.md has the times. Tests check that results equal autograd's up to rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from hyperinit.siren.vectors import FlatParams
 
 
 def scaled_coords(coords: Tensor, unit_std_coords: bool) -> Tensor:
-    """What the first layer multiplies: see SirenConfig.unit_std_coords."""
+    """The input of the first layer: see SirenConfig.unit_std_coords."""
     return coords / COORD_STD if unit_std_coords else coords
 
 
@@ -28,9 +27,9 @@ class Gradients:
 
     Args:
         flat: The parameters, read at each call.
-        gradient: Where the gradients go, in the same layout; what was there is overwritten.
-        batch_pixels: Pixels a step and SIREN, N.
-        lowest: The first layer that has a gradient; those below are frozen.
+        gradient: Receives the gradients, in the same layout; its content is overwritten.
+        batch_pixels: Pixels per step and SIREN, N.
+        lowest: The first layer that has a gradient; layers below are frozen.
     """
 
     def __init__(
@@ -54,21 +53,21 @@ class Gradients:
         self._make_way_back()
 
     def _buffer(self, size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """So many numbers for each pixel of a step."""
+        """A buffer of `size` numbers for each pixel of a step."""
         like = self._weights[0]
         shape = (*like.shape[:-2], self._batch_pixels, size)
         return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
 
     def _make_way_back(self) -> None:
-        """Buffers of what the way back needs of a forward pass, and of itself."""
+        """Allocates the buffers of the backward pass, and what it needs from the forward pass."""
         width = self._sines[0].shape[-1]
         self._cosines = [self._buffer(width) for _ in self._sines]
-        self._angles = self._cosines  # which take their place
+        self._angles = self._cosines  # the cosines overwrite the angles
         self._slope, self._next_slope = self._buffer(width), self._buffer(width)
 
     @torch.no_grad()
     def __call__(self, coords: Tensor, rgb: Tensor) -> Tensor:
-        """Fills the gradient of each SIREN's mean squared error.
+        """Computes the gradient of each SIREN's mean squared error.
 
         Args:
             coords: (N, D), or (B, N, D), already scaled by `scaled_coords`.
@@ -94,7 +93,7 @@ class Gradients:
         self._product(bias.unsqueeze(-2), below, self._weights[-1].mT, out=self._errors)
 
     def _angle(self, layer: int, below: Tensor) -> Tensor:
-        """What a layer takes the sine of, omega_0 (W x + b)."""
+        """The argument of a layer's sine, omega_0 (W x + b)."""
         angle, bias = self._angles[layer], self._biases[layer]
         return self._product(
             angle if bias is None else bias.unsqueeze(-2),
@@ -106,9 +105,9 @@ class Gradients:
         )
 
     def _backward(self, coords: Tensor, slope: Tensor) -> None:
-        """`slope`: derivative by the colours."""
+        """Backpropagates `slope`, the derivative with respect to the colours."""
         for i in range(self.depth, self.lowest - 1, -1):
-            # Of omega_0 (W x + b), whose derivative by W and x has the factor too.
+            # A sine layer has omega_0 (W x + b), so derivatives by W, b and x have the factor too.
             omega = self.omega_0 if i < self.depth else 1.0
             if i < self.depth:
                 slope = slope.mul_(self._cosines[i])
@@ -125,7 +124,7 @@ class Gradients:
                 slope = out
 
     def _of_first(self, coords: Tensor, slope: Tensor) -> None:
-        """The gradient of the first layer; the product the other way round is ten times slower."""
+        """The gradient of the first layer; the transposed product would be ten times slower."""
         turned = self._turned
         self._product(turned, coords.mT, slope, beta=0, alpha=self.omega_0, out=turned)
         self._weight_grads[0].copy_(turned.mT)
@@ -141,17 +140,17 @@ class Gradients:
 
 
 class LowGradients(Gradients):
-    """The same, with all that goes back through the hidden layers in bfloat16.
+    """The same, with the backward pass through the hidden layers in bfloat16.
 
-    What is shown, and so every residual, stays as exact as it is, if by another library; a gradient
-    gets noise of half a percent, which is nothing beside that of the pixels of a step. See
+    The forward pass, and so every residual, stays in float32, though computed by another library.
+    Gradients get noise of half a percent, far less than from the sampling of pixels. See
     docs/research-log.md 97.
     """
 
     def _make_way_back(self) -> None:
         width, low = self._sines[0].shape[-1], torch.bfloat16
         self._slope = self._buffer(width)
-        self._angles = [self._slope] * self.depth  # one after the other
+        self._angles = [self._slope] * self.depth  # shared: used by one layer after the other
         self._cosines = [self._buffer(width, low) for _ in self._sines]
         self._low_sines = self._buffer(width, low)
         self._low_slope, self._low_next_slope = self._buffer(width, low), self._buffer(width, low)
@@ -167,7 +166,7 @@ class LowGradients(Gradients):
         angle, weight, bias = self._angles[layer], self._weights[layer], self._biases[layer]
         if below.ndim == 2:
             return self._linear(below, weight, bias).mul_(self.omega_0)
-        for i, own in enumerate(angle):  # it takes one SIREN after the other
+        for i, own in enumerate(angle):  # the operator takes a single SIREN
             shown = self._linear(below[i], weight[i], None if bias is None else bias[i])
             torch.mul(shown, self.omega_0, out=own)
         return angle
@@ -193,5 +192,5 @@ class LowGradients(Gradients):
                 self._product(free, low, weight, beta=0, alpha=self.omega_0, out=free)
                 low, free = free, low
         if self.lowest == 0:
-            # Coordinates are too fine for it.
+            # Coordinates need more precision than bfloat16.
             self._of_first(coords, self._slope.copy_(low.mul_(self._cosines[0])))

@@ -1,8 +1,8 @@
 """Gradients and moments -> the update of the parameters, element by element.
 
-On a CPU by torch's fused kernel of Adam, in stretches that fit its caches. Elsewhere by plain
-operations on everything at once, with the numbers of a step in the device's memory, so that a
-captured step can be replayed with other ones.
+On a CPU, torch's fused Adam kernel does it, in chunks that fit in the caches. Elsewhere, plain
+operations work on everything at once. The constants of a step are then in device memory, so that a
+captured step can be replayed with other constants.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Numbers that are updated at a time on a CPU: the two passes of NAdam find what they share in its
-# caches.
+# Numbers updated at a time on a CPU: NAdam makes two passes, and the second one finds its data in
+# the caches.
 CHUNK = 2**16
 
-# A second moment that stays as it is, in float32, though the kernel means to decay it; with 1
-# itself the kernel's bias correction would be a division by zero.
+# A decay that leaves a float32 second moment unchanged. With exactly 1, the kernel's bias
+# correction would divide by zero.
 _KEEP = 1 - 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Some parameters that are updated together.
+    """Parameters that are updated together.
 
     Attributes:
         tensors: Values, gradients, first and second moments, each a contiguous vector.
-        spans: Which of them move, and the factor on their rate.
+        spans: The parts that are updated, each with the factor on its learning rate.
     """
 
     tensors: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Rule:
-    """What does not change from step to step: see Optimizer."""
+    """The hyperparameters that do not change from step to step: see Optimizer."""
 
     betas: tuple[float, float]
     eps: float
@@ -47,7 +47,7 @@ class Rule:
     nesterov: bool
 
     def shares(self, steps: int) -> tuple[float, float]:
-        """What the momentum and the gradient count in the update of a step; 1 is the first."""
+        """The factors of momentum and gradient in the update of a step; the first step is 1."""
         beta1 = self.betas[0]
         if not self.nesterov:
             return 1 / (1 - beta1**steps), 0.0
@@ -55,27 +55,27 @@ class Rule:
 
 
 class Moves(Protocol):
-    """Moves parameters: value -= lr (a m + b g) / (sqrt(v / bias correction) + eps)."""
+    """Updates parameters: value -= lr (a m + b g) / (sqrt(v / bias correction) + eps)."""
 
     def advance(self, steps: int, lr: float) -> None:
-        """Sets the numbers of a step, the first being 1."""
+        """Sets the constants of a step; the first step is 1."""
 
     def __call__(self, piece: Piece) -> None:
-        """Takes the step for some parameters and their moments."""
+        """Takes the step for a piece of the parameters and their moments."""
 
 
 class FusedMoves:
-    """By torch's kernel of Adam, on a CPU.
+    """Uses torch's fused Adam kernel, on a CPU.
 
-    NAdam is Adam's step with a smaller share of the momentum, followed by a step along the
-    gradient over the same root. No single call can do both: the kernel takes both moments of one
-    gradient. In the second call the first moment decays at once, and so is the gradient (and can
-    be stored where that is), and the second moment does not at all.
+    NAdam is Adam's step with a smaller share of momentum, followed by a step along the gradient
+    divided by the same root. A single call cannot do both, because the kernel derives both moments
+    from one gradient. In the second call beta1 is 0, so that the first moment equals the gradient
+    (and can share its memory), and the second moment does not decay.
     """
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        # What the kernel takes its bias corrections from.
+        # The step counts from which the kernel computes its bias corrections.
         self._count, self._kept_count = torch.zeros(()), torch.zeros(())
 
     def advance(self, steps: int, lr: float) -> None:
@@ -102,7 +102,7 @@ class FusedMoves:
 
 
 class PlainMoves:
-    """By a handful of operations whose numbers are tensors: `__call__` can be captured."""
+    """Uses a few operations whose constants are tensors, so that `__call__` can be captured."""
 
     def __init__(self, rule: Rule, like: Tensor) -> None:
         self._rule = rule
@@ -111,7 +111,7 @@ class PlainMoves:
     def advance(self, steps: int, lr: float) -> None:
         """See Moves."""
         on_momentum, on_gradient = self._rule.shares(steps)
-        # The root of the bias correction is taken out of the denominator: it is then one number.
+        # The root of the bias correction is moved out of the denominator, which needs one number.
         root = math.sqrt(1 - self._rule.betas[1] ** steps)
         numbers = (lr, lr * root * on_momentum, lr * root * on_gradient, self._rule.eps * root)
         for own, number in zip(self._numbers, numbers, strict=True):
@@ -138,7 +138,7 @@ class PlainMoves:
 def pieces_of(
     layers: Sequence[Iterable[tuple[Tensor, ...]]], factors: Sequence[float]
 ) -> list[Piece]:
-    """Parameters with their gradients and moments, layer by layer -> CHUNK numbers each at most.
+    """Parameters, gradients and moments, layer by layer -> pieces of at most CHUNK numbers.
 
     Layers with a factor of 0 are left out.
     """
@@ -160,7 +160,7 @@ def _adam(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """torch's fused kernel; `count` is what its bias corrections are taken from."""
+    """Calls torch's fused kernel; it computes its bias corrections from `count`."""
     torch._fused_adamw_(
         *tensors,
         [],

@@ -1,7 +1,7 @@
 """Gradients -> steps of AdamW and of NAdam, for one SIREN or B that are fitted together.
 
-Ours, because those of torch.optim spend longer on looking after many small tensors than on the
-update itself (docs/research-log.md 41), and NAdam has no fused kernel for a CPU at all.
+We use our own because torch.optim spends more time on handling many small tensors than on the
+update itself (docs/research-log.md 41), and has no fused CPU kernel for NAdam.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.moves import FusedMoves, Moves, Piece, PlainMoves, Rule, pieces_of
 from hyperinit.stepping.schedule import unit_share
 
-# What a fit uses, from the third round of measurements.
+# The defaults of a fit, from the third round of measurements.
 BETAS = (0.8, 0.9999)
 EPS = 1e-8
 
@@ -26,24 +26,24 @@ EPS = 1e-8
 class Optimizer:
     """Moments of the gradient, and steps along them, for one SIREN or B stacked ones.
 
-    Element by element, so each of B SIRENs moves as it would alone. A step subtracts
-    lr * factor * update, where `factor` is the layer's, after taking lr * factor * weight_decay of
-    the parameter itself off it (decoupled, as in AdamW).
+    All operations are element by element, so each of B SIRENs is updated as it would be alone. A
+    step first shrinks each parameter by lr * factor * weight_decay of itself (decoupled, as in
+    AdamW), then subtracts lr * factor * update, where `factor` is the layer's.
 
     Attributes:
         gradient: To be filled before each step; its content is not kept.
-        steps: Taken so far.
+        steps: Number of steps taken so far.
 
     Args:
         flat: The parameters; updated in place.
-        layer_factors: On the rate of each layer, the output's last; a layer with 0 stays as it
-            is.
-        betas: Decay of the first and of the second moment a step.
+        layer_factors: A factor on each layer's learning rate, the output layer last; layers with 0
+            are not updated.
+        betas: Decay of the first and of the second moment, per step.
         eps: Added to the root of the second moment.
         weight_decay: See above.
-        plain: Whether to use `PlainMoves`; None: everywhere but on a CPU.
-        unit_factors: Name of weights (..., out, in) -> factors on the rates of their units,
-            (..., out), as far as `schedule.unit_share` says.
+        plain: Whether to use `PlainMoves`; None: on every device but a CPU.
+        unit_factors: Name of weights (..., out, in) -> factors (..., out) on the learning rates of
+            their units, applied to the degree that `schedule.unit_share` says.
     """
 
     nesterov = False
@@ -75,10 +75,10 @@ class Optimizer:
         self._plain = flat.vector.device.type != "cpu" if plain is None else plain
         self._moves: Moves = PlainMoves(rule, flat.vector) if self._plain else FusedMoves(rule)
         self._all = self._pieces()
-        self._images: list[list[Piece]] = []  # made when rates first differ
+        self._images: list[list[Piece]] = []  # created when rates first differ
         self._lr: float | Sequence[float] = 0.0
-        self._unit_share = flat.vector.new_ones(())  # to which degree they count at this step
-        # Weights, where they stood before a step, and how much more of it each of the units takes.
+        self._unit_share = flat.vector.new_ones(())  # degree to which `unit_factors` count now
+        # Weights, a copy of them from before the step, and each unit's factor minus 1.
         self._units = [
             (flat.params[name], torch.empty_like(flat.params[name]), factors[..., None] - 1)
             for name, factors in unit_factors.items()
@@ -86,10 +86,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, lr: float | Sequence[float], done: float = 1.0) -> None:
-        """One update with the gradient as it is.
+        """Takes one step with the current gradient.
 
         Args:
-            lr: Of all SIRENs, or one for each of B.
+            lr: The learning rate of all SIRENs, or one for each of B.
             done: The share of the fit that is over.
         """
         self.observe()
@@ -97,17 +97,17 @@ class Optimizer:
         self.advance(lr, done)
         self.move()
 
-    # The parts of a step. Of these `observe` and `move` can be captured, and then replayed between
-    # the others, where there is one rate for all.
+    # The parts of a step. With a single learning rate, `observe` and `move` can be captured as CUDA
+    # graphs and replayed; the others run on the host in between.
 
     def observe(self) -> None:
-        """Looks at the gradient."""
+        """Accumulates statistics of the gradient, if the optimiser needs any."""
 
     def refresh(self) -> None:
-        """Renews what depends on the gradients so far, where it is time."""
+        """Updates what depends on these statistics, when it is due."""
 
     def advance(self, lr: float | Sequence[float], done: float = 1.0) -> None:
-        """Counts the step, and sets its numbers; arguments as `step`."""
+        """Counts the step and sets its constants; arguments as for `step`."""
         self.steps += 1
         if self._units:
             self._unit_share.fill_(unit_share(done))
@@ -116,7 +116,7 @@ class Optimizer:
             self._moves.advance(self.steps, lr)
 
     def move(self) -> None:
-        """Moves the parameters of all layers, and the moments."""
+        """Updates the parameters of all layers, and the moments."""
         for weights, stood, _ in self._units:
             stood.copy_(weights)
         self._move()
@@ -124,7 +124,7 @@ class Optimizer:
             torch.lerp(stood, weights, 1 + self._unit_share * more, out=weights)
 
     def _move(self) -> None:
-        """Where all units take the whole step."""
+        """Updates the parameters without regard to `unit_factors`."""
         lr = self._lr
         if isinstance(lr, float):
             for piece in self._all:
@@ -158,7 +158,7 @@ class Optimizer:
         return [Piece(whole, tuple(spans))]
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on, apart from the parameters and the arguments."""
+        """Everything that the next steps depend on, except the parameters and the arguments."""
         return {
             "steps": self.steps,
             "first": self._first.vector.clone(),
@@ -166,7 +166,7 @@ class Optimizer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state()` gave.
+        """Restores a `state()`.
 
         Raises:
             InputError: the state is of other parameters.
@@ -179,7 +179,7 @@ class Optimizer:
         self._second.vector.copy_(state["second"])
 
     def restore(self, state: Mapping[str, Any], image: int) -> None:
-        """Takes over the moments of one of B SIRENs alone; `steps` stays as it is."""
+        """Restores only the moments of one of B SIRENs; does not change `steps`."""
         for part, name in ((self._first, "first"), (self._second, "second")):
             saved = part.zeros_like()
             saved.vector.copy_(state[name])
@@ -189,15 +189,15 @@ class Optimizer:
 
 
 class AdamW(Optimizer):
-    """AdamW (Loshchilov & Hutter 2019), as torch.optim.AdamW."""
+    """AdamW (Loshchilov & Hutter 2019), like torch.optim.AdamW."""
 
 
 class NAdam(Optimizer):
     """Adam with Nesterov's momentum (Dozat 2016), with a constant beta1.
 
     The update is ((beta1 m / (1 - beta1^(t + 1)) + (1 - beta1) g / (1 - beta1^t)) /
-    (sqrt(v / (1 - beta2^t)) + eps): torch.optim.NAdam where its schedule of beta1 is over, that is
-    with a large momentum_decay.
+    (sqrt(v / (1 - beta2^t)) + eps). That equals torch.optim.NAdam once its beta1 schedule is over,
+    as with a large momentum_decay.
     """
 
     nesterov = True

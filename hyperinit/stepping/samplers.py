@@ -1,4 +1,4 @@
-"""Image -> which of its points each step of a fit sees: one row of SAMPLERS per way to choose."""
+"""Image -> the points that each step of a fit sees; `SAMPLERS` has one entry per method."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.nn.functional import pad
 
 from hyperinit.images.coords import image_coords, image_to_rgb
 
-# Of "residual": what a pixel that is fitted perfectly still counts, relative to the mean residual.
+# For "residual": the weight of a perfectly fitted pixel, relative to the mean residual.
 RESIDUAL_FLOOR = 0.3
-# Steps between two looks at all residuals; more for large images, where a look costs most, and no
-# more than an epoch.
+# Steps between two looks at all residuals. More for large images, where a look costs most, but at
+# most an epoch.
 RESIDUAL_REFRESH_STEPS = 20
 RESIDUAL_REFRESH_EPOCHS = 1 / 16
 
 
 class Batches:
-    """The batches of one fit, or of B fits of images of one size, one a call.
+    """The batches of one fit, or of B fits of images of one size; one batch per call.
 
-    All randomness is the generator's and does not depend on the images, so that each of B images
-    is fitted with the batches that it would have on its own.
+    All randomness comes from the generator and does not depend on the images, so each of B images
+    gets the batches that it would get on its own.
 
     Args:
-        image: (..., 3, H, W) in [0, 1], or a signal (..., C, *sides) in [-1, 1]; ... is nothing,
+        image: (..., 3, H, W) in [0, 1], or a signal (..., C, *sides) in [-1, 1]; "..." is nothing
             or B.
-        batch_pixels: Points a step and image, N.
+        batch_pixels: Points per step and image, N.
         generator: On the CPU.
         dims: Dimensions of the grid, D.
     """
@@ -45,11 +45,11 @@ class Batches:
         raise NotImplementedError
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Is told the squared errors (..., N, C), or (..., N, 1), of the last batch."""
+        """Receives the squared errors (..., N, C), or (..., N, 1), of the last batch."""
 
 
 class PixelBatches(Batches):
-    """Pixels in one random permutation after the other: every epoch visits each exactly once."""
+    """Pixels in one random permutation after another: every epoch visits each exactly once."""
 
     def __init__(
         self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
@@ -62,17 +62,16 @@ class PixelBatches(Batches):
         if len(self.queue) < self.batch_pixels:
             shuffled = torch.randperm(len(self.coords), generator=self.generator)
             self.queue = torch.cat((self.queue, shuffled.to(self.queue.device)))
-        # (N,), or (..., N) where images differ
+        # (N,), or (..., N) if images differ
         self.drawn, self.queue = self.queue.tensor_split([self.batch_pixels])
         return self.coords[self.drawn], self.rgb[..., self.drawn, :]
 
 
 class ResidualBatches(PixelBatches):
-    """Pixels with a chance in proportion to their residual, plus RESIDUAL_FLOOR of its mean.
+    """Pixels with probability proportional to their residual plus RESIDUAL_FLOOR of its mean.
 
-    The residual of a pixel (the root of its squared error) is the one of its last visit, so that
-    looking at it costs no visits of its own. Until every pixel has been visited once, pixels come
-    as in PixelBatches.
+    A pixel's residual (the root of its squared error) is that of its last visit, so it costs no
+    extra visits. Until every pixel has been visited once, pixels come as in PixelBatches.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class ResidualBatches(PixelBatches):
         super().__init__(image, batch_pixels, generator, dims)
         self.residuals = torch.zeros(self.rgb.shape[:-1], device=image.device)
         self.unseen = len(self.coords)
-        self.planned: list[tuple[Tensor, Tensor, Tensor]] = []  # the next steps', last one first
+        self.planned: list[tuple[Tensor, Tensor, Tensor]] = []  # of the next steps, last one first
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         if self.unseen > 0:
@@ -109,13 +108,13 @@ class ResidualBatches(PixelBatches):
         return [*zip(*parts, rgb.split(self.batch_pixels, -2), strict=True)][::-1]
 
     def _draw(self, count: int) -> Tensor:
-        # A fit that has blown up may have left residuals that are no numbers.
+        # A fit that has diverged may have left residuals that are NaN.
         exact = torch.float32 if self.residuals.device.type == "mps" else torch.float64
         weights = self.residuals.to(exact).nan_to_num(0, 0, 0)
-        # The last term is for an image that is fitted exactly.
+        # The last term is for an image that is fitted exactly: all residuals are 0.
         ends = (weights + RESIDUAL_FLOOR * weights.mean(-1, keepdim=True) + 1e-12).cumsum(-1)
-        # Evenly spaced points, so that a pixel comes as often as it should to within one time;
-        # independent draws leave the fit noticeably worse.
+        # Evenly spaced points (systematic sampling): a pixel's count is within one of its expected
+        # value. Independent draws make the fit noticeably worse.
         offset = torch.rand(1, generator=self.generator, dtype=torch.float64)
         points = ((torch.arange(count) + offset) / count).to(ends, non_blocking=True)
         points = points * ends[..., -1:]
@@ -125,7 +124,7 @@ class ResidualBatches(PixelBatches):
 
 
 class PointBatches(Batches):
-    """Uniformly random points with bilinearly interpolated colours, as the seed experiment has."""
+    """Uniformly random points with bilinearly interpolated colours, as in the seed experiment."""
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         drawn = torch.rand(self.batch_pixels, self.dims, generator=self.generator)

@@ -1,4 +1,4 @@
-"""Gradients -> steps of SOAP: NAdam in another basis; and all optimisers of a fit by name."""
+"""Gradients -> steps of SOAP (NAdam in another basis); and all optimisers of a fit by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.siren.vectors import FlatParams
 from hyperinit.stepping.optimizers import AdamW, NAdam, Optimizer
 
-# Decay of the running covariances of the gradients, as in its paper's code, and the steps between
+# Decay of the running gradient covariances, as in the code of SOAP's paper, and the steps between
 # two refreshes of the basis.
 COVARIANCE_BETA = 0.95
 REFRESH_STEPS = {"one-sided": 50, "both": 10}
@@ -21,14 +21,14 @@ REFRESH_STEPS = {"one-sided": 50, "both": 10}
 class Soap(NAdam):
     """SOAP (Vyas et al. 2024): NAdam in the eigenbasis of the gradients' covariances.
 
-    For the weights between two sine layers alone; all else is NAdam. The moments are those of the
-    rotated gradient L^T G R; the first one turns with the basis, the second one stays, as in the
-    paper.
+    It applies only to the weights between two sine layers; all others use NAdam. The moments are
+    those of the rotated gradient L^T G R. When the basis changes, the first moment is rotated and
+    the second one is kept, as in the paper.
 
     Args:
-        sides: "one-sided": R alone, the eigenvectors of the running G^T G, on the side of the
-            layer's inputs; "both": those of G G^T too.
-        refresh_steps: Steps between two refreshes; by default REFRESH_STEPS.
+        sides: "one-sided": only R, the eigenvectors of the running G^T G, on the side of the
+            layer's inputs; "both": also L, those of G G^T.
+        refresh_steps: Steps between two refreshes of the basis; by default REFRESH_STEPS.
     """
 
     refreshes = True
@@ -82,7 +82,7 @@ class Soap(NAdam):
         for name in self._rotated:
             gradient, value = self.gradient.params[name], self.flat.params[name]
             gradient.copy_(self._rotate(name, gradient))
-            # The update is made from zero, and turned back before it is added.
+            # The update starts from zero, and is rotated back before it is added.
             before.append(value.clone())
             value.zero_()
         super().move()
@@ -127,7 +127,7 @@ class Soap(NAdam):
                 covariance.baddbmm_(left, right, beta=1 - share, alpha=share)
 
     def _refresh(self, name: str) -> None:
-        """New bases, to which the first moment is turned."""
+        """Computes new bases and rotates the first moment into them."""
         momentum = self._first.params[name]
         if self.steps:
             momentum.copy_(self._rotate_back(name, momentum))
@@ -147,11 +147,11 @@ class Soap(NAdam):
 
 
 def _eigenvectors(covariance: Tensor, otherwise: Tensor) -> Tensor:
-    """Eigenvectors of symmetric (..., n, n); where there are none (no numbers), `otherwise`."""
+    """Eigenvectors of symmetric (..., n, n); `otherwise` where a matrix is not finite."""
     size = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     usable = covariance.isfinite().all(-1, keepdim=True).all(-2, keepdim=True) & (size > 0)
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    # By a trace of 1 their size is of no matter to the eigensolver.
+    # Normalised to a trace of 1, so that their scale does not matter to the eigensolver.
     vectors: Tensor = torch.linalg.eigh(torch.where(usable, covariance / size, identity))[1]
     blank = (otherwise == 0).all(-1, keepdim=True).all(-2, keepdim=True)
     return torch.where(usable, vectors, torch.where(blank, identity, otherwise))

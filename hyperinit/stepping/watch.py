@@ -1,8 +1,8 @@
 """Losses of a fit, step by step -> whether it has collapsed.
 
-A fit whose rate is too high seldom ends in numbers that are none. Its loss leaves its path by a
-factor and stays there, or it never finds one: the network shows the image's mean colour for good,
-or stalls at what a blurred picture would be until its rate has decayed, and ends 6 to 20 dB worse.
+A fit whose learning rate is too high seldom ends in NaN. Its loss jumps by a factor and stays
+there, or it never falls: the network shows only the image's mean colour, or stalls at the error of
+a blurred picture until the rate has decayed, and ends 6 to 20 dB worse.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-# Numbers, but for those of stalls, are from the traces of 314 fits, 32 to 160 pixels a side, rates
-# up to 30 times the best: with them all that were dead are found and no healthy one is stopped.
-# RISE_FACTOR (1.5 stops healthy fits) and MIN_GAP_STEPS (8 stops small ones) decide most.
+# All constants but those of stalls come from the traces of 314 fits, 32 to 160 pixels a side, with
+# rates up to 30 times the best: they find all dead fits and stop no healthy one. RISE_FACTOR (1.5
+# stops healthy fits) and MIN_GAP_STEPS (8 stops small ones) matter most.
 
-# The gap: the unit of time of all that follows. No shorter than a few steps, however few an epoch
-# has, and a few pixels, however few a step sees, as single batches say little.
+# The gap is the unit of time below. It has a minimum of steps, however few an epoch has, and of
+# pixels, however few a step sees, because single batches say little.
 GAP_EPOCHS = 1 / 4
 MIN_GAP_STEPS, MIN_GAP_PIXELS = 16, 1024
 
-# Time constant of the loss that is judged, and looks at it a gap.
+# Time constant of the smoothed loss that is judged, and how many looks at it there are in a gap.
 SMOOTHING_GAPS = 1 / 2
 LOOKS_A_GAP = 16
 
-# Looks whose losses are read together where reading means waiting for the device: a collapse is
-# noticed at most half a gap later for it.
+# Number of looks whose losses are read together if reading means waiting for the device. A collapse
+# is noticed at most half a gap later because of it.
 READ_LOOKS = LOOKS_A_GAP // 2
 
-# Risen: above so many times its lowest, all of so many gaps. The smoothing takes another seventh
-# of a gap to show a rise by a factor of five, so that both end within one.
+# Risen: above RISE_FACTOR times its lowest value for RISE_GAPS gaps. The smoothing takes another
+# seventh of a gap to show a rise by a factor of five, so a collapse is found within one gap.
 RISE_FACTOR = 2.0
 RISE_GAPS = 3 / 4
 
-# Dead: after so many gaps, above a share of the image's variance, which is what the mean colour
-# alone leaves, and fallen by less than a share of itself in the last gap.
+# Dead: after DEAD_GAPS gaps, above DEAD_VARIANCE times the image's variance (the error of its mean
+# colour), and fallen by less than a share of DEAD_FALL in the last gap.
 DEAD_GAPS = 2
 DEAD_VARIANCE = 0.9
 DEAD_FALL = 0.1
 
-# Stalled: after so many gaps still above what a box blur of the image leaves, and hardly falling.
-# A network with fewer weights than this for each number of the image, 3 x pixels, may be no better.
-# docs/research-log.md 46: so 39 of 47 fits that end 6 dB worse are found, and no healthy one of 36.
+# Stalled: after STALL_GAPS gaps still above the error of a box blur of the image, and hardly
+# falling. Not for networks with fewer weights per image value (3 x pixels) than
+# STALL_WEIGHTS_RATIO, which may do no better. This finds 39 of 47 fits that end 6 dB worse, and
+# none of 36 healthy ones: docs/research-log.md 46.
 STALL_GAPS = 4
 STALL_FALL = 0.12
 STALL_WEIGHTS_RATIO = 0.8
 BLUR_SIDE = 17
 
-# A state is one to come back to where the loss is no more than so many times its lowest, and well
-# below the variance: what was good before an early collapse is already damaged by the rate.
+# A state is worth a snapshot if the loss is at most GOOD_FACTOR times its lowest value, and well
+# below the variance: states shortly before an early collapse are already damaged by the rate.
 GOOD_FACTOR = 1.3
 GOOD_VARIANCE = 0.5
 
@@ -61,21 +62,21 @@ GOOD_VARIANCE = 0.5
 def detail(image: Tensor) -> Tensor:
     """Mean squared difference between images (..., 3, H, W) and their box blurs, (...)."""
     blurred = stacked = image.reshape(-1, *image.shape[-3:])
-    for side in ((BLUR_SIDE, 1), (1, BLUR_SIDE)):  # one axis, then the other: as a box, but cheap
+    for side in ((BLUR_SIDE, 1), (1, BLUR_SIDE)):  # axis by axis: the same as a box, but cheaper
         border = (side[0] // 2, side[1] // 2)
         blurred = avg_pool2d(blurred, side, stride=1, padding=border, count_include_pad=False)
     return (stacked - blurred).square().mean((-1, -2, -3)).reshape(image.shape[:-3])
 
 
 class CollapseWatch:
-    """Looks at the loss of one fit, or of B fits that run together.
+    """Watches the loss of one fit, or of B fits that run together.
 
     Args:
-        epoch_steps: Steps an epoch; need not be whole.
-        variances: Of each image, mean over the channels, in the units of the loss.
-        device: Of the losses.
-        details: Of each image, see `detail`, in the same units; none: no fit counts as stalled.
-        batch_pixels: Pixels a step.
+        epoch_steps: Steps per epoch; need not be an integer.
+        variances: Variance of each image, mean over the channels, in the units of the loss.
+        device: The device of the losses.
+        details: The `detail` of each image, in the same units; if empty, no fit counts as stalled.
+        batch_pixels: Pixels per step.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class CollapseWatch:
         self._steps = 0
         reads = 1 if self._sum.device.type == "cpu" else READ_LOOKS
         self._means = torch.zeros(reads, len(variances), device=device)
-        self._unread = 0  # looks in the first rows of it
+        self._unread = 0  # number of looks in its first rows
         self._traces = [
             _Trace(variance, detail)
             for variance, detail in zip(
@@ -106,8 +107,8 @@ class CollapseWatch:
         """Adds the mean losses of one step, () or (B,), detached.
 
         Returns:
-            Whether it has looked: `collapsed`, `stalled` and `good` are new. Only then was the
-            device waited for.
+            Whether it has looked, so that `collapsed`, `stalled` and `good` are up to date. Only
+            then has it waited for the device.
         """
         self._sum += losses
         self._steps += 1
@@ -127,32 +128,32 @@ class CollapseWatch:
 
     @property
     def collapsed(self) -> list[bool]:
-        """For each fit, whether its loss is no number, has risen for good, or never fell."""
+        """For each fit, whether its loss is not finite, has risen for good, or never fell."""
         return [trace.collapsed(self._gap_looks) for trace in self._traces]
 
     @property
     def stalled(self) -> list[bool]:
-        """For each fit, whether it has stalled; judged at one look, so true only there."""
+        """For each fit, whether it has stalled; judged at a single look, so true only there."""
         return [trace.stalled(self._gap_looks) for trace in self._traces]
 
     @property
     def good(self) -> list[bool]:
-        """For each fit, whether a snapshot of now is worth keeping."""
+        """For each fit, whether a snapshot of the current state is worth keeping."""
         return [trace.good for trace in self._traces]
 
     def restored(self, image: int = 0) -> None:
-        """Is told that a fit was taken back to a snapshot, or its start: watched afresh."""
+        """Starts watching a fit afresh after it was taken back to a snapshot or its start."""
         before = self._traces[image]
         self._traces[image] = _Trace(before.variance, before.detail)
 
     def state(self) -> dict[str, Any]:
-        """All that the next looks depend on."""
+        """Everything that the next looks depend on."""
         traces = [trace.state() for trace in self._traces]
         unread = self._means[: self._unread].clone()
         return {"sum": self._sum.clone(), "steps": self._steps, "traces": traces, "unread": unread}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state()` gave."""
+        """Restores a `state()`."""
         self._sum.copy_(state["sum"])
         self._steps = state["steps"]
         self._unread = len(state["unread"])
@@ -169,7 +170,7 @@ class _Trace:
         self.finite = True
         self.lowest = math.inf
         self.looks = self.looks_above = 0
-        self.recent: deque[float] = deque()  # of the last gap, now included
+        self.recent: deque[float] = deque()  # smoothed losses of the last gap, the newest last
 
     def look(self, mean: float, keep: float, gap_looks: int) -> None:
         self.finite = math.isfinite(mean)
@@ -197,7 +198,7 @@ class _Trace:
         return at_last and self._stays(self.detail, STALL_FALL)
 
     def _stays(self, level: float, fall: float) -> bool:
-        """Whether it is above a level, and has fallen by less than a share in the last gap."""
+        """Whether the loss is above a level, and fell by less than a share in the last gap."""
         now, before = self.recent[-1], self.recent[0]
         return now > level and now >= (1 - fall) * before
 
