@@ -129,10 +129,10 @@ def test_a_rate_that_is_far_too_high_costs_one_run() -> None:
 @pytest.mark.parametrize(
     ("factor", "options", "message"),
     [
-        (float("nan"), {}, "no usable SIREN"),
-        (float("inf"), {}, "no usable SIREN"),
+        (float("nan"), {}, "not a usable SIREN"),
+        (float("inf"), {}, "not a usable SIREN"),
         (1.0, {"budget_epochs": 0}, "nothing is left to fit with: raise budget_epochs"),
-        (1.0, {"lr": 1e-12, "budget_epochs": 2}, "nothing became better: try lr other than 1e-12"),
+        (1.0, {"lr": 1e-12, "budget_epochs": 2}, "fit did not improve: try lr other than 1e-12"),
         (1.0, {"budget_epochs": 1}, "raise budget_epochs, or width to about "),
     ],
 )

@@ -1,4 +1,4 @@
-"""`hyperinit fit` of one image or signal: the fit, what is said of it, and the files."""
+"""`hyperinit fit` of one image or signal: the fit, its messages and its files."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ UNWRITTEN = "nothing was written"
 
 
 def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenConfig) -> None:
-    """Refuses a width or depth that was typed for an init that brings a network of another size.
+    """Refuses a width or depth that differs from those of an init with a network of its own.
 
     Args:
-        asked: Width and depth as typed; None where nothing was.
-        init: Its name.
+        asked: Width and depth as typed; None if not given.
+        init: The init's name.
         siren: The network that it brings.
 
     Raises:
-        InputError: they differ; the line names the init's own.
+        InputError: they differ; the message names the init's own.
     """
     own = siren.width, siren.depth
     if any(a not in (None, b) for a, b in zip(asked, own, strict=True)):
         named = zip(("--width", "--depth"), asked, strict=True)
         flags = " ".join(f"{flag} {wanted}" for flag, wanted in named if wanted is not None)
         raise InputError(
-            f"{flags}: init {init} brings a network of its own: leave that out, or write --width"
+            f"{flags}: init {init} brings a network of its own; leave that out, or write --width"
             f" {own[0]} --depth {own[1]}"
         )
 
@@ -51,10 +51,9 @@ def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenCon
 def check_own_sizes(
     asked: tuple[int | None, int | None], init: Init, size: tuple[int, int] | None
 ) -> None:
-    """`check_sizes` before any image is read; of images of this size, where it is known.
+    """`check_sizes` before any image is read, with a plain image of their size if it is known.
 
-    Nothing is refused where the init does not take the plain image that it is asked with: those to
-    come may suit it.
+    Nothing is refused if the init does not accept the plain image: it may accept the real ones.
     """
     from hyperinit.inits.start import network_of
 
@@ -92,18 +91,18 @@ def fit_image(
     *,
     asked: tuple[int | None, int | None] = (None, None),
 ) -> int:
-    """Fits one image and writes what was asked for, from a network of the sizes that were typed.
+    """Fits one image and writes the files that were asked for.
 
     Raises:
-        InputError: bad input, or the fit is no better than its start; nothing is written. Or a
-            target was missed, which the result on stdout and the files say too.
+        InputError: the input is bad or the fit is no better than its start, and nothing is
+            written; or a target was missed, which the result on stdout and the files say too.
     """
     from hyperinit.fitting.config import suited
     from hyperinit.images.signals import check_holds, output_suffixes, sample_facts
     from hyperinit.siren.device import choose_threads, on_threads
 
     if arguments.ray is not None:
-        raise InputError("--ray is for a set of images: one image is one fit")
+        raise InputError("--ray is for a set of images; a single image is one fit")
     inputs = [arguments.image, named_source(arguments.init)[1]]
     if arguments.out is not None:
         check_output(arguments.out, [".safetensors"], SIREN, inputs=inputs)
@@ -118,11 +117,11 @@ def fit_image(
     work = config.step_pixels(image[0].numel()) * start.params.config.width**2
     config = suited(replace(config, batch_pixels=config.step_pixels(image[0].numel())), start)
     if arguments.target_mse is None:
-        # The best evaluation is kept, so they must not depend on whether a bar shows them.
+        # The best evaluation is kept, so evaluations must not depend on a progress bar.
         config = replace(config, eval_epochs=looks(config))
     facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
     facts |= sample_facts(arguments.image, image, is_resized=arguments.size is not None)
-    if arguments.render is not None:  # before the work that would be lost
+    if arguments.render is not None:  # checked before work that would be lost
         rate_hz = facts.get("signal", {}).get("rate_hz")
         check_holds(arguments.render, len(image), image.shape[1:], rate_hz)
     do = _fit_budget if arguments.target_mse is None else _fit_to_target
@@ -144,7 +143,7 @@ def _fit_budget(
     config: FitConfig,
     facts: dict[str, Any],
 ) -> tuple[str, dict[str, Any], str]:
-    """Fits over the declared budget, writes the result; returns a line and fields about it, ""."""
+    """Fits over the declared budget and writes the result; returns a line, its fields and ""."""
     from hyperinit.fitting.fit import failure, fit, too_small
 
     with advising(UNWRITTEN), EpochBar(config.budget_epochs) as bar:
@@ -181,10 +180,10 @@ def _fit_to_target(
     config: FitConfig,
     facts: dict[str, Any],
 ) -> tuple[str, dict[str, Any], str]:
-    """Fits until the error is as low as wanted; what improved is written even if it is not.
+    """Fits until the error is at the target; writes any improvement, even if the target is missed.
 
-    Returns a line and fields about the result, and where the target was missed, what may help and
-    where the best so far is.
+    Returns a line about the result, its fields, and, if the target was missed, what may help and
+    where the best result so far is.
     """
     from hyperinit.fitting.target import advice, fit_to_target
 
@@ -216,8 +215,8 @@ def _fit_to_target(
 def _better(out: Path | None, facts: Mapping[str, Any]) -> float | None:
     """The error of the SIREN of the same image in a file, if it is lower than that in the facts.
 
-    A fit that came to what was wanted replaces whatever is there; one that did not must not lose
-    what an earlier one has reached.
+    A fit that reached its target replaces any existing file. One that did not must not replace a
+    better earlier result.
     """
     from hyperinit.siren.store import load_params
 
@@ -225,7 +224,7 @@ def _better(out: Path | None, facts: Mapping[str, Any]) -> float | None:
         return None
     try:
         _, info = load_params(out)
-    except InputError:  # damaged, or no SIREN that a fit has written
+    except InputError:  # damaged, or not a SIREN that a fit wrote
         return None
     mse = info.get("mse")
     known = isinstance(mse, (int, float)) and mse < facts["mse"]
@@ -238,7 +237,7 @@ def _content(facts: Mapping[str, Any]) -> list[Any]:
 
 
 def _whereabouts(arguments: argparse.Namespace, better: float | None) -> str:
-    """Where the best so far of a fit that missed its target is, for the end of a line."""
+    """Says where the best result of a fit that missed its target is, to end a message."""
     if better is not None:
         kept = f"is of the same image and better (MSE {better:.3g})"
         return f"; {UNWRITTEN}: {shown_path(arguments.out)} {kept}"
@@ -268,6 +267,6 @@ def _write(
 
 
 def looks(config: FitConfig) -> tuple[float, ...]:
-    """When a fit over a budget is evaluated, watched or not: a look is a third of an epoch."""
+    """The evaluation epochs of a fit over a budget; each costs the time of a third of an epoch."""
     every = max(config.budget_epochs / 16, 4.0)
     return (0.5, *(every * (k + 1) for k in range(ceil(config.budget_epochs / every) - 1)))

@@ -1,4 +1,4 @@
-"""Options of a fit -> one checked `FitConfig`, and what suits where they leave that open."""
+"""Options of a fit -> one checked `FitConfig`, and suitable values for options left open."""
 
 from __future__ import annotations
 
@@ -23,62 +23,62 @@ CREDIT = "credit"
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a SIREN is fitted to an image, over a budget that is declared before.
+    """How a SIREN is fitted to an image, over a budget that is declared in advance.
 
-    The defaults are protocol 2's: NAdam on pixels that are visited without replacement, hard ones
-    more often. PROTOCOL_1 has what earlier records were made with.
+    The defaults are those of protocol 2: NAdam on pixels that are visited without replacement, hard
+    ones more often. PROTOCOL_1 has the settings of earlier records.
 
     Attributes:
         budget_epochs: Pixel visits / pixels of the image.
-        lr: Learning rate at the start; None takes what suits image, network, budget and init, see
-            suits.py.
-        batch_pixels: Pixels a step, never more than the image has; None takes what suits its size.
+        lr: Learning rate at the start; None chooses one that suits image, network, budget and init,
+            see suits.py.
+        batch_pixels: Pixels per step, at most as many as the image has; None suits its size.
         sampler: "credit": without replacement, hard pixels up to ten times as often (credit.py);
-            "pixels": in one random permutation after the other; "points": uniformly random points
-            between pixels, bilinearly interpolated (the seed experiment's); "residual": with
-            replacement, pixels that are still far off more often (samplers.py).
-        schedule: Of the rate over the budget: "power": (1 - t)^0.7; "linear" decay to 0; or
-            "constant".
+            "pixels": one random permutation after another; "points": uniformly random points
+            between pixels, bilinearly interpolated (as in the seed experiment); "residual": with
+            replacement, pixels with large errors more often (samplers.py).
+        schedule: Of the learning rate over the budget: "power": (1 - t)^0.7; "linear" decay to 0;
+            or "constant".
         output_lr_factor: The output layer's learning rate relative to the others'.
-        weight_decay: Decoupled, AdamW's and NAdam's.
-        frozen_layers: Indices of layers that are not trained, 0 being the first.
+        weight_decay: Decoupled, for AdamW and NAdam.
+        frozen_layers: Indices of layers that are not trained; 0 is the first.
         eval_epochs: When the full pixel grid is evaluated, off the clock, besides start and end.
-        eval_pixels: How many pixels, drawn once, evaluations on the way look at; None: the full
-            grid. The first and the last always look at all pixels, and so does every one with
-            `stop_mse`; what is kept is chosen among those alone. A fit to a target sets its own.
-        seed: Of the order in which pixels are visited.
+        eval_pixels: Number of pixels, drawn once, for evaluations on the way; None: the full grid.
+            The first and the last evaluation, and all with `stop_mse`, use the full grid, and the
+            result is chosen only among these. A fit to a target sets its own.
+        seed: Seed of the order in which pixels are visited.
         stop_mse: Stop at the first evaluation where the error and the smoothed training loss are
-            both at or below this; None never does. Only for reproducing the seed experiment: the
+            both at or below this; None never stops. Only for reproducing the seed experiment: the
             tuned track judges by the error after the whole declared budget.
-        layer_lr_factors: A further factor for each layer's rate, the first layer's first and the
-            output layer's last; () is 1 for all.
-        beta2: Decay of the squared gradients. With few pixels a step a long memory (0.9999) keeps
-            fits stable that otherwise blow up after a thousand steps.
-        hidden_dtype: What all layers but the first and the last are computed in while fitting.
-            Weights, their updates and every evaluation stay in the type the weights came in.
+        layer_lr_factors: A further factor on each layer's learning rate, from the first layer to
+            the output layer; () is 1 for all.
+        beta2: Decay of the squared gradients. With few pixels per step, a long memory (0.9999)
+            keeps fits stable that would otherwise diverge after a thousand steps.
+        hidden_dtype: The dtype in which all layers but the first and the last compute during the
+            fit. Weights, their updates and every evaluation stay in the weights' own dtype.
             "auto": bfloat16 where it is clearly faster, see engine.py.
-        backward_dtype: What gradients are computed in on their way back through the hidden layers;
-            what is shown, and so every residual, is not concerned. "auto": bfloat16 on processors
-            that have units for it, where the network is not small. Of no account where autograd
-            makes the gradients: by AdamW, compiled, or with a `hidden_dtype`.
+        backward_dtype: The dtype of the backward pass through the hidden layers; the forward pass,
+            and so every residual, is not affected. "auto": bfloat16 on processors that have units
+            for it, if the network is not small. Ignored where autograd computes the gradients:
+            with AdamW, when compiled, or with a `hidden_dtype`.
         engine: "eager", or "compiled" by torch.compile: the first step then takes seconds, which
-            are on the clock. "auto": compiled where the fit is long enough to pay for that.
-        max_restarts: How often a fit that collapsed, diverged, or ended worse than it began, is
-            started again from its init at a lower rate, with the whole budget; and how often one
-            that collapses later is taken back to its last good state. With 0 the result is what
-            the fit ended with; otherwise it is the best of all evaluations.
+            are on the clock. "auto": compiled if the fit is long enough to make up for that.
+        max_restarts: How often a fit that collapsed early, diverged, or ended worse than it began
+            is restarted from its init at a lower learning rate, with the whole budget; and how
+            often one that collapses later is taken back to its last good state. With 0 the result
+            is the end of the fit; otherwise it is the best of all evaluations.
         optimizer: "nadam", "soap" (NAdam in the eigenbasis of the input side of each hidden
             layer's gradients), or "adamw". "auto": what suits the init, see `Preference`.
         beta1: Decay of the momentum.
-        rising_rates: Whether the sine layers' rates rise geometrically from 0.5 times the rate in
-            the first to 1.5 times in the last; otherwise they are all alike. None: what suits the
-            init: they rise, or from init 33 fall.
-        warmup_steps: Steps over which the rate rises linearly to its own. None: what suits the
-            init: a few from a start that shows the image already, otherwise none.
-        rising_units: Whether, in every hidden layer, the rates of the units rise from 0.5 times the
-            layer's, for the one that carries the longest wave of the first layer, to 1.5 times,
-            for the shortest; in full only at the end of the fit. For starts whose hidden layers
-            hand waves on; None: only from these.
+        rising_rates: Whether the sine layers' learning rates rise geometrically, from 0.5 times the
+            fit's rate in the first to 1.5 times in the last; if False, they are equal. None: what
+            suits the init: they rise, or fall from init 33.
+        warmup_steps: Steps of linear warm-up of the learning rate. None: what suits the init: a few
+            for a start that already shows the image, otherwise none.
+        rising_units: Whether, in every hidden layer, the learning rates of the units rise from 0.5
+            times the layer's rate, for the unit that carries the longest wave of the first layer,
+            to 1.5 times, for the shortest; in full only at the end of the fit. For starts whose
+            hidden layers pass waves on; None: only for these.
     """
 
     budget_epochs: float = option(8.0, at_least=0, at_most=MAX_EPOCHS)
@@ -107,17 +107,17 @@ class FitConfig:
     warmup_steps: int | None = option(None, at_least=0, at_most=MAX_COUNT)
     rising_units: bool | None = None
 
-    whole_ends = True  # no field, and so no option: see SampledFit
+    whole_ends = True  # not a field, so not an option: see SampledFit
 
     def __post_init__(self) -> None:
         check(self)
 
     def step_pixels(self, pixels: int) -> int:
-        """Pixels a step of an image that has so many."""
+        """Pixels per step for an image with this many pixels."""
         return min(self.batch_pixels or suitable_batch(pixels), pixels)
 
     def eval_at(self, pixels: int, device: torch.device) -> Tensor | None:
-        """Which of an image's pixels evaluations on the way look at, (eval_pixels,); None: all."""
+        """Indices (eval_pixels,) of the pixels that evaluations on the way use; None: all."""
         if self.eval_pixels is None or self.eval_pixels >= pixels:
             return None
         drawn = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
@@ -125,16 +125,16 @@ class FitConfig:
 
 
 class SampledFit(FitConfig):
-    """A fit whose first and last evaluation are of `eval_pixels` too.
+    """A fit whose first and last evaluation use only `eval_pixels` too.
 
-    For training, which makes thousands of fits only to see which of their two ends is better: its
-    errors are no result of any fit.
+    For training, which makes thousands of fits only to see whether their end is better than their
+    start; it reports none of their errors as results.
     """
 
     whole_ends = False
 
 
-# The fit of protocol 1: what records of that version leave unsaid.
+# The fit of protocol 1: settings that records of that version do not state.
 PROTOCOL_1: dict[str, Any] = {
     "batch_pixels": 2048,
     "sampler": "pixels",
@@ -151,7 +151,7 @@ PROTOCOL_1: dict[str, Any] = {
 
 
 def suited(config: FitConfig, start: Start) -> FitConfig:
-    """A config with what suits the start, where it leaves that open."""
+    """A config whose open settings are filled with what suits the start."""
     if config.optimizer == AUTO:
         config = replace(config, optimizer=start.prefers.optimizer)
     fields = start.prefers.fit_fields.items()
@@ -162,13 +162,13 @@ def suited(config: FitConfig, start: Start) -> FitConfig:
         return replace(config, rising_rates=True)
     falling = layer_factors(start.params.config.depth, LAST_FACTOR, FIRST_FACTOR, output=1.0)
     own = config.layer_lr_factors
-    if own and len(own) == len(falling):  # others are refused where they are used
+    if own and len(own) == len(falling):  # a wrong number is refused later, where they are used
         falling = tuple(a * b for a, b in zip(own, falling, strict=True))
     return replace(config, rising_rates=False, layer_lr_factors=falling)
 
 
 def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
-    """The learning rate of a fit: the config's, or what suits image, network, budget and init."""
+    """A fit's learning rate: the config's, or one that suits image, network, budget and init."""
     if config.lr:
         return config.lr
     siren: SirenConfig = start.params.config
@@ -183,7 +183,7 @@ def with_options(config: FitConfig | None, options: dict[str, Any]) -> FitConfig
     """A config, or the default one, with some fields set.
 
     Raises:
-        InputError: no such field (the nearest is suggested), or a value is out of range.
+        InputError: there is no such field (the message suggests one), or a value is out of range.
     """
     for name in options.keys() - FitConfig.__dataclass_fields__.keys():
         raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
@@ -196,12 +196,13 @@ def fit_options(
     """("sampler=points", ...) from a command line -> fields of FitConfig, checked as flags are.
 
     Args:
-        pairs: FIELD=VALUE each.
-        declared: Fields that something else sets.
-        by: What that is.
+        pairs: Items of the form FIELD=VALUE.
+        declared: Fields that are set elsewhere.
+        by: What sets them, for the message.
 
     Raises:
-        InputError: not of that form, no such field, a field that is declared, or a bad value.
+        InputError: a pair is not of that form, names no field or a declared one, or its value is
+            bad.
     """
     texts = {}
     for pair in pairs:
@@ -209,6 +210,6 @@ def fit_options(
         if not equals:
             raise InputError(f"--fit: {pair!r} is not of the form FIELD=VALUE")
         if name in declared:
-            raise InputError(f"--fit: {name} is declared by {by}")
+            raise InputError(f"--fit: {name} is set by {by}")
         texts[name] = text
     return from_texts(FitConfig, texts, source="--fit")

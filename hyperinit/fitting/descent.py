@@ -1,4 +1,4 @@
-"""A start + an image -> one attempt at a fit, look by look: the loop under every fit."""
+"""A start + an image -> one attempt at a fit: the loop inside every fit."""
 
 from __future__ import annotations
 
@@ -23,76 +23,76 @@ from hyperinit.siren.vectors import choose_params
 from hyperinit.stepping.schedule import DECAY_POWERS, rate_factor
 from hyperinit.stepping.watch import LOOKS_A_GAP, STALL_WEIGHTS_RATIO, CollapseWatch, detail
 
-# Per step; about the last 50 steps, as a chart's smoothing would show the training loss.
+# Per step: averages over about the last 50 steps, like the smoothing of a chart.
 TRAIN_MSE_SMOOTHING = 0.98
 REPLAN_STEPS, PROGRESS_STEPS = 20, 16
 OnProgress: TypeAlias = Callable[[float, float], None]  # epochs, smoothed training loss
 
-# A fit that has come so far from an image (whose variance is about 1) will not come back.
+# A fit that is this far from an image (whose variance is about 1) will not recover.
 DIVERGED_MSE = 1e3
 
-# A collapse in this part of the budget has begun at the start: what it left is of no use, and the
-# fit is given up (and restarted, see `fit`). One that comes later is taken back to a state from
-# before it and continues at COLLAPSE_LR_FACTOR times its rate. A stall has always begun at the
-# start, but is of no account where little of the budget is left, nor from inits that take a higher
-# rate: on small images most of their first layer is too fine, and a good fit begins as slowly.
+# A collapse within this share of the budget began at the start and leaves nothing of use: the fit
+# is given up (and restarted, see `fit`). After a later one, the fit returns to an earlier state and
+# continues at COLLAPSE_LR_FACTOR times its rate. A stall always began at the start, but is ignored
+# if little of the budget is left, and from inits that take a higher rate: on small images most of
+# their first layer is too fine, and good fits begin as slowly.
 EARLY_SHARE = 0.25
 STALL_SHARE = 0.5
 STALL_LR_FACTOR = 0.5
 COLLAPSE_LR_FACTOR = 1 / 3
 
-# What a network can do is judged by a fit of at least so many steps, at a rate within a factor of
-# the one that suits, and whose error has fallen to less than so much of the start's.
+# A network's capacity is judged only by a fit of at least this many steps, at a rate within this
+# factor of the suitable one, whose error fell to less than this share of the start's.
 LEAST_STEPS, USUAL_LR, MOVED = 100, 2.0, 0.5
 
 NOTHING_SPENT = CurvePoint(0.0, 0, 0.0, math.inf, -math.inf, math.nan)
 
 
 class Replan(Protocol):
-    """Moves the end of a fit while it runs, and with it the decay of its rate.
+    """Moves the end of a fit while it runs, and with it the decay of its learning rate.
 
     Attributes:
-        lr_factor: On the rate, from the next step on.
+        lr_factor: A factor on the learning rate, from the next step on.
     """
 
     lr_factor: float
 
     def running(self, step: int, train_mse: float, glimpse: Callable[[], float]) -> int:
-        """(steps taken, mean loss of the last few, MSE over `eval_pixels`) -> steps of the fit."""
+        """(steps taken, recent mean loss, MSE over `eval_pixels`) -> the new length of the fit."""
         ...
 
     def looked(self, step: int, mse: float) -> int:
-        """(steps taken, MSE over all pixels, or of a start that is `far` over some) -> the same.
+        """The same after an evaluation: MSE over all pixels (over some, if a start is `far`).
 
-        Those taken end the fit.
+        Returning the steps already taken ends the fit.
         """
         ...
 
     def far(self, mse: float) -> bool:
-        """Whether a start with an error of about this is surely not good enough."""
+        """Whether a start with about this error is surely not good enough."""
         ...
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit ends with.
+    """The result of a fit.
 
     Attributes:
         params: The fitted SIREN, detached from any graph.
-        kept: The evaluation of all pixels that `params` are from: the last of the curve, unless
-            the fit diverged or was restarted (see FitConfig.max_restarts).
+        kept: The full evaluation that `params` come from: the last of the curve, unless the fit
+            diverged or may be restarted (see FitConfig.max_restarts).
         curve: Evaluations from the start to the end; after a restart those of the last attempt,
-            which begins with what the failed ones have cost.
+            beginning with the cost of the failed ones.
         lr: The learning rate used.
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
-        restarts: Failed attempts before the one that `curve`, `lr` and `diverged` are of.
-        became: What the fit used where its config left it open: batch_pixels, optimizer, engine,
-            hidden_dtype and backward_dtype.
-        enough_width: Where the network was too small for its image, and not the budget: the width
-            with which the fit would have come to about 40 dB. Never of a fit to a target.
+        restarts: Failed attempts before the one that `curve`, `lr` and `diverged` describe.
+        became: The values used for settings that the config left open: batch_pixels, optimizer,
+            engine, hidden_dtype and backward_dtype.
+        enough_width: If the network, and not the budget, limited the fit: the width with which it
+            would have reached about 40 dB. Never set by a fit to a target.
         collapses: Epochs, on the curve's scale, at which a collapse was noticed (see watch.py).
-        stalled: Whether it is diverged for no more than a stall: the rate is not far too high.
+        stalled: Whether `diverged` means only a stall: the rate was not far too high.
     """
 
     params: Params
@@ -108,17 +108,17 @@ class FitResult:
 
     @property
     def mse(self) -> float:
-        """Final MSE over all pixels, in ImageNet-normalised units; of a signal, in its own."""
+        """Final MSE over all pixels, in ImageNet-normalised units (for a signal, in its own)."""
         return self.curve[-1].mse
 
     @property
     def psnr(self) -> float:
-        """Final PSNR in dB on [0, 1]; of a signal, on [-1, 1]."""
+        """Final PSNR in dB on [0, 1]; for a signal, on [-1, 1]."""
         return self.curve[-1].psnr
 
 
 def descend(start: Start, image: Tensor, config: FitConfig, **options: Any) -> list[FitResult]:
-    """One attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
+    """Runs one attempt at fitting one SIREN, or B SIRENs together, to its end: see `descent`."""
     (results,) = deque(descent(start, image, config, **options), maxlen=1)
     return results
 
@@ -136,29 +136,29 @@ def descent(
 ) -> Iterator[list[FitResult]]:
     """One attempt at fitting one SIREN, or B SIRENs together.
 
-    B stacked SIRENs are B independent fits that share their products and the calls of their
-    optimiser: each sees the pixels it would see alone, and updates are element by element.
+    B stacked SIRENs are B independent fits that share matrix products and optimiser calls: each
+    sees the pixels it would see alone, and updates are element by element.
 
     Args:
-        start: One SIREN, or B stacked ones, left as they are; its epochs are part of the budget.
+        start: One SIREN, or B stacked ones, not modified; its epochs are part of the budget.
         image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN; or signals
             (C, *sides), or (B, C, *sides), in [-1, 1].
-        config: `max_restarts` only decides whether collapses are looked for, and what is kept.
+        config: `max_restarts` only decides whether to look for collapses, and what is kept.
         failed: Where an earlier attempt ended; its cost is added to the curve, not to the budget.
-        planned_fits: How many like this one are planned in all: what pays only in the long run is
-            decided by it.
-        replan: For the fit of one SIREN.
+        planned_fits: Number of fits like this one that are planned in all; decides whether work
+            that pays only in the long run is worth it.
+        replan: Only for the fit of one SIREN.
         on_eval: Called with each new point of a curve, off the clock.
-        on_progress: For the fit of one SIREN: called every PROGRESS_STEPS steps, on the clock.
+        on_progress: Only for the fit of one SIREN: called every PROGRESS_STEPS steps, on the clock.
 
     Yields:
-        After each evaluation one result for each SIREN, as if the fit ended there. Between two of
-        them the clock stands still. Seconds are those of the whole attempt.
+        After each evaluation one result for each SIREN, as if the fit ended there. The clock stands
+        still while the caller has control. Seconds are those of the whole attempt.
     """
     run = _Descent(start, image, config, failed, planned_fits, replan, on_eval, on_progress)
     due = deque(step for step in run.eval_steps if step < run.steps)
     while True:
-        next_eval = due.popleft() if due else None  # None: the end, wherever that will be
+        next_eval = due.popleft() if due else None  # None: the end, which may still move
         while run.step < (run.steps if next_eval is None else min(next_eval, run.steps)):
             run.advance(run.steps if next_eval is None else min(next_eval, run.steps))
         yield run.evaluate()
@@ -203,14 +203,14 @@ class _Descent:
         self.lr = rate_of(config, start, self.pixels)
         self.power, self.lr_factor = DECAY_POWERS[config.schedule], 1.0
         self.train_mse = torch.full(self.batch, math.nan, device=image.device)
-        self.losses_since = torch.zeros(self.batch, device=image.device)  # the last plan
+        self.losses_since = torch.zeros(self.batch, device=image.device)  # since the last plan
         self.before = failed or replace(NOTHING_SPENT, epochs=start.epochs, sec=start.sec)
         self.clock = Clock(image.device)
         self.fits = [_Progress() for _ in range(math.prod(self.batch))]
         self.kept = start.params.map(lambda value: value.detach().clone())
         self.step = 0
         self.collapses: list[float] = []
-        # Protocol 1 restarts what diverged, and watches nothing on the way.
+        # Protocol 1 restarts fits that diverged, and watches for nothing on the way.
         self.watch: CollapseWatch | None = None
         if config.max_restarts and config.optimizer != "adamw":
             self.watch = self._watch(image, start)
@@ -221,7 +221,7 @@ class _Descent:
         details: list[float] = []
         weights = sum(value.numel() for value in start.params.values()) / len(self.fits)
         enough = weights >= STALL_WEIGHTS_RATIO * 3 * self.pixels
-        # What a blur leaves of a signal that is no image says nothing of how its fit stands.
+        # For a signal that is not an image, the error of a blur says nothing about its fit.
         shown = is_image(self.dims, self.rgb.shape[-1])
         if shown and enough and start.lr_factor <= STALL_LR_FACTOR:
             details = detail(self.rgb.mT.reshape(image.shape)).reshape(-1).tolist()
@@ -232,11 +232,11 @@ class _Descent:
         return round(max(epochs - self.spent_epochs, 0) * self.pixels / self.batch_pixels)
 
     def _epochs(self, steps: int) -> float:
-        """After so many steps, on the curve's scale."""
+        """Epochs after this many steps, on the curve's scale."""
         return self.before.epochs + steps * self.batch_pixels / self.pixels
 
     def advance(self, until: int) -> None:
-        """Steps on the clock: until a step, the next plan, or a collapse."""
+        """Takes steps, on the clock, until step `until`, the next plan, or a collapse."""
         left = until - self.step
         taken = left if self.replan is None else min(left, REPLAN_STEPS)
         with self.clock.running():
@@ -273,7 +273,7 @@ class _Descent:
         early = self.step < EARLY_SHARE * self.steps
         watched = zip(self.fits, self.watch.collapsed, self.watch.stalled, strict=True)
         for progress, collapsed, stalled in watched:
-            # A plan lowers the rate of a fit that stalls, and knows when it is hopeless.
+            # A `replan` handles stalls itself: it lowers the rate, or ends a hopeless fit.
             stalled &= self.replan is None and self.step < STALL_SHARE * self.steps
             if not (collapsed or stalled) or progress.gave_up:
                 continue
@@ -287,18 +287,18 @@ class _Descent:
                 return
             progress.gave_up = True
         if alone and self.watch.good[0]:
-            apart = self.watch.look_steps * LOOKS_A_GAP  # as long as it takes to be noticed
+            apart = self.watch.look_steps * LOOKS_A_GAP  # the time until a collapse is noticed
             if not self.snapshots or self.step - self.snapshots[-1][0] >= apart:
                 self.snapshots.append((self.step, self.taker.state()))
 
     def _gave_up(self) -> bool:
-        """Whether all fits have; the attempt then ends here."""
+        """Whether all fits were given up; the attempt then ends here."""
         gave_up = all(progress.gave_up for progress in self.fits)
         self.steps = self.step if gave_up else self.steps
         return gave_up
 
     def evaluate(self) -> list[FitResult]:
-        """Looks at all pixels, or on the way at a sample; one result for each fit."""
+        """Evaluates all pixels, or a sample on the way; returns one result for each fit."""
         at = None if self._must_be_whole() else self.eval_at
         mse, psnr = self._look(at)
         if at is not None and self.replan is not None and not self.replan.far(mse[0]):
@@ -313,7 +313,7 @@ class _Descent:
                 may_keep = at is None or not self.config.whole_ends or self.step == 0
                 keep[i] = progress.add(point, self.config, may_keep=may_keep)
                 self.on_eval(progress.curve[-1])
-                if self.replan is not None and at is not None:  # no end compares with some pixels
+                if self.replan is not None and at is not None:  # a sample's error is no result
                     progress.kept = replace(progress.kept, mse=math.inf)
         chosen = torch.tensor(keep, device=self.rgb.device).reshape(self.batch)
         self.kept = choose_params(chosen, self.taker.params, self.kept)
@@ -324,7 +324,7 @@ class _Descent:
         return [self._result(own, fit) for own, fit in zip(singles, self.fits, strict=True)]
 
     def _look(self, at: Tensor | None) -> tuple[list[float], list[float]]:
-        """MSE and PSNR of every SIREN over these pixels, or all."""
+        """MSE and PSNR of every SIREN over pixels `at`, or all."""
         coords, rgb = self.coords, self.rgb
         if at is not None:
             coords, rgb = coords[at], rgb.index_select(-2, at)
@@ -335,7 +335,7 @@ class _Descent:
         return self._look(self.eval_at)[0][0]
 
     def _must_be_whole(self) -> bool:
-        """Whether what is seen now decides what the fit ends with, or whether it ends here."""
+        """Whether the evaluation now must cover all pixels: its error may be the result."""
         if self.replan is not None:
             return self.step > 0
         ends = self.step == 0 or self.step >= self.steps
@@ -355,9 +355,9 @@ class _Descent:
         )
 
     def _enough_width(self, progress: _Progress) -> int | None:
-        """See FitResult; said only of a fit as the law of widths was measured with, that went well.
+        """See FitResult; None unless the fit went well, with settings like those it is known for.
 
-        From a start that cannot be fitted (all weights zero) no network would do.
+        From a start that cannot be fitted (all weights zero), no width would be enough.
         """
         config, mse = self.config, progress.kept.mse
         if not self.over or self.step < LEAST_STEPS or self.replan is not None:
@@ -373,16 +373,16 @@ class _Descent:
 
 
 class _Progress:
-    """The evaluations of one of the fits that run together, and what is kept of them."""
+    """The evaluations of one of the fits that run together, and the one that is kept."""
 
     def __init__(self) -> None:
         self.curve: list[CurvePoint] = []
         self.kept: CurvePoint
         self.over = self.diverged = False
-        self.gave_up = self.stalled = False  # it collapsed early; it only stalled
+        self.gave_up = self.stalled = False  # given up after a collapse or stall; only a stall
 
     def add(self, point: CurvePoint, config: FitConfig, *, may_keep: bool = True) -> bool:
-        """Adds an evaluation; returns whether it is now the one to keep, if it may be."""
+        """Adds an evaluation; returns whether it is now the one to keep, if it `may_keep`."""
         first = not self.curve
         self.diverged = not point.mse < (math.inf if first else DIVERGED_MSE)
         point = replace(point, mse=math.inf) if self.diverged else point

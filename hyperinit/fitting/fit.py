@@ -1,4 +1,4 @@
-"""A start + an image -> a fitted SIREN and the curve of how it got there."""
+"""A start + an image -> a fitted SIREN and its learning curve."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren
 from hyperinit.siren.signals import to_samples
 
-# What a fit that collapsed early, diverged, or ended worse than it began is started again with: a
-# fit that dies has at least three times the rate that suits it, docs/research-log.md 39.
+# Factor on the learning rate when restarting a fit that collapsed early, diverged, or ended worse
+# than it began: its rate was at least three times the suitable one, docs/research-log.md 39.
 RESTART_LR_FACTOR = 1 / 3
-STALLED_LR_FACTOR = 1 / 2  # after one that only stalled
+STALLED_LR_FACTOR = 1 / 2  # after a fit that only stalled
 UNMOVED = 1e-3  # a rate that changes the error by a smaller share is too low, not too high
-USUAL_LR_FACTOR = 3 / 4  # where the rate that suits is lower than so many times it, that one
+USUAL_LR_FACTOR = 3 / 4  # if the suitable rate is below this share of the failed one, use it
 
 UNTRAINED = "no layer is trained: leave one out of frozen_layers, with a rate that is not 0"
 
@@ -45,15 +45,15 @@ def fit(
     """Fits one SIREN to one image, or to another signal that the SIREN is for.
 
     Args:
-        siren: A module, which ends up fitted in place; or Params, which are left as they were; or
-            a Start, whose cost is part of the budget and of the curve.
-        image: (3, H, W) in [0, 1], or anything else that `to_image` takes, for a SIREN from 2
+        siren: A module, which is fitted in place; Params, which are not modified; or a Start, whose
+            cost is part of the budget and of the curve.
+        image: (3, H, W) in [0, 1], or anything else that `to_image` accepts, for a SIREN from 2
             coordinates to 3 colours. For every other SIREN a signal in [-1, 1], see `to_signal`:
             (C, N), (C, H, W) or (C, D, H, W) with 1, 2 or 3 coordinates and C values.
         config: See FitConfig.
         on_eval: Called with each point of the curve, off the clock.
-        on_progress: Called every few steps with the epochs so far and the smoothed training loss,
-            on the clock: it should be quick.
+        on_progress: Called every few steps with the epochs so far and the smoothed training loss;
+            it is on the clock, so it should be quick.
         **options: Fields of FitConfig to set, for example `budget_epochs=8`.
 
     Raises:
@@ -87,7 +87,7 @@ def as_start(start: Params | Start) -> Start:
             f"a fit starts from Params or a Start, not from {type(start.params).__name__}: inits"
             " and hypernetworks give one by their start(...)"
         )
-    # A copy where it was made in inference mode, which a fit could not differentiate.
+    # Copied if made in inference mode, because a fit could not differentiate through it.
     return replace(start, params=start.params.map(plain))
 
 
@@ -98,22 +98,23 @@ def restart_failed(
     config: FitConfig,
     **told: Any,
 ) -> FitResult:
-    """Starts a failed fit of one image again at a lower rate, `max_restarts` times at most.
+    """Restarts a failed fit of one image at a lower learning rate, at most `max_restarts` times.
 
     Args:
-        result: Of the first attempt.
-        start, image, config, told: What it was made with, see `descend`.
+        result: The first attempt's result.
+        start, image, config, told: The first attempt's arguments, see `descend`.
     """
     suits = rate_of(replace(config, lr=None), start, image[0].numel())
     looked_dead = True
     for restarts in range(1, config.max_restarts + 1):
         begin, end = result.curve[0], result.curve[-1]
-        # A start that is no number, or was not fitted at all, would only fail again.
+        # A start that is not finite, or was not fitted at all, would only fail again.
         if begin.steps == end.steps or (end.mse <= begin.mse and not result.diverged):
             break
         looked_dead &= result.diverged and isfinite(end.mse)
         if looked_dead and restarts == config.max_restarts > 1:
-            # At every rate: small networks and rough starts show little for long. To the end, then.
+            # It looked dead at every rate. Small networks and rough starts may show little for
+            # long, so the last attempt runs to its end.
             again = replace(config, lr=suits, max_restarts=0)
         else:
             again = replace(config, lr=_lower_rate(result, suits))
@@ -126,10 +127,10 @@ def restart_failed(
 
 
 def _lower_rate(failed: FitResult, suits: float) -> float:
-    """The rate to start a failed fit again with; `suits` is what its image and network take.
+    """The learning rate for restarting a failed fit; `suits` is the suitable rate.
 
-    A rate given by hand may be far above that, or a little: a third would then be too low, and a
-    slow start looks as dead as one at too high a rate.
+    A rate given by hand may be far or slightly above the suitable one. A third of it could be too
+    low, and a slow fit looks as dead as one at too high a rate.
     """
     if suits < USUAL_LR_FACTOR * failed.lr:
         return suits
@@ -137,11 +138,11 @@ def _lower_rate(failed: FitResult, suits: float) -> float:
 
 
 def failure(result: FitResult) -> str:
-    """Why a fit has come to nothing, and what may help, in a line; "" where it has not."""
+    """Why a fit failed and what may help, in one line; "" if it did not fail."""
     first, last, kept = result.curve[0], result.curve[-1], result.kept
     if not isfinite(first.mse):
-        return f"the start is no usable SIREN: its error is {first.mse}"
-    # Its error hardly fell at any rate.
+        return f"the start is not a usable SIREN: its error is {first.mse}"
+    # The error hardly fell at any rate.
     if result.diverged and result.restarts and isfinite(last.mse):
         return (
             f"the fit was given up after {count(result.restarts, 'restart')}, its error hardly"
@@ -150,9 +151,9 @@ def failure(result: FitResult) -> str:
     if result.diverged:
         return f"the fit diverged: try lr below {result.lr:g}"
     if first.steps == last.steps:
-        cost = f", as making the start costs {first.epochs:.3g} epochs" if first.epochs else ""
+        cost = f" (making the start costs {first.epochs:.3g} epochs)" if first.epochs else ""
         return f"the budget leaves nothing to fit with{cost}: raise budget_epochs"
-    if isnan(last.train_mse):  # steps were counted, and none was taken
+    if isnan(last.train_mse):  # steps were counted, but none was taken
         return UNTRAINED
     if not kept.mse < first.mse:
         moved = abs(last.mse - first.mse) > UNMOVED * first.mse
@@ -164,12 +165,12 @@ def failure(result: FitResult) -> str:
 
 
 def too_small(result: FitResult) -> str:
-    """What to say of a fit that has an `enough_width`, in a line; "" where it has none."""
+    """The warning about a network that is too small, in one line; "" if it is not."""
     if result.enough_width is None:
         return ""
     siren = result.params.config
     return (
         f"the network of {siren.depth} x {siren.width} is too small for this image"
-        f" ({result.kept.psnr:.2f} dB): about {GOOD_PSNR:g} dB in as many epochs take a width of"
+        f" ({result.kept.psnr:.2f} dB): about {GOOD_PSNR:g} dB in as many epochs need a width of"
         f" {result.enough_width}"
     )

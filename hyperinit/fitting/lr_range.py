@@ -21,12 +21,12 @@ SKIP_FIRST, SKIP_LAST = 10, 1
 
 @dataclass(frozen=True)
 class LrRange:
-    """A sweep and what it suggests.
+    """A sweep over learning rates and the rate it suggests.
 
     Attributes:
         lrs: Learning rate of each step.
-        losses: Training loss after it, smoothed.
-        suggestion: The rate at the steepest descent.
+        losses: Smoothed training loss after each step.
+        suggestion: The rate at which the loss falls most steeply.
     """
 
     lrs: tuple[float, ...]
@@ -37,16 +37,16 @@ class LrRange:
 def lr_range_test(params: Params, image: Tensor, config: FitConfig) -> LrRange:
     """Raises the learning rate exponentially, step by step, and watches the loss.
 
-    Steepest is taken along the steps, that is along log(LR), as the finder of the source's time
-    has it (later versions divide by the difference in LR, which favours the smallest rates).
+    Steepness is per step, that is per log(LR), as in the Lightning version that the source used
+    (later versions divide by the difference in LR, which favours the smallest rates).
 
     Args:
-        params: Where the fit will start; left as they are.
+        params: Where the fit will start; not modified.
         image: (3, H, W) in [0, 1].
         config: The fit whose rate is wanted; its own rate, budget and schedule are not used.
 
     Raises:
-        InputError: the loss is not finite for long enough to tell.
+        InputError: the loss diverges before anything can be concluded.
     """
     params = params.map(lambda value: value.detach().clone().requires_grad_())
     optimizer = adamw(params, config, rate_factors(config, params.config.depth))
@@ -75,7 +75,7 @@ def lr_range_test(params: Params, image: Tensor, config: FitConfig) -> LrRange:
             break
     if len(losses) < SKIP_FIRST + SKIP_LAST + 2:
         raise InputError(
-            f"LR range test: the loss diverged after {len(losses)} steps; give a rate by hand"
+            f"LR range test: the loss diverged after {len(losses)} steps; set the rate by hand"
         )
     steepest = int(np.gradient(losses[SKIP_FIRST:-SKIP_LAST]).argmin())
     return LrRange(tuple(lrs), tuple(losses), lrs[SKIP_FIRST + steepest])

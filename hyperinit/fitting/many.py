@@ -1,6 +1,6 @@
 """Starts + images of one size -> fitted SIRENs, B at a time.
 
-B small fits together take fewer and larger matrix products than one after the other.
+B small fits together need fewer and larger matrix products than one after the other.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from hyperinit.siren.signals import to_samples
 from hyperinit.siren.vectors import stack_params
 from hyperinit.stepping.schedule import DECAY_POWERS, rate_factor
 
-# Activations a layer of all that are fitted together: larger ones leave the caches of a processor,
-# and fits together become slower than one after the other.
+# Activations per layer of all fits that run together. More do not fit in a processor's caches, and
+# fitting together becomes slower than one after the other.
 MAX_ACTIVATIONS = 2**19
-MIN_TOGETHER = 4  # two or three that large are not worth stacking either
+MIN_TOGETHER = 4  # if only two or three fit, stacking is not worth it either
 
-# A GPU gains from company as long as its memory holds it; half of it is left for what is not
-# counted. Beyond so many fits, what the host does for each takes as long as one after the other.
+# A GPU gains from fitting more together as long as its memory holds them; half of it is left for
+# what is not counted. Beyond this many fits, the host's work per fit leaves nothing to gain.
 MEMORY_SHARE = 0.5
 MAX_TOGETHER = 1024
-# Bytes of a fit: numbers of 4 bytes that there are for each weight (values, gradient, moments,
-# bases, copies) and for each activation (gradients included), and what belongs to a pixel of the
-# image (its colours, its place in the queue, its turns when a pass is planned).
+# Bytes of a fit: 4 per number, times the numbers for each weight (value, gradient, moments, bases,
+# copies) and for each activation (gradients included); and the bytes for each pixel of the image
+# (colours, place in the queue, turns when a pass is planned).
 WEIGHT_BYTES, PIXEL_BYTES = 4 * 16, 256
 
 
@@ -51,22 +51,22 @@ def fit_many(
     planned_images: int = 0,
     **options: Any,
 ) -> list[FitResult]:
-    """Fits B SIRENs to B images of one size together; as `fit` does one by one, but for rounding.
+    """Fits B SIRENs to B images of one size together; equals `fit` one by one up to rounding.
 
-    Where a step of all B would work on more than MAX_ACTIVATIONS numbers a layer, fewer are taken
-    together at a time: fits that large gain nothing from company. On a GPU its memory decides. Nor
-    can starts of different cost be taken together, as less of the budget is left to some.
+    If a step of all B would work on more than MAX_ACTIVATIONS numbers per layer, fewer run together
+    at a time, because fits that large gain nothing from it. On a GPU its memory decides. Starts of
+    different cost do not run together either, because they leave different parts of the budget.
 
     Args:
-        starts: B SIRENs of one kind, or their starts (or B stacked SIRENs); left as they are.
+        starts: B SIRENs of one kind, or their starts (or B stacked SIRENs); not modified.
         images: As many images of one size, or signals; see `fit`.
         config: See FitConfig. Fits that fail are restarted one by one (`max_restarts`).
-        planned_images: How many are to be fitted like these in all, where that is more than B: with
+        planned_images: How many images will be fitted like this in all, if more than B: with
             engine="auto" it decides whether compiling pays.
         **options: Fields of FitConfig to set.
 
     Returns:
-        One result an image, in order. The seconds on a curve are those of all that were taken
+        One result per image, in order. The seconds on a curve are those of all fits that ran
         together with it.
 
     Raises:
@@ -82,7 +82,7 @@ def fit_many(
         if image.shape != loaded[0].shape:
             sizes = " and ".join("x".join(map(str, i.shape[1:])) for i in (loaded[0], image))
             raise InputError(f"fit_many takes images of one size, not {sizes}")
-    stack_params([start.params for start in begun])  # refuses different networks, before any work
+    stack_params([start.params for start in begun])  # refuses different networks before any work
     results: dict[int, FitResult] = {}
     for group in _groups(begun, loaded[0], config):
         chosen, stacked = [begun[i] for i in group], [loaded[i] for i in group]
@@ -93,12 +93,13 @@ def fit_many(
 
 @torch.no_grad()
 def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
-    """Fits B stacked SIRENs without a look at any of them on the way, as training of starts does.
+    """Fits B stacked SIRENs without any evaluation, for the training of starts.
 
-    As `fit_many`, but that nothing is watched, restarted or evaluated, and starts cost nothing.
+    Like `fit_many`, except that fits are not watched, restarted or evaluated, and starts cost
+    nothing.
 
     Args:
-        start: Of B SIRENs on the device of the images, which is left as it is.
+        start: B stacked SIRENs on the device of the images; not modified.
         images: (B, 3, H, W) in [0, 1].
         config: See FitConfig.
 
@@ -123,7 +124,7 @@ def fit_unseen(start: Start, images: Tensor, config: FitConfig) -> Params:
 
 
 def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterator[list[int]]:
-    """Indices of starts that are fitted together: of one cost, and not too many."""
+    """Groups of indices of starts to be fitted together: of equal cost, and not too many."""
     params, pixels = starts[0].params, image[0].numel()
     together = most_together(params.config, pixels, config.step_pixels(pixels), params.device)
     alike: dict[tuple[Any, ...], list[int]] = {}
@@ -135,13 +136,13 @@ def _groups(starts: Sequence[Start], image: Tensor, config: FitConfig) -> Iterat
 
 
 def most_together(siren: SirenConfig, pixels: int, batch_pixels: int, device: torch.device) -> int:
-    """How many fits of a kind are best taken together on a device.
+    """How many fits of one kind should run together on a device.
 
     Args:
         siren: The network.
         pixels: Pixels of each image.
-        batch_pixels: Pixels a step of each.
-        device: Its free memory decides where it is a GPU.
+        batch_pixels: Pixels per step of each fit.
+        device: If it is a GPU, its free memory decides.
     """
     free = free_bytes(device)
     if free is None:
@@ -156,7 +157,7 @@ def most_together(siren: SirenConfig, pixels: int, batch_pixels: int, device: to
 def _fit_or_halve(
     starts: Sequence[Start], images: Sequence[Tensor], config: FitConfig, planned_images: int
 ) -> list[FitResult]:
-    """Fits starts of one cost together; in two halves where a GPU's memory is too small for all."""
+    """Fits starts of equal cost together; in two halves if a GPU's memory is too small."""
     planned = math.ceil(planned_images / len(starts))
     try:
         stacked = torch.stack(tuple(images)).to(starts[0].params.device)
@@ -164,7 +165,7 @@ def _fit_or_halve(
     except torch.cuda.OutOfMemoryError:
         if len(starts) == 1:
             raise
-    # Not above: there, what the failed fit had in memory is still held.
+    # Not inside the handler above, where the failed fit's memory is still held.
     torch.cuda.empty_cache()
     half, found = len(starts) // 2, []
     for part in (slice(half), slice(half, None)):
@@ -175,7 +176,7 @@ def _fit_or_halve(
 def _fit_group(
     starts: Sequence[Start], images: Tensor, config: FitConfig, planned_fits: int
 ) -> list[FitResult]:
-    """Fits B starts of one cost to images (B, 3, H, W), and those that failed once more, alone."""
+    """Fits B starts of equal cost to images (B, 3, H, W); restarts those that failed, alone."""
     first, alone = starts[0], len(starts) == 1
     sec = sum(start.sec for start in starts)
     params = first.params if alone else stack_params([start.params for start in starts])

@@ -1,4 +1,4 @@
-"""FitConfig + start + image -> what takes the steps of a fit, whatever they are made of."""
+"""FitConfig + start + image -> the object that takes the steps of a fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hyperinit.stepping.samplers import SAMPLERS, Batches
 from hyperinit.stepping.schedule import layer_factors, unit_factors
 from hyperinit.stepping.soap import OPTIMIZERS
 
-# Multiplications of a hidden layer's product from which gradients in bfloat16 pay, where they do.
+# Multiplications in a hidden layer's product from which bfloat16 gradients pay, if they do at all.
 BACKWARD_WORK = 2e6
 
 
@@ -32,37 +32,37 @@ class Steps(Protocol):
     """The steps of one fit, or of B fits that run together.
 
     Attributes:
-        params: Where the fit stands; changed in place.
+        params: The current parameters; changed in place.
     """
 
     params: Params
 
     def take(self, lr: float, decay: float, done: float = 1.0) -> Tensor:
-        """One step at lr x decay; returns the mean squared errors before it, () or (B,).
+        """Takes a step at rate lr x decay; returns the mean squared errors before it, () or (B,).
 
         Args:
-            lr: Of the fit.
-            decay: On it.
-            done: Share of the fit that is over, which the rates of single units depend on.
+            lr: The fit's learning rate.
+            decay: The factor on it.
+            done: The share of the fit that is over, on which the rates of single units depend.
         """
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on, but for the pixels they see."""
+        """Everything that the next steps depend on, except the pixels they see."""
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state()` gave."""
+        """Restores a `state()`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What the steps of a fit are made of.
+    """The parts that the steps of a fit are made of.
 
     Attributes:
-        start: One SIREN, or B stacked ones; it is copied.
-        batches: Which pixels they see.
+        start: One SIREN, or B stacked ones; copied.
+        batches: The pixels of each step.
         config: See FitConfig.
-        factors: The rate of every layer, the output's last, relative to the fit's.
-        errors: The loss, where autograd makes its gradient.
+        factors: Each layer's learning rate relative to the fit's, the output layer last.
+        errors: The loss, for steps whose gradient autograd computes.
     """
 
     start: Params
@@ -73,7 +73,7 @@ class Parts:
 
 
 class CreditBatches(Batches):
-    """Credit sampling as the batches of coordinates and colours that a step takes."""
+    """Credit sampling, as the batches of coordinates and colours of each step."""
 
     def __init__(
         self, image: Tensor, batch_pixels: int, generator: torch.Generator, dims: int = 2
@@ -81,7 +81,7 @@ class CreditBatches(Batches):
         super().__init__(image, batch_pixels, generator, dims)
         cell = max(1, round((prod(image.shape[-dims:]) / batch_pixels) ** (1 / dims)))
         self.sampler = CreditSampler(image, cell, generator, batch_pixels, dims)
-        # A pixel's colours side by side: a step looks at pixels all over the image.
+        # A pixel's colours are stored side by side, because a step reads pixels all over the image.
         self.coords = image_coords(image, dims)
         self.rgb = image_to_rgb(image, dims).contiguous()
 
@@ -89,7 +89,7 @@ class CreditBatches(Batches):
         return self.look(self.sampler.next_batch())
 
     def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Coords (..., N, D) and rgb (..., N, C) of pixels (N,) or (B, N), which are then drawn."""
+        """Coords (..., N, D) and rgb (..., N, C) of pixels (N,) or (B, N), now the last drawn."""
         self.drawn = pixels
         coords = self.coords.index_select(0, self.drawn.reshape(-1))
         coords = coords.view(*self.drawn.shape, self.dims)
@@ -100,19 +100,19 @@ class CreditBatches(Batches):
         return coords, self.rgb.gather(-2, index)
 
     def observe(self, squared_errors: Tensor) -> None:
-        """Squared errors (..., N, C), or their means over the channels (..., N, 1)."""
+        """Receives squared errors (..., N, C), or their means over the channels (..., N, 1)."""
         self.sampler.report(self.drawn, squared_errors.mean(dim=-1).sqrt())
 
 
 def batches_of(image: Tensor, config: FitConfig, batch_pixels: int, dims: int = 2) -> Batches:
-    """Which pixels the steps of a fit see; all randomness is the config's seed."""
+    """The batches of a fit's steps; all randomness comes from the config's seed."""
     generator = torch.Generator().manual_seed(config.seed)
     kinds = {CREDIT: CreditBatches, **SAMPLERS}
     return kinds[config.sampler](image, batch_pixels, generator, dims)
 
 
 def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
-    """The rate of every layer, the output's last, relative to the fit's; 0 for frozen ones.
+    """Each layer's learning rate relative to the fit's, output layer last; 0 for frozen layers.
 
     Raises:
         InputError: `layer_lr_factors` or `frozen_layers` are for another number of layers.
@@ -120,7 +120,7 @@ def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
     further = config.layer_lr_factors or (1.0,) * (depth + 1)
     if len(further) != depth + 1:
         raise InputError(
-            f"layer_lr_factors: {len(further)} factors for {depth + 1} layers, the output's"
+            f"layer_lr_factors: {len(further)} factors for {depth + 1} layers, the output layer"
             " included"
         )
     for layer in config.frozen_layers:
@@ -136,18 +136,18 @@ def rate_factors(config: FitConfig, depth: int) -> tuple[float, ...]:
 
 
 def _by_hand(config: FitConfig) -> bool:
-    """Whether gradients are made by hand, and not by autograd."""
+    """Whether gradients are computed by hand and not by autograd."""
     exact = config.hidden_dtype == "float32"
     return exact and config.engine == "eager" and config.optimizer != "adamw"
 
 
 def backward_dtype(config: FitConfig, params: Params, batch_pixels: int) -> str:
-    """What `FitConfig.backward_dtype` is in a fit that has an optimizer.
+    """The value that `FitConfig.backward_dtype` takes in a fit whose optimizer is chosen.
 
     Args:
-        config: Of the fit.
-        params: What is fitted. On a GPU bfloat16 gains nothing for networks of this size.
-        batch_pixels: Pixels a step.
+        config: The fit's config.
+        params: What is fitted. On a GPU, bfloat16 gains nothing for networks of this size.
+        batch_pixels: Pixels per step.
     """
     if not _by_hand(config):
         return "float32"
@@ -161,7 +161,7 @@ def backward_dtype(config: FitConfig, params: Params, batch_pixels: int) -> str:
 def settled_options(
     config: FitConfig, params: Params, batch_pixels: int, *, work: float
 ) -> dict[str, Any]:
-    """What a fit that is over used where its config left it open; see `FitResult.became`."""
+    """The values that a finished fit used for open settings; see `FitResult.became`."""
     return {
         "batch_pixels": batch_pixels,
         "optimizer": config.optimizer,
@@ -174,17 +174,17 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
     """The steps of a fit.
 
     Args:
-        start: One SIREN, or B stacked ones, detached; left as they are.
+        start: One SIREN, or B stacked ones, detached; not modified.
         image: (3, H, W), or (B, 3, H, W), in [0, 1], on the device of the SIREN; or signals.
         config: See FitConfig.
-        work: Weights x pixels that the fit will visit; decides what engine="auto" is.
+        work: Weights x pixels that the fit will visit; decides what engine="auto" becomes.
 
     Raises:
-        InputError: options that do not fit the network.
+        InputError: an option does not fit the network.
     """
     factors = rate_factors(config, start.config.depth)
     if image.device.type == "cuda" and config.engine == AUTO:
-        config = replace(config, engine="eager")  # a captured step gains more and costs less
+        config = replace(config, engine="eager")  # capturing gains more than compiling
     dims = start.config.in_features
     batch_pixels = config.step_pixels(prod(image.shape[-dims:]))
     batches = batches_of(image, config, batch_pixels, dims)
@@ -199,7 +199,7 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
 
 
 class AutogradSteps:
-    """torch's AdamW on torch's gradients: protocol 1, bit for bit as its records were made."""
+    """torch's AdamW with autograd's gradients: protocol 1, bit for bit as in its records."""
 
     def __init__(self, parts: Parts) -> None:
         self.params = parts.start.map(lambda value: value.detach().clone())
@@ -240,7 +240,7 @@ class AutogradSteps:
 
 
 def adamw(params: Params, config: FitConfig, factors: Sequence[float]) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained; each group has its `factor` on the rate."""
+    """AdamW over the trained parameters; each group has a `factor` on the learning rate."""
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, value in params.items():
         layer = layer_of(name)
@@ -256,9 +256,9 @@ def adamw(params: Params, config: FitConfig, factors: Sequence[float]) -> torch.
 
 
 class FlatSteps:
-    """NAdam or SOAP on parameters in one piece of memory, with gradients made by hand.
+    """NAdam or SOAP on parameters in one contiguous vector, with gradients computed by hand.
 
-    Where the fit is to be compiled, or in bfloat16, autograd makes the gradients.
+    If the fit is compiled, or has a `hidden_dtype`, autograd computes the gradients.
 
     Args:
         plain: See Optimizer.
@@ -290,7 +290,7 @@ class FlatSteps:
 
     @staticmethod
     def _unit_factors(parts: Parts) -> dict[str, Tensor]:
-        """Of the hidden layers that are trained."""
+        """The unit factors of the hidden layers that are trained."""
         if not parts.config.rising_units:
             return {}
         factors = unit_factors(parts.start["layers.0.weight"].detach())
@@ -305,7 +305,7 @@ class FlatSteps:
         return losses
 
     def _descend(self, coords: Tensor, rgb: Tensor) -> Tensor:
-        """Fills the gradient and tells the sampler of the residuals; mean squared errors."""
+        """Computes the gradient, reports residuals to the sampler; returns mean squared errors."""
         if self._gradients is not None:
             coords = scaled_coords(coords, self._unit_std_coords)
             means = self._gradients(coords.expand(*rgb.shape[:-1], -1), rgb)
@@ -336,13 +336,13 @@ class FlatSteps:
 
 
 class StaticSteps(FlatSteps):
-    """FlatSteps as a function over tensors that stay where they are: a GPU replays it.
+    """FlatSteps as a function over tensors at fixed addresses, which a GPU replays.
 
-    What differs from step to step, the pixels and the numbers of the update, is written into such
-    tensors before; what is taken back to an earlier state is so in place.
+    Whatever differs from step to step, the pixels and the constants of the update, is written into
+    such tensors beforehand. Earlier states are restored in place.
 
     Args:
-        parts: Their batches are by credit sampling, and their engine is "eager".
+        parts: They must have credit sampling and the engine "eager".
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -353,7 +353,7 @@ class StaticSteps(FlatSteps):
         shape = (*batch_shape, self._credit.batch_pixels)
         self._pixels = torch.zeros(shape, dtype=torch.long, device=like.device)
         self._losses = like.new_zeros(batch_shape)
-        # In one where nothing has to be done by the host in between.
+        # One graph, unless the host has to do something in between.
         optimizer, device = self._optimizer, like.device
         calls = [[self._look, optimizer.observe, optimizer.move]]
         if optimizer.refreshes:
@@ -377,7 +377,7 @@ class StaticSteps(FlatSteps):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """See Steps."""
         super().load_state(state)
-        if not self._optimizer.steps:  # the first one is not as the others
+        if not self._optimizer.steps:  # the first step differs from the others
             for part in self._replayed:
                 part.restart()
 

@@ -1,10 +1,10 @@
-"""Params + image + a wanted error -> fitted Params, at a budget that is found on the way.
+"""Params + image + a target error -> fitted Params, with a budget that is found on the way.
 
-One fit whose end is moved while it runs. Its rate decays to 0 at its end, as in every fit, and how
-far the error is above its final value depends little on the image once the rate has fallen: the
-training loss, and later the error over a sample of the pixels, tells where the end has to be. A fit
-that just missed continues. Whether the target is reached is only ever said of all pixels, and no
-more than the cap is spent.
+This is one fit whose end is moved while it runs. As in every fit, its learning rate decays to 0 at
+the end. Once the rate has fallen, how far the error is above its final value depends little on the
+image. So the training loss, and later the error over a sample of the pixels, tells where the end
+must be. A fit that just missed its target continues. Only the error over all pixels decides whether
+the target is reached, and no more than the cap is spent.
 """
 
 from __future__ import annotations
@@ -31,36 +31,44 @@ from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.signals import to_samples
 
-# Schedule -> (gain, power): after the part f of the steps of a fit, log(error / final error) is
-# about gain (1 - f) ^ power. Linear: 224 x 224 pixels, SIREN 5 x 256, init 33; power: 64 x 64 and
-# 96 x 96, `identity-sized`, docs/research-log.md 42. Only the cost depends on these numbers.
+# Schedule -> (gain, power): after a share f of a fit's steps, log(error / final error) is about
+# gain (1 - f) ^ power. Measured for linear with 224 x 224 pixels, SIREN 5 x 256, init 33, and for
+# power with 64 x 64 and 96 x 96, `identity-sized`, docs/research-log.md 42. Only the cost depends
+# on these numbers.
 DECAY = {"power": (6.0, 1.5), "linear": (5.0, 1.7), "constant": (5.0, 1.7)}
-# A short fit has not come as far above its end: of a fit over n steps the gain is at most this
-# times n ^ GAIN_POWER (docs/research-log.md 51).
+# In a short fit the error falls less: for n steps the gain is at most this times n ^ GAIN_POWER
+# (docs/research-log.md 51).
 SHORT_GAIN, GAIN_POWER = 0.72, 0.3
-# Of the training loss to the error over all pixels; with "residual" a step sees the harder pixels.
+# Training loss / error over all pixels; "residual" and "credit" steps see harder pixels.
 LOSS_RATIO = {"pixels": 0.95, "points": 0.95, "residual": 1.22, "credit": 1.75}
-USUAL_EPOCHS = 12.0  # of a fit to a target, for the rate that suits it; its power is -0.1
-# A start is first looked at by a sample of so many pixels. Where their error is so many times the
-# target it is taken for not good enough; else all are looked at, and where the target was missed:
-# the few pixels that are wrong in an otherwise plain image may be in no sample.
+USUAL_EPOCHS = 12.0  # assumed length of a fit to a target, to choose its rate (~ epochs^-0.1)
+# A start is first evaluated on a sample of this many pixels. If their error is more than FAR times
+# the target, the start is not good enough. Otherwise all pixels are evaluated, because a sample may
+# miss the few wrong pixels of an otherwise plain image.
 SAMPLE_PIXELS, FAR = 1024, 2.0
-# From this part of its steps on a fit is planned by such a sample, whose error is within 5 % of
-# that of all pixels, where the training loss lags behind and says it within 12 %; and ends where
-# the sample is so many times better than the target (docs/research-log.md 102).
+# From this share of its steps on, a fit is planned by such a sample. Its error is within 5 % of
+# that of all pixels; the training loss lags behind and is within 12 %. The fit ends when the sample
+# is better than the target by a factor of MARGIN (docs/research-log.md 102).
 SAMPLED_PART, MARGIN = 0.6, 1.03
-# Of the steps taken, where an end missed: bounds how often all pixels are looked at.
+# Least extension after an end that missed, as a share of the steps taken: bounds how often all
+# pixels are evaluated.
 MIN_MORE = 0.05
 
-HOPE_STEPS = 100  # by then a fit at a good rate
-HOPE_GAIN = 4.0  # is surely better by this factor than its start or a single colour, or is
-HOPE_ABOVE = 10.0  # at most so many times above the target
-MAX_RUNS = 3  # given up for a lower rate; then one is made to its end, at the rate that did best
-BLOWN_GAIN = 10.0  # and one that has become worse by this factor will not be back soon
-STALL_STEPS = 160  # from here on, and as long after a rate was lowered, a fit
-STALL_GAIN = 1.4  # that has not become better by this factor in the last half of its steps, and is
-STALL_ABOVE = 3.0  # still so many times above the target, has too high a rate:
-STALL_LR_FACTOR = 0.6  # what it continues with
+# A run is given up for a lower rate if after HOPE_STEPS its error is neither HOPE_GAIN times lower
+# than that of its start or of a single colour, nor within HOPE_ABOVE times the target; or if it
+# rose by BLOWN_GAIN. After MAX_RUNS of these, one runs to its end at the rate that did best.
+HOPE_STEPS = 100
+HOPE_GAIN = 4.0
+HOPE_ABOVE = 10.0
+MAX_RUNS = 3
+BLOWN_GAIN = 10.0
+# A run stalls if it has not improved by STALL_GAIN in the last half of its steps while it is still
+# STALL_ABOVE times above the target, at least STALL_STEPS after the start and any lowered rate. Its
+# rate is then too high, and it continues at STALL_LR_FACTOR times that.
+STALL_STEPS = 160
+STALL_GAIN = 1.4
+STALL_ABOVE = 3.0
+STALL_LR_FACTOR = 0.6
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ class Run:
     """One fit from the start.
 
     Attributes:
-        epochs: What it spent.
-        mse: What it ended with on all pixels.
+        epochs: The epochs it spent.
+        mse: Its final error over all pixels.
         lr: The learning rate it began with.
     """
 
@@ -80,16 +88,17 @@ class Run:
 
 @dataclass(frozen=True)
 class TargetResult:
-    """What `fit_to_target` ends with.
+    """The result of `fit_to_target`.
 
     Attributes:
         params: The best SIREN that was found, the start included.
-        mse, psnr: Of `params`, over all pixels, in ImageNet-normalised units and in dB on [0, 1].
+        mse, psnr: Errors of `params` over all pixels, in ImageNet-normalised units and in dB on
+            [0, 1].
         reached: Whether `mse` is at or below the target.
-        improved: Whether it is, or is below the start's.
-        epochs: Pixel visits / pixels of all runs together, making the start included.
-        sec: Seconds of the same, and of every look at all pixels on the way.
-        runs: What was run, in order.
+        improved: Whether `mse` is at or below the target, or below the start's.
+        epochs: Pixel visits / pixels of all runs together, including making the start.
+        sec: Seconds of the same, and of every evaluation of all pixels on the way.
+        runs: The runs, in order.
     """
 
     params: Params
@@ -104,14 +113,14 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit to a target stands, a few times an epoch.
+    """The state of a fit to a target, reported a few times per epoch.
 
     Attributes:
-        epochs: Spent so far by all runs together, making the start included.
-        planned_epochs: What all will have spent when the target is reached, as it looks now; the
-            budget where that cannot be told yet.
-        mse: Over all pixels, estimated from the training loss or, near the end, from some of them;
-            in ImageNet-normalised units.
+        epochs: Epochs spent so far by all runs together, including making the start.
+        planned_epochs: Estimate of the epochs that all runs will have spent when the target is
+            reached; the budget if there is no estimate yet.
+        mse: Error over all pixels, estimated from the training loss or, near the end, from a
+            sample; in ImageNet-normalised units.
     """
 
     epochs: float
@@ -132,20 +141,20 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     """Fits one SIREN until its error over all pixels is at most `target_mse`.
 
     Args:
-        start: Where every fit starts; left as it is. Its cost is part of the result.
-        image: (3, H, W) in [0, 1], or anything else that `fit` takes.
-        target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB. Of a signal, in its own.
-        config: See FitConfig. `budget_epochs` is the most that all runs together may visit,
-            to the nearest step. `eval_epochs`, `eval_pixels` and `stop_mse` are set here, and a
-            fit that brings next to nothing, or blows up, is given up and restarted at half the
-            rate, or at the one that suits if that is lower, whatever `max_restarts` says. "auto"
-            is the eager engine: how long the fit will be is not known.
+        start: Where every run starts; not modified. Its cost is part of the result.
+        image: (3, H, W) in [0, 1], or anything else that `fit` accepts.
+        target_mse: In ImageNet-normalised units; 8e-4 is 43.9 dB. For a signal, in its own units.
+        config: See FitConfig. `budget_epochs` is a cap on all runs together, to the nearest step.
+            `eval_epochs`, `eval_pixels` and `stop_mse` are set here. A run that hardly improves, or
+            blows up, is given up and restarted at half the rate, or at the suitable one if that is
+            lower, whatever `max_restarts` says. Engine "auto" is "eager", because the length of
+            the fit is not known.
         on_progress: Called every 20 steps, on the clock.
         **options: Fields of FitConfig to set.
 
     Raises:
-        InputError: an option or the image is unusable, there are several SIRENs, or no layer is to
-            be trained.
+        InputError: an option or the image is unusable, there are several SIRENs, or no layer is
+            trained.
     """
     config = with_options(config, options)
     if not 0 < target_mse < inf:
@@ -164,7 +173,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     config = replace(
         config, max_restarts=1, stop_mse=None, eval_epochs=(), eval_pixels=SAMPLE_PIXELS
     )
-    if config.engine == AUTO:  # decides by the budget, and this one is only a cap
+    if config.engine == AUTO:  # it would decide by the budget, which is only a cap here
         config = replace(config, engine="eager")
     usual = replace(config, budget_epochs=USUAL_EPOCHS)
     lr, suits = rate_of(usual, start, pixels), rate_of(replace(usual, lr=None), start, pixels)
@@ -178,7 +187,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             lr = min(runs, key=lambda run: run.mse).lr if is_last else lr
             seed = _wrapped(config.seed + len(runs))
             own = replace(config, budget_epochs=left, lr=lr, seed=seed)
-            own = replace(own, max_restarts=0) if is_last else own  # nothing is left to give up for
+            own = replace(own, max_restarts=0) if is_last else own  # the last run is not given up
             end = End(
                 target_mse,
                 round(left / step_epochs),
@@ -188,12 +197,12 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 flat_mse=flat_mse,
                 on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
-            # What making it cost is counted here, once.
+            # The cost of making the start is counted once, here.
             begun = replace(start, epochs=0.0, sec=0.0)
             (result,) = descend(begun, image, own, replan=end)
             best = result if best is None or result.kept.mse < best.kept.mse else best
             visited = result.curve[-1].epochs
-            if visited == 0:  # the start is good enough or no number, or less than a step is left
+            if visited == 0:  # the start is good enough or NaN, or less than a step is left
                 break
             epochs += visited
             runs.append(Run(visited, result.mse, lr))
@@ -228,7 +237,7 @@ def _errors(params: Params, image: Tensor) -> tuple[float, float]:
 
 
 def _wrapped(seed: int) -> int:
-    """A seed that is a 64-bit number: after the largest comes the smallest."""
+    """A seed wrapped to a signed 64-bit integer."""
     return (seed + 2**63) % 2**64 - 2**63
 
 
@@ -238,23 +247,23 @@ def _flat_mse(image: Tensor, dims: int) -> float:
 
 
 def advice(result: TargetResult, target_mse: float) -> str:
-    """What may help where a target was not reached, in a few words."""
+    """What may help after a target was missed, in a few words."""
     if not isfinite(result.mse):
-        return f"the start is no usable SIREN: its error is {result.mse}"
+        return f"the start is not a usable SIREN: its error is {result.mse}"
     if not result.runs:
         return "nothing is left to fit with: raise budget_epochs"
     if not result.improved:
-        return f"nothing became better: try lr other than {result.runs[0].lr:g}"
+        return f"the fit did not improve: try lr other than {result.runs[0].lr:g}"
     width = width_for(result.params.config, result.mse, target_mse)
     if width > ABSURD_WIDTH:
-        return "no network gets that low: raise target_mse"
+        return "no network reaches that error: raise target_mse"
     return f"raise budget_epochs, or width to about {width}"
 
 
 def _in_epochs(
     on_progress: Callable[[Progress], None], spent_epochs: float, step_epochs: float
 ) -> Callable[[int, int, float], None]:
-    """What an `End` tells of one run, as progress of all."""
+    """Converts what an `End` reports about one run into the progress of all runs."""
 
     def on_plan(step: int, steps: int, mse: float) -> None:
         now, planned = (spent_epochs + count * step_epochs for count in (step, steps))
@@ -265,21 +274,21 @@ def _in_epochs(
 
 @dataclass
 class End:
-    """Where a fit from the start has to end: a `Replan` of `descend`.
+    """Decides where a run must end: a `Replan` for `descend`.
 
     Attributes:
-        target_mse: Wanted.
-        max_steps: Of the whole fit.
-        loss_ratio: Of the training loss to the error over all pixels, as far as it is known.
-        decay: Of the fit's schedule, see DECAY.
-        is_last: Whether there is no other fit to hope for.
+        target_mse: The target error.
+        max_steps: The most steps of the whole run.
+        loss_ratio: Training loss / error over all pixels, as far as known.
+        decay: The `DECAY` of the fit's schedule.
+        is_last: Whether this is the last run.
         flat_mse: Error of the best single colour.
-        start_mse: Before the first step.
-        train_mse: The last that was seen.
-        lr_factor: On the fit's rate from here on.
-        losses: Training loss after so many steps.
+        start_mse: Error before the first step.
+        train_mse: The latest training loss.
+        lr_factor: Factor on the fit's learning rate from here on.
+        losses: Step -> training loss.
         lowered_step: When the rate was last lowered.
-        on_plan: Told (steps taken, steps of the whole fit, estimated error over all pixels).
+        on_plan: Called with (steps taken, steps of the whole run, estimated error over all pixels).
     """
 
     target_mse: float
@@ -296,7 +305,7 @@ class End:
     on_plan: Callable[[int, int, float], None] = lambda step, steps, mse: None
 
     def running(self, step: int, train_mse: float, glimpse: Callable[[], float]) -> int:
-        """Steps of the whole fit; no more than those taken, where it is done or hopeless."""
+        """Steps of the whole run; only those already taken if it is done or hopeless."""
         self.train_mse = train_mse
         self.losses[step] = train_mse
         if self._stalls(step):
@@ -313,7 +322,7 @@ class End:
         return steps
 
     def looked(self, step: int, mse: float) -> int:
-        """The same, now that the error over all pixels is known."""
+        """The same, once the error over all pixels is known."""
         if step == 0:
             self.start_mse = mse
             return self.max_steps if self.target_mse < mse < inf else 0
@@ -323,12 +332,12 @@ class End:
         return min(max(self._steps(step, mse), ceil((1 + MIN_MORE) * step)), self.max_steps)
 
     def far(self, mse: float) -> bool:
-        """Whether a start with an error of about this is surely above the target."""
+        """Whether a start with about this error is surely above the target."""
         return mse > FAR * self.target_mse
 
     def hopeless(self, step: int) -> bool:
-        """Whether another fit at a lower rate will be there sooner."""
-        # Of a start that shows the image, or is near the target, no such gain can be expected.
+        """Whether another run at a lower rate would reach the target sooner."""
+        # A start that shows the image, or is near the target, cannot gain that much.
         begun_mse = max(self.start_mse, self.flat_mse)
         hoped_mse = max(begun_mse / HOPE_GAIN, HOPE_ABOVE * self.target_mse)
         hopes = self.is_last or self.train_mse / self.loss_ratio < hoped_mse
@@ -345,10 +354,10 @@ class End:
     def _steps(self, step: int, mse: float) -> int:
         above = log(max(MARGIN * mse / self.target_mse, 1))
         most, power = self.decay
-        if not above < most:  # too far off to tell, or no number
+        if not above < most:  # too far away for an estimate, or NaN
             return self.max_steps
         steps = float(max(step, 1))
-        for _ in range(10):  # the gain depends on what is looked for
+        for _ in range(10):  # fixed point: the gain depends on the number of steps
             gain = min(most, SHORT_GAIN * steps**GAIN_POWER)
             part = 1 - min(above / gain, 1) ** (1 / power)
             found = self.max_steps if part <= 0 else min(step / part, self.max_steps)

@@ -190,8 +190,8 @@ def nan(image, seed):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lr", "1e-12"], "no better|became better"),
-        (["--init", "own.py:nan"], "no usable SIREN"),
+        (["--lr", "1e-12"], "no better|did not improve"),
+        (["--init", "own.py:nan"], "not a usable SIREN"),
         (["--budget-epochs", "0"], "nothing (is left )?to fit with"),
         (["--init", "untrained", "--budget-epochs", "0.1"], "nothing (is left )?to fit with"),
     ],
