@@ -93,7 +93,7 @@ def test_a_learned_init_made_in_python_goes_and_comes_and_says_that_nothing_is_k
 
 def test_nothing_is_overwritten_that_is_not_ours_and_no_damaged_file_is_opened(tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
-    with pytest.raises(InputError, match="no model card of ours"):
+    with pytest.raises(InputError, match="is not a model card of ours"):
         linear().save_pretrained(tmp_path)
     assert not (tmp_path / CHECKPOINT_NAME).exists()
     linear().save_pretrained(tmp_path / "mine")
@@ -140,9 +140,9 @@ def test_what_is_pushed_can_be_fetched_by_python_and_by_commands(tmp_path, monke
     assert init.name == "hub:me/tiny@v1" and init.train_hashes == {"abc", "def"}
     with pytest.raises(InputError, match=r"^me/other: cannot be fetched \(404 Repository Not Fou"):
         from_pretrained("me/other")
-    with pytest.raises(InputError, match="no OWNER/NAME"):
+    with pytest.raises(InputError, match="not the OWNER/NAME"):
         from_pretrained("nowhere")
-    with pytest.raises(InputError, match="no OWNER/NAME"):
+    with pytest.raises(InputError, match="not the OWNER/NAME"):
         model.push_to_hub("../../etc")
 
 

@@ -77,19 +77,19 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
     params, _ = load_params(tmp_path / "o.safetensors")
     expected = waves_steps("waves-steps", 256, 5).start(image, 0).params
     assert torch.allclose(to_vector(params), to_vector(expected), atol=1e-2)  # 8 bits of the photo
-    assert 'nothing learned is ahead of "waves-' in caplog.text  # and says so
+    assert 'no learned start is ahead of "waves-' in caplog.text  # and says so
     caplog.clear()
     init = load_init("hyper", BY_NAME, 128, 4)
     assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
     with caplog.at_level("WARNING", "hyperinit"):
         init = load_init("hyper", BY_NAME, 256, 5)
-    assert init.name == "waves-steps" and 'nothing learned is ahead of "waves-' in caplog.text
+    assert init.name == "waves-steps" and 'no learned start is ahead of "waves-' in caplog.text
     assert load_init("hyper", BY_NAME, 64, 3).name == "waves-steps"  # not one for clothing
     caplog.clear()
     with caplog.at_level("WARNING", "hyperinit"):
         assert load_init("hyper", BY_NAME, 65, 3).name == "waves-steps"
     assert (
-        "nothing that comes with the package was learned" in caplog.text and "3 x 65" in caplog.text
+        "no learned start comes with the package" in caplog.text and "3 x 65" in caplog.text
     )
     with pytest.raises(InputError, match="photo-224"):
         load_pretrained("photo-225")

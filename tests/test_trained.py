@@ -590,7 +590,7 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
         ),
         (["transinr", "--weight-tokens", "0"], "weight_tokens must be at least 1"),
         (["ipc", "--patch-size", "97"], "patch_size 97 exceeds the images' 96"),
-        (["ipc", "--depth", "1"], "second sine layer: depth 1 has none"),
+        (["ipc", "--depth", "1"], "second sine layer; depth 1 has none"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch):

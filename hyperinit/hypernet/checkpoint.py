@@ -22,7 +22,7 @@ def load_hypernetwork(path: str | Path) -> tuple[HyperNetwork, dict[str, Any]]:
         path: A run directory, or a checkpoint file.
 
     Raises:
-        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+        InputError: there is no checkpoint, or it is damaged or of another program or version.
     """
     path = checkpoint_file(path)
     tensors, info = load_tensors(path, CHECKPOINT_KIND)

@@ -1,9 +1,9 @@
-"""A trained module <-> a folder or a repository of the Hugging Face Hub: its checkpoint and card.
+"""A trained module <-> a folder or a Hugging Face Hub repository with its checkpoint and card.
 
-The file in there is a checkpoint like any other: it keeps the hashes of the images that the module
-was trained on, it is verified when it is opened, and the folder can be given wherever a run
-directory can. huggingface_hub's own PyTorchModelHubMixin has a format of its own and would have to
-be there when the classes are made; only what needs the Hub imports it here (extra `hub`).
+The file is a checkpoint like any other: it keeps the hashes of the images that the module was
+trained on, it is verified when it is opened, and the folder can be given wherever a run directory
+can. We do not use huggingface_hub's PyTorchModelHubMixin, which has its own format and must be
+installed when the classes are defined. Here, only what needs the Hub imports it (extra `hub`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from hyperinit.hypernet.network import HyperNetwork
 
 CARD_NAME = "README.md"
-HUB_PREFIX = "hub:"  # of what commands take for a checkpoint: hub:OWNER/NAME or .../NAME@REVISION
+HUB_PREFIX = "hub:"  # commands accept hub:OWNER/NAME or hub:OWNER/NAME@REVISION as a checkpoint
 
-# What is kept of a checkpoint's facts: a machine's paths and loggers are nobody's business.
+# The facts of a checkpoint that are shared; a machine's paths and loggers stay private.
 KEPT = ("train_hashes", "step", "train_sec", "torch", "commit")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -54,8 +54,8 @@ class Origin:
     """The file that a module was read from.
 
     Attributes:
-        path: Of the file.
-        facts: What it says of the module.
+        path: The file.
+        facts: Its facts about the module.
     """
 
     path: Path
@@ -63,12 +63,12 @@ class Origin:
 
 
 class Shared:
-    """What a trained module needs to be saved in a folder or on the Hub, and read from there.
+    """Lets a trained module be saved to a folder or the Hub, and read from there.
 
     Attributes:
-        kind: Of its checkpoints, see `save_tensors`.
-        prefix: Of its tensors in them.
-        origin: Where it was read from; None for one that was made in this process.
+        kind: The kind of its checkpoints, see `save_tensors`.
+        prefix: The prefix of its tensors in them.
+        origin: Where it was read from; None if it was made in this process.
     """
 
     kind: ClassVar[str]
@@ -80,23 +80,23 @@ class Shared:
     ) -> None:
         """Writes checkpoint.safetensors and a model card, README.md, into a folder.
 
-        The optimiser and the paths of the run are left out. A card that lies beside the file that
-        the module was read from is taken over; else one is made from what the file says, and from
-        comparison.md where a run left that beside it.
+        The optimiser and the run's paths are left out. If a card lies beside the file that the
+        module was read from, it is copied. Otherwise one is made from the file's facts, and from
+        the run's comparison.md if that lies beside it.
 
         Args:
             directory: Created if it is missing; a checkpoint in it is replaced.
             results: Markdown for the card's section "Results", such as `hyperinit score` prints.
-            title: The card's; "": the folder's name.
+            title: The card's title; "" is the folder's name.
 
         Raises:
-            InputError: the folder cannot be written to, or holds a README.md of another kind.
+            InputError: the folder cannot be written to, or holds another README.md.
         """
         folder = Path(directory)
         make_directory(folder)
         card = folder / CARD_NAME
         if card.exists() and not _is_our_card(_text(card)):
-            raise InputError(f"{shown_path(card)}: is there already and no model card of ours")
+            raise InputError(f"{shown_path(card)}: exists and is not a model card of ours")
         path = folder / CHECKPOINT_NAME
         check_output(path, [".safetensors"], self.kind)
         text = model_card(self, title or folder.resolve().name, results)
@@ -115,21 +115,22 @@ class Shared:
         revision: str | None = None,
         commit_message: str = "Upload a trained init",
     ) -> str:
-        """Writes what `save_pretrained` does into a repository of the Hub (extra `hub`).
+        """Writes the files of `save_pretrained` to a repository on the Hub (extra `hub`).
 
         Args:
             repo_id: "OWNER/NAME"; created if it is missing.
             results: See `save_pretrained`.
-            private: Whether a repository that is created is private; None: the owner's default.
-            token: As huggingface_hub takes it; None: the one of its login.
+            private: Whether a newly created repository is private; None: the owner's default.
+            token: As for huggingface_hub; None: that of its login.
             revision: The branch; None: main.
-            commit_message: Of the commit.
+            commit_message: The message of the commit.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
-            InputError: huggingface_hub is missing, no such owner, or the Hub cannot be reached.
+            InputError: huggingface_hub is missing, the owner does not exist, or the Hub cannot be
+                reached.
         """
         _check_repository(repo_id)
         api = need("hub").HfApi(token=token)
@@ -143,7 +144,7 @@ class Shared:
                     commit_message=commit_message,
                     revision=revision,
                 )
-            except Exception as error:  # of the package, of its HTTP client or of the server
+            except Exception as error:  # from the package, its HTTP client or the server
                 raise InputError(f"{repo_id}: cannot be pushed ({_reason(error)})") from error
         return str(getattr(commit, "commit_url", commit))
 
@@ -152,12 +153,12 @@ class Shared:
         """Opens what `save_pretrained` or `push_to_hub` wrote; see `hyperinit.from_pretrained`.
 
         Raises:
-            InputError: as there; or it is another kind of trained init.
+            InputError: as there, or it is another kind of trained init.
         """
         model = from_pretrained(source, **options)
         if not isinstance(model, cls):
             raise InputError(
-                f"{shown_path(source)}: is a {type(model).__name__}, not a {cls.__name__}: open it"
+                f"{shown_path(source)}: is a {type(model).__name__}, not a {cls.__name__}; open it"
                 " with hyperinit.from_pretrained"
             )
         return model
@@ -174,16 +175,16 @@ def from_pretrained(
 ) -> HyperNetwork | LearnedInit:
     """Opens a trained init from a folder, from the Hub, or one that comes with the package.
 
-    Its checksum and every fact in it are verified, wherever it comes from; no code is run.
+    Its checksum and all its facts are verified, wherever it comes from. No code is run.
 
     Args:
         source: A folder, run directory or checkpoint file; a name such as "photo-96"; or the
-            "OWNER/NAME" of a repository of the Hugging Face Hub (extra `hub`).
-        revision: Of the repository: a branch, a tag or, for what never changes, a commit.
-        token: Of the Hub, as huggingface_hub takes it, like the three that follow.
+            "OWNER/NAME" of a repository on the Hugging Face Hub (extra `hub`).
+        revision: A branch or tag of the repository or, to pin it, a commit.
+        token: For the Hub. This and the following three arguments are huggingface_hub's.
         cache_dir: Where downloads are kept.
-        local_files_only: Only what was downloaded before.
-        force_download: Even what was downloaded before.
+        local_files_only: Use only files that were downloaded before.
+        force_download: Download again even if the file was downloaded before.
 
     Raises:
         InputError: there is none, it cannot be fetched, or its file is damaged or of another kind.
@@ -207,7 +208,7 @@ def from_pretrained(
 
 
 def local_checkpoint(source: str) -> str:
-    """What a command takes for a checkpoint -> a path: "hub:OWNER/NAME@REVISION" is fetched.
+    """A command's checkpoint argument -> a path; "hub:OWNER/NAME@REVISION" is fetched.
 
     Raises:
         InputError: it cannot be fetched.
@@ -219,20 +220,20 @@ def local_checkpoint(source: str) -> str:
 
 
 def _fetched(name: str, **options: Any) -> Path:
-    """The checkpoint of a repository, in huggingface_hub's cache."""
+    """The path of a repository's checkpoint in huggingface_hub's cache."""
     _check_repository(name)
     try:
         return Path(need("hub").hf_hub_download(name, CHECKPOINT_NAME, **options))
     except InputError:
         raise
-    except Exception as error:  # of the package, of its HTTP client or of the server
+    except Exception as error:  # from the package, its HTTP client or the server
         raise InputError(f"{name}: cannot be fetched ({_reason(error)})") from error
 
 
 def _check_repository(name: str) -> None:
     if not _REPOSITORY.fullmatch(name):
         raise InputError(
-            f"{shown_path(name)}: no such file or directory, and no OWNER/NAME of a repository"
+            f"{shown_path(name)}: no such file or directory, and not the OWNER/NAME of a repository"
         )
 
 
@@ -242,7 +243,7 @@ def _reason(error: Exception) -> str:
 
 
 def shared_facts(model: Any) -> dict[str, Any]:
-    """What a shared file says of a module: what it is, and what it was trained on."""
+    """The facts in a shared file: what the module is, and what it was trained on."""
     known = dict(model.origin.facts) if model.origin else {}
     facts = {**model.facts, **{key: known[key] for key in KEPT if key in known}}
     facts.setdefault("torch", torch.__version__)
@@ -256,12 +257,12 @@ def shared_facts(model: Any) -> dict[str, Any]:
 
 
 def model_card(model: Any, title: str, results: str = "") -> str:
-    """The card of a module as Markdown with the Hub's header.
+    """The card of a module as Markdown, with the Hub's header.
 
     Args:
         model: A hypernetwork or a learned init.
-        title: Its heading.
-        results: Markdown of a section of that name.
+        title: The card's heading.
+        results: Markdown for the section "Results".
     """
     text = _card_beside(model.origin)
     if text is None:
@@ -281,7 +282,7 @@ def _card_beside(origin: Origin | None) -> str | None:
     """The card that lies beside a module's file, if there is one."""
     if origin is None:
         return None
-    own = _text(origin.path.with_suffix(".md"))  # as those that come with the package
+    own = _text(origin.path.with_suffix(".md"))  # the cards that come with the package
     if own.startswith(f"# {origin.path.stem}\n"):
         return own
     readme = _text(origin.path.with_name(CARD_NAME))
@@ -309,7 +310,7 @@ def _card_of_facts(model: Any, title: str) -> str:
         f"{len(hashes):,} photographs, whose hashes are in the file: the benchmark refuses to test"
         " it on any of them."
         if hashes
-        else "The file does not say what it was trained on: test it with care."
+        else "The file does not say what it was trained on, so test it with care."
     )
     return f"""\
 # {_cell(title)}
@@ -351,7 +352,7 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(value: object) -> str:
-    """A value on one line of a table, without what Markdown would take for markup."""
+    """A value on one line of a table, with Markdown's markup characters removed."""
     text = " ".join(str(value).split())[:120]
     return re.sub(r"[|`<>\[\]\\\"]", " ", text)
 
@@ -361,7 +362,7 @@ def _is_our_card(text: str) -> bool:
 
 
 def _text(path: Path) -> str:
-    """A small text file, or "" where there is none."""
+    """The content of a small text file, or "" if there is none."""
     try:
         return path.read_text(encoding="utf-8") if path.stat().st_size < 2**20 else ""
     except (OSError, UnicodeDecodeError):

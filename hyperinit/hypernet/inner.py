@@ -1,4 +1,4 @@
-"""Inner loop: Params + pixels -> Params a few gradient steps later, differentiably."""
+"""Inner loop: Params + pixels -> Params a few gradient steps later, differentiable."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.network import Params, apply
 
 MAX_INNER_STEPS = 1000
-PIXEL_BYTES = 28  # that inner steps take for each pixel: its place, its colours and its number
+PIXEL_BYTES = 28  # memory of inner steps for each pixel: its coordinates, colours and index
 
-StepSizes = Mapping[str, Tensor]  # name -> whatever broadcasts to that parameter
-Objective = Callable[[Tensor], Tensor]  # MSE -> what an inner step descends
+StepSizes = Mapping[str, Tensor]  # name -> a tensor that broadcasts to that parameter
+Objective = Callable[[Tensor], Tensor]  # MSE -> the loss that an inner step descends
 
 
 def root_mse(mse: Tensor) -> Tensor:
-    """A hypernetwork's inner objective; finite gradient even for a perfect fit.
+    """A hypernetwork's inner objective; its gradient is finite even for a perfect fit.
 
-    The root keeps the length of a step independent of how far off an image is: steps on the MSE
-    itself that suit most images throw one of unusual colours into chaos.
+    The root makes the length of a step independent of the size of the error. Steps on the MSE
+    itself that suit most images become chaotic on images with unusual colours.
     """
     return mse.clamp_min(1e-8).sqrt()
 
@@ -35,10 +35,10 @@ def plain_mse(mse: Tensor) -> Tensor:
 
 
 def unit_rms(gradient: Tensor, batch_dims: int) -> Tensor:
-    """A parameter's gradient, of B SIRENs or of one, scaled to a root mean square of 1 each.
+    """A parameter's gradient, scaled to a root mean square of 1 for each SIREN.
 
-    A step of it moves the parameter as far whatever the gradient's size: where the loss is steep,
-    plain steps overshoot and the next ones, steeper still, make the whole path chaotic.
+    A step then has the same length whatever the gradient's size. Where the loss is steep, plain
+    steps overshoot, the next gradients are even steeper, and the whole path becomes chaotic.
     """
     dims = tuple(range(batch_dims, gradient.ndim))
     return gradient / (gradient.square().mean(dim=dims, keepdim=True) + 1e-16).sqrt()
@@ -60,14 +60,14 @@ def take_inner_steps(
         params: B stacked SIRENs.
         coords: (B, K, N, 2): fresh pixels for each of the K steps.
         rgb: (B, K, N, 3), normalised.
-        step_sizes: K mappings, one a step.
+        step_sizes: K mappings, one per step.
         second_order: Let gradients flow through the steps; otherwise each step's gradient counts
             as a constant (first-order MAML).
-        objective: What is descended.
-        normalized: Steps along `unit_rms` gradients instead of plain ones.
+        objective: The loss to descend.
+        normalized: Take steps along `unit_rms` gradients instead of plain ones.
     """
     for k, sizes in enumerate(step_sizes):
-        # The sum over images keeps each image's gradient free of how many neighbours it has.
+        # Summed over images, so that an image's gradient does not depend on the batch size.
         mse = (apply(params, coords[:, k]) - rgb[:, k]).square().mean(dim=(-1, -2))
         loss = objective(mse).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=second_order)
@@ -90,19 +90,19 @@ def adapt(
     objective: Objective = root_mse,
     normalized: bool = False,
 ) -> Params:
-    """Inner steps of one SIREN on one image, each on `inner_pixels` random pixels of it.
+    """Inner steps of one SIREN on one image, each on `inner_pixels` random pixels.
 
     Args:
         params: One SIREN, detached.
         image: (3, H, W) in [0, 1], or a signal.
-        step_sizes: One mapping a step.
-        inner_pixels: Pixels per step, without replacement; never more than the image has.
-        seed: Of the pixels.
-        objective: What is descended.
+        step_sizes: One mapping per step.
+        inner_pixels: Pixels per step, without replacement; at most as many as the image has.
+        seed: Seed of the pixels.
+        objective: The loss to descend.
         normalized: See `take_inner_steps`.
 
     Raises:
-        InputError: there is not the memory for so large an image.
+        InputError: there is not enough memory for so large an image.
     """
     dims = params.config.in_features
     if image.device.type == "cpu":
@@ -112,7 +112,7 @@ def adapt(
     coords, rgb = image_coords(image, dims), image_to_rgb(image, dims)
     count = min(inner_pixels, len(coords))
     generator = torch.Generator().manual_seed(check_seed(seed))
-    # Clones, as a view would keep the numbers of all pixels.
+    # Cloned, because a view would keep the indices of all pixels in memory.
     draws = [torch.randperm(len(coords), generator=generator)[:count].clone() for _ in step_sizes]
     indices = torch.stack(draws).to(image.device)
     adapted = take_inner_steps(

@@ -1,8 +1,8 @@
-"""One learned init for all images -> Params: MAML and its relatives, STRAINER's shared layers, the
-shared weights that a transformer modulates for an image, what a residual network predicts for it.
+"""`LearnedInit`: one learned init for all images (MAML and relatives, STRAINER's shared layers),
+or weights for each image (a linear reader, a transformer that modulates, a residual network).
 
-What the rivals that are trained have in common with each other and, as far as a fit, a checkpoint
-or the outer loss can see, with a hypernetwork.
+It is what the trained rivals have in common. To a fit, a checkpoint and the outer loss it looks
+like a hypernetwork.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ LEARNED_KIND = "hyperinit-learned-init-1"
 
 @dataclass(frozen=True)
 class LearnedConfig:
-    """What a learned init consists of.
+    """The parts of a learned init.
 
     Attributes:
         siren: The network it initialises.
-        heads: Output layers beside the SIREN's own, one a training image; the own one is then
-            never trained, but drawn anew for every seed (STRAINER).
-        output_gain: Of a drawn output layer's weights, relative to nn.Linear's.
-        inner_steps: Gradient steps per image while it is trained.
-        inner_pixels: Pixels of each.
-        inner_lr: Their step size; where these are learned, the one at the start.
-        inner_hidden_factor: On the step sizes of all layers but the output layer.
-        learned_step_sizes: One for every parameter and step (Meta-SGD).
-        adapts: Whether the inner steps are part of the init, or were only there to train it.
+        heads: Output layers beside the SIREN's own, one per training image. The SIREN's own is then
+            not trained, but drawn anew for every seed (STRAINER).
+        output_gain: Gain of a drawn output layer's weights, relative to nn.Linear's.
+        inner_steps: Gradient steps per image during training.
+        inner_pixels: Pixels of each of these steps.
+        inner_lr: Their step size; if step sizes are learned, the initial one.
+        inner_hidden_factor: Factor on the step sizes of all layers but the output layer.
+        learned_step_sizes: Whether to learn one for every parameter and step (Meta-SGD).
+        adapts: Whether the inner steps are part of the init, or only served to train it.
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
-        read_numbers: How many numbers of an image, its lowest cosines, the parameters depend on,
-            linearly: a linear hypernetwork. 0: they are the same for all images.
-        memory_images: While a linear hypernetwork is trained, after how many images an older one
-            counts for less; 0: it is not trained any further.
-        modulation: The transformer that makes an image's weights of the learned ones; none: they
-            are the same for all images.
-        trunk: The residual network that predicts all of an image's weights; none likewise.
+        read_numbers: Number of lowest cosine coefficients of the image on which the parameters
+            depend linearly (a linear hypernetwork). 0: they are the same for all images.
+        memory_images: During training of a linear hypernetwork, the number of images after which
+            older ones count less; 0: training is finished.
+        modulation: The transformer that turns the learned weights into an image's; None: they are
+            the same for all images.
+        trunk: The residual network that predicts all of an image's weights; None likewise.
     """
 
     siren: SirenConfig
@@ -85,16 +85,16 @@ class LearnedConfig:
 
 
 class LearnedInit(Shared, nn.Module):
-    """The same parameters for every image, but for what the config says is drawn or adapted.
+    """The same parameters for every image, except what the config says is drawn or adapted.
 
     Args:
         config: See LearnedConfig.
-        base: Where the parameters start.
+        base: The initial parameters.
         generator: Draws the heads, or the transformer.
     """
 
     kind, prefix = LEARNED_KIND, "model"
-    objective = staticmethod(plain_mse)  # what its inner steps descend
+    objective = staticmethod(plain_mse)  # the loss of its inner steps
     normalized_steps = False
 
     def __init__(
@@ -113,7 +113,7 @@ class LearnedInit(Shared, nn.Module):
         self.reader: nn.Parameter | None = None
         if config.read_numbers:
             self.reader = nn.Parameter(torch.zeros(config.read_numbers, numbers))
-        # Running statistics of what was read, as batch normalisation keeps them.
+        # Running statistics of the images' features, like those of batch normalisation.
         self.moments: Tensor
         self.moments_images: Tensor
         if config.memory_images:
@@ -133,7 +133,7 @@ class LearnedInit(Shared, nn.Module):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What records and checkpoints say of it, JSON-able."""
+        """Its description in records and checkpoints, JSON-able."""
         new = [
             "modulation",
             "lr_factor",
@@ -141,7 +141,7 @@ class LearnedInit(Shared, nn.Module):
             "read_numbers",
             "memory_images",
             "trunk",
-        ]  # since the first checkpoints
+        ]  # fields that were added after the first checkpoints
         return {"learned": as_recorded(self.config, new)}
 
     @property
@@ -168,24 +168,24 @@ class LearnedInit(Shared, nn.Module):
         return self.base.params.map(lambda value: value.expand(len(images), *value.shape))
 
     def read(self, images: Tensor) -> Tensor:
-        """What parameters depend on: (B, 3, H, W) -> (B, read_numbers), of about length 1."""
+        """The features of images: (B, 3, H, W) -> (B, read_numbers), of length about 1."""
         count = self.config.read_numbers
         numbers: Tensor = lowest_cosines(images, count) / max(count, 1) ** 0.5
         return numbers
 
     @torch.no_grad()
     def remember(self, images: Tensor) -> None:
-        """Takes images (B, 3, H, W) that are being fitted into the statistics, if it keeps any."""
+        """Adds images (B, 3, H, W) that are being fitted to the statistics, if there are any."""
         if self.config.memory_images:
             read = with_one(self.read(images)).double()
             self.moments += read.T @ read
             self.moments_images += len(images)
 
     def gains(self, images: Tensor) -> Tensor:
-        """What displacements of fits of these images correct [A, theta_0] by: see `linear.gains`.
+        """The factors by which fits of these images correct [A, theta_0]: see `linear.gains`.
 
         Args:
-            images: (B, 3, H, W), which are remembered.
+            images: (B, 3, H, W), already in the statistics.
 
         Raises:
             InputError: the init keeps no statistics.
@@ -196,7 +196,7 @@ class LearnedInit(Shared, nn.Module):
         return gains(self.moments, int(self.moments_images), read, memory)
 
     def show_heads(self, coords: Tensor) -> Tensor:
-        """What each head shows at coordinates (N, 2): normalised colours (heads, N, 3)."""
+        """The output of each head at coordinates (N, 2): normalised colours (heads, N, 3)."""
         if self.head_weight is None or self.head_bias is None:
             raise InputError("this learned init has no heads")
         shared = features(self.base.params, coords)  # (N, width)
@@ -217,16 +217,16 @@ class LearnedInit(Shared, nn.Module):
         return [{name: size * factors[name] for name, size in sizes.items()} for sizes in steps]
 
     def start(self, image: ImageSource, seed: int = 0) -> Start:
-        """Where a fit of one image starts: `generate`, its cost, and the rate that suits it.
+        """The start of a fit of one image: `generate`, its cost, and a suitable learning rate.
 
         Args:
-            image: Anything that `to_image` takes.
+            image: Anything that `to_image` accepts.
             seed: See `generate`.
         """
         return start_of(self, to_image(image).to(self.base.params.device), seed)
 
     def generate_epochs(self, image: Tensor) -> float:
-        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        """The cost of `generate` in pixel visits / pixels of the image (3, H, W)."""
         pixels = image.shape[-2] * image.shape[-1]
         steps = self.config.inner_steps if self.config.adapts else 0
         return steps * min(self.config.inner_pixels, pixels) / pixels
@@ -236,9 +236,9 @@ class LearnedInit(Shared, nn.Module):
         """The initial weights for one image.
 
         Args:
-            image: Anything that `to_image` takes; it is only looked at by a transformer, by a
-                linear reader and by inner steps.
-            seed: Of a drawn output layer, and of the pixels that inner steps see.
+            image: Anything that `to_image` accepts. Only a transformer, a linear reader and inner
+                steps look at it.
+            seed: Seed of a drawn output layer, and of the pixels that inner steps see.
         """
         params = self.unadapted(image, seed=seed)
         return self.adapted(params, image, seed=seed) if self.config.adapts else params
@@ -249,15 +249,15 @@ class LearnedInit(Shared, nn.Module):
             return self.draw(seed)
         picture = plain(to_image(image)).to(self.base.params.device)
         training = self.training
-        self.eval()  # a batch of one has no statistics to normalise by
+        self.eval()  # batch normalisation cannot use the statistics of a batch of one
         with torch.no_grad():
             params: Params = self(picture[None]).unbatch()[0]
         self.train(training)
-        # The layers that are shared are views of the module's own parameters.
+        # Shared layers are views of the module's own parameters.
         return params.map(lambda value: value.detach().clone())
 
     def draw(self, seed: int) -> Params:
-        """The learned parameters, with an output layer of their own for this seed if so wanted."""
+        """The learned parameters; with heads, the output layer is drawn for this seed."""
         params = self.base.params.map(lambda value: value.detach().clone())
         if not self.config.heads:
             return params
@@ -290,7 +290,7 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
         path: A run directory, or a checkpoint file.
 
     Raises:
-        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+        InputError: there is no checkpoint, or it is damaged or of another program or version.
     """
     path = checkpoint_file(path)
     tensors, info = load_tensors(path, LEARNED_KIND)
@@ -307,7 +307,7 @@ def load_learned(path: str | Path) -> tuple[LearnedInit, dict[str, Any]]:
         config = config_from(LearnedConfig, facts, siren=base.config, **parts)
         loops = (config.heads, 0 if modulation is None else modulation.transformer_layers)
         rows = max((len(value) for value in tensors.values() if value.ndim), default=0)
-        if max(loops) > max(rows, len(tensors)):  # before so many layers are made
+        if max(loops) > max(rows, len(tensors)):  # checked before that many layers are made
             raise InputError(f"heads or transformer_layers: {max(loops)} are not in the file")
         model = restored(lambda: LearnedInit(config, base), tensors, "model", path)
         model.origin = Origin(path, info)

@@ -1,10 +1,10 @@
-"""Image -> its own weights: the transformers of TransINR and of instance pattern composers, and the
-seed experiment's residual network.
+"""Image -> its own weights: the transformers of TransINR and of instance pattern composers (IPC),
+and the seed experiment's residual network.
 
-Tokens of the image's patches and learned weight tokens go through one transformer encoder; what
-comes out at the weight tokens turns shared weights into those of one image. The two differ in what
-a weight token stands for, see `ModulationConfig.kind`, and are otherwise the same network. The
-residual network predicts every weight and bias whole; of the base it only takes the SIREN's config.
+Tokens of the image's patches and learned weight tokens go through one transformer encoder. Its
+outputs at the weight tokens turn shared weights into those of one image. The transformers differ in
+what a weight token stands for, see `ModulationConfig.kind`, and are otherwise the same network. The
+residual network predicts all weights and biases; it uses only the SIREN config of the base.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hyperinit.base.settings import check, option
 from hyperinit.images.coords import image_to_rgb
 from hyperinit.siren.network import Params, SirenConfig, param_shapes
 
-# Kind -> which layers' weights it makes (0 is the first); everything else is the base's.
+# Kind -> the layers whose weights it makes (0 is the first); all other parameters are the base's.
 MODULATED_LAYERS = {"columns": slice(None), "low-rank": slice(1, 2), "residual": slice(None)}
 
 
@@ -30,18 +30,18 @@ class ModulationConfig:
     """Size of a transformer that modulates weights.
 
     Attributes:
-        kind: "columns" (TransINR): every weight matrix is the base's, multiplied by what the
-            layer's tokens say, a token for every so many units. "low-rank" (IPC): the second
-            layer's matrix is a shared (width, rank) times a predicted (rank, width) one, a token
-            for every rank; all other layers are shared. "residual" (ours): every weight matrix and
-            bias is the base's plus a shared (width, rank) times a predicted (rank, width + 1) one,
-            a token for every rank; nothing at first, so that training departs from the base.
+        kind: "columns" (TransINR): every weight matrix is the base's, multiplied by vectors that
+            are predicted from the layer's tokens, one token for a group of units. "low-rank" (IPC):
+            the second layer's matrix is a shared (width, rank) times a predicted (rank, width) one,
+            one token per rank; all other layers are shared. "residual" (ours): every weight matrix
+            and bias is the base's plus a shared (width, rank) times a predicted (rank, width + 1)
+            one, one token per rank; the product is zero before training.
         image_size: Images are area-resized to this many pixels a side before they are read.
-        patch_size: Side of a patch, in pixels of these; the border is padded to whole patches.
-        weight_tokens: Of a modulated layer, at most its number of units: groups, or the rank.
+        patch_size: Side of a patch, in these pixels; the border is padded to whole patches.
+        weight_tokens: Tokens per modulated layer, at most its number of units: groups, or the rank.
         token_size: Numbers in a token.
-        transformer_layers: Of the encoder; feed-forward layers are four times as wide as a token.
-        attention_heads: Of each.
+        transformer_layers: Layers of the encoder; feed-forward layers have four times token_size.
+        attention_heads: Attention heads of each layer.
     """
 
     kind: Literal["columns", "low-rank", "residual"]
@@ -64,7 +64,7 @@ class ModulationConfig:
 
     @classmethod
     def of(cls, kind: Any, settings: Any) -> ModulationConfig:
-        """From a training's settings, which have these fields, and `size`, the images' side."""
+        """Builds it from training settings: they have these fields, and the images' `size`."""
         own = {field.name for field in fields(cls)} - {"kind", "image_size"}
         return cls(kind, settings.size, **{name: getattr(settings, name) for name in own})
 
@@ -72,15 +72,15 @@ class ModulationConfig:
         """The layers of a SIREN whose weights it makes.
 
         Raises:
-            InputError: the SIREN has no second sine layer, and that is the one.
+            InputError: it modulates the second sine layer, and the SIREN has none.
         """
         if self.kind == "low-rank" and siren.depth < 2:
-            raise InputError(f"ipc modulates the second sine layer: depth {siren.depth} has none")
+            raise InputError(f"ipc modulates the second sine layer; depth {siren.depth} has none")
         return list(range(siren.depth + 1))[MODULATED_LAYERS[self.kind]]
 
 
 class Patches(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> a token for every patch, (B, cells * cells, token_size)."""
+    """Images (B, 3, H, W) in [0, 1] -> one token per patch, (B, cells * cells, token_size)."""
 
     def __init__(self, config: ModulationConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Patches(nn.Module):
 
 
 class ModulatedWeight(nn.Module):
-    """One layer's weight tokens, and how they make its weights."""
+    """One layer's weight tokens, and the map from their outputs to its weights."""
 
     def __init__(self, config: ModulationConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -118,15 +118,15 @@ class ModulatedWeight(nn.Module):
     def forward(self, tokens: Tensor, base: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, count, token_size) of the images, base (out, in) -> weights (B, out, in).
 
-        The biases (out,) are the base's for all images, (B, out).
+        The biases (B, out) are the base's (out,) for all images.
 
-        The sources give the weights into each unit norm 1, which suits a ReLU network whose input
-        is features of length one. Here they get the norm that they have in the base, which is the
-        base init's before training and is learned: a SIREN depends on the scale of its weights.
+        The sources scale the weights into each unit to norm 1, which suits a ReLU network whose
+        inputs have length one. A SIREN depends on the scale of its weights, so here they get the
+        norm of the base's, which is that of the base init before training and is learned.
         """
         rows = self.rows(tokens)  # (B, count, in)
         if self.shared is None:
-            # As TransINR has it, units i, i + count, i + 2 count, ... share a token.
+            # As in TransINR, units i, i + count, i + 2 count, ... share a token.
             raw = base * rows[:, torch.arange(len(base), device=base.device) % rows.shape[1]]
         else:
             raw = self.shared @ rows
@@ -136,7 +136,7 @@ class ModulatedWeight(nn.Module):
 
 
 class ResidualWeight(nn.Module):
-    """One layer's weight tokens, and how they make what is added to its weights and biases."""
+    """One layer's weight tokens, and the map from their outputs to its residual."""
 
     def __init__(self, config: ModulationConfig, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -152,8 +152,8 @@ class ResidualWeight(nn.Module):
     def forward(self, tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, count, token_size), base (out, in) and (out,) -> (B, out, in) and (B, out).
 
-        What is added is in units of the base's own root mean square, so that a step of training is
-        as bold in every layer.
+        The residual is in units of the base's root mean square, so that training steps have the
+        same relative size in every layer.
         """
         residual: Tensor = self.shared @ self.rows(tokens)  # (B, out, in + 1)
         return (
@@ -167,7 +167,7 @@ def _rms(values: Tensor) -> Tensor:
 
 
 class Modulator(nn.Module):
-    """The whole transformer: images and a base -> the SIRENs of the images.
+    """The whole transformer: images + a base -> the SIRENs of the images.
 
     Args:
         config: See ModulationConfig.
@@ -179,7 +179,7 @@ class Modulator(nn.Module):
         shapes = param_shapes(siren)
         self.layers = config.layers(siren)
         self.patches = Patches(config)
-        # Not nn.TransformerEncoder, whose layers all start as copies of one.
+        # Not nn.TransformerEncoder, whose layers all start as copies of one layer.
         self.encoder = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(
@@ -221,10 +221,10 @@ class TrunkConfig:
 
     Attributes:
         image_size: Images are area-resized to this many pixels a side before they are read.
-        trunk_width: Inner channels of the first bottleneck, doubled at each halving of the size as
-            in ResNet-50, which has 64; the channels between bottlenecks are ResNet-50's always.
-        code_size: Numbers that an image is read into, and units of each hidden layer behind them.
-        hidden_layers: Of these.
+        trunk_width: Inner channels of the first bottleneck, doubled at each halving of the size (64
+            in ResNet-50). The channels between bottlenecks are always those of ResNet-50.
+        code_size: Length of the image's code, and units of each hidden layer behind it.
+        hidden_layers: Number of these hidden layers.
     """
 
     image_size: int = option(at_least=1, at_most=2**14)
@@ -237,9 +237,9 @@ class TrunkConfig:
 
 
 class LayerHead(nn.Module):
-    """What the last hidden layer says -> weight (B, out, in) and bias (B, out) of one sine layer.
+    """Output of the last hidden layer -> weight (B, out, in) and bias (B, out) of one sine layer.
 
-    At first hardly more than constants, each layer's drawn as the seed experiment draws them.
+    Before training they are almost constant, drawn for each layer as in the seed experiment.
     """
 
     def __init__(self, features: int, units: int, fan_in: int) -> None:
@@ -255,10 +255,10 @@ class LayerHead(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The whole of it: a residual network of 50 layers, hidden layers, one head a SIREN layer.
+    """The whole network: a 50-layer residual network, hidden layers, and one head per SIREN layer.
 
-    The residual network is torchvision's, untrained: nothing is downloaded. Its normalisation takes
-    the statistics of the batch in training mode, those it has gathered otherwise.
+    The residual network is torchvision's, untrained, so nothing is downloaded. Its normalisation
+    uses the batch's statistics in training mode, and running statistics otherwise.
 
     Args:
         config: See TrunkConfig.
@@ -279,7 +279,7 @@ class Trunk(nn.Module):
         )
 
     def code(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] of any size -> what they are read into, (B, code_size)."""
+        """Images (B, 3, H, W) in [0, 1] of any size -> their codes (B, code_size)."""
         small = nn.functional.adaptive_avg_pool2d(images, self.size)
         colours = image_to_rgb(small).transpose(-1, -2).unflatten(-1, (self.size, self.size))
         code: Tensor = self.encoder(colours)

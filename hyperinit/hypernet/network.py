@@ -1,9 +1,9 @@
 """Image -> the initial weights and biases of its SIREN.
 
-The hypernetwork knows the SIREN through `param_shapes` alone. It adds, per layer, a low-rank
-residual predicted from the image to a learned base `theta_0`, and then may take a few gradient
-steps on pixels of the image with learned step sizes: the cheapest reading of an image is its
-gradient, which needs no training to be meaningful.
+The hypernetwork knows the SIREN only through `param_shapes`. For each layer it predicts a low-rank
+residual from the image and adds it to a learned base `theta_0`. It may then take a few gradient
+steps on pixels of the image, with learned step sizes: the gradient is the cheapest information
+about an image, and is meaningful without any training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 
 @dataclass(frozen=True)
 class HyperConfig:
-    """Size of a hypernetwork, and what it was made for.
+    """Size of a hypernetwork, and the network it is for.
 
     Attributes:
         siren: The network it initialises.
@@ -42,7 +42,7 @@ class HyperConfig:
         rank: Rank of the residual of a weight matrix.
         inner_steps: Gradient steps that `generate` takes.
         inner_pixels: Pixels per gradient step.
-        normalized_steps: Whether gradient steps are along gradients of unit size, see `unit_rms`.
+        normalized_steps: Whether gradient steps follow gradients of unit size, see `unit_rms`.
         lr_factor: The learning rate that suits a fit from here, relative to `default_lr`.
     """
 
@@ -65,8 +65,8 @@ class HyperConfig:
 class Encoder(nn.Module):
     """(B, 3, S, S) normalised image -> (B, code_size).
 
-    Three strided convolutions and one linear layer on the whole grid: where something is matters
-    to a SIREN as much as what it is, so nothing is pooled away.
+    Three strided convolutions and one linear layer on the whole grid, without pooling: for a SIREN,
+    where something is matters as much as what it is.
     """
 
     def __init__(self, config: HyperConfig) -> None:
@@ -92,15 +92,15 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     """Code (B, code_size) -> residual (B, *shape) of one parameter; zero before training.
 
-    A weight's residual is left(code) @ right with a learned right factor (rank, in), so the head
-    has out * rank outputs instead of out * in. Vectors, and matrices no larger than the rank,
-    are predicted whole.
+    A weight's residual is left(code) @ right, with a learned right factor (rank, in), so the head
+    has out * rank outputs instead of out * in. Vectors, and matrices no larger than the rank, are
+    predicted directly.
     """
 
     def __init__(self, config: HyperConfig, shape: tuple[int, ...], scale: float) -> None:
         super().__init__()
         self.shape = shape
-        self.register_buffer("scale", torch.tensor(scale))  # stored: the base moves in training
+        self.register_buffer("scale", torch.tensor(scale))  # stored: training moves the base
         low_rank = len(shape) == 2 and config.rank < min(shape)
         self.right = nn.Parameter(torch.randn(config.rank, shape[1])) if low_rank else None
         self.rank = config.rank
@@ -120,7 +120,7 @@ class Head(nn.Module):
 
 
 def numbers_of(config: HyperConfig) -> int:
-    """How many numbers a hypernetwork learns, found out without the memory that they take."""
+    """The number of parameters of a hypernetwork, without allocating them."""
     with torch.device("meta"):
         parts: list[tuple[nn.Module, int]] = [(Encoder(config), 1)]
         for shape, count in Counter(param_shapes(config.siren).values()).items():
@@ -131,11 +131,11 @@ def numbers_of(config: HyperConfig) -> int:
 
 @dataclass(frozen=True)
 class StepSizeStart:
-    """Where learned step sizes start.
+    """Initial values of learned step sizes.
 
     Attributes:
-        first, hidden, output: Of the first step, (of weights, of biases) for each kind of layer.
-        decay: Of every step, relative to the one before.
+        first, hidden, output: Sizes of the first step, (weights, biases) for each kind of layer.
+        decay: Factor from each step to the next.
     """
 
     first: tuple[float, float]
@@ -150,9 +150,9 @@ class StepSizeStart:
         return sizes[0 if name.endswith("weight") else 1] * self.decay**step
 
 
-# Plain: near where meta-training took them from smaller ones, with base 33. For base identity, what
-# random search found on training photographs: a quarter of it in plain steps, so that gradients
-# through them are not chaotic, and half of it in normalized ones; docs/research-log.md 20.
+# For base 33, with plain steps: close to where meta-training moved smaller ones. For base identity:
+# from random search on training photographs, a quarter of its result for plain steps, so that
+# gradients through them are not chaotic, and half for normalized ones; docs/research-log.md 20.
 _PLAIN_START = StepSizeStart((2e-3, 2e-4), (1e-3, 2e-4), (2e-2, 2e-2))
 _IDENTITY_START = StepSizeStart((1e-5, 1.1e-3), (2e-2, 8.5e-4), (4e-2, 0.6), decay=0.9)
 _NORMALIZED_START = StepSizeStart((1.5e-4, 2e-4), (2.5e-4, 5e-4), (2.5e-4, 5e-2))
@@ -163,12 +163,12 @@ class HyperNetwork(Shared, nn.Module):
 
     Args:
         config: See HyperConfig.
-        base: What an untrained hypernetwork returns for every image, before any inner step.
-        step_size_start: Where the step sizes start if gradient steps are plain.
+        base: The SIREN that an untrained hypernetwork returns for every image before inner steps.
+        step_size_start: Initial step sizes for plain gradient steps.
     """
 
     kind, prefix = CHECKPOINT_KIND, "hyper"
-    objective = staticmethod(root_mse)  # what its inner steps descend
+    objective = staticmethod(root_mse)  # the loss of its inner steps
 
     def __init__(
         self, config: HyperConfig, base: Params, step_size_start: StepSizeStart = _PLAIN_START
@@ -177,7 +177,8 @@ class HyperNetwork(Shared, nn.Module):
         self.config = config
         self.base = Siren(base)
         self.encoder = Encoder(config)
-        # In units of the parameter's own size a head's first steps are as bold in every layer.
+        # In units of each parameter's own size, so that a head's first steps have the same relative
+        # size in every layer.
         self.heads = nn.ModuleList(
             Head(config, shape, float(base[name].detach().square().mean().sqrt()))
             for name, shape in param_shapes(config.siren).items()
@@ -199,7 +200,7 @@ class HyperNetwork(Shared, nn.Module):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What records and checkpoints say of it, JSON-able."""
+        """Its description in records and checkpoints, JSON-able."""
         return {"hypernetwork": as_recorded(self.config, ["lr_factor", "normalized_steps"])}
 
     @classmethod
@@ -229,16 +230,16 @@ class HyperNetwork(Shared, nn.Module):
         return [dict(zip(names, row.exp(), strict=True)) for row in self.log_step_sizes]
 
     def start(self, image: ImageSource, seed: int = 0) -> Start:
-        """Where a fit of one image starts: `generate`, its cost, and the rate that suits it.
+        """The start of a fit of one image: `generate`, its cost, and a suitable learning rate.
 
         Args:
-            image: Anything that `to_image` takes.
-            seed: Of the pixels that the inner steps see.
+            image: Anything that `to_image` accepts.
+            seed: Seed of the pixels that the inner steps see.
         """
         return start_of(self, to_image(image).to(self.log_step_sizes.device), seed)
 
     def generate_epochs(self, image: Tensor, *, inner_steps: int | None = None) -> float:
-        """What `generate` costs in pixel visits / pixels of the image (3, H, W)."""
+        """The cost of `generate` in pixel visits / pixels of the image (3, H, W)."""
         pixels = image.shape[-2] * image.shape[-1]
         return self._steps(inner_steps) * min(self.config.inner_pixels, pixels) / pixels
 
@@ -249,12 +250,12 @@ class HyperNetwork(Shared, nn.Module):
         """The initial weights for one image: the hypernetwork's output after its inner steps.
 
         Args:
-            image: (3, H, W) in [0, 1], any size, or anything else that `to_image` takes.
-            inner_steps: Take only the first so many; 0 is the hypernetwork's output itself.
-            seed: Of the pixels that the inner steps see.
+            image: (3, H, W) in [0, 1], any size, or anything else that `to_image` accepts.
+            inner_steps: Take only this many of the inner steps; 0 returns the network's output.
+            seed: Seed of the pixels that the inner steps see.
 
         Raises:
-            InputError: the image is unusable, or more inner steps are wanted than were learned.
+            InputError: the image is unusable, or more inner steps are asked for than were learned.
         """
         steps = self._steps(inner_steps)
         image = plain(to_image(image)).to(self.log_step_sizes.device)

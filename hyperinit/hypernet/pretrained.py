@@ -1,4 +1,4 @@
-"""The hypernetworks that come with the package: name -> `HyperNetwork`, or a linear one.
+"""The hypernetworks that come with the package: name -> `HyperNetwork`, or a linear `LearnedInit`.
 
 Their files and model cards are in `hyperinit/checkpoints/`; `scripts/ship_checkpoint.py` makes them
 from a run.
@@ -23,8 +23,8 @@ _logger = logging.getLogger("hyperinit")
 
 CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 
-# Name -> (depth, width) of its SIREN and the side of the images it was trained on, in pixels. The
-# first one of a size is the best for it.
+# Name -> (depth, width) of its SIREN, and the side of its training images in pixels. The first one
+# for a size is the best for it.
 PRETRAINED: dict[str, tuple[int, int, int]] = {
     "photo-224": (5, 256, 224),
     "linear-96": (4, 128, 96),
@@ -35,18 +35,18 @@ PRETRAINED: dict[str, tuple[int, int, int]] = {
 DEFAULT_PRETRAINED = "photo-224"
 
 # Behind starts that have learned nothing, under today's fit (docs/results/learned-start.md), or
-# only ahead on images of one domain: "hyper" is one of those at their size, UNTAUGHT in usual fits.
+# ahead only on images of one domain. At their size "hyper" becomes such a start, usually UNTAUGHT.
 NOT_AHEAD = frozenset({"photo-224", "clothing-48", "clothing-96"})
 UNTAUGHT = "waves-steps"
-# Name -> up to how many epochs of a fit it is ahead of them (records learned-96).
+# Name -> length of fits, in epochs, up to which it is ahead of such starts (records learned-96).
 LEADS_EPOCHS = {"linear-96": 4.0}
 
 
 def pretrained_path(name: str) -> Path:
-    """The installed checkpoint of one of them.
+    """The path of an installed checkpoint.
 
     Raises:
-        InputError: no such name.
+        InputError: there is no such name.
     """
     if name not in PRETRAINED:
         raise unknown_name("pretrained hypernetwork", name, PRETRAINED)
@@ -54,28 +54,27 @@ def pretrained_path(name: str) -> Path:
 
 
 def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork | LearnedInit:
-    """A hypernetwork that comes with the package.
+    """Loads a hypernetwork that comes with the package.
 
     Args:
-        name: "photo-224" (photographs of 224 x 224 pixels, SIREN 5 x 256), "linear-96" or
-            "photo-96" (96 x 96, 4 x 128), "clothing-48" (clothing at 48 x 48, 3 x 64) or
-            "clothing-96" (96 x 96, 4 x 128). Its `generate` takes images of any size; it was
-            trained on these.
+        name: "photo-224" (trained on photographs of 224 x 224 pixels, SIREN 5 x 256), "linear-96"
+            or "photo-96" (96 x 96, 4 x 128), "clothing-48" (clothing at 48 x 48, 3 x 64) or
+            "clothing-96" (96 x 96, 4 x 128). Its `generate` takes images of any size.
 
     Raises:
-        InputError: no such name, or the installed file is damaged.
+        InputError: there is no such name, or the installed file is damaged.
     """
     return load_trained(pretrained_path(name))[0]
 
 
 def load_trained(path: str | Path) -> tuple[HyperNetwork | LearnedInit, dict[str, Any]]:
-    """A trained module of either kind, and the facts about it.
+    """Loads a trained module of either kind, and the facts about it.
 
     Args:
         path: A run directory, or a checkpoint file.
 
     Raises:
-        InputError: no checkpoint there, or a damaged one, or one of another program or version.
+        InputError: there is no checkpoint, or it is damaged or of another program or version.
     """
     path = checkpoint_file(path)
     if path.is_file() and file_kind(path) == LEARNED_KIND:
@@ -105,19 +104,19 @@ def hyper_for(
     if budget_epochs is not None:
         untaught = suitable_start(pixels, width, depth, budget_epochs, target_mse)
     if name is None:
-        why, own = "nothing that comes with the package was learned", ""
+        why, own = "no learned start comes with the package", ""
     elif name in NOT_AHEAD:
-        why, own = f'nothing learned is ahead of "{untaught}" on all photographs', name
+        why, own = f'no learned start is ahead of "{untaught}" on all photographs', name
     elif expected_epochs(budget_epochs or 0, target_mse) > LEADS_EPOCHS.get(name, inf):
-        why = f'nothing learned is ahead of "{untaught}" on all photographs in fits of more than'
+        why = f'no learned start is ahead of "{untaught}" on all photographs in fits of more than'
         why, own = f"{why} {LEADS_EPOCHS[name]:g} epochs", name
     else:
         return name
-    text = f'"hyper": for a SIREN of {depth} x {width} {why}, and "{untaught}" is taken'
-    _logger.warning("%s", text + (f"; {own} has its own name" if own else ""))
+    text = f'"hyper": for a SIREN of {depth} x {width} {why}, so "{untaught}" is used'
+    _logger.warning("%s", text + (f"; to use {own}, give its name" if own else ""))
     return untaught
 
 
 def pretrained_for(width: int, depth: int) -> str | None:
-    """The name of the one for a SIREN of this size, of several the best; None: there is none."""
+    """The name of the best pretrained hypernetwork for a SIREN of this size, if there is one."""
     return next((name for name, own in PRETRAINED.items() if own[:2] == (depth, width)), None)

@@ -1,4 +1,4 @@
-"""Facts and tensors of a file -> a module: nothing that a file says of itself is taken on trust."""
+"""Facts and tensors of a file -> a module, without trusting what the file says about itself."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from hyperinit.base.settings import from_dict
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import load_module
 
-MOST = 2**24  # of any whole number in the facts; products of four of them are still sizes
+MOST = 2**24  # largest integer in the facts; products of four of them are still valid sizes
 
 Made = TypeVar("Made")
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def config_from(cls: type[Made], facts: Any, **parts: Any) -> Made:
-    """The facts of a file as one of the flat dataclasses that they were written from.
+    """Turns a file's facts back into the flat dataclass that they were written from.
 
     Args:
         cls: The dataclass.
-        facts: What JSON gave.
-        **parts: Fields that are not flat, made before.
+        facts: The parsed JSON.
+        **parts: Fields that are not flat, already restored.
 
     Raises:
-        InputError: not keys and values, an unknown key, a wrong type, or a number out of range.
+        InputError: the facts are not keys and values, or a key is unknown, a type is wrong or a
+            number is out of range.
     """
     if not isinstance(facts, dict):
         raise InputError(f"{cls.__name__} must be keys and values")
@@ -56,7 +57,7 @@ def base_from(facts: Any, tensors: Mapping[str, Tensor], prefix: str) -> Params:
     """
     siren = config_from(SirenConfig, facts)
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    if siren.depth > len(own):  # before so many names are made
+    if siren.depth > len(own):  # checked before that many names are made
         raise InputError(f"siren depth {siren.depth}: there are {len(own)} tensors")
     return Params(siren, own)
 
@@ -64,13 +65,13 @@ def base_from(facts: Any, tensors: Mapping[str, Tensor], prefix: str) -> Params:
 def restored(
     build: Callable[[], Module], tensors: Mapping[str, Tensor], prefix: str, path: Path
 ) -> Module:
-    """A module with the tensors that a file has under "PREFIX/", which bound the memory it takes.
+    """A module with the tensors that a file has under "PREFIX/"; these bound the memory it takes.
 
     Args:
-        build: Makes a module of these shapes; its numbers are not looked at.
+        build: Makes a module with these shapes; its values are not used.
 
     Raises:
-        InputError: the tensors do not fit, or hold numbers that are not finite.
+        InputError: the tensors do not fit, or hold values that are not finite.
     """
     with torch.device("meta"):
         module = build()
@@ -79,7 +80,7 @@ def restored(
         if found is None or found.shape != value.shape:
             shape = "missing" if found is None else tuple(found.shape)
             raise InputError(f"{name} is {shape}, not {tuple(value.shape)}")
-        if not found.float().isfinite().all():  # of 8 bits: not every torch can say
+        if not found.float().isfinite().all():  # some torch versions lack isfinite for 8-bit floats
             raise InputError(f"{name} holds numbers that are not finite")
     module.to_empty(device="cpu")
     load_module(module, tensors, prefix, path)

@@ -1,6 +1,6 @@
-"""A draw and a few gradient steps: starts that have learned nothing, and which of them suits a fit.
+"""A draw and a few gradient steps: starts that have learned nothing, and which one suits a fit.
 
-They are the control of every trained init that takes such steps.
+They are the control for every trained init that takes such steps.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hyperinit.inits.start import SIZED_POWER, Init, Start, sized_init
 from hyperinit.siren.network import Params, SirenConfig
 
 MAX_STEP_PIXELS = 256
-LARGE_STEP_PIXELS = 512  # of a large image, where a start says how large
-# From a scan on training photographs at 96 x 96; other layers and other directions (momentum,
-# orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
+LARGE_STEP_PIXELS = 512  # the cap for large images, if a start has `large_step_epochs`
+# From a scan on training photographs at 96 x 96. Steps of other layers and in other directions
+# (momentum, orthogonalised, Gauss-Newton) gave no better fits: docs/research-log.md 24.
 FIRST_STEP = StepSizeStart(first=(0, 0), hidden=(2e-2, 0), output=(4e-2, 0.6))
 SUITS = Preference(warmup_steps=WARMUP_STEPS, rising_units=True)
 
-# A network with more weights than this for each pixel of its image is large for it.
+# A network with more weights per pixel than this is large for its image.
 LARGE_WEIGHTS = 8
-# Weights a pixel, and units, for which the draw of `WAVES_STEPS` was found: 5 x 256 at 224 x 224;
-# and the pixels from which waves may be as fine as they are by the largest networks.
+# Weights per pixel, and units, for which the draw of `WAVES_STEPS` was found: 5 x 256 at 224 x 224.
+# From FINE_PIXELS on, the largest networks get the finest waves.
 USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
 FINE_PIXELS = 64 * 64
-COARSEST = 0.7  # no coarser than was measured: 3 x 64 at 48 x 48
+COARSEST = 0.7  # the coarsest that was measured: 3 x 64 at 48 x 48
 # Networks that are wider than this want, in long fits, larger gains of the hidden layers and of the
 # output layer too, the larger they are for their image, and lower rates (research log, 107).
 NARROW_WIDTH = 128
@@ -70,16 +70,16 @@ class Stepping:
     finest: float = 0.0
 
     def step_pixels(self, pixels: int) -> int:
-        """Pixels of each step on an image that has so many, or samples of a signal."""
+        """Pixels of each step on an image with `pixels` pixels, or samples of a signal."""
         most = min(max(MAX_STEP_PIXELS, pixels * self.large_step_epochs), LARGE_STEP_PIXELS)
         return ceil(min(most, pixels * self.step_epochs))
 
     def cost_epochs(self, pixels: int) -> float:
-        """What all steps cost in pixel visits / pixels of an image that has so many."""
+        """The cost of all steps in pixel visits / pixels of an image with `pixels` pixels."""
         return self.steps * self.step_pixels(pixels) / pixels
 
     def sizes(self, params: Params, factor: float) -> list[StepSizes]:
-        """Of every parameter in every step; `factor` takes the place of the own one."""
+        """The size of every step for every parameter; `factor` replaces the attribute."""
         like, depth = params.layer(0)[0], params.config.depth
         first = replace(FIRST_STEP, decay=self.decay)
         return [
@@ -88,7 +88,7 @@ class Stepping:
         ]
 
     def draw_for(self, width: int, depth: int, pixels: int) -> InitSpec:
-        """The draw for a SIREN of this size and an image that has so many pixels."""
+        """The draw for a SIREN of this size and an image with `pixels` pixels."""
         ratio = SirenConfig(width, depth).weights / pixels
         if self.finest:
             fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
@@ -99,7 +99,7 @@ class Stepping:
         return self.large if self.large is not None and is_large else self.draw
 
     def facts(self, factor: float, width: int) -> dict[str, Any]:
-        """JSON-able. No rule of a draw is in them: scores do not count it as hand-designed."""
+        """JSON-able, without the rules of the draw, so scores do not count it as hand-designed."""
         (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
         facts: dict[str, Any] = {"steps": self.steps, "decay": self.decay, "factor": factor}
         facts |= {"step_epochs": self.step_epochs, "max_step_pixels": MAX_STEP_PIXELS}
@@ -134,8 +134,8 @@ def widened(draw: InitSpec, width: int, fineness: float) -> InitSpec:
     )
 
 
-# The draw that suits long fits: they want more short waves than `waves` has, and hidden layers that
-# do not depend on the side (research log, 68); `WAVES_STEPS` makes them finer still (104).
+# The draw that suits long fits: they need more short waves than `waves` has, and hidden layers that
+# do not depend on the side (research log, 68). `WAVES_STEPS` makes the waves even finer (104).
 LONG_DRAW = replace(
     NAMED_INITS["waves"],
     first=WeightRule("waves", 1.54, power=1.45),
@@ -145,7 +145,7 @@ LONG_DRAW = replace(
     output_power=0.0,
 )
 
-# Their rates: research log, 57; few steps: 94.
+# Learning rates: research log, 57; few steps: 94.
 UNTRAINED = Stepping(NAMED_INITS["identity"], 16, 1 / 36, 1.0, 0.9, lr_factor=0.76)
 WAVES_STEPS = Stepping(
     LONG_DRAW.with_first_scaled(1.3),
@@ -164,17 +164,17 @@ WAVES_FEW_STEPS = Stepping(
 FEW_EPOCHS, MANY_EPOCHS = 0.6, 5.2
 MANY_PIXELS, MANY_POWER = 64 * 64, -0.22
 USUAL_PIXELS = 256 * 256
-# Steps on an image with fewer pixels see too few of them, where the network is large all the more.
+# On images with fewer pixels, steps see too few of them; even more so if the network is large.
 LEAST_PIXELS, LEAST_PIXELS_LARGE = 24 * 24, 40 * 40
-TINY_WEIGHTS = 12  # for each pixel
-# A fit from a draw alone that is no shorter, of a tiny image or by a network with so many weights
-# for each pixel, wants waves of all lengths and not long ones: up to 16 dB (research log, 76, 84).
+TINY_WEIGHTS = 12  # per pixel
+# From this length on, a fit from a draw without steps, of a tiny image or with this many weights
+# per pixel, needs waves of all lengths instead of long ones: up to 16 dB (research log, 76, 84).
 WAVES_EPOCHS, MANY_WEIGHTS = 2.2, 24
-USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # to an error of 0.02, and how they go with the error
+USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # epochs to an error of 0.02, and their power of the error
 
 
 def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> float:
-    """What a fit will take: its budget, or less where it ends at a target."""
+    """The epochs that a fit will take: its budget, or less if it ends at a target."""
     if not target_mse:
         return budget_epochs
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
@@ -201,16 +201,16 @@ def suitable_start(
     *,
     takes_steps: bool = True,
 ) -> str:
-    """The start that has learned nothing and from which a fit ends lowest, by its name.
+    """The name of the start from which a fit ends lowest, of those that have learned nothing.
 
     Args:
-        pixels: Of the image; None: not known, but not few.
+        pixels: Pixels of the image; None: not known, but not few.
         width, depth: Of the SIREN.
-        budget_epochs: Of the fit.
-        target_mse: Where its end is found on the way: it takes about as many epochs as a photograph
-            of 96 x 96 usually does (records learned-96), if that is less.
-        takes_steps: Whether there may be gradient steps: they are for photographs and the network's
-            usual omega_0.
+        budget_epochs: The fit's budget.
+        target_mse: The target of a fit whose end is found on the way. It is assumed to take as many
+            epochs as a photograph of 96 x 96 usually does (records learned-96), if that is less.
+        takes_steps: Whether gradient steps are possible: they are for photographs and the usual
+            omega_0.
     """
     epochs = expected_epochs(budget_epochs, target_mse)
     is_many = epochs >= many_epochs(pixels)
@@ -227,7 +227,7 @@ def suitable_start(
 def base_of_learning(
     budget_epochs: float, target_mse: float | None = None, *, takes_steps: bool = True
 ) -> str:
-    """The start that what a set teaches is added to, by its name (research log, 95).
+    """The name of the start to which a learned correction is added (research log, 95).
 
     Args:
         budget_epochs, target_mse, takes_steps: See `suitable_start`.
@@ -242,12 +242,12 @@ def _stepped(
     """A draw and gradient steps on the image.
 
     Args:
-        kind: Which.
-        label: Of its facts.
+        kind: Which draw and steps.
+        label: The label in its facts.
         name: What tables call it.
         width: Units of the SIREN's sine layers.
         depth: Number of its sine layers.
-        factor: On all step sizes; None: the usual one.
+        factor: Factor on all step sizes; None: the usual one.
     """
     factor = kind.factor if factor is None else factor
 
@@ -260,7 +260,7 @@ def _stepped(
         return Start(params, lr_factor=draw.lr_factor * kind.lr_factor, prefers=SUITS)
 
     facts = kind.facts(factor, width)
-    if kind is not UNTRAINED:  # records of which are older than other draws
+    if kind is not UNTRAINED:  # its records are older than the other draws
         facts["draw"] = kind.draw.facts
     if kind.large is not None:
         facts |= {"large_draw": kind.large.facts, "large_weights": LARGE_WEIGHTS}
