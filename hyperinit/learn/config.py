@@ -1,6 +1,6 @@
-"""What every training run has to decide, one checked `LoopConfig`; what ours add; the command line.
+"""The settings of every training run (`LoopConfig`) and of ours; the command line of a training.
 
-Nothing here imports torch before a config is made, so that `--help` is there at once.
+Nothing here imports torch before a config is made, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from hyperinit.inits.start import Init
     from hyperinit.learn.loss import OuterLoss
 
-# Far beyond any use, and still within the memory that a message about it takes.
+# Far more than anyone uses, but still small enough for an error message about their memory.
 MOST_SIDE, MOST_LAYERS, MOST_IMAGES, MOST_PIXELS = 2**14, 2**10, 2**16, 2**24
 
-# What presets of all kinds of training share: the seed experiment's problem, and one of seconds.
+# Settings that presets of all kinds of training share: the seed experiment's problem, and one that
+# takes seconds.
 SEED_SIZES: dict[str, Any] = {"size": 224, "width": 256, "depth": 5}
 TINY_SIZES: dict[str, Any] = {
     "size": 16,
@@ -38,15 +39,15 @@ TINY_SIZES: dict[str, Any] = {
 MOST_OF_OTHERS = 2**63 - 1
 MOST_READ = 3072  # images.cosines.MOST_COSINES, which needs torch; learn.reptile compares them
 
-# Looked at by evaluations of Reptile's fits: of all pixels they would take as long as the fits do.
+# Pixels in evaluations of Reptile's fits; on all pixels they would take as long as the fits.
 EVAL_PIXELS = 4096
 
 
 def check_numbers(config: Any) -> None:
-    """No number of a config, where it is not None, is beyond any use.
+    """Refuses a config with an absurdly large number.
 
     Raises:
-        InputError: one is.
+        InputError: a number is too large.
     """
     for field in fields(config):
         value = getattr(config, field.name)
@@ -58,7 +59,7 @@ def check_numbers(config: Any) -> None:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What every training run has to decide; a task's own config adds to it."""
+    """The settings of every training run; a task's own config adds to them."""
 
     data: str = option(
         "builtin",
@@ -69,47 +70,50 @@ class LoopConfig:
     data_limit: int | None = option(None, "use at most this many images", at_least=1)
     data_memory_mib: int = option(
         2048,
-        "memory for decoded photographs; others are read again when they are drawn",
+        "memory for decoded photographs, in MiB; others are read again when drawn",
         at_least=0,
         at_most=2**30,
     )
     data_workers: int = option(
-        0, "threads that make the images of later steps meanwhile", at_least=0, at_most=2**8
+        0, "threads that prepare the images of later steps", at_least=0, at_most=2**8
     )
     held_out_fraction: float | None = option(
-        None, "of a directory's photographs; none: 0.05", at_least=0, below=1
+        None, "share of the photographs to hold out; none: 0.05", at_least=0, below=1
     )
     split_by: Literal["content", "name"] = option(
-        "content", "which hash of a photograph decides whether it is held out"
+        "content", "hash that decides whether a photograph is held out: of its content or its name"
     )
     group_tiles: bool = option(
-        True, "files whose names say so are tiles of one photograph and stay together"
+        True, "files named as tiles of one photograph (000_01, 000_02) stay together"
     )
     color_profiles: bool = option(True, "apply the ICC profiles of the files in a directory")
     vary_colors: bool = option(
-        False, "images in random colours and contrasts, some laid over another one"
+        False, "vary colours and contrasts of images at random, and overlay some of them"
     )
     size: int = option(
         96, "side of the square training images, in pixels", at_least=4, at_most=MOST_SIDE
     )
-    width: int = option(128, "units of the SIREN's sine layers", at_least=1, at_most=MOST_SIDE)
+    width: int = option(128, "units of each sine layer of the SIREN", at_least=1, at_most=MOST_SIDE)
     depth: int = option(4, "number of the SIREN's sine layers", at_least=1, at_most=MOST_LAYERS)
     base_init: str = option("33", "hand-designed init that the learned base starts from")
     max_steps: int = option(
-        1500, "outer steps of the whole run; the rates decay over these", at_least=1, at_most=2**40
+        1500, "outer steps of the run; learning rates decay over them", at_least=1, at_most=2**40
     )
     batch_images: int = option(4, "images per outer step", at_least=1, at_most=MOST_IMAGES)
-    warmup_steps: int = option(50, "outer steps over which the rates rise", at_least=0)
+    warmup_steps: int = option(50, "outer steps of learning rate warm-up", at_least=0)
     schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
-        "cosine", "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
+        "cosine",
+        "decay of the learning rates: to 0, or to a tenth (linear-tenth; step: for the last fifth)",
     )
-    clip_norm: float | None = option(1.0, "largest norm of the outer gradient; none: any", above=0)
+    clip_norm: float | None = option(
+        1.0, "largest norm of the outer gradient; none: no clipping", above=0
+    )
     skip_norm: float | None = option(
-        5.0, "skip steps whose gradient is so many times its usual norm; none: never", above=0
+        5.0, "skip steps whose gradient is this many times its usual norm; none: never", above=0
     )
     time_limit_min: float | None = option(
         None,
-        "stop (and compare) after so many minutes of training, resumed parts included",
+        "stop (and compare) after this many minutes of training, resumed parts included",
         at_least=0,
     )
     checkpoint_sec: float = option(120.0, "seconds between checkpoints", above=0)
@@ -127,11 +131,11 @@ class LoopConfig:
         None, "CPU threads; none: torch's default", at_least=1, at_most=2**10
     )
     wandb: Literal["auto", "online", "offline", "disabled"] = option(
-        "auto", "auto: online with a key, else offline"
+        "auto", "W&B mode; auto: online with an API key, else offline"
     )
 
     log: Literal["wandb", "tensorboard", "mlflow", "none"] = option(
-        "wandb", "logger beside metrics.jsonl"
+        "wandb", "logger in addition to metrics.jsonl"
     )
 
     def __post_init__(self) -> None:
@@ -153,13 +157,13 @@ class LoopConfig:
                 raise InputError(f"data_weights: {entry!r} is not of the form clothing=0.1")
         named = [folder.strip("/") for folder in weights]
         if len({*named}) < len(self.data_weights):
-            raise InputError("data_weights: a sub-folder is there twice, with a weight each time")
+            raise InputError("data_weights: a sub-folder is given twice; give each one weight")
         return weights
 
 
 @dataclass(frozen=True)
 class AdaptingConfig(LoopConfig):
-    """Of a training whose loss is measured after inner steps on the image."""
+    """The settings of a training whose loss is measured after inner steps on the image."""
 
     query_pixels: int = option(
         1024,
@@ -168,13 +172,15 @@ class AdaptingConfig(LoopConfig):
         at_most=MOST_PIXELS,
     )
     inner_pixels: int = option(1024, "pixels per inner step", at_least=1, at_most=MOST_PIXELS)
-    second_order: bool = option(True, "differentiate through the inner gradients")
-    inner_loop: Literal["functional", "higher"] = option("functional", "higher is the reference")
+    second_order: bool = option(True, "differentiate through the inner gradients (second order)")
+    inner_loop: Literal["functional", "higher"] = option(
+        "functional", "implementation of the inner loop; higher is the reference"
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig(AdaptingConfig):
-    """A whole meta-training run; the run's `config.toml` is this, resolved."""
+    """The settings of a meta-training run; its `config.toml` holds them, resolved."""
 
     lr: float = option(1e-3, "learning rate of the encoder and the heads", above=0)
     base_lr: float = option(1e-4, "learning rate of the learned base", above=0)
@@ -199,7 +205,7 @@ class TrainConfig(AdaptingConfig):
 
     @property
     def hyper(self) -> HyperConfig:
-        """What to build."""
+        """The hypernetwork to build."""
         from hyperinit.hypernet.network import HyperConfig
         from hyperinit.inits.rules import named_init
 
@@ -210,7 +216,7 @@ class TrainConfig(AdaptingConfig):
 
     @property
     def outer(self) -> OuterLoss:
-        """What to minimise."""
+        """The loss to minimise."""
         from hyperinit.learn.loss import OuterLoss
 
         names = OuterLoss.__dataclass_fields__
@@ -219,35 +225,35 @@ class TrainConfig(AdaptingConfig):
 
 @dataclass(frozen=True)
 class ReptileConfig(LoopConfig):
-    """A whole training run of one start for all images; its `config.toml` is this, resolved."""
+    """The settings of a training by real fits; its `config.toml` holds them, resolved."""
 
-    base_init: str = option("identity-sized", "init that the learned start begins as a draw of")
-    max_steps: int = option(400, "outer steps of the whole run; eps falls over these")
+    base_init: str = option("identity-sized", "init that theta_0 is drawn from")
+    max_steps: int = option(400, "outer steps of the run; eps decays over them")
     batch_images: int = option(1, "images fitted per outer step; their displacements are averaged")
-    warmup_steps: int = option(0, "outer steps over which eps rises")
+    warmup_steps: int = option(0, "outer steps of warm-up, over which eps rises")
     schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
-        "linear-tenth", "of eps: down to 0, or to a tenth (linear-tenth; step: for the last fifth)"
+        "linear-tenth", "decay of eps: to 0, or to a tenth (linear-tenth; step: for the last fifth)"
     )
-    clip_norm: float | None = option(None, "largest norm of a displacement; none: any")
+    clip_norm: float | None = option(None, "largest norm of a displacement; none: no clipping")
     skip_norm: float | None = option(
-        None, "skip steps whose displacement is so many times the usual norm; none: never"
+        None, "skip steps whose displacement is this many times its usual norm; none: never"
     )
     eval_steps: int = option(50, "outer steps between fits of the held-out images")
     eps: float = option(
-        0.15, "part of the way from theta_0 to where a fit ends that a step goes", above=0
+        0.15, "share of the way from theta_0 to a fit's end that a step takes", above=0
     )
     horizon_epochs: float = option(
-        4.0, "declared budget of each fit; that of the fits to come", above=0, at_most=MAX_EPOCHS
+        4.0, "budget of each fit, as in the fits it is for, in epochs", above=0, at_most=MAX_EPOCHS
     )
     read_numbers: int = option(
         0,
-        "numbers of an image, its lowest cosines, on which the start depends; 0: none",
+        "number of an image's lowest cosine coefficients on which the start depends; 0: none",
         at_least=0,
         at_most=MOST_READ,
     )
     memory_images: int = option(
         800,
-        "with read_numbers: after how many images an older one counts for less",
+        "with read_numbers: number of images after which older ones count less",
         at_least=1,
         at_most=MOST_PIXELS,
     )
@@ -256,22 +262,22 @@ class ReptileConfig(LoopConfig):
     )
     patch_size: int = option(
         0,
-        "side of the patches that a transformer reads of an image, in pixels, and predicts what is"
-        " added to all weights; 0: none",
+        "side of the patches, in pixels, from which a transformer predicts a residual of all"
+        " weights; 0: no transformer",
         at_least=0,
         at_most=MOST_SIDE,
     )
     weight_tokens: int = option(
-        32, "transformer: rank of what is added to a layer", at_least=1, at_most=MOST_SIDE
+        32, "transformer: rank of a layer's residual", at_least=1, at_most=MOST_SIDE
     )
     token_size: int = option(256, "transformer: numbers in a token", at_least=1, at_most=MOST_SIDE)
-    transformer_layers: int = option(4, "transformer: its depth", at_least=1, at_most=MOST_LAYERS)
-    attention_heads: int = option(8, "transformer: of each layer", at_least=1, at_most=MOST_SIDE)
+    transformer_layers: int = option(4, "transformer: layers", at_least=1, at_most=MOST_LAYERS)
+    attention_heads: int = option(8, "transformer: heads per layer", at_least=1, at_most=MOST_SIDE)
     lr: float = option(5e-4, "transformer: learning rate of AdamW", above=0)
     start_weight: float = option(
         1.0,
-        "transformer: how much the gradient of the start's own error counts beside the"
-        " displacement, both in units of their mean length",
+        "transformer: weight of the gradient of the start's own error, relative to the"
+        " displacement, both scaled to mean length 1",
         at_least=0,
     )
 
@@ -297,7 +303,7 @@ class ReptileConfig(LoopConfig):
 
     @property
     def fit(self) -> FitConfig:
-        """The fit inside."""
+        """The fit in each step."""
         from hyperinit.fitting.config import SampledFit
 
         return SampledFit(
@@ -340,7 +346,7 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
         "vary_colors": True,
         "eval_steps": 500,
     },
-    # Seconds: to see that everything works.
+    # Takes seconds: a check that everything works.
     "tiny": {
         **TINY_SIZES,
         "horizon_epochs": 1.0,
@@ -362,9 +368,9 @@ def training_parser(
     Args:
         prog: Name of the program.
         description: For `--help`.
-        config: Whose fields become flags.
+        config: The dataclass whose fields become flags.
         presets: Name -> settings.
-        methods: What `--method` chooses from, where the command has it; the first is the usual one.
+        methods: The choices of `--method`, if the command has it; the first is the default.
     """
     parser = Parser(
         prog=prog,
@@ -377,7 +383,7 @@ def training_parser(
         parser.add_argument(
             "--method",
             choices=methods,
-            help=f"what is trained ({methods[0]}); a run that is resumed keeps its own",
+            help=f"training method ({methods[0]}); a resumed run keeps its own",
         )
     add_device(parser, what="where to train")
     add_manner(parser)

@@ -1,4 +1,4 @@
-"""Photographs -> what an outer loop trains on: random crops of all, or a few fixed squares."""
+"""Photographs -> the images of an outer loop: random crops of all, or a few fixed squares."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class FixedImages:
         self.images = images
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """All of them: a step of these has as many images as there are."""
+        """All of them, whatever the batch size."""
         return self.images
 
 
 class Varied:
-    """Batches of another source in other colours and contrasts, some laid over another.
+    """Batches of another source with random colours and contrasts, some images overlaid.
 
-    So that what is learned of few photographs is learned of many images. A pure function of the
-    step, as what it takes them from.
+    This turns few photographs into many training images. Like its source, it is a pure function of
+    the step.
     """
 
     def __init__(self, source: Batches, seed: int) -> None:
@@ -49,10 +49,10 @@ OVERLAID_SHARE = 0.3
 
 
 def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] in other colours and contrasts, some laid over the next one.
+    """Images (B, 3, H, W) in [0, 1] with random colours and contrasts, some mixed with the next.
 
-    Contrast is times 0.7 to 1.3, that of each colour times 0.85 to 1.15 more, brightness shifted
-    by up to 0.05; OVERLAID_SHARE of the images are mixed with another one.
+    Contrast is multiplied by 0.7 to 1.3, that of each colour by another 0.85 to 1.15, and
+    brightness is shifted by up to 0.05. OVERLAID_SHARE of the images are mixed with another one.
 
     Args:
         images: At least one.
@@ -74,15 +74,15 @@ def crops(photos: Photographs, config: LoopConfig) -> TrainingImages:
 
 
 def fixed_squares(photos: Photographs, config: LoopConfig) -> TrainingImages:
-    """The centre squares of the first `batch_images` photographs; quarters where they are fewer.
+    """The centre squares of the first `batch_images` photographs, then quarters if too few.
 
     Raises:
-        InputError: there are fewer even so.
+        InputError: there are still too few.
     """
     chosen = squares_and_quarters(photos.train, config.size, config.batch_images)
     if len(chosen) < config.batch_images:
         raise InputError(
-            f"{photos.name} gives {len(chosen)} squares to train on: lower batch_images from"
+            f"{photos.name} gives only {len(chosen)} squares to train on: lower batch_images from"
             f" {config.batch_images}, or use more photographs"
         )
     images = FixedImages(torch.stack([image.image for image in chosen]))
@@ -90,9 +90,9 @@ def fixed_squares(photos: Photographs, config: LoopConfig) -> TrainingImages:
 
 
 def crops_on(images: TrainingImages, device: torch.device, memory: int) -> TrainingImages | None:
-    """The same crops, made on a device from photographs that lie there.
+    """The same crops, made on a device from photographs in its memory.
 
-    None where these take more than `memory` bytes, or are no crops of photographs.
+    None if these take more than `memory` bytes, or the images are not crops of photographs.
     """
     if not isinstance(images.batches, CropSampler):
         return None
@@ -103,5 +103,5 @@ def crops_on(images: TrainingImages, device: torch.device, memory: int) -> Train
 
 
 def made_ahead(images: TrainingImages, workers: int) -> TrainingImages:
-    """These images, the batches of later steps made by so many threads; 0: none."""
+    """The same images; `workers` threads make the batches of later steps ahead of time."""
     return replace(images, batches=Ahead(images.batches, workers)) if workers else images

@@ -1,6 +1,6 @@
 """Batches of images -> a trained module, in a run directory that survives being killed.
 
-The loop under every training: what is trained and what it descends is a `Task`.
+The outer loop of every training. A `Task` says what is trained, and on which loss.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_SKIPPED = 20
 
 
 def rate(step: int, config: LoopConfig) -> float:
-    """Factor on all learning rates: a linear rise, then the schedule."""
+    """Factor on all learning rates: a linear warm-up, then the schedule."""
     rise, done = min(1.0, (step + 1) / (config.warmup_steps + 1)), step / config.max_steps
     fall = {
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
@@ -55,11 +55,11 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[Stop]:
-        """Catches these signals inside the block, but for those that the process ignores (nohup).
+        """Catches these signals inside the block, except those that the process ignores (nohup).
 
-        A terminal that closes may send SIGHUP more than once: after a first one it is ignored, to
-        the end of the process. So is Ctrl-C while Python itself ends, which it would kill: what has
-        stopped in order says so with its exit code.
+        A closing terminal may send SIGHUP more than once, so after the first it is ignored until
+        the process ends. Ctrl-C is ignored while Python shuts down: a run that stopped in order
+        must end with its own exit code.
         """
         hang_up = getattr(signal, "SIGHUP", None)  # not on every system
 
@@ -97,8 +97,8 @@ def train(  # more than 60 lines: a third is its docstring
 ) -> None:
     """The outer loop: runs until `max_steps`, the time limit, or a signal.
 
-    Writes a checkpoint every `checkpoint_sec`, and one at the end whatever the reason to end was.
-    Where several processes share the steps, all of them call this, and the first one writes.
+    Writes a checkpoint every `checkpoint_sec`, and one at the end whatever the reason for it. If
+    several processes share the steps, all of them call this, and the first one writes.
 
     Args:
         state: Changed in place.
@@ -106,13 +106,13 @@ def train(  # more than 60 lines: a third is its docstring
         held_out: (M, 3, size, size) images to evaluate and show, never trained on.
         run_dir: Where the checkpoint goes.
         info: Further facts for the checkpoint, such as the hashes of the training images.
-        stop: Looked at after every step; what one process is told, all are.
+        stop: Checked after every step; a signal to one process stops all.
         on_step: Called with the number of steps done and the step's metrics.
-        processes: That share the images of every step.
+        processes: The processes that share the images of every step.
 
     Raises:
-        InputError: the loss became non-finite; the last checkpoint is left as it was.
-        ProcessLost: another process has ended; what was trained is kept if it can be.
+        InputError: the loss became non-finite; the last checkpoint is kept as it is.
+        ProcessLost: another process has ended; the training so far is saved if possible.
     """
     path = run_dir / CHECKPOINT_NAME
 
@@ -122,7 +122,7 @@ def train(  # more than 60 lines: a third is its docstring
 
     limit_sec = math.inf if config.time_limit_min is None else config.time_limit_min * 60
     started, saved_at = time.monotonic() - state.train_sec, time.monotonic()
-    if state.step == 0 and not path.exists():  # else it has been evaluated
+    if state.step == 0 and not path.exists():  # otherwise it has been evaluated already
         _evaluate(state, config, held_out, tracker)
         save()
     if state.unlogged:
@@ -136,7 +136,7 @@ def train(  # more than 60 lines: a third is its docstring
             state.train_sec = max(time.monotonic() - started, state.train_sec)
             state.unlogged = metrics
             _log_step(state, config, held_out, tracker)
-        except InputError:  # a full disk, a lost process: what was trained is kept if it can be
+        except InputError:  # a full disk, a lost process: save the training so far if possible
             if state.skipped_in_a_row < MAX_SKIPPED:
                 with contextlib.suppress(InputError):
                     save()
@@ -147,15 +147,15 @@ def train(  # more than 60 lines: a third is its docstring
             try:
                 save()
             except InputError as error:  # there may be room again before the end
-                _logger.warning("%s; training continues, the last checkpoint stands", error)
+                _logger.warning("%s; training continues, and the last checkpoint is kept", error)
             saved_at = time.monotonic()
     write_or_spare(path, save, f"step {state.step}")
 
 
 def _log_step(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: Tracker) -> None:
-    """Logs what the last step gave, and evaluates where that is due.
+    """Logs the metrics of the last step, and evaluates if that is due.
 
-    Until both are in the log, a checkpoint says that they are not, and a resumed run does it.
+    Until both are in the log, a checkpoint says that they are missing, and a resumed run logs them.
     """
     tracker.log(state.unlogged or {}, state.step)
     if state.step % config.eval_steps == 0 or state.step == config.max_steps:
@@ -164,7 +164,7 @@ def _log_step(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: 
 
 
 def _is_over(state: TrainState, stop: Stop, limit_sec: float, processes: Processes) -> bool:
-    """Whether to end before the next step, in which all processes agree."""
+    """Whether to end before the next step; all processes agree on it."""
     signal_number, is_late = processes.greatest(stop.signal or 0, state.train_sec >= limit_sec)
     stop.signal = int(signal_number) or None
     return bool(signal_number or is_late)
@@ -173,26 +173,27 @@ def _is_over(state: TrainState, stop: Stop, limit_sec: float, processes: Process
 def train_step(
     state: TrainState, config: LoopConfig, images: Tensor, processes: Processes = ALONE
 ) -> dict[str, float]:
-    """One outer step, in place; returns its metrics.
+    """Takes one outer step, in place; returns its metrics.
 
-    Where the inner steps of one image are chaotic, the second-order gradient explodes and points
-    nowhere. A few such steps, even clipped, push more images into chaos, until none is left out:
-    so a step whose gradient is far from its usual norm changes nothing and is only counted.
+    If the inner steps of one image are chaotic, the second-order gradient explodes and its
+    direction means nothing. A few such steps, even clipped, make more images chaotic, and in the
+    end all. So a step whose gradient is far above its usual norm is skipped and only counted.
 
     Args:
         state: Changed in place.
         images: All images of the step, (B, 3, size, size), in every process.
-        processes: That share them. Each takes the gradient of its part, and all take the step.
+        processes: The processes that share them. Each computes the gradient of its part, and all
+            take the same step.
 
     Raises:
-        InputError: MAX_SKIPPED steps in a row were skipped: this is no accident.
+        InputError: MAX_SKIPPED steps in a row were skipped, so training has diverged.
         ProcessLost: another process has ended; the state is that before the step.
     """
     state.optimizer.zero_grad(set_to_none=True)
     kept = [value.clone() for value in state.model.buffers()]
     try:
         loss, errors = _descend(state, config, images, processes)
-    except Exception:  # its images have been taken into statistics, and will be again
+    except Exception:  # the images are already in the statistics, and will be added again
         for value, before in zip(state.model.buffers(), kept, strict=True):
             value.copy_(before)
         raise
@@ -227,7 +228,7 @@ def train_step(
 def _descend(
     state: TrainState, config: LoopConfig, images: Tensor, processes: Processes
 ) -> tuple[float, dict[str, float]]:
-    """Leaves the step's gradient in the model; the loss, and the errors by name."""
+    """Leaves the step's gradient in the model; returns the loss, and the errors by name."""
     generator = torch.Generator().manual_seed(_step_seed(config.seed, state.step))
     part = processes.part(len(images))
     state.task.see(state.model, images)
@@ -243,12 +244,12 @@ def _descend(
 
 
 def _step_seed(seed: int, step: int) -> int:
-    """The pixels of a step depend on the run's seed and the step alone."""
+    """The seed of a step's pixels, which depend only on the run's seed and the step."""
     return int.from_bytes(hashlib.sha256(f"pixels,{seed},{step}".encode()).digest()[:7], "big")
 
 
 def _evaluate(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: Tracker) -> None:
-    """Logs errors of the inits for held-out images, what else the task has, and a preview."""
+    """Logs errors of the inits for held-out images, the task's own numbers, and a preview."""
     if len(held_out) == 0:
         return
     coords = image_coords(held_out)
@@ -270,5 +271,5 @@ def _evaluate(state: TrainState, config: LoopConfig, held_out: Tensor, tracker: 
 
 
 def error_map(params: Params, image: Tensor) -> Tensor:
-    """Absolute error per channel, four times enlarged and clipped: (3, H, W) in [0, 1]."""
+    """Absolute error per channel, multiplied by four and clipped: (3, H, W) in [0, 1]."""
     return (4 * (preview(params, image) - image).abs()).clamp(0, 1)

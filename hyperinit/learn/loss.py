@@ -16,11 +16,11 @@ from hyperinit.siren.network import Params, Siren, apply
 
 @dataclass(frozen=True)
 class OuterLoss:
-    """What the outer loop minimises, per outer step.
+    """The loss that each outer step minimises.
 
     Attributes:
-        query_pixels: Pixels of each image on which the losses are measured; drawn apart from the
-            pixels of the inner steps.
+        query_pixels: Pixels of each image on which the losses are measured; drawn separately from
+            the pixels of the inner steps.
         weight_before: Weight of the loss before the inner steps.
         weight_after: Weight of the loss after them.
         residual_penalty: Weight of the mean squared residual of the heads, in units of the
@@ -38,7 +38,7 @@ class OuterLoss:
 
 
 class UnrolledConfig(Protocol):
-    """What the outer loss reads of a model's config."""
+    """The part of a model's config that the outer loss needs."""
 
     @property
     def inner_steps(self) -> int:
@@ -47,26 +47,26 @@ class UnrolledConfig(Protocol):
 
     @property
     def inner_pixels(self) -> int:
-        """Pixels of each."""
+        """Pixels of each gradient step."""
         ...
 
 
 class Unrolled(Protocol):
-    """A model that gives inits and how to take gradient steps from them: a hypernetwork, MAML."""
+    """A model that returns inits, and defines gradient steps from them: a hypernetwork, MAML."""
 
     @property
     def config(self) -> UnrolledConfig:
-        """See there."""
+        """See UnrolledConfig."""
         ...
 
     @property
     def base(self) -> Siren:
-        """What every image's init departs from."""
+        """The base of every image's init."""
         ...
 
     @property
     def objective(self) -> Objective:
-        """What the inner steps descend."""
+        """The loss of the inner steps."""
         ...
 
     @property
@@ -91,14 +91,14 @@ def outer_loss(
     generator: torch.Generator,
     part: slice = slice(None),
 ) -> StepResult:
-    """The loss of one outer step; errors are those on the query pixels.
+    """The loss of one outer step; errors are measured on the query pixels.
 
     Args:
         model: The hypernetwork being trained, or the one init for all images (MAML).
         images: (B, 3, H, W) in [0, 1].
         config: See OuterLoss.
-        generator: Of the pixels; a CPU generator.
-        part: Of the images, over which the loss is the mean; pixels are drawn for all.
+        generator: A CPU generator that draws the pixels.
+        part: The images over which the loss is the mean; pixels are drawn for all images.
     """
     drawn, steps = len(images), model.config.inner_steps
     images = images[part]
@@ -158,7 +158,7 @@ def _predict_with_higher(
     coords: Tensor,
     config: OuterLoss,
 ) -> Tensor:
-    """The reference path: `higher` unrolls torch.optim.SGD on a module, one image at a time.
+    """The reference implementation: `higher` unrolls torch.optim.SGD, one image at a time.
 
     Returns:
         The adapted SIRENs' colours at the query pixels, (B, N, 3).
@@ -168,8 +168,8 @@ def _predict_with_higher(
     step_sizes = model.step_sizes()
     names = list(params)
 
-    # track_higher_grads=False would cut the base and the step sizes off together with the
-    # gradients' own gradients; detaching the gradients alone is first-order MAML.
+    # track_higher_grads=False would detach the base and the step sizes along with the gradients.
+    # Detaching only the gradients is first-order MAML.
     def callback(gradients: list[Tensor]) -> list[Tensor]:
         if not config.second_order:
             gradients = [gradient.detach() for gradient in gradients]
@@ -180,12 +180,12 @@ def _predict_with_higher(
     predictions = []
     for b, single in enumerate(params.unbatch()):
         module = Siren(single)
-        # One parameter group a tensor, so that each can have its own learned step size.
+        # One parameter group per tensor, so that each can have its own learned step size.
         optimizer = torch.optim.SGD([{"params": [p]} for p in module.parameters()], lr=1.0)
         with higher.innerloop_ctx(
             module,
             optimizer,
-            copy_initial_weights=False,  # True, the default, cuts the outer gradient off
+            copy_initial_weights=False,  # the default, True, would cut off the outer gradient
         ) as (functional, differentiable_sgd):
             functional.update_params([single[name] for name in names])
             for k, sizes in enumerate(step_sizes):

@@ -1,15 +1,15 @@
-"""Real fits of many images -> the start of the next: Reptile (arXiv 1803.02999), and two readers.
+"""Training by real fits: Reptile (arXiv 1803.02999), and two hypernetworks taught the same way.
 
-theta_0 += eps (fitted - theta_0), where `fitted` is where the fit that users run, over a declared
-budget, leads from theta_0. Nothing is differentiated but the fit itself.
+Reptile: theta_0 += eps (fitted - theta_0), where `fitted` is the end of a fit from theta_0, the
+same fit that users run, over a declared budget. Nothing is differentiated except the fit itself.
 
-With `read_numbers` the start depends on the image: theta(x) = theta_0 + z(x) A, z being the image's
-lowest cosines, and the displacements of fits are what A and theta_0 are corrected by, as recursive
-least squares does (`inits.linear`). A linear hypernetwork, taught by nothing but the fits that
-follow it.
+With `read_numbers` the start depends on the image: theta(x) = theta_0 + z(x) A, where z is the
+image's lowest cosine coefficients. Recursive least squares corrects A and theta_0 by the
+displacements of fits (`inits.linear`). This is a linear hypernetwork, taught only by the fits that
+start from it.
 
-With `patch_size` a transformer reads the image and predicts what is added to all weights. It is
-taught by the same displacements, together with the gradient of the error where the fits start.
+With `patch_size` a transformer reads the image and predicts a residual of all weights. It is taught
+by the same displacements, together with the gradient of the error at the start of the fits.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from hyperinit.siren.network import Params, SirenConfig, predict
 from hyperinit.siren.vectors import FlatParams, choose_params, stack_params, to_vector
 from hyperinit.stepping.gradients import Gradients, scaled_coords
 
-assert MOST_READ == MOST_COSINES, "what the config allows is what images can be read by"
+assert MOST_READ == MOST_COSINES, "the config allows as many numbers as an image has"
 
-# On the rate of starts that depend on the image.
+# Factor on the learning rate of fits from starts that depend on the image.
 READ_LR_FACTOR = 0.6
 
-START_PIXELS = 512  # of each image, on which the slope of the start's error is measured
+START_PIXELS = 512  # of each image, to measure the gradient of the start's error
 ADAM_BETAS = (0.9, 0.98)
 
 
 def displacement_loss(starts: Params, fitted: Params) -> Tensor:
-    """Half the mean squared distance of starts to where fits from them ended, ().
+    """Half the mean squared distance from starts to the ends of their fits, ().
 
-    Its gradient is minus the mean displacement, so that a step of plain gradient descent at rate
-    eps is Reptile's outer step.
+    Its gradient is minus the mean displacement, so a step of plain gradient descent at rate eps is
+    Reptile's outer step.
 
     Args:
         starts: B stacked SIRENs; all may be the same.
-        fitted: Where the fits ended.
+        fitted: The ends of the fits.
     """
     return 0.5 * (to_vector(starts) - to_vector(fitted)).square().sum(-1).mean()
 
@@ -60,16 +60,16 @@ def displacement_loss(starts: Params, fitted: Params) -> Tensor:
 def correction_loss(
     model: LearnedInit, images: Tensor, fitted: Params, share: float = 1.0
 ) -> Tensor:
-    """The same value for a linear reader, with recursive least squares' step as its gradient, ().
+    """The same value for a linear reader; its gradient is recursive least squares' step, ().
 
-    A step of plain gradient descent at rate eps goes the part eps of the way to the regression of
+    A step of plain gradient descent at rate eps goes a share eps of the way to the regression of
     all fits so far.
 
     Args:
-        model: Has a reader, and remembers the images.
+        model: Has a reader, with the images in its statistics.
         images: (B, 3, H, W).
-        fitted: Where the fits of the images, from the model's starts, ended: B stacked SIRENs.
-        share: Of all images of the step; the gradients of all shares are averaged.
+        fitted: B stacked SIRENs, the ends of the images' fits from the model's starts.
+        share: The share of the step's images that these are; gradients of all shares are averaged.
     """
     assert model.reader is not None
     displaced = (to_vector(fitted) - to_vector(model(images))).detach()
@@ -82,19 +82,19 @@ def correction_loss(
 def guided_loss(
     starts: Params, fitted: Params, images: Tensor, start_weight: float, generator: torch.Generator
 ) -> Tensor:
-    """The same value for starts of any origin, with two directions to go as its gradient, ().
+    """The same value for starts of any kind, with a gradient that sums two directions, ().
 
-    One is to where the fits ended, the other down the error of the starts themselves; each is
-    scaled so that its mean length over the images is 1 (and the second by `start_weight`).
-    Displacements alone teach the fit's first epochs at the cost of its last, errors alone the start
-    at the cost of the fit; docs/research-log.md 66.
+    One leads to the ends of the fits, the other down the error of the starts themselves. Each is
+    scaled to a mean length of 1 over the images (the second then by `start_weight`). Displacements
+    alone improve the fit's first epochs at the cost of its last, errors alone the start at the cost
+    of the fit; docs/research-log.md 66.
 
     Args:
-        starts: B stacked SIRENs, with whatever gradient leads to what is learned.
-        fitted: Where the fits ended.
+        starts: B stacked SIRENs, attached to the graph of what is learned.
+        fitted: The ends of the fits.
         images: (B, 3, H, W) in [0, 1].
         start_weight: See above.
-        generator: Of the pixels on which the error is measured, START_PIXELS at most.
+        generator: Draws the pixels on which the error is measured, at most START_PIXELS.
     """
     at = to_vector(starts)
     displaced = to_vector(fitted) - at.detach()
@@ -107,9 +107,9 @@ def guided_loss(
 
 
 def error_slope(params: Params, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Gradient of each SIREN's root mean squared error, (B, parameters); 0 where it is none.
+    """Gradient of each SIREN's root mean squared error, (B, parameters); 0 if it is not finite.
 
-    Of the root, as that of the square is largest for the images that are furthest off.
+    The root is used because the gradient of the MSE is dominated by the images with large errors.
     """
     coords, rgb = _some_pixels(images, START_PIXELS, generator)
     flat = FlatParams(params)
@@ -130,7 +130,7 @@ def _unit_mean(vectors: Tensor) -> Tensor:
 def _build(config: ReptileConfig) -> LearnedInit:
     start = config.base.start(torch.zeros(3, config.size, config.size), config.seed)
     reads = config.read_numbers or config.patch_size
-    # A start that is near its image already takes a lower rate: docs/research-log.md 49.
+    # A start that is already close to its image needs a lower rate: docs/research-log.md 49.
     factor = start.lr_factor * (READ_LR_FACTOR if reads else 1)
     learned = LearnedConfig(
         siren=start.params.config,
@@ -145,7 +145,7 @@ def _build(config: ReptileConfig) -> LearnedInit:
 def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimizer:
     if model.modulator is None:
         return torch.optim.SGD(model.parameters(), lr=config.eps)
-    # What the transformer adds can be the same for all images: the base needs no training beside.
+    # The transformer can learn a residual common to all images, so the base needs no training.
     model.base.requires_grad_(False)
     return torch.optim.AdamW(
         model.modulator.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=0.01
@@ -153,7 +153,7 @@ def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimiz
 
 
 def _starts_of(model: LearnedInit, images: Tensor) -> Params:
-    """B stacked SIRENs, in float32 whatever a transformer takes on a GPU."""
+    """B stacked SIRENs in float32, whatever precision a transformer has on a GPU."""
     if model.modulator is None:
         return model(images).map(Tensor.contiguous)  # type: ignore[no-any-return]
     kind = images.device.type
@@ -165,14 +165,14 @@ def _starts_of(model: LearnedInit, images: Tensor) -> Params:
 def _fits(
     model: LearnedInit, config: ReptileConfig, starts: Params, images: Tensor, seed: int
 ) -> Params:
-    """Where the fits of B images lead.
+    """The ends of the fits of B images.
 
-    For a reader there are so many that none of them is looked after.
+    For a reader there are so many fits that none of them is watched or restarted.
     """
     suits: dict[str, Any] = {"lr_factor": model.config.lr_factor, "prefers": model.prefers}
     starts = starts.map(Tensor.detach)
     if config.read_numbers or config.patch_size:
-        # Those for a transformer, on a GPU, may be rounded.
+        # Fits for a transformer may use TF32 on a GPU.
         with fast_products(images.device, allowed=bool(config.patch_size)):
             return fit_unseen(Start(starts, **suits), images, replace(config.fit, seed=seed))
     begun = [Start(params, **suits) for params in starts.unbatch()]
@@ -181,13 +181,13 @@ def _fits(
 
 
 def _least_bytes(config: ReptileConfig, images: int) -> dict[str, float]:
-    """Values and gradients of what is learned, the starts and ends of all fits, and one fit."""
+    """Values and gradients of the learned parameters, starts and ends of all fits, and one fit."""
     pixels, weights = config.size**2, SirenConfig(config.width, config.depth).weights
     of_one = 8.0 * (1 + config.read_numbers) + weight_bytes(config.fit.optimizer)
     patches = ceil(config.size / config.patch_size) ** 2 if config.patch_size else 0
     numbers = bool(patches) * config.transformer_layers * config.token_size
     return {
-        # Of a transformer: AdamW's four times each number; what its layers keep for their gradient.
+        # A transformer's four numbers per parameter with AdamW, and its stored activations.
         "token_size transformer_layers": 16.0 * 12 * numbers * config.token_size,
         "batch_images patch_size token_size": 4.0 * 16 * images * patches * numbers,
         "width depth read_numbers": of_one * weights,
@@ -207,7 +207,7 @@ def _loss(
     images = images[part]
     starts = _starts_of(model, images)
     ends = _fits(model, config, starts, images, seed)
-    # All errors on as few pixels as the slope where they are the larger part of a step.
+    # With a transformer, errors would dominate a step's cost, so they use as few pixels too.
     looked = START_PIXELS if config.patch_size else EVAL_PIXELS
     drawn = _some_pixels(images, looked, generator)
     before, after, fitted = _no_worse(starts.map(Tensor.detach), ends, drawn)
@@ -222,7 +222,7 @@ def _loss(
 
 
 def _some_pixels(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Coordinates (N, 2) and colours (B, N, 3) of `count` pixels; of all where they are fewer."""
+    """Coordinates (N, 2) and colours (B, N, 3) of `count` random pixels, or all if fewer."""
     coords, rgb = image_coords(images), image_to_rgb(images)
     if len(coords) <= count:
         return coords, rgb
@@ -235,7 +235,7 @@ def _no_worse(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Params]:
     """MSE and PSNR of B starts and of the ends of their fits, on some pixels; and the ends.
 
-    A fit that ended worse than it began leads nowhere: its end is its start.
+    If a fit ended worse than it began, its start counts as its end.
     """
     coords, rgb = seen
     before, after = (grid_errors(predict(params, coords), rgb) for params in (starts, ends))
@@ -247,7 +247,7 @@ def _no_worse(
 def _starts(
     model: LearnedInit, config: ReptileConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, Any]]:
-    """Where the fits of held-out images start, and where they lead: what is to become better."""
+    """The starts and ends of the fits of held-out images: the errors that training is to lower."""
     before = [model.unadapted(image, seed=0) for image in held_out]
     starts = stack_params(before)
     ends = _fits(model, config, starts, held_out, 0)

@@ -1,4 +1,4 @@
-"""A run directory: who may begin or continue a run there, and with what."""
+"""A run directory: when a run may begin or continue there, and with which settings."""
 
 from __future__ import annotations
 
@@ -25,53 +25,53 @@ _logger = logging.getLogger("hyperinit")
 CONFIG_NAME = "config.toml"
 LOCK_NAME = ".lock"
 
-# What a run that was killed before its first checkpoint can have left, besides temporary files.
+# Files that a run killed before its first checkpoint can have left, besides temporary ones.
 _BEFORE_A_CHECKPOINT = {
     *(CONFIG_NAME, LOCK_NAME, LOG_NAME, "images", "wandb", "wandb_id.txt"),
     *("tensorboard", "mlflow.db", "mlflow-files", "mlflow_id.txt"),
 }
 
-# Settings that move no training: a resumed run may have others. Where the images lie is one of
-# them, because their hashes are compared.
+# Settings that do not affect training, so a resumed run may change them. The place of the images is
+# one of them, because their hashes are compared.
 MAY_CHANGE = {
     *("time_limit_min", "checkpoint_sec", "wandb", "log"),
     *("data", "data_memory_mib", "data_workers"),
     *("compare_budgets", "compare_lrs", "compare_images"),
 }
-LONGER = "max_steps"  # may be raised once a run is at its end
+LONGER = "max_steps"  # may be raised once a run has ended
 
 
 def check_vacant(run_dir: Path) -> None:
-    """Refuses a directory that holds something that a new run would mix with or overwrite.
+    """Refuses a directory with files that a new run would overwrite or mix with its own.
 
-    What a run left that was killed before its first checkpoint is no such thing.
+    What a run left that was killed before its first checkpoint does not count.
 
     Raises:
-        InputError: it does.
+        InputError: there are such files.
     """
     if not run_dir.exists():
         return
     if not run_dir.is_dir():
-        raise InputError(f"{shown_path(run_dir)} is a file: choose another --out")
+        raise InputError(f"{shown_path(run_dir)} is a file; choose another --out")
     names = {path.name for path in run_dir.iterdir()}
     if CHECKPOINT_NAME in names:
         raise InputError(
-            f"{shown_path(run_dir)} is not empty, it holds a run: choose another --out, or"
+            f"{shown_path(run_dir)} is not empty, it holds a run; choose another --out, or"
             " --resume it"
         )
     written = (CHECKPOINT_NAME, CONFIG_NAME, LOG_NAME, "wandb_id.txt")
-    # Temporary files, also as they were named earlier; those of SQLite.
+    # Temporary files, also with the names of earlier versions; those of SQLite.
     mine = (*map(temporary_start, written), *(f".{name}." for name in written), "mlflow.db-")
     others = sorted(n for n in names - _BEFORE_A_CHECKPOINT if not n.startswith(mine))
     if others or (names and not names & {CONFIG_NAME, LOCK_NAME}):
         first = (others or sorted(names))[0]
         raise InputError(
-            f"{shown_path(run_dir)} is not empty, it holds {first!r}: choose another --out"
+            f"{shown_path(run_dir)} is not empty, it holds {first!r}; choose another --out"
         )
 
 
 def clear(run_dir: Path) -> None:
-    """Removes the log of a run that came to no checkpoint; the caller holds the lock.
+    """Removes the log of a run that wrote no checkpoint; the caller holds the lock.
 
     Raises:
         InputError: as `check_vacant`, or the log cannot be removed.
@@ -87,18 +87,18 @@ def check_not_continued(run_dir: Path, kind: str, info: Mapping[str, Any]) -> No
     """Refuses to continue from a checkpoint that is no longer the last; the caller holds the lock.
 
     Args:
-        run_dir: Of the run.
-        kind: Of its checkpoint.
-        info: What the checkpoint said when it was read.
+        run_dir: The run's directory.
+        kind: The kind of its checkpoint.
+        info: The facts of the checkpoint when it was read.
 
     Raises:
-        InputError: another process has written one since.
+        InputError: another process has written a newer one since.
     """
     now = read_info(run_dir / CHECKPOINT_NAME, kind)
     if any(now.get(field) != info[field] for field in ("step", "train_sec")):
         raise InputError(
-            f"{shown_path(run_dir)}: another process has continued this run meanwhile, to step"
-            f" {now.get('step')}: run the command again"
+            f"{shown_path(run_dir)}: another process has meanwhile continued this run to step"
+            f" {now.get('step')}; run the command again"
         )
 
 
@@ -106,38 +106,38 @@ def checkpoint_to_resume(run: Path) -> Path:
     """The checkpoint of a run directory, or of a path to the checkpoint itself.
 
     Raises:
-        InputError: the run was stopped before there was one, or the file is a copy under another
-            name; the line says what to do.
+        InputError: the run was stopped before its first checkpoint, or the file is a copy under
+            another name; the message says what to do.
     """
     if run.is_file() and run.name != CHECKPOINT_NAME:
-        # What is trained from it would take the place of what the run itself has come to.
+        # Training from the copy would replace the run's own checkpoint.
         raise InputError(
-            f"{shown_path(run)}: a run is continued from its {CHECKPOINT_NAME}: copy the file to a"
-            " new directory under this name, and --resume that"
+            f"{shown_path(run)}: a run continues from its {CHECKPOINT_NAME}; copy the file to a new"
+            " directory under this name, and --resume that"
         )
     path = run if run.is_file() else run / CHECKPOINT_NAME
     if not path.exists() and (run / CONFIG_NAME).is_file():
         shown = shown_path(run)
         raise InputError(
-            f"{shown}: the run was stopped before its first checkpoint, there is nothing to lose:"
-            f" start it anew with --config {shown}/{CONFIG_NAME} --out {shown}"
+            f"{shown}: the run was stopped before its first checkpoint, so nothing is lost; start"
+            f" it anew with --config {shown}/{CONFIG_NAME} --out {shown}"
         )
     return path
 
 
 def check_kept(config: LoopConfig, given: Mapping[str, Any], step: int) -> None:
-    """Refuses flags that would give a resumed run other settings than it has.
+    """Refuses flags that would change the settings of a resumed run.
 
     Args:
         config: The run's own settings.
-        given: What the command line was parsed to.
-        step: Where it stands.
+        given: The parsed command line.
+        step: The step that the run has reached.
 
     Raises:
-        InputError: there are such flags; the line names them.
+        InputError: there are such flags; the message names them.
     """
     settings = {field.name for field in fields(config)}
-    # A setting is there if it was typed, as 0 or as off too; other flags are None or False if not.
+    # A setting is present only if it was typed, even as 0 or off; other flags are None or False.
     typed = {n for n, v in given.items() if n in settings or (v is not None and v is not False)}
     extra = sorted(typed - MAY_CHANGE - {"resume", "device"})
     if LONGER in extra and _goes_on(config, step, given[LONGER]):
@@ -149,9 +149,9 @@ def check_kept(config: LoopConfig, given: Mapping[str, Any], step: int) -> None:
 
 
 def _goes_on(config: LoopConfig, step: int, max_steps: int | str) -> bool:
-    """Whether a run is at its end and would get more steps, as a flag or a file has them.
+    """Whether a run has ended and a flag or a file gives it more steps.
 
-    On the way a longer schedule would only be another run than the one that was begun.
+    Before its end, a longer schedule would make it a different run from the one that was begun.
     """
     wanted = str(max_steps)
     more = wanted.isdecimal() and len(wanted) < 20 and int(wanted) > config.max_steps
@@ -160,13 +160,13 @@ def _goes_on(config: LoopConfig, step: int, max_steps: int | str) -> bool:
 
 @dataclass(frozen=True)
 class _Idle:
-    """Settings that do nothing beside others.
+    """Settings that have no effect together with certain others.
 
     Attributes:
         settings: Their names.
         of: The configs that have them.
-        where: Whether they do nothing in such a config.
-        why: What is missing, or what does it instead.
+        where: Whether they have no effect in such a config.
+        why: What is missing, or what replaces them.
     """
 
     settings: tuple[str, ...]
@@ -214,7 +214,7 @@ _IDLE = (
         ("color_profiles",),
         LoopConfig,
         lambda config: config.data not in NAMES and kind_of(config.data) is not None,
-        "only for a directory of images can profiles be left out",
+        "profiles can be left out only for a directory of images",
     ),
     _Idle(
         ("wandb",),
@@ -226,22 +226,22 @@ _IDLE = (
         ("split_by", "group_tiles"),
         LoopConfig,
         lambda config: config.data in NAMES,
-        "sets that go by a name have a split of their own",
+        "named data sets have a split of their own",
     ),
 )
 
 
 def check_of_use(config: LoopConfig, given: Mapping[str, Any]) -> None:
-    """Refuses flags that would do nothing: whoever types one wants something else than they get.
+    """Refuses flags that would have no effect, because the user expects one.
 
-    In a config file they may stand, as all settings do in that of a run.
+    They are allowed in a config file, because a run's own file lists all settings.
 
     Args:
         config: The run's settings.
-        given: What the command line was parsed to.
+        given: The parsed command line.
 
     Raises:
-        InputError: there is such a flag; the line says what it is for.
+        InputError: there is such a flag; the message says what it is for.
     """
     for row in _IDLE:
         idle = [name for name in row.settings if name in given]
@@ -251,29 +251,29 @@ def check_of_use(config: LoopConfig, given: Mapping[str, Any]) -> None:
 
 
 def as_edited(config: Config, path: Path, step: int) -> Config:
-    """The settings of a run to resume, with what was changed in its config file and may be.
+    """The settings of a run to resume, with the allowed edits of its config file.
 
-    Without a file that can be read, those that it has, which a warning says: the file is about to
-    be written anew.
+    If the file cannot be read, the stored settings are used, with a warning, because the file is
+    about to be written anew.
 
     Args:
-        config: As they are stored in its checkpoint.
+        config: The settings in its checkpoint.
         path: Its config file.
-        step: Where the run stands.
+        step: The step that the run has reached.
 
     Raises:
-        InputError: something in the file is wrong, or would change the training.
+        InputError: a value in the file is wrong, or would change the training.
     """
     try:
         read = read_config_file(path)
     except InputError as error:
         if path.exists():
             _logger.warning(
-                "%s; the run goes on with its own settings, and writes them there", error
+                "%s; the run continues with its own settings, and writes them there", error
             )
         return config
     stored = to_dict(config)
-    # A file of an older version has less in it.
+    # A file of an older version has fewer settings.
     found = from_dict(type(config), {**stored, **read}, source=shown_path(path))
     changed = [name for name, value in to_dict(found).items() if value != stored[name]]
     kept = [name for name in changed if name not in MAY_CHANGE]
@@ -283,22 +283,22 @@ def as_edited(config: Config, path: Path, step: int) -> Config:
         values = ", ".join(f"{name} back to {toml_value(stored[name])}" for name in kept)
         raise InputError(
             f"{shown_path(path)}: --resume keeps the run's own settings: set {values}, or start a"
-            " new run with this file as --config"
+            " new run with --config and this file"
         )
     return found
 
 
 def with_absolute_data(config: Config) -> Config:
-    """The settings of a run that can be resumed from any working directory."""
+    """The same settings with an absolute data path, so that any working directory can resume."""
     return config if config.data in NAMES else replace(config, data=absolute(config.data))
 
 
 def facts_of_images(photos: Photographs, images: TrainingImages) -> dict[str, Any]:
-    """What a run's checkpoint says of its images, so that it is resumed on no others."""
+    """The facts about its images in a run's checkpoint, to refuse resuming on others."""
     return {
         "train_hashes": images.hashes,
         "held_out_hashes": [photo.hash for photo in photos.held_out],
-        # A hash alone, as there can be millions.
+        # Only a hash, because there can be millions.
         "weights_hash": hashlib.sha256(repr([*images.weights]).encode()).hexdigest(),
     }
 
@@ -306,15 +306,15 @@ def facts_of_images(photos: Photographs, images: TrainingImages) -> dict[str, An
 def check_same_images(
     config: LoopConfig, begun_with: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
-    """Refuses to resume a run on other images, or where they would be drawn differently often.
+    """Refuses to resume a run on other images, or with other sampling weights.
 
     Args:
-        begun_with: What the run's checkpoint says, see `facts_of_images`; of a new run nothing, and
-            of an old one not all.
-        found: The same of the images that there are now.
+        begun_with: The facts in the run's checkpoint, see `facts_of_images`; empty for a new run,
+            and incomplete for an old one.
+        found: The same facts about the present images.
 
     Raises:
-        InputError: they are others.
+        InputError: they differ.
     """
     differs = {name for name in found if begun_with.get(name, found[name]) != found[name]}
     for name, which in (("train_hashes", "training"), ("held_out_hashes", "held-out")):
@@ -326,6 +326,6 @@ def check_same_images(
             )
     if differs:
         raise InputError(
-            f"{config.data}: the images lie in other folders than when this run began, which"
-            " data_weights gives other weights: put them back, or say with --data where they are"
+            f"{config.data}: the images are in other folders than when this run began, which"
+            " data_weights weights differently: put them back, or say with --data where they are"
         )

@@ -1,4 +1,4 @@
-"""A task and where its training stands, and the checkpoint that holds both."""
+"""A task, the state of its training, and the checkpoint that holds both."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from hyperinit.siren.store import load_tensors, save_tensors
 
 
 class Batches(Protocol):
-    """Where training images come from: a pure function of the step, so that resuming is exact."""
+    """The source of training images: a pure function of the step, so that resuming is exact."""
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """Images (batch_size, 3, size, size) in [0, 1] of one outer step."""
+        """The images (batch_size, 3, size, size) in [0, 1] of one outer step."""
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What a run trains on.
+    """The images that a run trains on.
 
     Attributes:
-        batches: Where its images come from.
-        hashes: Of the photographs it sees, which its init may not be tested on.
-        weights: How often each of them is drawn, relative to others; empty where none is drawn.
+        batches: The source of its images.
+        hashes: Hashes of the photographs it sees, which its init may not be tested on.
+        weights: How often each of them is drawn, relative to others; empty if none is drawn.
     """
 
     batches: Batches
@@ -43,7 +43,7 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The loss of one outer step, to be differentiated, and what to log of it.
+    """The loss of one outer step, to be differentiated, and the numbers to log.
 
     Errors are means over the images, before and after the inner steps or the fit of the step: MSE
     in normalised units, PSNR in dB.
@@ -62,24 +62,24 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Task(Generic[Config, Model]):
-    """What is trained, and what it descends.
+    """What is trained, and on which loss.
 
     Attributes:
-        name: Of what is trained, in logs.
-        kind: Of its checkpoints, see `store.save_tensors`.
+        name: The model's name in logs.
+        kind: The kind of its checkpoints, see `store.save_tensors`.
         load: Path of a checkpoint -> the model in it, checked, and the facts about it.
-        prefix: Of the model's tensors in them.
-        config: Type of its config.
+        prefix: The prefix of the model's tensors in them.
+        config: The type of its config.
         build: config -> a fresh model; its `facts` go into checkpoints.
-        optimizer: (model, config) -> its optimiser; the rates it has are scaled by `rate`.
+        optimizer: (model, config) -> its optimiser; `rate` scales its learning rates.
         loss: (model, config, images (B, 3, H, W), generator, part) -> the step's loss and errors,
-            as means over the images of the part; pixels are drawn for all, so that what is drawn
-            for an image does not depend on the part that it is in.
-        starts: (model, config, held-out images) -> named inits to evaluate, one an image; and
+            as means over the images of the part. Pixels are drawn for all images, so that those of
+            an image do not depend on the part that it is in.
+        starts: (model, config, held-out images) -> named inits to evaluate, one per image; and
             further numbers to log.
-        see: (model, all images of a step): before the step, in every process that shares it.
-        least_bytes: (config, images of a step in one process) -> memory that it takes at least,
-            in parts: names of the fields that a part grows with -> bytes.
+        see: (model, all images of a step), called before the step in every process that shares it.
+        least_bytes: (config, images of a step in one process) -> the least memory it takes, in
+            parts: names of the fields that a part grows with -> bytes.
     """
 
     name: str
@@ -95,10 +95,10 @@ class Task(Generic[Config, Model]):
     least_bytes: Callable[[Config, int], dict[str, float]] = lambda config, images: {}
 
     def check_memory(self, config: Config, processes: int = 1) -> None:
-        """Refuses a training that the memory of this machine cannot hold, before any work.
+        """Refuses a training that does not fit in this machine's memory, before any work.
 
         Raises:
-            InputError: it cannot; the line names what could be smaller.
+            InputError: it does not fit; the message says what to make smaller.
         """
         parts = self.least_bytes(config, ceil(config.batch_images / processes))
         most = max(parts, key=lambda names: parts[names], default="")
@@ -116,15 +116,15 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     train_sec: float = 0.0
-    usual_norm: float = 0.0  # geometric moving average of the outer gradient's; 0: not known yet
+    usual_norm: float = 0.0  # geometric moving average of the outer gradient's norm; 0: unknown
     skipped_in_a_row: int = 0
-    unlogged: Mapping[str, float] | None = None  # of the last step, not yet in the log
+    unlogged: Mapping[str, float] | None = None  # metrics of the last step, not yet in the log
 
 
-# What a TrainState has besides the model and the optimiser: name -> type of its number.
+# Fields of a TrainState besides the model and the optimiser: name -> type.
 _PROGRESS = {"step": int, "train_sec": float, "usual_norm": float, "skipped_in_a_row": int}
 
-# What torch's optimisers keep of a parameter: AdamW, and SGD with momentum.
+# State that torch's optimisers keep for a parameter: AdamW, and SGD with momentum.
 _OPTIMIZER_STATE = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
 
 
@@ -141,7 +141,7 @@ def _with_optimizer(task: Task[Config, Any], model: Any, config: Config) -> Trai
 
 
 def save_state(path: Path, state: TrainState, config: LoopConfig, **info: Any) -> None:
-    """Writes a checkpoint: the model, its optimiser, the config, where training stands."""
+    """Writes a checkpoint: the model, its optimiser, the config and the state of training."""
     prefix = state.task.prefix
     tensors = {f"{prefix}/{name}": value for name, value in state.model.state_dict().items()}
     for name, parameter in state.model.named_parameters():
@@ -163,16 +163,16 @@ def load_state(path: Path, task: Task[Config, Any]) -> tuple[TrainState, Config,
     """Reads what `save_state` wrote: training can continue from it.
 
     Raises:
-        InputError: no checkpoint there, or a damaged one, or one of another program or version, or
-            what it says of itself is impossible, or it has nothing to continue from.
+        InputError: there is no checkpoint, or it is damaged, of another program or version,
+            contradicts itself, or has nothing to continue from.
     """
     model, info = task.load(path)
     config = _stored_config(path, task, info)
     siren = model.config.siren
     if (siren.width, siren.depth) != (config.width, config.depth):
         raise InputError(
-            f"{path}: its settings are for a SIREN of {config.depth} x {config.width}, its tensors"
-            f" for one of {siren.depth} x {siren.width}"
+            f"{path}: its settings are for a SIREN of {config.depth} x {config.width}, but its"
+            f" tensors for one of {siren.depth} x {siren.width}"
         )
     state = _with_optimizer(task, model.train(), config)
     for field, kind in _PROGRESS.items():
@@ -210,7 +210,7 @@ def _stored_config(path: Path, task: Task[Config, Any], info: Mapping[str, Any])
     if not isinstance(info["train"], dict):
         raise InputError(f"{path}: its settings must be keys and values")
     try:
-        # As runs were before there was a choice.
+        # The behaviour of runs from before these settings existed.
         settings = {"split_by": "name", "color_profiles": False, **info["train"]}
         return from_dict(task.config, settings, source="its settings")
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Batches of images -> a trained hypernetwork: its task, and how it is loaded."""
+"""Batches of images -> a trained hypernetwork: its `Task`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _loss(
 def _starts(
     hyper: HyperNetwork, config: TrainConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
-    """Inits before and after the inner steps; statistics of the weights, the step sizes."""
+    """Inits before and after the inner steps; statistics of the weights and the step sizes."""
     with torch.no_grad():
         before = hyper(held_out).map(lambda value: value.detach()).unbatch()
     after = [hyper.generate(image) for image in held_out]

@@ -1,8 +1,8 @@
-"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and a logger on top.
+"""A run's numbers and pictures -> `metrics.jsonl` in its directory, always, and an extra logger.
 
-That is W&B or one of `loggers/table.py`. Nothing that happens to it stops a run: its first failure
-is one warning, after which only the JSONL file is written. That file has one JSON object per line,
-each with a "kind" and a "step":
+The logger is W&B or one of `loggers/table.py`. Its failures do not stop a run: after the first one,
+which is a warning, only the JSONL file is written. That file has one JSON object per line, each
+with a "kind" and a "step":
 
     {"kind": "start", "step": 0, "config": {...}}
     {"kind": "metrics", "step": 20, "values": {"train/loss": 0.31}}
@@ -11,8 +11,8 @@ each with a "kind" and a "step":
     {"kind": "artifact", "step": 20, "name": "hypernet", "path": "..."}
     {"kind": "summary", "step": 20, "values": {"psnr_db/after": 27.1}}
 
-NaN and infinity are null there. Tables, artifacts and the summary have the step logged last.
-W&B adds the host's name and hardware, the package list and the git commit; not the console.
+NaN and infinity are null there. Tables, artifacts and the summary have the last logged step.
+W&B adds the host's name and hardware, the package list and the git commit, but not the console.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ _logger = logging.getLogger(__name__)
 
 _ONLY_JSONL = f"from here on only {LOG_NAME} is written"
 
-# W&B is given up when it has not started after _START_SEC: a server that refuses or never answers
-# costs _INIT_SEC, and an SDK whose own time-out fails (it adds a grace of 10 s) the rest.
+# W&B is given up if it has not started after _START_SEC. A server that refuses or never answers
+# costs _INIT_SEC; the rest is for an SDK whose own time-out fails (it adds a grace of 10 s).
 _INIT_SEC = 8
 _START_SEC = 13.0
-_OTHER_START_SEC = 60.0  # MLflow makes a database, and takes half a minute on a busy machine
+_OTHER_START_SEC = 60.0  # MLflow creates a database, which takes half a minute on a busy machine
 _CALL_SEC = 10.0  # tables and artifacts ask the server, which may have died meanwhile
 _ABANDON_SEC = 5.0
-_FINISH_SEC = 60  # for the upload at the end; what is left is on disk, for `wandb sync`
+_FINISH_SEC = 60  # for the upload at the end; the rest stays on disk, for `wandb sync`
 
 
 class Tracker:
-    """Where a run reports to; see `open_tracker`.
+    """The log of a run; see `open_tracker`.
 
     Attributes:
         path: The JSONL file.
         wandb_run: The W&B run, or None if there is none (any more).
-        other: Another logger and what messages call it, or None likewise.
+        other: Another logger and its name in messages, or None likewise.
     """
 
     def __init__(self, path: Path, file: FileIO) -> None:
@@ -74,19 +74,19 @@ class Tracker:
         self._lost_images = False
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Numbers of one step, by name; "/" in a name groups charts."""
+        """Logs numbers of one step, by name; "/" in a name groups charts."""
         self._write("metrics", step, values=metrics)
         numbers = {safe_name(name): unwrap(value) for name, value in metrics.items()}
         self._send(lambda run: run.log(numbers, step=step))
         self._tell(lambda logger: logger.numbers(numbers, step))
 
     def log_image(self, name: str, image: Tensor, step: int) -> None:
-        """A picture (3, H, W) in [0, 1], as PNG below the run's directory; NaN is black.
+        """Writes a picture (3, H, W) in [0, 1] as PNG below the run's directory; NaN is black.
 
-        The first one that cannot be written is a warning.
+        The first failure to write one is a warning.
         """
         path = self.path.parent / "images" / f"{safe_part(name)}-{step:06d}.png"
-        with contextlib.suppress(OSError):  # save_image says it better
+        with contextlib.suppress(OSError):  # save_image has the better message
             path.parent.mkdir(exist_ok=True)
         try:
             save_image(image.nan_to_num(), path)
@@ -106,7 +106,7 @@ class Tracker:
         self._tell(lambda logger: logger.picture(safe_name(name), path, step))
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table of texts, numbers and None."""
+        """Logs a table of texts, numbers and None."""
         self._write("table", self._step, name=name, columns=columns, rows=rows)
         header, data = plain(columns), plain(rows)
 
@@ -122,7 +122,7 @@ class Tracker:
         self._tell(lambda logger: logger.table(safe_name(name), header, data, self._step))
 
     def log_artifact(self, name: str, path: str | Path) -> None:
-        """A file of the run, such as a checkpoint; W&B keeps a copy, the JSONL file its path."""
+        """Logs a file, such as a checkpoint: W&B gets a copy, the JSONL file its path."""
         self._write("artifact", self._step, name=name, path=self._relative(path))
 
         def send(run: Any) -> None:
@@ -136,7 +136,7 @@ class Tracker:
         self._tell(lambda logger: logger.file(Path(path)))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """The run's headline numbers; a later value of the same name wins."""
+        """Logs the run's headline numbers; a later value of the same name wins."""
         self._write("summary", self._step, values=values)
         named = {safe_name(name): plain(value) for name, value in values.items()}
         self._send(lambda run: run.summary.update(named))
@@ -155,7 +155,7 @@ class Tracker:
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
 
     def _write(self, kind: str, step: int, **content: Any) -> None:
-        """One line, in one write: a killed process leaves at most a half-written last line."""
+        """Appends a line in one write: a killed process leaves at most a half-written last line."""
         self._step = int(step)
         row = {"kind": kind, "step": self._step, **plain(content)}
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -171,7 +171,7 @@ class Tracker:
         consequence: str = _ONLY_JSONL,
         limit_sec: float | None = None,
     ) -> None:
-        """Does something with the W&B run; the first failure of any kind is the last."""
+        """Does something with the W&B run; after the first failure of any kind it is not used."""
         run = self.wandb_run
         if run is None:
             return
@@ -183,7 +183,7 @@ class Tracker:
             _abandon(run)
 
     def _tell(self, action: Callable[[Logger], object]) -> None:
-        """As `_send`, for the other logger."""
+        """Like `_send`, for the other logger."""
         if self.other is None:
             return
         title, logger = self.other
@@ -208,13 +208,13 @@ def open_tracker(
     Args:
         run_dir: Created if missing; W&B writes below its `wandb/`.
         config: The resolved settings, JSON-able.
-        wandb_mode: "auto" is WANDB_MODE if that is set, else online where an API key is
-            configured, else offline; online falls back to offline.
+        wandb_mode: "auto" is WANDB_MODE if that is set, else online if an API key is configured,
+            else offline; online falls back to offline.
         project: W&B project.
         name: W&B display name; by default the directory's name.
-        resume_step: Step of the checkpoint that is resumed: what was logged after it is dropped
-            (it will be logged again), and the W&B run is continued under its id.
-        log: The logger on top: "wandb", a name in `LOGGERS` (given a minute to start), or "none".
+        resume_step: Step of the resumed checkpoint: entries after it are dropped (they will be
+            logged again), and the W&B run is continued under its id.
+        log: The extra logger: "wandb", a name in `LOGGERS` (given a minute to start), or "none".
 
     Raises:
         InputError: the directory cannot be written, or holds a log and `resume_step` is None, or
@@ -226,7 +226,7 @@ def open_tracker(
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if path.is_fifo():
-            raise InputError(f"{path} is a pipe: choose another folder")
+            raise InputError(f"{path} is a pipe; choose another folder")
         if path.exists() and path.stat().st_size:
             if resume_step is None:
                 raise InputError(f"{path} already holds a run; resume it or choose another folder")
@@ -271,7 +271,7 @@ def _start_wandb_in_time(tracker: Tracker, mode: WandbMode, run: LoggedRun) -> N
 
 
 def silent_tracker() -> Tracker:
-    """One that keeps nothing: of a process that leaves the log to another."""
+    """A tracker that logs nothing, for a process that leaves the log to another."""
     return Tracker(Path(os.devnull), FileIO(os.devnull, "a"))
 
 
@@ -290,7 +290,7 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Removes, atomically, rows later than a step, and what a killed process left half-written."""
+    """Removes, atomically, rows after a step, and a half-written line of a killed process."""
     lines = path.read_bytes().split(b"\n")
     rows = ((line, _parse_row(line)) for line in lines)
     kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= step]
@@ -303,7 +303,7 @@ def _warn(what: str, error: Exception, consequence: str) -> None:
 
 
 def _abandon(run: Any) -> None:
-    """Ends a W&B run that failed, and W&B's service process, which may be dead or hang.
+    """Ends a W&B run that failed, and W&B's service process, which may be dead or stuck.
 
     Otherwise W&B's exit hook would wait for it, or fail with a traceback.
     """
@@ -312,19 +312,19 @@ def _abandon(run: Any) -> None:
     with contextlib.suppress(Exception):
         import wandb
 
-        if wandb.run is None:  # nobody else's run is open
+        if wandb.run is None:  # no other run is open
             bounded(wandb.teardown, _ABANDON_SEC)
 
 
 def _start_wandb(
     run_dir: Path, mode: str, resumed: bool, settings: dict[str, Any]
 ) -> tuple[Any, Exception | None]:
-    """Starts W&B online or, where that fails or is not wanted, offline: (run, why not online)."""
-    # Read by W&B's service process when it starts. Its own error reports go to the W&B server and
-    # hold up the exit by 20 s where that does not answer.
+    """Starts W&B online or, if that fails or is not wanted, offline: (run, why not online)."""
+    # W&B's service process reads these when it starts. Its own error reports go to the W&B server,
+    # and delay the exit by 20 s if that does not answer.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")  # artifacts that wait for their upload
+    os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")  # artifacts waiting for upload
     os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
     import wandb
 
@@ -332,7 +332,7 @@ def _start_wandb(
         "console": "off",
         "silent": True,
         "disable_code": True,
-        "reinit": "create_new",  # leaves a run that the caller may have open alone
+        "reinit": "create_new",  # leaves alone a run that the caller may have open
         "init_timeout": _INIT_SEC,
         "finish_timeout": _FINISH_SEC,
         "finish_timeout_raises": True,
@@ -363,6 +363,6 @@ def _start_wandb(
             raise InputError("no API key; run `wandb login` or set WANDB_API_KEY")
         return init("online"), None
     except Exception as error:
-        if wandb.run is None:  # nobody else's run is open; frees the id that the attempt took
+        if wandb.run is None:  # no other run is open; frees the id that the attempt took
             wandb.teardown()
         return init("offline"), error
