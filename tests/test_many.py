@@ -409,7 +409,10 @@ def test_the_command_fits_a_directory_and_goes_on(photos: Path, capsys: Any) -> 
 
 @pytest.mark.parametrize(
     "flags,message",
-    [([], "say where to with -o OUT_DIR"), (["-o", "x", "--render", "x.png"], "--render")],
+    [
+        ([], "give a directory for results: -o OUT_DIR"),
+        (["-o", "x", "--render", "x.png"], "--render"),
+    ],
 )
 def test_the_command_says_what_a_directory_needs(
     photos: Path, capsys: Any, flags: list[str], message: str

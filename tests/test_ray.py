@@ -145,7 +145,7 @@ def test_ctrl_c_ends_the_command_in_one_line_and_the_cluster_with_it(tmp_path):
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=120)
     assert running.returncode == 130, told
-    assert "images that are finished are kept; the same command continues" in told
+    assert "finished images are kept; the same command continues" in told
     assert "Traceback" not in told
     until = time.monotonic() + 60
     while below and time.monotonic() < until:
@@ -225,7 +225,7 @@ def test_numbers_out_of_range_are_refused_before_anything_starts(settings, line)
 def test_what_is_given_without_ray_is_refused_or_done_here():
     with engine_of(None) as engine:
         assert engine is HERE and list(engine.map(str, [1, 2])) == [(1, "1"), (2, "2")]
-    with pytest.raises(InputError, match="--ray-gpus is for --ray"), engine_of(None, gpus=1):
+    with pytest.raises(InputError, match="--ray-gpus needs --ray"), engine_of(None, gpus=1):
         pass
 
 

@@ -155,14 +155,14 @@ def test_a_npy_file_of_floats_is_a_signal_and_several_are_stacks(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["generate", "SET", "-o", "x.safetensors"], "say where to with -o OUT_DIR"),
+        (["generate", "SET", "-o", "x.safetensors"], "give a directory for results: -o OUT_DIR"),
         (["generate", "SET", "IMAGE", "-o", "x"], "is a set of images: give it alone"),
         (["generate", "IMAGE", "-o", "x", "--limit", "2"], "--limit is for a set of images"),
         (["fit", "IMAGE", "--limit", "2"], "--limit is for a set of images"),
         (["fit", "IMAGE", "--no-learn"], "--no-learn is for a set of images"),
         (["fit", "IMAGE", "--batch-images", "2"], "--batch-images is for a set of images"),
         (["fit", "IMAGE", "--ray-gpus", "0.5"], "--ray-gpus is for a set of images"),
-        (["fit", "SET"], "say where to with -o OUT_DIR"),
+        (["fit", "SET"], "give a directory for results: -o OUT_DIR"),
         (["fit", "none.tar", "-o", "x"], "none.tar: no such file"),
         (["generate", "hf:a:b:c#", "-o", "x"], "hf:"),
     ],

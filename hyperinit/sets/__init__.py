@@ -1,1 +1,1 @@
-"""A set of images -> a fitted SIREN each, from starts that get better on the way."""
+"""A set of images -> a fitted SIREN for each, from starts that may improve on the way."""

@@ -1,4 +1,4 @@
-"""`hyperinit fit SET`: what it says and asks before, while and after a set is fitted."""
+"""`hyperinit fit SET`: its checks and messages before, during and after the fits of a set."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ from hyperinit.siren.device import choose_threads, on_threads
 from hyperinit.siren.store import PARAMS_KIND, read_info
 from hyperinit.spread.engines import engine_of
 
-# From so many images on, starts that are learned on the way are ahead, what they cost the first
-# images included (docs/research-log.md 52), but for fits that start from many steps (95).
+# From this many images on, starts learned on the way are ahead, even counting what they cost the
+# first images (docs/research-log.md 52), except for fits that start from many steps (95).
 LEARN_IMAGES = 100
-FIRST_IMAGES = 32  # that start from the default init, before there is enough to learn from
+FIRST_IMAGES = 32  # images that use the default init, before there is enough to learn from
 DRY_IMAGES = 4  # that `--dry-run` fits
 
 
 def fit_images(
     arguments: argparse.Namespace, init: Init, base: Init | None, config: FitConfig, device: Any
 ) -> int:
-    """Fits all images of a set; 1 if some have no result, or not the one that was wanted.
+    """Fits all images of a set; returns 1 if some have no result or missed the target.
 
     Args:
         arguments: Of `hyperinit fit`.
-        init: Where fits start that learn nothing.
-        base: What a learned start is added to; None: `init`, which was named.
+        init: The init of fits that learn no starts.
+        base: The init to which a learned correction is added; None: `init`, which was named.
 
     Raises:
-        InputError: bad input, or no image has a result.
+        InputError: the input is bad, or no image has a result.
     """
     source, out = shown_path(arguments.image), arguments.out
     if out is None and not arguments.dry_run:
-        raise InputError(f"{source} is a set of images: say where to with -o OUT_DIR")
+        raise InputError(f"{source} is a set of images; give a directory for results: -o OUT_DIR")
     if arguments.render is not None:
-        raise InputError("--render is for one image: use `hyperinit render` on the results")
+        raise InputError("--render is for one image; use `hyperinit render` on the results")
     if out is not None:
         check_directory(out, may_be_made=True)
         check_apart(arguments.init, out)
@@ -83,13 +83,13 @@ def fit_images(
             most_images=most_images,
             device=engine.device or device,
             spread=engine,
-            eval_epochs=(),  # start and end alone
+            eval_epochs=(),  # only start and end
             on_fitted=told.fitted,
             on_failed=told.failed,
             on_finished=told.finished,
         )
 
-    kept = advising("images that are finished are kept; the same command continues")
+    kept = advising("finished images are kept; the same command continues")
     ray = engine_of(arguments.ray, threads=arguments.threads, gpus=arguments.ray_gpus)
     with ray as engine, on_threads(choose_threads(arguments.threads, work)), kept:
         if arguments.dry_run:
@@ -105,7 +105,7 @@ def fit_images(
 
 
 def _tell(report: DirectoryReport, source: str, out: Path) -> None:
-    """Says what became of a set.
+    """Prints the outcome of a set.
 
     Raises:
         InputError: no image has a result.
@@ -134,19 +134,19 @@ def _with_learning(
     config: FitConfig,
     names: Sequence[str],
 ) -> Init:
-    """What fits of a set start from: an init that learns on the way, if wanted or if it pays.
+    """The init of a set's fits: one that learns on the way, if asked for or if it pays.
 
-    Where neither is said, results that are there decide: a set that has grown, or of which a few
-    were tried, goes on as it began.
+    Without --learn or --no-learn, existing results decide: a set that has grown, or of which a few
+    images were tried, continues as it began.
     """
     learn = arguments.learn
-    if arguments.ray is not None:  # whose fits are not done in order
+    if arguments.ray is not None:  # its fits do not end in order
         if learn:
-            raise InputError("--learn is for one process: leave out --ray")
+            raise InputError("--learn is for one process; leave out --ray")
         learn = False
     if learn is None and arguments.out is not None:
         learn = _learned_before(arguments.out, names)
-    if learn is None:  # an init that was named is what it says
+    if learn is None:  # a named init is used as it is
         epochs = expected_epochs(config.budget_epochs, arguments.target_mse)
         is_short = epochs < many_epochs(prod(arguments.size) if arguments.size else None)
         learn = base is not None and is_short and len(names) >= LEARN_IMAGES
@@ -156,11 +156,11 @@ def _with_learning(
 
 
 def _learned_before(out: Path, names: Sequence[str]) -> bool | None:
-    """Whether starts were learned on the way to the first result; None where there is none."""
-    if not any(out.glob("*.safetensors")):  # or else a large set would be looked for in vain
+    """Whether the first result used learned starts; None if there is no result."""
+    if not any(out.glob("*.safetensors")):  # avoids a useless search through a large set
         return None
     for path in (out / result_name(name) for name in names):
-        with suppress(InputError):  # missing, damaged or something else
+        with suppress(InputError):  # missing, damaged or of another kind
             init_facts = read_info(path, PARAMS_KIND).get("init_facts")
             return isinstance(init_facts, dict) and "on_the_way" in init_facts
     return None
@@ -169,14 +169,14 @@ def _learned_before(out: Path, names: Sequence[str]) -> bool | None:
 def estimate(
     names: Sequence[str], tried: DirectoryReport, made: Sequence[Path], out: Path | None, init: Init
 ) -> str:
-    """What a set will cost, in a line or two.
+    """The estimated cost of a set, in a line or two.
 
     Args:
-        names: Of all images.
-        tried: What became of the few that were fitted to see.
+        names: Names of all images.
+        tried: The report of the few trial fits.
         made: Their results.
-        out: Where results are to go, where that is known.
-        init: Where fits start.
+        out: Where results will go, if known.
+        init: The init of the fits.
 
     Raises:
         InputError: none could be fitted, or `out` holds a result that was made differently.
@@ -200,19 +200,19 @@ def estimate(
         return text
     at = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = disk_usage(at).free
-    return text if need < free else f"{text}; only {shown_bytes(free)} are free there"
+    return text if need < free else f"{text}; only {shown_bytes(free)} are free"
 
 
 @dataclass
 class Told:
-    """Says of each image of a directory what became of it, how many are left and for how long."""
+    """Prints the outcome of each image of a set, how many are left and how long they will take."""
 
     count: Countdown
     quiet: bool = False
-    counted: str = ""  # the image that was counted last: one that misses its target is told twice
+    counted: str = ""  # the last counted image; one that misses its target is reported twice
 
     def fitted(self, name: str, result: Fitted) -> None:
-        """A file has been written."""
+        """Called when a file has been written."""
         if self.quiet:
             return
         end = result if isinstance(result, TargetResult) else result.kept
@@ -225,18 +225,18 @@ class Told:
             say(f"{shown_path(name)}: warning: {warning} (--width)")
 
     def failed(self, name: str, reason: str) -> None:
-        """There will be no file, or its error is not as low as was wanted."""
+        """Called when an image gets no file, or its error is above the target."""
         done = "" if name == self.counted else f" ({self.count.passed()})"
         tell_failed(name, reason, done)
 
     def finished(self, name: str) -> None:
-        """A file was there."""
+        """Called when a file was there already."""
         self.count.passed()
         self.counted = name
 
 
 def tell_failed(name: str, reason: str, done: str = "") -> None:
-    """Says that an image of a set has no result, and how far the set is."""
+    """Prints that an image of a set has no result, and the progress of the set."""
     reason = in_flags(reason)
     print(f"{shown_path(name)}: {reason}{done}", file=sys.stderr, flush=True)
     print_result("failed", None, image=name, reason=reason)

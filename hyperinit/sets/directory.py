@@ -1,7 +1,7 @@
-"""Many images -> many fitted SIRENs: B at a time, and a whole directory, one file an image.
+"""Many images -> many fitted SIRENs: B at a time, a whole directory, one file per image.
 
-B small fits together take fewer and larger matrix products than one after the other. Every image
-is fitted as `fit` would fit it alone: with its own pixels, and an AdamW that is element by element.
+B small fits together need fewer and larger matrix products than one after the other. Every image is
+fitted as `fit` would fit it alone: with its own pixels, and updates that are element by element.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ from hyperinit.sets.results import (
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.spread.engines import HERE, Engine, WorkLost
 
-AUTOMATIC = ("engine", "hidden_dtype")  # options that a timing or the work may decide
+AUTOMATIC = ("engine", "hidden_dtype")  # options that a timing or the amount of work may decide
 
-# Decoded images take 12 bytes a pixel: what is fitted together, and what waits for a batch of its
-# size to fill, is bounded whatever the sizes are.
+# Decoded images take 12 bytes per pixel. This bounds those that are fitted together, and those that
+# wait for a batch of their size to fill, whatever the sizes are.
 MAX_BATCH_PIXELS = 2**22
 MAX_WAITING_PIXELS = 2**24
-GPU_PIXELS_FACTOR = 4  # on both, where a GPU takes more images at a time
+GPU_PIXELS_FACTOR = 4  # factor on both for a GPU, which takes more images at a time
 
 BATCH_IMAGES = 16
-MAX_BATCH_WEIGHTS = 2**26  # of all SIRENs of a larger batch: their starts are 256 MiB
+MAX_BATCH_WEIGHTS = 2**26  # of all SIRENs of a batch: their starts are 256 MiB
 
 
 @dataclass(frozen=True)
 class DirectoryReport:
-    """What `fit_directory` did.
+    """The outcome of `fit_directory`.
 
     Attributes:
-        fitted: Images fitted now.
-        finished: Images that were finished before and left as they are.
+        fitted: Number of images fitted now.
+        finished: Number of images that were finished before; their files are not changed.
         failed: (name of the image below the directory, why it has no result).
-        missed: (name, what it ended with) of images whose result is not as good as was wanted.
+        missed: (name, final error) of images whose result missed the target.
         sec: Seconds from the first image to the last file, decoding and writing included.
     """
 
@@ -80,11 +80,11 @@ class DirectoryReport:
 
     @property
     def images_per_hour(self) -> float:
-        """How many images were fitted an hour in this run; 0 where there were none."""
+        """Images fitted per hour in this run; 0 if there were none."""
         return 3600 * self.fitted / self.sec if self.sec > 0 else 0.0
 
 
-def fit_directory(  # more than 60 lines: half is its docstring, as it is what users call
+def fit_directory(  # more than 60 lines: half is its docstring, because users call it
     directory: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     init: Init,
@@ -103,43 +103,42 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
 ) -> DirectoryReport:
     """Fits a SIREN to every image of a set and writes one file for each.
 
-    Images are streamed: memory is bounded, however many there are. An image whose file is there,
-    undamaged and made in the same way from the same image, is skipped, so a run that was
-    interrupted continues where it stopped; a damaged or outdated file is made again.
+    Images are streamed, so memory is bounded however many there are. An image whose file is there,
+    undamaged and made in the same way from the same image, is skipped, so an interrupted run
+    continues where it stopped. A damaged or outdated file is made again.
 
     Args:
-        directory: The top of a tree of images; hidden files are passed over, links to directories
-            are followed, each directory once. Or other data, see `open_source`.
+        directory: The top of a tree of images; hidden files are skipped, links to directories are
+            followed, each directory once. Or other data, see `open_source`.
         out: Where NAME-HASH.safetensors are written, one for each image; see `result_name`. Their
-            metadata: images (name, height, width, sha256, and photo_sha256, the hash before it was
-            cropped), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts,
-            became (what "auto" was: the first result decides for the whole directory); with a
+            metadata: images (name, height, width, sha256, and photo_sha256, the hash before
+            cropping), source_sha256, mse, psnr, init, init_facts, fit, size, lr, restarts,
+            became (what "auto" became: the first result decides for the whole directory); with a
             target, reached and runs instead of the last three.
-        init: Where each fit starts, with the seed of the config. One that has `learn` is told where
-            the fits of each batch ended, in the order of the names, those of an earlier run too: a
-            run that was interrupted continues with the starts that it would have had.
+        init: The init of each fit, with the config's seed. If it has `learn`, that is called with
+            the fits of each batch, in the order of the names, including those of an earlier run:
+            an interrupted run continues with the same starts as without the interruption.
         target_mse: Fit each image until its error is this (see `fit_to_target`), one by one; the
-            config's budget is the most that each may cost. None: fit over the budget.
-        size: Crop to the centre square and resize to so many pixels a side, or to the shape of
-            (height, width) and resize to that; None leaves images as they are. Images of different
-            sizes are fitted in separate batches.
-        batch_images: Fitted together, at most. None: BATCH_IMAGES, or on a CUDA device as many as
-            its memory holds.
-            An image's result depends on its neighbours by rounding alone, and so by a tenth of a
-            dB or so: docs/reliability.md.
-        most_images: How many of the set's images, the first by name, are looked at; all.
+            config's budget is the cap for each. None: fit over the budget.
+        size: Crop to the centre square and resize to this many pixels a side, or crop to the shape
+            of (height, width) and resize to that; None leaves images as they are. Images of
+            different sizes are fitted in separate batches.
+        batch_images: The most images fitted together. None: BATCH_IMAGES, or on a CUDA device as
+            many as its memory holds. The other images of a batch change a result only by rounding,
+            which is up to about a tenth of a dB: docs/reliability.md.
+        most_images: Use only this many images, the first by name; None: all.
         device: Where images are fitted.
-        spread: What fits batches of images; files are read and written here.
+        spread: The engine that fits batches of images; files are read and written here.
         on_fitted: Called with (name, result) after a file has been written.
-        on_failed: Called with (name, reason) where an image has no result, or one that misses the
-            target, as it happens.
+        on_failed: Called at once with (name, reason) if an image has no result, or one that misses
+            the target.
         on_finished: Called with the name of an image that was finished before.
         **options: Fields of FitConfig to set.
 
     Raises:
-        InputError: no such data, no image in it, or an option is unusable; `out` cannot be
-            written to, is in use by another process, or holds a result that was made differently.
-            Results that are finished stay as they are.
+        InputError: the data do not exist or hold no image, an option is unusable, or `out` cannot
+            be written to, is in use by another process, or holds a result that was made
+            differently. Finished results are never changed.
     """
     config = with_options(config, options)
     if not isinstance(init, Init):
@@ -164,7 +163,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
         "size": size,
     }
     how |= {} if target_mse is None else {"target_mse": target_mse}
-    how = json.loads(json.dumps(how))  # as it will be read back
+    how = json.loads(json.dumps(how))  # in the form in which it will be read back
     run = _Run(target, init, config, how, on_fitted, on_failed, on_finished, len(names))
     run.device, run.batch_images, run.target_mse = torch.device(device), batch_images, target_mse
     clock = Clock()
@@ -173,7 +172,7 @@ def fit_directory(  # more than 60 lines: half is its docstring, as it is what u
             run.fail(name, reason)
         count = len(names) if most_images is None else min(most_images, len(names))
         batches = run.batches(source, range(count), size)
-        # What "auto" becomes in the first batch, it is for all.
+        # The first batch decides what "auto" becomes for all.
         for some in (islice(batches, 1), batches):
             for (_, jobs), results in spread.map(run.fits(spread), some):
                 run.keep(jobs, results)
@@ -199,7 +198,7 @@ def _own_size(size: Any) -> int | tuple[int, int] | None:
 
 @dataclass
 class _Run:
-    """The state of `fit_directory`: what has been done so far."""
+    """The state of `fit_directory`."""
 
     target: Path
     init: Init
@@ -216,14 +215,14 @@ class _Run:
     finished: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009  never changes
     batch_images: int | None = BATCH_IMAGES
-    siren: SirenConfig | None = None  # of the init, once it is known
+    siren: SirenConfig | None = None  # the init's network, once it is known
 
     def pixels(self, on_cpu: int) -> int:
-        """A bound on pixels, or weights, in memory, on the device at hand."""
+        """A bound on the pixels, or weights, in memory, adapted to the device."""
         return on_cpu * (GPU_PIXELS_FACTOR if self.device.type == "cuda" else 1)
 
     def together(self, job: Job) -> int:
-        """Images of a job's size that are fitted together: fewer where they are large."""
+        """How many images of a job's size are fitted together: fewer if they are large."""
         pixels = math.prod(job.shape)
         most = BATCH_IMAGES if self.batch_images is None else self.batch_images
         try:
@@ -233,12 +232,12 @@ class _Run:
             if most > BATCH_IMAGES:
                 held = self.pixels(MAX_BATCH_WEIGHTS) // self._network(job).weights
                 most = max(BATCH_IMAGES, min(most, held))
-        except InputError:  # it has no start, which is told where it would be fitted
+        except InputError:  # it has no start, which is reported when it would be fitted
             most = min(most, BATCH_IMAGES)
         return min(most, max(1, self.pixels(MAX_BATCH_PIXELS) // pixels))
 
     def _network(self, job: Job) -> SirenConfig:
-        """What is fitted; where that is not known yet, by one start more than is needed."""
+        """The network that is fitted; if not known yet, found by making an extra start."""
         if self.siren is None:
             start = self.init.start(job.image.to(self.device), self.config.seed)
             self.siren = start.params.config
@@ -247,7 +246,7 @@ class _Run:
     def batches(
         self, source: Source, numbers: Iterable[int], size: int | tuple[int, int] | None
     ) -> Iterator[Batch]:
-        """What is to be fitted, as many images of a size as are fitted together."""
+        """Batches of images of one size that are to be fitted together."""
         waiting: dict[tuple[int, int], list[Job]] = defaultdict(list)
         for index in numbers:
             job = self.prepare(source, index, size)
@@ -256,7 +255,7 @@ class _Run:
             waiting[job.shape].append(job)
             if len(waiting[job.shape]) >= self.together(job):
                 yield self.config, waiting.pop(job.shape)
-            # Many sizes, none of which has filled a batch: the one with most pixels goes first.
+            # Many sizes, none of which has filled a batch: the one with the most pixels goes first.
             elif sum(len(jobs) * h * w for (h, w), jobs in waiting.items()) > self.pixels(
                 MAX_WAITING_PIXELS
             ):
@@ -266,23 +265,23 @@ class _Run:
             yield self.config, jobs
 
     def fits(self, spread: Engine) -> Callable[[Batch], Iterable[Outcome]]:
-        """Fits images of one size; here one after the other, each when it is asked for."""
+        """A function that fits images of one size; without an engine, one by one on demand."""
         fits = partial(fits_of, self.init, self.device, self.images, self.target_mse)
         return fits if spread is HERE else partial(all_fits, fits)
 
     def fail(self, name: str, reason: str) -> None:
-        """Notes that an image has no result, and says so."""
+        """Records and reports that an image has no result."""
         self.failed.append((name, reason))
         self.on_failed(name, reason)
 
     def miss(self, name: str, mse: float) -> None:
-        """Notes that an image's fit did not reach the target, and says so."""
+        """Records and reports that an image's fit did not reach the target."""
         reason = f"target_mse {self.target_mse:g} was not reached: MSE {mse:.3g}"
         self.missed.append((name, reason))
         self.on_failed(name, reason)
 
     def prepare(self, source: Source, index: int, size: int | tuple[int, int] | None) -> Job | None:
-        """Decodes an image, unless its result is there or it cannot be read."""
+        """Decodes an image, unless it has a result or cannot be read."""
         name = source.names[index]
         path = self.target / result_name(name)
         try:
@@ -306,22 +305,22 @@ class _Run:
         return Job(name, shown, path, pending.sha256, image_hash(image), finished)
 
     def _finished(self, path: Path, pending: Pending) -> tuple[Params | None, dict[str, Any]]:
-        """The undamaged result of this very image, made in this very way, if there is one."""
+        """The undamaged result of the same image, made in the same way, if there is one."""
         stored = stored_result(path, self.how)
         if stored is None:
             return None, {}
         params, info = stored
         if not self._is_alike(params.config, info.get("became")):
             raise UnusableResult.made_otherwise(path)
-        # Or else the image has changed since.
+        # Otherwise the image has changed since.
         return (params if info.get("source_sha256") == pending.sha256 else None), info
 
     def _is_alike(self, siren: SirenConfig, became: Any) -> bool:
-        """Whether a result is of a network as this run's, and with what "auto" is in this run.
+        """Whether a result has this run's network, and this run's values for "auto".
 
-        The first result that is found decides what "auto" is, where it says so.
+        The first result that is found decides these values, if it states them.
         """
-        if self.siren is None:  # hand-designed inits are of any size, which their facts do not say
+        if self.siren is None:  # a hand-designed init can have any size, which its facts do not say
             self.siren = network_of(self.init, seed=self.config.seed)
         if isinstance(became, dict):
             self._settle(became)
@@ -330,7 +329,7 @@ class _Run:
         return siren == self.siren
 
     def _settle(self, became: Mapping[str, Any]) -> None:
-        """What "auto" became once, it is for the whole directory."""
+        """Fixes what "auto" became once for the whole directory."""
         chosen = {
             key: became[key]
             for key in AUTOMATIC
@@ -341,10 +340,10 @@ class _Run:
             self.config = replace(self.config, **chosen)
 
     def keep(self, jobs: Sequence[Job], results: Iterable[Outcome] | WorkLost) -> None:
-        """Writes the files of images that have been fitted, and lets the init learn from them.
+        """Writes the files of fitted images, and lets the init learn from them.
 
         Raises:
-            InputError: a file could not be written; the line says where its SIREN is instead.
+            InputError: a file could not be written; the message says where its SIREN is instead.
         """
         ended = {job.name: job.finished for job in jobs if job.finished is not None}
         due = [job for job in jobs if job.finished is None]
@@ -360,7 +359,7 @@ class _Run:
             self.init.learn([job.image for job in learned], fitted, self.config.seed)
 
     def _write(self, jobs: Sequence[Job], results: Iterable[Outcome]) -> dict[str, Params]:
-        """The SIREN of each image that has one, in its file."""
+        """Writes the SIREN of each image that has one to its file; returns them by name."""
         fitted: dict[str, Params] = {}
         lost: list[InputError] = []
         for job, result in zip(jobs, results, strict=True):
@@ -385,11 +384,11 @@ class _Run:
             write = partial(save_result, params=result.params, facts=facts)
             try:
                 write_or_spare(job.path, write, f"the SIREN of {shown_path(job.name)}")
-            except InputError as error:  # the others of this batch are paid for as well
+            except InputError as error:  # the rest of the batch has been computed too: keep it
                 lost.append(error)
                 continue
             self.fitted += 1
-            # A copy: what the callback does to its result is not to be learned from.
+            # A copy, so that the init does not learn from what the callback does to its result.
             fitted[job.name] = result.params.map(torch.clone) if self.init.learn else result.params
             self.on_fitted(job.name, result)
             if isinstance(result, TargetResult) and not result.reached:

@@ -1,4 +1,4 @@
-"""Images that are fitted together, and their fits, wherever these are done."""
+"""Batches of images that are fitted together, and their fits, wherever these run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from hyperinit.siren.network import Params
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An image that is to be fitted, and the file its SIREN goes into."""
+    """An image that is to be fitted, and the file for its SIREN."""
 
     name: str
     image: Tensor
     path: Path
     source_sha256: str
     photo_sha256: str
-    finished: Params | None = None  # an earlier run's result, for an init that learns from it
+    finished: Params | None = None  # an earlier run's result, from which an init may learn
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -37,16 +37,16 @@ class Job:
         return height, width
 
 
-Batch = tuple[FitConfig, list[Job]]  # images that are fitted together, and how
+Batch = tuple[FitConfig, list[Job]]  # images that are fitted together, and their config
 
 
 def fits_of(
     init: Init, device: torch.device, planned_images: int, target_mse: float | None, batch: Batch
 ) -> Iterator[Outcome]:
-    """The fits of images of one size: together, or to a target one by one, as each ends by itself.
+    """The fits of images of one size: together, or one by one to a target, where lengths differ.
 
-    An image that has no start, or whose fit memory cannot hold, leaves the others theirs. Results
-    are in the CPU's memory.
+    An image that has no start, or whose fit does not fit in memory, does not affect the others.
+    Results are in the CPU's memory.
     """
     config, jobs = batch
     images = [job.image.to(device) for job in jobs if job.finished is None]
@@ -77,7 +77,7 @@ def _start_of(init: Init, image: Tensor, seed: int) -> Start | Unfitted:
 
 
 def _held(fit: Callable[[], Fitted]) -> Outcome:
-    """What a fit ends with, unless memory cannot hold it."""
+    """The result of a fit, or `Unfitted` if it does not fit in memory."""
     try:
         return fit()
     except MemoryShort as error:
@@ -87,7 +87,7 @@ def _held(fit: Callable[[], Fitted]) -> Outcome:
 def _fit_together(
     pairs: Sequence[tuple[Start, Tensor]], config: FitConfig, planned_images: int
 ) -> Iterator[Outcome]:
-    """Starts and images -> fits in one batch; one by one where memory cannot hold that."""
+    """Starts and images -> fits in one batch; one by one if that does not fit in memory."""
     if not pairs:
         return
 
@@ -104,5 +104,5 @@ def _fit_together(
 
 
 def all_fits(fits: Callable[[Batch], Iterator[Outcome]], batch: Batch) -> list[Outcome]:
-    """All at once, where results have to travel."""
+    """All fits of a batch as a list, to be sent back by a worker."""
     return list(fits(batch))

@@ -1,8 +1,8 @@
-"""The fits of a set, one after the other -> better starts for those to come: no training run.
+"""The fits of a set so far -> better starts for the next ones, without a training run.
 
-Every fit that somebody wanted anyway says where the parameters for its image are. A linear map from
-what is read of an image to these (`inits.linear`) is as good as a trained one after some hundred
-images, as they are of the very set that is fitted.
+Every fit of a set tells where the parameters for its image are. A linear map from an image's
+features to these (`inits.linear`) is as good as a trained one after about a hundred images, because
+they come from the set itself.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hyperinit.siren.network import Params, param_shapes
 from hyperinit.siren.vectors import from_vector, to_vector
 
 READ_NUMBERS = 64
-FORGET = 0.8  # of how predictions did, with every batch of fits
+FORGET = 0.8  # decay of the record of how good predictions were, per batch of fits
 MEMORY_IMAGES = 800
-MAX_WEIGHTS = 2**26  # 256 MiB: of a large network fewer numbers are read
+MAX_WEIGHTS = 2**26  # 256 MiB: for a large network fewer numbers are read
 
 
 class OnTheWay:
     """A start for each image of a set, learned from the fits before it.
 
     Attributes:
-        base: The init whose draw the learned part is added to.
-        first: The init of the images before `first_images` are learned from.
-        read_numbers: Cosines of an image that its start depends on.
-        images: How many have been learned from.
+        base: The init to whose draw the learned correction is added.
+        first: The init of the first `first_images` images.
+        read_numbers: Number of cosine coefficients of an image on which its start depends.
+        images: Number of images learned from so far.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OnTheWay:
         read_numbers: int = READ_NUMBERS,
     ) -> None:
         self.base, self.first, self.first_images = base, first or base, first_images
-        # As many as there is room for, whatever the network.
+        # As many as fit in MAX_WEIGHTS, whatever the network.
         parameters = sum(map(prod, param_shapes(network_of(base)).values()))
         self.read_numbers = read_numbers = min(read_numbers, MAX_WEIGHTS // parameters)
         self.images = 0
@@ -54,12 +54,12 @@ class OnTheWay:
 
     @property
     def trust(self) -> float:
-        """How much of what was predicted of images has come true in their fits: 0 to 1."""
+        """The share of the predicted corrections that came true in fits: 0 to 1."""
         return min(max(self._came_true / self._predicted, 0.0), 1.0) if self._predicted else 0.0
 
     @property
     def init(self) -> Init:
-        """What gives the starts; those to come change with `learn`."""
+        """The init that gives the starts; `learn` changes those to come."""
         facts = {"base": self.base.facts, "first": self.first.facts}
         rule = {"read_numbers": self.read_numbers, "first_images": self.first_images}
         return Init(
@@ -70,7 +70,7 @@ class OnTheWay:
         )
 
     def read(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (3, H, W), of any sizes -> (B, read_numbers + 1)."""
+        """Features of images (3, H, W) of any sizes, with a one appended: (B, read_numbers + 1)."""
         numbers = [lowest_cosines(image[None].cpu(), self.read_numbers) for image in images]
         return with_one(torch.cat(numbers) / self.read_numbers**0.5)
 
@@ -83,12 +83,12 @@ class OnTheWay:
         return replace(start, params=from_vector(params, start.params.config))
 
     def learn(self, images: Sequence[Tensor], fitted: Sequence[Params], seed: int) -> None:
-        """Takes in where fits ended; a pure function of what was taken in before and of these.
+        """Learns from the ends of fits; a pure function of all fits so far, in order.
 
         Args:
             images: (3, H, W) each, of any sizes.
-            fitted: The SIREN of each.
-            seed: That their fits had.
+            fitted: The fitted SIREN of each.
+            seed: The seed of their fits.
         """
         if not images:
             return

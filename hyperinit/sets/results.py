@@ -1,4 +1,4 @@
-"""What a fit of a set ended with, over a budget or to a target, and the file it goes into."""
+"""The result of a fit of a set, over a budget or to a target, and its file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Fitted: TypeAlias = FitResult | TargetResult
 
 @dataclass(frozen=True)
 class Unfitted:
-    """In the place of a fit that was not made, and why; the reason alone, as the image is known."""
+    """Stands for a fit that was not made, with the reason alone: the image is known."""
 
     reason: str
 
@@ -39,19 +39,19 @@ Found = TypeVar("Found")
 
 LOCK_NAME = ".lock"  # in a directory of results
 
-# What the file of a fit says of how it was made, the network included.
+# The facts in a result's file about how it was made, including the network.
 HOW = ("init", "init_facts", "fit", "size", "target_mse", "siren")
 
 
 def why_none(result: Fitted) -> str:
-    """Why a fit came to nothing, in a line; nothing if it has a result."""
+    """Why a fit failed, in a line; "" if it has a result."""
     if isinstance(result, TargetResult):
         return "" if result.improved else advice(result, 0)
     return failure(result)
 
 
 def facts_of(result: Fitted) -> dict[str, Any]:
-    """What the file of a result says about its fit."""
+    """The facts about its fit in the file of a result."""
     if isinstance(result, TargetResult):
         runs = [asdict(run) for run in result.runs]
         return {"mse": result.mse, "psnr": result.psnr, "reached": result.reached, "runs": runs}
@@ -65,10 +65,10 @@ def facts_of(result: Fitted) -> dict[str, Any]:
 
 
 def result_name(name: str) -> str:
-    """File name for the result of an image: readable, safe everywhere, and no two alike.
+    """File name for the result of an image: readable, safe on every system, and unique.
 
     Args:
-        name: Of the image in its set, with its suffix: "a/b.png" and "a_b.png" differ.
+        name: The image's name in its set, with its suffix: "a/b.png" and "a_b.png" differ.
     """
     stem, suffix = os.path.splitext(name)
     stem = stem if suffix.lower() in IMAGE_SUFFIXES else name  # "photos.npy[000012]"
@@ -78,16 +78,16 @@ def result_name(name: str) -> str:
 
 
 def save_result(path: Path, params: Params, facts: Mapping[str, Any]) -> None:
-    """Writes the SIREN of an image, and what is known about it."""
+    """Writes the SIREN of an image, with facts about it."""
     save_params(path, params, **facts)
 
 
 class UnusableResult(InputError):
-    """Raised for the output directory, not for the image at hand."""
+    """An error about the output directory, not about a single image."""
 
     @classmethod
     def made_otherwise(cls, path: Path) -> UnusableResult:
-        """For a file that is whole, and not this run's."""
+        """The error for an undamaged file that is not from this run."""
         return cls(
             f"{shown_path(path)}: made by another init, with other options or by another"
             " program; use another output directory"
@@ -95,20 +95,20 @@ class UnusableResult(InputError):
 
 
 def stored_result(path: Path, how: Mapping[str, Any]) -> tuple[Params, dict[str, Any]] | None:
-    """What an earlier run wrote in this very way; None where nothing whole is there.
+    """The result that an earlier run made in the same way; None if there is no undamaged file.
 
     Args:
-        path: Of the result.
-        how: What its facts must say.
+        path: The result's file.
+        how: The facts that it must have.
 
     Raises:
-        UnusableResult: something else is there.
+        UnusableResult: the file is something else.
     """
     return _stored(path, how, load_params, lambda found: found[1])
 
 
 def stored_facts(path: Path, how: Mapping[str, Any]) -> dict[str, Any] | None:
-    """As `stored_result`, without a look at the weights: quick, and blind to damage to them."""
+    """Like `stored_result`, but without reading the weights: fast, but misses damage to them."""
     return _stored(path, how, lambda found: read_info(found, PARAMS_KIND), lambda found: found)
 
 
@@ -124,7 +124,7 @@ def _stored(
         found = read(path) if file_kind(path) == PARAMS_KIND else None
     except InputError as error:
         if path.is_file():
-            return None  # truncated or damaged: made again
+            return None  # truncated or damaged: will be made again
         raise UnusableResult(str(error)) from error
     if found is None or any(facts(found).get(key) != value for key, value in how.items()):
         raise UnusableResult.made_otherwise(path)
@@ -132,10 +132,10 @@ def _stored(
 
 
 class Pending:
-    """An image of a set, decoded once and only when it has to be.
+    """An image of a set, decoded at most once and only when needed.
 
     Attributes:
-        sha256: Changes with what the image is decoded from.
+        sha256: Changes with the bytes that the image is decoded from.
 
     Raises:
         InputError: it cannot be read; the reason alone.
@@ -151,12 +151,12 @@ class Pending:
         """(3, H, W) in [0, 1].
 
         Raises:
-            InputError: it cannot be read, or was changed since its hash was taken; the reason
+            InputError: it cannot be read, or has changed since its hash was taken; the reason
                 alone.
         """
         if self._image is None:
             digest = self._source.digest
             self._image = self._source.read(self._index)
             if digest is not None and digest(self._index) != self.sha256:
-                raise InputError("was changed while it was read: run the command again")
+                raise InputError("was changed while being read; run the command again")
         return self._image

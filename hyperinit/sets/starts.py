@@ -1,4 +1,4 @@
-"""A set of images -> initial weights for the SIREN of each, one file an image."""
+"""A set of images -> initial weights for the SIREN of each, one file per image."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from hyperinit.sets.results import (
 
 @dataclass
 class StartsReport:
-    """What `generate_set` did.
+    """The outcome of `generate_set`.
 
     Attributes:
-        made: Images whose weights were made now.
-        finished: Images whose weights were there.
+        made: Number of images whose weights were made now.
+        finished: Number of images whose weights were there already.
         failed: (name, why it has none).
     """
 
@@ -41,7 +41,7 @@ class StartsReport:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def generate_set(  # more than 60 lines: what it says of itself is long
+def generate_set(  # more than 60 lines: its docstring is long
     source: Source,
     out: str | os.PathLike[str],
     init: Init,
@@ -52,25 +52,25 @@ def generate_set(  # more than 60 lines: what it says of itself is long
     device: torch.device | str = "cpu",
     on_failed: Callable[[str, str], None] = lambda name, reason: None,
 ) -> StartsReport:
-    """Writes the start of every image, one image in memory at a time.
+    """Writes the start of every image, with one image in memory at a time.
 
     An image whose file is there, undamaged and made in the same way from the same image, is
-    skipped, as in `fit_directory`, which names the files alike.
+    skipped, as in `fit_directory`, which uses the same file names.
 
     Args:
         source: The images.
         out: Where NAME-HASH.safetensors are written. Their metadata: images, source_sha256, start
             (see `start_facts`), init, init_facts, seed, size.
-        init: What gives the starts.
+        init: The init that gives the starts.
         size: Crop to the shape of (height, width) and resize to it; None leaves images as they are.
-        seed: Of every start.
-        most_images: How many of the images, the first, are looked at; all.
+        seed: Seed of every start.
+        most_images: Use only this many images, the first ones; None: all.
         device: Where starts are made.
-        on_failed: Called with (name, reason) where an image has none.
+        on_failed: Called with (name, reason) if an image has no start.
 
     Raises:
-        InputError: there are no images; `out` cannot be written to, is in use by another process,
-            or holds a result that was made differently.
+        InputError: there are no images; or `out` cannot be written to, is in use by another
+            process, or holds a result that was made differently.
     """
     if not source.names:
         raise InputError(f"{shown_path(source.title)}: no image files there")
@@ -79,7 +79,7 @@ def generate_set(  # more than 60 lines: what it says of itself is long
     target = Path(out)
     make_directory(target)
     how: dict[str, Any] = {"init": init.name, "init_facts": init.facts, "seed": seed, "size": size}
-    how = json.loads(json.dumps(how))  # as it will be read back
+    how = json.loads(json.dumps(how))  # in the form in which it will be read back
     report = StartsReport()
 
     def fail(name: str, reason: str) -> None:

@@ -279,7 +279,7 @@ def test_a_target_that_no_network_gets_to_is_said(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as stopped:
         main(line.split())
     assert stopped.value.code == 2
-    assert "no network gets that low: raise --target-mse" in capsys.readouterr().err
+    assert "no network reaches that error: raise --target-mse" in capsys.readouterr().err
 
 
 def test_a_number_of_conventions_is_refused_by_the_name_of_its_flag(capsys):

@@ -80,7 +80,7 @@ def test_a_photograph_that_changes_while_it_is_read_has_no_result(photos, tmp_pa
     monkeypatch.setattr(folder, "load_image", replaced_meanwhile)
     report = fit_directory(photos, tmp_path / "out", INIT, **FAST)
     assert report.fitted == 1 and [name for name, _ in report.failed] == ["1.png"]
-    assert "changed while it was read" in report.failed[0][1]
+    assert "changed while being read" in report.failed[0][1]
 
 
 def test_a_fit_whose_error_hardly_falls_still_has_a_result(tmp_path):

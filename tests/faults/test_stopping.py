@@ -197,7 +197,7 @@ def test_each_signal_is_one_line_and_what_was_made_stays(
     before = {n: signal.getsignal(n) for n in CODES}
     assert main(fit_all(photos, tmp_path / "out")) == CODES[number]
     error = capsys.readouterr().err
-    assert error.count("stopped; images that are finished are kept") == 1
+    assert error.count("stopped; finished images are kept") == 1
     made.clear()
     generated = ["-o", str(tmp_path / "made"), "--checkpoint", str(network)]
     assert main(["generate", *map(str, sorted(photos.iterdir())), *generated]) == CODES[number]
