@@ -195,7 +195,7 @@ def test_batch_and_profile_of_the_rates_are_chosen_for_every_init_as_its_rate_is
             }
     table = markdown(score_groups(records))
     assert "batch_pixels 256, rising_rates False" in table and "rising_rates True" not in table
-    assert "and what stands beside it" in table
+    assert "and the settings shown with it" in table
     assert len(measured(plan, path)) == len(records) == len(read_records(path))
     with open_records(path) as file:
         assert len(list(verify(plan, file, len(records)))) == len(records)
@@ -502,10 +502,10 @@ def test_records_name_later_options_only_where_they_are_used(tmp_path):
     ("options", "message"),
     [
         ({"max_restarts": 2}, "max_restarts must be 0 in a benchmark"),
-        ({"engine": "auto"}, "must be named in a benchmark"),
-        ({"hidden_dtype": "auto"}, "must be named in a benchmark"),
-        ({"backward_dtype": "auto"}, "must be named in a benchmark"),
-        ({"batch_pixels": None}, "must be named in a benchmark"),
+        ({"engine": "auto"}, "must be given in a benchmark"),
+        ({"hidden_dtype": "auto"}, "must be given in a benchmark"),
+        ({"backward_dtype": "auto"}, "must be given in a benchmark"),
+        ({"batch_pixels": None}, "must be given in a benchmark"),
     ],
 )
 def test_a_benchmark_restarts_no_fit_and_leaves_nothing_to_be_chosen(tmp_path, options, message):
@@ -790,9 +790,9 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--workers", "0"], "--workers must be at least 1"),
         (["--seeds", "0"], "seeds must be at least 1"),
         (["--fit", "sampler=points"], "--fit is for the open track"),
-        (["--track", "open", "--fit", "lr=1"], "declared by the protocol"),
-        (["--track", "open", "--fit", "eval_pixels=1"], "declared by the protocol"),
-        (["--track", "open", "--fit", "stop_mse=1"], "declared by the protocol"),
+        (["--track", "open", "--fit", "lr=1"], "set by the protocol"),
+        (["--track", "open", "--fit", "eval_pixels=1"], "set by the protocol"),
+        (["--track", "open", "--fit", "stop_mse=1"], "set by the protocol"),
         (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
         (
             ["--track", "open", "--fit", "samplr=points"],

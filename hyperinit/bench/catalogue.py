@@ -1,4 +1,4 @@
-"""What can be measured by name: the package's inits and images. A checkout adds its rivals."""
+"""The inits and images that can be measured by name. A checkout adds its rivals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hyperinit.inits.rules import NAMED_INITS, InitSpec
 from hyperinit.photos.load import NAMES
 from hyperinit.photos.workload import NamedImage, images_to_test, images_to_tune_on
 
-Images = tuple[list[NamedImage], list[tuple[str, str]]]  # and what was skipped: name, reason
+Images = tuple[list[NamedImage], list[tuple[str, str]]]  # images, and (name, reason) if skipped
 
-# Name -> what it is, in one line.
+# Name -> description in one line.
 OURS = {
     "33-sized": "row 33 with the first layer times (side / 224)^0.5",
     "identity": "every unit starts as a single wave, which the hidden layers pass on",
@@ -43,7 +43,7 @@ class Catalogue:
         images_to_test: (sources, size in pixels, limit or None) -> images.
         images_to_tune_on: (sources, size in pixels, count) -> images.
         image_names: Data sets that can be given as sources.
-        rules: Name -> further inits: with a number to tune, or an eye on the image.
+        rules: Name -> further inits, which have a number to tune or look at the image.
     """
 
     rows: Mapping[str, tuple[InitSpec, float]]
@@ -54,7 +54,7 @@ class Catalogue:
 
     @property
     def inits(self) -> dict[str, InitSpec | InitMaker]:
-        """All inits, as `load_init` takes them."""
+        """All inits, in the form that `load_init` accepts."""
         specs: dict[str, InitSpec | InitMaker] = {n: spec for n, (spec, _) in self.rows.items()}
         return {**specs, **self.rules}
 
@@ -63,7 +63,7 @@ _ROWS = {row.name: (row.init, row.weight_decay) for row in ROWS.values()}
 
 _OWN: dict[str, InitSpec | InitMaker] = {**BY_NAME, **STEPPED}
 
-# Everything that an installed package can measure.
+# Everything that the installed package can measure.
 PACKAGE = Catalogue(
     {"paper": _ROWS["1"], **_ROWS},
     images_to_test,
@@ -74,17 +74,17 @@ PACKAGE = Catalogue(
 
 
 def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSpec | InitMaker]:
-    """The inits by name that `hyperinit fit` knows, at another frequency if one is given.
+    """The inits by name that `hyperinit fit` knows, with another omega_0 if one is given.
 
     Args:
-        source: The init that is asked for.
-        omega_0: Of the network; None: as each init has it.
+        source: The init that was asked for.
+        omega_0: The network's omega_0; None: each init's own.
 
     Raises:
-        InputError: a frequency that is no positive number, or for an init that is no rule.
+        InputError: omega_0 is not a positive number, or the init is not a rule.
     """
     if omega_0 is None:
-        return {**PACKAGE.inits, **NAMED_INITS}  # these know what suits them; rows are bare rules
+        return {**PACKAGE.inits, **NAMED_INITS}  # these have preferences; rows are bare rules
     if not 0 < omega_0 < float("inf"):
         raise InputError(f"--omega-0 must be a positive number, not {omega_0}")
     specs = {**{name: spec for name, (spec, _) in PACKAGE.rows.items()}, **NAMED_INITS}
@@ -96,7 +96,7 @@ def inits_for_fit(source: str, omega_0: float | None = None) -> dict[str, InitSp
 
 
 def ours_markdown() -> str:
-    """A Markdown table of the package's own inits, which ends in a newline."""
+    """A Markdown table of the package's own inits; ends in a newline."""
     rows = "".join(f"| {name} | {what} |\n" for name, what in OURS.items())
     return f"| init | what it is |\n| --- | --- |\n{rows}"
 
@@ -105,11 +105,11 @@ def inits_json(width: int = 256, depth: int = 5) -> dict[str, Any]:
     """All inits by name, JSON-able: the seed experiment's rows and ours.
 
     Args:
-        width, depth: Of the network that ours are described for.
+        width, depth: The network for which ours are described.
 
     Returns:
         "rows": name -> rules (see InitSpec), weight_decay, image, note;
-        "ours": name -> note, and what records say of the init.
+        "ours": name -> note, and the init's facts in records.
     """
     rows = {
         row.name: {

@@ -1,8 +1,8 @@
-"""What a benchmark declared before it ran: its plans, beside the records, and whether all is there.
+"""The plans that a benchmark declared before it ran, and the check that all their records exist.
 
-A plan in a file has no pixels, only their hashes. That is enough to follow the benchmark's own
-course through records that are there: `declared_records` runs the code that measures, with
-stored records in the place of fits, so what counts as complete is said only once.
+A plan in a file has no pixels, only their hashes. That is enough to replay the benchmark on stored
+records: `declared_records` runs the same code with stored records in place of fits, so there is
+only one definition of a complete benchmark.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from hyperinit.record.protocol import Protocol
 from hyperinit.record.record import make_text, trial_key
 from hyperinit.record.records import Record, beside
 
-# Of the hashes of training images, of which there may be a million: with so many the chance that
-# two of a hundred test images agree with one by accident is 1e-6.
+# Hashes of training images are cut to this length, because there may be a million. Even then, the
+# chance that one of a hundred test images agrees with one by accident is below 1e-6.
 HASH_CHARS = 12
-MOST_EPOCHS = 1e6  # of a budget in a file, far beyond any use
+MOST_EPOCHS = 1e6  # largest budget in a file, far beyond any use
 
-Values = dict[str, Any]  # a plan as JSON has it
+Values = dict[str, Any]  # a plan as JSON-able data
 
 
 def plans_path(records: str | Path) -> Path:
-    """Where the plans of a record file are: beside it."""
+    """The path of the plans of a record file, beside it."""
     return beside(records, ".plans.json")
 
 
 def declare(plan: Plan, records: str | Path) -> None:
-    """Writes a plan beside the records that it is about to give, unless it is there.
+    """Writes a plan beside the records that it will produce, unless it is there already.
 
     Raises:
-        InputError: the file is there but is not one of plans, or cannot be written.
+        InputError: the file exists but is not a file of plans, or cannot be written.
     """
     path, values = plans_path(records), plan_values(plan)
     known = read_plans(records) if path.exists() else []
@@ -58,13 +58,13 @@ def read_plans(records: str | Path) -> list[Values]:
     """The plans beside a record file.
 
     Raises:
-        InputError: there are none, or the file is not one of plans; the line says what to do.
+        InputError: there are none, or the file is not a file of plans; the message says what to do.
     """
     path = plans_path(records)
     if not path.is_file():
         raise InputError(
-            f"{shown_path(records)}: its plan {shown_path(path)} is missing: the command that made"
-            " the records writes it, and runs nothing again"
+            f"{shown_path(records)}: its plan {shown_path(path)} is missing; the command that made"
+            " the records writes it again, without repeating any fit"
         )
     try:
         plans = json.loads(path.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def read_plans(records: str | Path) -> list[Values]:
 
 
 def plan_values(plan: Plan) -> Values:
-    """A plan as JSON can hold it."""
+    """A plan as JSON-able data."""
     values = {
         "track": plan.track,
         "seeds": plan.seeds,
@@ -96,7 +96,7 @@ def plan_values(plan: Plan) -> Values:
         "images": list(map(_image_values, plan.images)),
         "tuning_images": list(map(_image_values, plan.tuning_images)),
     }
-    plain: Values = json.loads(json.dumps(values))  # tuples are lists, as when it is read
+    plain: Values = json.loads(json.dumps(values))  # tuples become lists, as when it is read
     return plain
 
 
@@ -105,28 +105,27 @@ def declared_records(values: Values, records: Sequence[Record], source: str) -> 
 
     Args:
         values: The plan.
-        records: What is there, others included.
-        source: What errors call it.
+        records: The records that exist; may include others.
+        source: What error messages call the plan.
 
     Raises:
-        InputError: it is no plan, a fit is missing, or an init is tested on an image that it was
-            made from, or that rates were tuned on.
+        InputError: the values are not a plan, a fit is missing, or an init is tested on an image
+            that it was made from or that learning rates were chosen on.
     """
     plan = _plan(values, source)
     _check_unseen(plan, values, source)
     stored = _Stored(records, source, _unsaid(plan, values))
     fits = len(plan.entries) * len(plan.images) * plan.seeds
-    if fits > len(records):  # before anything of that size is made
-        raise InputError(f"{source}: {fits} fits are declared, {len(records)} are there")
+    if fits > len(records):  # checked before anything of that size is allocated
+        raise InputError(f"{source}: {fits} fits are declared, only {len(records)} are there")
     return list(run(plan, stored))
 
 
 class _Stored(RecordFile):
-    """Records that are there; no other is run.
+    """A record file that only finds stored records and runs no fits.
 
-    Plans did not always say what an init prefers in its fits, which is among the settings of their
-    records. For entries in `unsaid` that part of the settings is left open, as long as the records
-    have one answer to it.
+    Older plans do not state an init's preferences, which are among the settings of its records. For
+    entries in `unsaid` that part of the settings is left open, as long as all records agree on it.
     """
 
     def __init__(self, records: Iterable[Record], source: str, unsaid: frozenset[str]) -> None:
@@ -139,7 +138,7 @@ class _Stored(RecordFile):
                 self._open.setdefault(_open_key(record), []).append(record)
 
     def find(self, trial: Trial) -> Record | None:
-        """As a RecordFile's; see `unsaid`."""
+        """See RecordFile, and `unsaid`."""
         record = super().find(trial)
         if record is not None or trial.label not in self._unsaid:
             return record
@@ -152,43 +151,43 @@ class _Stored(RecordFile):
         return own[0] if len({one.make for one in own}) == 1 else None
 
     def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
-        """As a RecordFile's, but what is missing is refused."""
+        """Like a RecordFile's, but refuses missing records."""
         for trial in trials:
             record = self.find(trial)
             if record is None:
                 kind = "tuning image" if trial.is_tuning else "image"
                 raise InputError(
                     f"{self._source}: init {trial.label}, {kind} {trial.image.name}, seed"
-                    f" {trial.seed}, {trial.budget_epochs:g} epochs was declared and is missing:"
+                    f" {trial.seed}, {trial.budget_epochs:g} epochs was declared and is missing;"
                     " run the same `hyperinit benchmark` command again"
                 )
-            if record.source_hash not in ("", trial.image.source_hash):  # "": of before
+            if record.source_hash not in ("", trial.image.source_hash):  # "": an older record
                 raise InputError(
-                    f"{self._source}: {record.image} is of another photograph in the plan than in"
-                    " the records: give both as the benchmark wrote them"
+                    f"{self._source}: {record.image} is another photograph in the plan than in"
+                    " the records; give both files as the benchmark wrote them"
                 )
             yield record
 
 
-# What an init's preferences put into the settings of its records.
+# The settings of records that come from an init's preferences.
 _PREFERRED = frozenset(USUAL.fit_fields)
 
 
 def _unsaid(plan: Plan, values: Values) -> frozenset[str]:
-    """Labels of the entries whose plan does not say what they prefer."""
+    """Labels of the entries whose preferences the plan does not state."""
     pairs = zip(plan.entries, values["entries"], strict=True)
     return frozenset(entry.label for entry, own in pairs if "prefers" not in own)
 
 
 def _open_key(of: Record | Trial) -> tuple[Any, ...]:
-    """The key of a trial without its rate and without what its init prefers."""
+    """The key of a trial without its rate and its init's preferences."""
     settings = {name: value for name, value in of.settings.items() if name not in _PREFERRED}
     version, track, label, _, *rest, _ = trial_key(of)
     return (version, track, label, make_text(of.init_facts, settings), *rest)
 
 
 def _preferred(of: Record | Trial, said: Iterable[str]) -> list[Any]:
-    """Settings that a preference may give, as far as the plan itself says them."""
+    """Settings that a preference may set, as far as the plan itself states them."""
     return [of.settings.get(name) for name in sorted(_PREFERRED.intersection(said))]
 
 
@@ -197,7 +196,7 @@ def _image_values(image: NamedImage) -> dict[str, str]:
 
 
 def _plan(values: Values, source: str) -> Plan:
-    """A plan whose images have no pixels, and whose inits give nothing."""
+    """A plan whose images have no pixels and whose inits cannot make a start."""
     try:
         protocol = from_dict(Protocol, values["protocol"], source="protocol")
         if max(protocol.budgets_epochs) > MOST_EPOCHS:
@@ -231,7 +230,7 @@ def _gives_nothing(image: Any, seed: int) -> NoReturn:
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of FitConfig, which has tuples."""
+    """Fields of FitConfig, with lists turned back into tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
@@ -247,7 +246,7 @@ def _text(value: Any) -> str:
 
 
 def _check_unseen(plan: Plan, values: Values, source: str) -> None:
-    """As the plan itself checks, with hashes as they are in a file."""
+    """The same check as in Plan, with hashes as they are in a file."""
     for entry, own in zip(plan.entries, values["entries"], strict=True):
         seen = own.get("train_hashes")
         if not isinstance(seen, list):
@@ -257,6 +256,6 @@ def _check_unseen(plan: Plan, values: Values, source: str) -> None:
             own_hashes = {image.hash[:HASH_CHARS], image.source_hash[:HASH_CHARS]} - {""}
             if own_hashes & known:
                 raise InputError(
-                    f"{source}: init {entry.label} was trained on the test image {image.name}:"
+                    f"{source}: init {entry.label} was trained on the test image {image.name};"
                     " leave one of them out"
                 )

@@ -1,4 +1,4 @@
-"""What is to be measured, checked before anything runs."""
+"""What a benchmark measures, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hyperinit.record.tracks import Track, find_track
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison: an init, and what is particular to the fits from it.
+    """One line of a comparison: an init, and any special settings of the fits from it.
 
     Attributes:
-        init: Where its fits start.
-        changes: Fields of FitConfig that it changes, and says so: they are part of its label.
-        source_fit: Fields of FitConfig as the init's source has them; no label says them.
+        init: The init of its fits.
+        changes: Fields of FitConfig that it changes openly: they are part of its label.
+        source_fit: Fields of FitConfig from the init's source; not part of the label.
     """
 
     init: Init
@@ -38,26 +38,26 @@ class Entry:
 
     @property
     def lr(self) -> float | None:
-        """The learning rate, where it is given and not to be found."""
+        """The learning rate, if it is given and not to be chosen."""
         return self.changes.get("lr")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured.
+    """What a benchmark measures.
 
     Attributes:
         track: A name in tracks.TRACKS.
-        entries: Compared with each other; labels differ.
+        entries: The entries to compare; their labels differ.
         images: Test images, at the protocol's size.
-        tuning_images: For the choice of learning rates; none in a track without a ladder.
-        seeds: Test seeds 0 to seeds - 1.
-        protocol: Everything the trials share.
-        stop_mse: Of fits that are read along their curve, see FitConfig.
+        tuning_images: Images to choose learning rates on; none in a track without a ladder.
+        seeds: Test seeds are 0 to seeds - 1.
+        protocol: Everything that the trials share.
+        stop_mse: For fits that are scored along their curve, see FitConfig.
 
     Raises:
-        InputError: the plan would measure something else than it says: a test image an init was
-            made from, or that rates are tuned on; a change of the fit in the tuned track; ...
+        InputError: the plan would not measure what it says: an init was made from a test image,
+            rates are chosen on one, the tuned track would change the fit, ...
     """
 
     track: str
@@ -78,13 +78,13 @@ class Plan:
         for entry in self.entries:
             if entry.changes and not row.may_change_fit:
                 raise InputError(
-                    f"the {self.track} track fits every init alike, {entry.label} would change"
+                    f"the {self.track} track fits every init alike, but {entry.label} would change"
                     " the fit: use the open track"
                 )
             for image in self.images:
                 if {image.hash, image.source_hash} & entry.init.train_hashes:
                     raise InputError(
-                        f"init {entry.init.name} was trained on the test image {image.name}:"
+                        f"init {entry.init.name} was trained on the test image {image.name};"
                         " leave one of them out"
                     )
         wanted = 0 if row.along_curve else self.protocol.lr_images
@@ -101,7 +101,7 @@ class Plan:
 
     @property
     def row(self) -> Track:
-        """The track's row of the table."""
+        """The track's row in the table."""
         return find_track(self.track)
 
     @property
@@ -120,7 +120,7 @@ class Plan:
         return len(self.entries) * tests + len(self.tuning_images) * tuning
 
     def alternatives(self, entry: Entry) -> dict[str, tuple[Any, ...]]:
-        """Field of FitConfig -> what is tried for an entry, the protocol's own value first."""
+        """Field of FitConfig -> the values tried for an entry, the protocol's own first."""
         given = self.protocol.alternatives.items()
         return {name: values for name, values in given if name not in entry.changes}
 
@@ -135,7 +135,7 @@ class Plan:
         chosen: Mapping[str, Any] = MappingProxyType({}),
         is_tuning: bool = False,
     ) -> Trial:
-        """One of the plan's trials; `chosen` is what was on tuning images, beside the rate."""
+        """One of the plan's trials; `chosen` are the settings chosen on tuning images."""
         tried = self.alternatives(entry)
         own = {name: value for name, value in chosen.items() if name in tried}
         fit = {**entry.source_fit, **own, **entry.changes}
@@ -155,7 +155,7 @@ class Plan:
         )
 
     def _curve_fit(self) -> dict[str, Any]:
-        """Where a fit that is read along its curve is evaluated, and when it stops."""
+        """When a fit that is scored along its curve is evaluated, and when it stops."""
         pixels = self.protocol.image_size**2
         full = {"batch_pixels": pixels} if self.row.full_batch else {}
         batch_pixels = min(full.get("batch_pixels", self.protocol.batch_pixels), pixels)
@@ -168,7 +168,7 @@ class Plan:
 def most_fits(
     protocol: Protocol, alternatives: Mapping[str, Sequence[Any]], *, is_first: bool
 ) -> int:
-    """How often a rung fits each tuning image at most, see `tuning.tune`."""
+    """The most fits of each tuning image on one rung, see `tuning.tune`."""
     rates = len(protocol.lrs) if is_first else min(len(protocol.lrs), 3)
     others = sum(len(values) - 1 for values in alternatives.values())
     return rates + others + (2 if others else 0)
@@ -183,12 +183,12 @@ def _check_distinct(what: str, names: Sequence[str], twice: str) -> None:
 
 
 def with_changes(entry: Entry, changes: Mapping[str, Any]) -> Entry:
-    """An entry whose fits differ in some options, which its label says."""
+    """An entry whose fits differ in some options, stated in its label."""
     return replace(entry, changes={**entry.changes, **changes})
 
 
 def frozen_variants(entry: Entry, depth: int) -> list[Entry]:
-    """An entry with no layer frozen, each alone, the first two, and all but the output layer."""
+    """An entry with no layer frozen, each layer alone, the first two, and all but the output."""
     sets = [(), *((layer,) for layer in range(depth + 1)), (0, 1), tuple(range(depth))]
     return [
         with_changes(entry, {"frozen_layers": layers} if layers else {})

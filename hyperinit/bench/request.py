@@ -1,4 +1,4 @@
-"""What a command line asks for -> a `Plan`, and what that will cost."""
+"""A command line -> a `Plan`, and its estimated cost."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from hyperinit.siren.device import choose_device
 from hyperinit.siren.network import SirenConfig
 
 ALL_ROWS = "all-rows"
-# Of the protocol: how rates are chosen, and what else is for each rung. Curves have no rungs.
+# Settings of the protocol for choosing rates and the like on each rung. Curves have no rungs.
 LADDER_SETTINGS = ("lrs", "lr_images", "lr_budget_epochs", "batch_factors", "level_rates")
-SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are no row of the source's table
+SEED_WEIGHT_DECAY = 0.01  # AdamW's default, for inits that are not in the source's table
 
 
 def _check(condition: bool, message: str) -> None:
@@ -40,10 +40,10 @@ def _check(condition: bool, message: str) -> None:
 
 
 def set_threads(threads: int, workers: int | None, device: str) -> int:
-    """Gives torch a number of threads and returns how many fits to run at a time.
+    """Sets torch's number of threads and returns the number of fits to run at a time.
 
-    Two fits on one thread each are faster than one after the other on two: layers are small. How
-    many there are must not change what is measured, so the number of threads does not follow it.
+    Layers are small, so two fits at a time on one thread each are faster than two in a row on two
+    threads. The number of fits must not change the results, so threads do not depend on it.
 
     Raises:
         InputError: one of the numbers is below 1.
@@ -58,20 +58,20 @@ def set_threads(threads: int, workers: int | None, device: str) -> int:
 
 
 def make_plan(arguments: argparse.Namespace, catalogue: Catalogue, workers: int = 1) -> Plan:
-    """What a command line asks for.
+    """The plan that a command line asks for.
 
     Args:
-        workers: Fits at a time, for which there must be the memory.
+        workers: Number of fits at a time, which must fit in memory.
 
     Raises:
-        InputError: something in it is unknown, unusable or contradictory.
+        InputError: an argument is unknown or unusable, or contradicts another.
     """
     track = find_track(arguments.track)
     protocol = _protocol(arguments, track)
     entries = _entries(arguments.inits, track, catalogue, protocol)
     if arguments.lr is not None:
         entries = [with_changes(entry, {"lr": arguments.lr}) for entry in entries]
-    # Hits are read off a curve whose every point is of all pixels, up to the declared budget.
+    # Scores need every point of a curve to be over all pixels, up to the declared budget.
     declared = ("budget_epochs", "lr", "seed", "eval_epochs", "eval_pixels", "stop_mse")
     options = fit_options(arguments.fit or (), declared, "the protocol")
     entries = [with_changes(entry, options) for entry in entries]
@@ -91,7 +91,7 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue, workers: int 
         skipped = [*skipped, *more]
     for name, reason in skipped:
         say(f"skipped {shown_path(name)}: {reason}")
-    check_fits_memory(arguments, protocol, entries, workers)  # beside the images
+    check_fits_memory(arguments, protocol, entries, workers)  # in addition to the images
     on_device = _mover(arguments.device)
     return Plan(
         track=track.name,
@@ -105,16 +105,16 @@ def make_plan(arguments: argparse.Namespace, catalogue: Catalogue, workers: int 
 
 
 def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -> None:
-    """Refuses images that are smaller than what is fitted: enlarged, they are easier than others'.
+    """Refuses images smaller than the protocol's size: enlarged images are easier to fit.
 
     Raises:
-        InputError: the first such image is named.
+        InputError: there is one; the message names the first.
     """
     for image in images:
         if 0 < image.source_side < size:
             raise InputError(
                 f"{shown_path(image.name)}: {image.source_side} pixels on its short side, fewer"
-                f" than the {size} of the {track.name} track: give larger images, or --image-size"
+                f" than the {size} of the {track.name} track; give larger images, or --image-size"
                 f" {image.source_side}"
             )
 
@@ -122,10 +122,10 @@ def _check_not_enlarged(images: Sequence[NamedImage], track: Track, size: int) -
 def check_fits_memory(
     arguments: argparse.Namespace, protocol: Protocol, entries: Sequence[Entry], workers: int
 ) -> None:
-    """Refuses a benchmark whose fits the memory of this machine cannot hold, if they are done here.
+    """Refuses a benchmark whose fits do not fit in this machine's memory, if they run here.
 
     Raises:
-        InputError: it cannot; the line says what could be smaller.
+        InputError: they do not; the message says what to make smaller.
     """
     if arguments.ray is not None or choose_device(arguments.device).type != "cpu":
         return
@@ -137,11 +137,11 @@ def check_fits_memory(
 
 
 def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
-    """The protocol that a command line asks for, which has been checked as a whole."""
+    """The protocol that a command line asks for, checked as a whole."""
     usual = "quick" if arguments.quick else track.preset
     _check(
         not (arguments.quick and (arguments.preset or track.along_curve)),
-        "--quick is a preset of the ladder's tracks: leave out --preset or --track seed",
+        "--quick is a preset for tracks with a ladder; leave out --preset or --track seed",
     )
     arguments.preset = arguments.preset or usual
     protocol = resolve(Protocol, arguments, PROTOCOLS)
@@ -149,7 +149,7 @@ def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
     _check(not arguments.fit or track.takes_options, "--fit is for the open track")
     _check(arguments.stop_mse is None or track.along_curve, "--stop-mse is for the seed track")
     lr = arguments.lr
-    _check(lr is None or track.along_curve, "--lr is for the seed track, others have --lrs")
+    _check(lr is None or track.along_curve, "--lr is for the seed track; others have --lrs")
     _check(lr is None or 0 < lr < inf, f"--lr must be positive, not {lr}")
     if track.along_curve:  # one fit
         protocol = replace(protocol, budgets_epochs=(max(protocol.budgets_epochs),))
@@ -157,7 +157,7 @@ def _protocol(arguments: argparse.Namespace, track: Track) -> Protocol:
 
 
 def idle_flags(arguments: argparse.Namespace) -> list[str]:
-    """What was typed of the protocol and is of no account in the track."""
+    """Protocol flags that were typed but have no effect in the track."""
     track = find_track(arguments.track)
     idle = ["tuning_images", *LADDER_SETTINGS] if track.along_curve else []
     idle += ["batch_pixels"] if track.full_batch else []
@@ -169,13 +169,13 @@ def idle_flags(arguments: argparse.Namespace) -> list[str]:
 def _entries(
     sources: Sequence[str], track: Track, catalogue: Catalogue, protocol: Protocol
 ) -> list[Entry]:
-    """All inits of a command line, each row once, with what its source has for its fit."""
+    """All inits of a command line, each row once, with its source's fit settings."""
     names: list[str] = []
     for source in sources:
         if source != ALL_ROWS:
             names.append(source)
             continue
-        # Rows that differ in their image only, or where it makes no difference in weight decay,
+        # Rows that differ only in their image, or in a weight decay that the track does not use,
         # are the same trials.
         distinct = {
             (s, decay if track.source_weight_decay else 0): n
@@ -195,7 +195,7 @@ def _entries(
 
 
 def _reversed(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Last first, so that the first of several equal ones stays in a dict."""
+    """Last item first, so that the first of several equal ones stays in a dict."""
     return list(rows.items())[::-1]
 
 
@@ -205,7 +205,7 @@ def _mover(device: str) -> Callable[[NamedImage], NamedImage]:
 
 
 def describe(plan: Plan, out: Path, workers: int) -> str:
-    """What is about to be run, and what it will cost here at most."""
+    """Describes what is about to run, and the most it will cost on this machine."""
     hours = plan.total_epochs * epoch_sec(plan, workers) / 3600
     cost = f"{hours:.1f} hours" if hours >= 1.5 else f"{hours * 60:.1f} minutes"
     budgets = ", ".join(f"{budget:g}" for budget in plan.protocol.budgets_epochs)
@@ -214,7 +214,7 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
         for name, values in plan.protocol.alternatives.items()
         if plan.tuning_images and len(values) > 1
     ]
-    others = f"tried there beside rates: {'; '.join(tried)}\n" if tried else ""
+    others = f"also tried on tuning images: {'; '.join(tried)}\n" if tried else ""
     inits, tested, tuned = (
         ", ".join(map(shown_path, names))
         for names in (

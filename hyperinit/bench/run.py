@@ -1,9 +1,9 @@
 """A plan (track, inits, images, seeds, protocol) -> its records, in one file.
 
-Every trial is recorded as soon as it is over, and a trial that is on record is never run again, so
-a plan that was interrupted continues where it stopped. Rungs are run from the smallest budget
-up: what is there can always be scored. A pair of an image and a seed that is below the last target
-needs no larger budget: its cost is known. Fits that need nothing of each other can run at once.
+Every trial is recorded as soon as it ends, and a recorded trial is never run again, so an
+interrupted plan continues where it stopped. Rungs run from the smallest budget up, so the records
+can be scored at any time. A pair of an image and a seed that is below the last target needs no
+larger budget, because its cost is known. Independent fits can run at the same time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hyperinit.score.groups import Choice, choice_at, select_choices
 from hyperinit.siren.network import preview
 from hyperinit.spread.engines import Engine, WorkLost
 
-TUNING_SEED = 1_000_000  # no test seed
+TUNING_SEED = 1_000_000  # never a test seed
 
 _logger = logging.getLogger("hyperinit")
 
@@ -49,18 +49,18 @@ _Fitted = tuple[Trial, Record, FitResult]
 
 
 class RecordFile:
-    """The records of a file, to which `run` adds what it does not find there.
+    """The records of a file; `run` adds those that are missing.
 
     Args:
-        path: Of the file.
-        thumbnails: Where pictures of the fits go; a trial whose picture is missing there is fitted
-            again for it, its record is left alone.
-        workers: Fits at a time. Each is one thread of this process and computes with as many
-            threads as this one, so that results do not depend on it; seconds do.
-        cluster: Where trials are run instead, see `Engine`; `workers` is then how many it takes.
+        path: The file.
+        thumbnails: Where pictures of the fits go. A trial whose picture is missing is fitted again
+            for it; its record does not change.
+        workers: Number of fits at a time. Each runs in a thread of this process, with as many torch
+            threads as this one, so results do not depend on this number; seconds do.
+        cluster: Runs the trials elsewhere, see `Engine`; `workers` is then how many it takes.
 
     Raises:
-        InputError: the file is there but is not one of records of this protocol's version.
+        InputError: the file exists but does not hold records of this protocol's version.
     """
 
     def __init__(
@@ -79,20 +79,20 @@ class RecordFile:
 
     @property
     def records(self) -> list[Record]:
-        """All of them, in order."""
+        """All records, in order."""
         return list(self._records.values())
 
     def find(self, trial: Trial) -> Record | None:
-        """The record of a trial; with any rate if the trial leaves it open."""
+        """The record of a trial; with any learning rate if the trial leaves it open."""
         key = trial.key
         if trial.lr is not None:
             return self._records.get(key)
         return next((r for k, r in self._records.items() if k[:-1] == key[:-1]), None)
 
     def run(self, trials: Iterable[Trial], on_eval: OnEval) -> Iterator[Record]:
-        """The records of trials that need nothing of each other.
+        """The records of independent trials.
 
-        Those that are there come first; what is missing is run, and appended as it ends.
+        Existing records come first; missing trials are run, and appended as they end.
         """
         missing = []
         for trial in trials:
@@ -105,11 +105,11 @@ class RecordFile:
                 yield record
         with self._fits(missing, on_eval) as fits:
             for trial, made, result in fits:
-                if self.workers > 1:  # seconds depend on it
+                if self.workers > 1:  # stated because seconds depend on it
                     made = replace(made, environment={**made.environment, "workers": self.workers})
                 record = self.find(trial) or made
                 if self.thumbnails is not None and self._lacks_picture(trial, record):
-                    # First: where a trial is on record, nothing of it is missing.
+                    # Pictures first: a trial on record must have everything.
                     image = trial.image.image
                     start = preview(trial.start().params, image)
                     end = preview(result.params, image)
@@ -121,7 +121,7 @@ class RecordFile:
 
     @contextlib.contextmanager
     def _fits(self, trials: Sequence[Trial], on_eval: OnEval) -> Iterator[Iterator[_Fitted]]:
-        """Trials as they are run: with their rate, the record and the fit."""
+        """Runs trials: yields the trial with its rate, the record and the fit."""
         if self.cluster is not None:
             yield _fits_elsewhere(self.cluster, trials)
             return
@@ -129,8 +129,8 @@ class RecordFile:
             yield apply(lambda trial: _fit(trial, on_eval), trials)
 
     def _keep_pictures(self, record: Record, *pictures: bytes) -> None:
-        """Without its pictures a record is whole: where they cannot be written, a line says so,
-        once, and no more are kept."""
+        """Stores a fit's pictures. A record is complete without them: if they cannot be written,
+        one warning says so, and no more are kept."""
         assert self.thumbnails is not None
         try:
             self.thumbnails.add(record, *pictures)
@@ -150,10 +150,10 @@ def _shown(trial: Trial) -> bool:
 
 
 def _fits_elsewhere(cluster: Engine, trials: Sequence[Trial]) -> Iterator[_Fitted]:
-    """Trials as a cluster runs them, which is sent all of them once, and then their numbers.
+    """Runs trials on a cluster, which gets all of them once, and then their indices.
 
     Raises:
-        WorkLost: the workers of one died every time; what is on record stays.
+        WorkLost: the workers of a trial died every time; existing records are kept.
     """
     work = partial(_fit_there, trials, cluster.device)
     for i, found in cluster.map(work, range(len(trials))):
@@ -164,19 +164,19 @@ def _fits_elsewhere(cluster: Engine, trials: Sequence[Trial]) -> Iterator[_Fitte
 
 
 def _fit_there(trials: Sequence[Trial], device: str, i: int) -> tuple[Record, FitResult]:
-    """Runs one of the trials on a machine that its record names."""
+    """Runs one of the trials; its record identifies the machine."""
     image = trials[i].image
     there = replace(trials[i], image=replace(image, image=image.image.to(device)))
     _, record, result = _fit(there, lambda trial, point: None)
     result = replace(result, params=result.params.map(lambda value: value.cpu()))
-    # Which of several, without its name, which is nobody else's business.
+    # Tells machines apart without giving away their names.
     node = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
     machine = f"{record.environment['machine']}, node {node}"
     return replace(record, environment={**record.environment, "machine": machine}), result
 
 
 def _fit(trial: Trial, on_eval: OnEval) -> _Fitted:
-    """Runs a trial; a rate that it leaves open is first found by an LR range test."""
+    """Runs a trial; if it leaves the rate open, an LR range test finds it first."""
     if trial.lr is None:
         params = trial.start().params
         lr = lr_range_test(params, trial.image.image, trial.fit_config).suggestion
@@ -186,13 +186,13 @@ def _fit(trial: Trial, on_eval: OnEval) -> _Fitted:
 
 @contextlib.contextmanager
 def _side_by_side(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """A map that calls a function for several values at a time and gives results as they come."""
+    """A map that calls a function for several values at a time and yields results as they come."""
     if workers == 1:
         yield map
         return
     threads = torch.get_num_threads()
-    # Threads, as nothing of an init needs to be picklable then; those of ThreadPool end with the
-    # process, so that Ctrl-C does not wait for fits.
+    # Threads, because then inits need not be picklable. Those of ThreadPool end with the process,
+    # so Ctrl-C does not wait for fits.
     with ThreadPool(workers, torch.set_num_threads, (threads,)) as pool:
         yield pool.imap_unordered
 
@@ -204,10 +204,10 @@ def open_records(
     workers: int = 1,
     cluster: Engine | None = None,
 ) -> Iterator[RecordFile]:
-    """A RecordFile that no other process writes to in the meantime.
+    """A RecordFile that is locked against other processes.
 
     Raises:
-        InputError: another process does, or see RecordFile, or the directory is not there.
+        InputError: another process has locked it, the directory is missing, or see RecordFile.
     """
     try:
         place = written_place(path)  # the lock of a link's file is the file's own
@@ -220,7 +220,7 @@ def open_records(
 def run(
     plan: Plan, file: RecordFile, on_eval: OnEval = lambda trial, point: None
 ) -> Iterator[Record]:
-    """Yields the record of every trial of a plan, running those that are not in the file yet."""
+    """Yields the record of every trial of a plan; runs those that are not in the file yet."""
     yield from (_run_curves if plan.row.along_curve else _run_ladder)(plan, file, on_eval)
 
 
@@ -289,9 +289,9 @@ def _run_curves(plan: Plan, file: RecordFile, on_eval: OnEval) -> Iterator[Recor
 
 
 def epoch_sec(plan: Plan, workers: int = 1) -> float:
-    """Seconds that one epoch of the plan's fit takes here, from a few steps on its first image.
+    """Seconds per epoch of the plan's fit on this machine, from a few steps on its first image.
 
-    With several workers, what an epoch adds to the time until all are done.
+    With several workers, it is the time that an epoch adds to the whole.
     """
     pixels = plan.protocol.image_size**2
     whole = plan.trial(plan.entries[0], plan.images[0], plan.protocol.budgets_epochs[0], 1e-6, 0)
@@ -310,7 +310,7 @@ def epoch_sec(plan: Plan, workers: int = 1) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """A stored trial that was run again."""
+    """A stored trial and its repetition."""
 
     record: Record
     again: Record
@@ -328,10 +328,10 @@ class Check:
 
 
 def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
-    """Runs `count` stored trials again, spread evenly over the file; nothing is written.
+    """Runs `count` stored trials again, spread evenly over the file; writes nothing.
 
     Raises:
-        InputError: none of the file's trials is one of this plan's.
+        InputError: none of the file's trials belongs to this plan.
     """
     entries = {entry.label: entry for entry in plan.entries}
     images = {image.hash: image for image in (*plan.images, *plan.tuning_images)}

@@ -1,4 +1,4 @@
-"""What a user types -> Init: a name, a file, a run directory, or a function of their own."""
+"""An init as typed -> Init: a name, a file, a run directory, or a user's function."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from hyperinit.siren.store import (
     shown_hashes,
 )
 
-# (name in tables, width, depth, what follows "@" or None) -> an init that is more than a draw.
+# (name in tables, width, depth, number after "@" or None) -> an init that is more than a draw.
 InitMaker = Callable[[str, int, int, float | None], Init]
 
 
 def sized_maker(spec: InitSpec) -> InitMaker:
-    """`sized_init` of a spec, as tables of inits hold it."""
+    """`sized_init` of a spec, in the form of an `InitMaker`."""
 
     def make(name: str, width: int, depth: int, power: float | None) -> Init:
         return sized_init(name, spec, width, depth, SIZED_POWER if power is None else power)
@@ -59,12 +59,12 @@ def sized_maker(spec: InitSpec) -> InitMaker:
 
 
 def sized_makers(specs: Mapping[str, InitSpec]) -> dict[str, InitMaker]:
-    """Those of the inits by name that there are sized, as NAME-sized."""
+    """The makers of NAME-sized for inits by name that have a sized form."""
     sized = ("33", "identity", "waves", "waves-mid")
     return {f"{name}-sized": sized_maker(specs[name]) for name in sized}
 
 
-# The inits that go by a name alone, for every program; benchmarks know more.
+# The inits that every command knows by name; benchmarks know more.
 BY_NAME: dict[str, InitSpec | InitMaker] = {
     **NAMED_INITS,
     **sized_makers(NAMED_INITS),
@@ -75,7 +75,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 SIREN_KINDS = (PARAMS_KIND, INT8_KIND)
 
-# Rivals that only a checkout has, in baselines/: rules, and inits that are trained.
+# Rivals that only a checkout has, in baselines/: rules, and trained inits.
 CHECKOUT_RULES = ("weight-scaling", "winner", "vi3nr", "fresh")
 CHECKOUT_TRAINED = (
     *("strainer", "snp", "maml", "fomaml", "meta-sgd", "reptile", "transinr", "ipc", "seed-hyper"),
@@ -99,8 +99,8 @@ def load_init(
             `read_siren` knows; the checkpoint or run directory of a hypernetwork or a learned init;
             a directory of fitted SIRENs (see `neighbour_init`); "hub:OWNER/NAME" or
             "hub:OWNER/NAME@REVISION", a checkpoint on the Hugging Face Hub; "FILE.py:FUNCTION" or
-            "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it is what tables call it.
-            "@NUMBER" behind a name in `named` sets the one number of a rule; of an InitSpec, it is
+            "MODULE:FUNCTION" (see `callable_init`). "NAME=" before it sets its name in tables.
+            "@NUMBER" after a name in `named` sets the one number of a rule; for an InitSpec, it is
             a factor on the first layer's weights.
         named: Hand-designed inits by name.
         width: Units of the SIREN's sine layers.
@@ -109,7 +109,7 @@ def load_init(
         theirs: Layout and conventions of another program's SIREN, as in `read_siren`.
 
     Raises:
-        InputError: none of these, or it cannot be loaded; unknown names list the known ones.
+        InputError: it is none of these (the message lists the known names), or cannot be loaded.
     """
     name, rest = named_source(source)
     if name:
@@ -124,7 +124,7 @@ def load_init(
         spec = entry if number is None else entry.with_first_scaled(number)
         return spec_init(source, spec, width, depth)
     path = Path(source)
-    if os.path.exists(source):  # False for what can be no path
+    if os.path.exists(source):  # False for strings that cannot be paths
         return _file_init(path, index, theirs or {})
     if source.startswith(HUB_PREFIX):
         return replace(_file_init(Path(local_checkpoint(source)), None, {}, source), name=source)
@@ -136,26 +136,28 @@ def load_init(
 
 
 def _check_reading(source: str, index: int | None, theirs: Mapping[str, Any]) -> None:
-    """Refuses what says how to read a file of SIRENs where the source is not such a one."""
-    if index is None and not theirs:  # as nearly always: the file is not looked into twice
+    """Refuses an index or conventions if the source is not a file to which they apply."""
+    if index is None and not theirs:  # the usual case; avoids reading the file twice
         return
     path = Path(source)
-    is_file = os.path.isfile(source)  # False for what can be no path
+    is_file = os.path.isfile(source)  # False for strings that cannot be paths
     foreign = is_file and path.suffix.lower() in SUFFIXES[1:]
     kind = file_kind(path) if is_file and path.suffix.lower() == SUFFIXES[0] else None
     if index is not None and kind not in SIREN_KINDS:
-        raise InputError(f"init {source} is no file of ours with SIRENs: it takes no index")
+        raise InputError(f"init {source} is not a file of ours with SIRENs, so it takes no index")
     is_siren = foreign or kind in ("", *SIREN_KINDS)
     if any(value is not None for value in theirs.values()) and not is_siren:
-        raise InputError(f"init {source} is no SIREN of another program: it takes no conventions")
+        raise InputError(
+            f"init {source} is not a SIREN of another program, so it takes no conventions"
+        )
 
 
 def _unknown(source: str, named: Iterable[str]) -> InputError:
-    """The error for a name that is no init of the package."""
+    """The error for a name that is not an init of the package."""
     if source.partition("@")[0] in CHECKOUT_RULES:
         return InputError(
-            f"init {source!r} is a rival of the repository's baselines/, which the package does not"
-            " have: use scripts/benchmark.py in a checkout"
+            f"init {source!r} is a rival in the repository's baselines/, which the package does not"
+            " include: use scripts/benchmark.py in a checkout"
         )
     if source in CHECKOUT_TRAINED:
         return InputError(
@@ -169,7 +171,7 @@ def _unknown(source: str, named: Iterable[str]) -> InputError:
 
 
 def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: str = "") -> Init:
-    """What a file, a run or a directory of SIRENs is as an init; a model of its own has `name`."""
+    """The init of a file, a run or a directory of SIRENs; `name` is for a pretrained model."""
     if holds_sirens(path):
         return neighbour_init(path.resolve().name, path)
     foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
@@ -188,7 +190,7 @@ def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: s
 
 
 def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
-    """Another program's SIREN, whose pixels are taken to lie as those of the image to be fitted."""
+    """Another program's SIREN, assumed to have the same pixel grid as the image to be fitted."""
     foreign = read_foreign(path, **theirs)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     facts = {"conventions": asdict(foreign.conventions), "sha256": sha256}
@@ -201,9 +203,9 @@ def _foreign_init(path: Path, theirs: Mapping[str, Any]) -> Init:
 
 
 def pretrained_init(name: str, width: int, depth: int) -> Init:
-    """A hypernetwork that comes with the package; "hyper" is `hyper_for` this width and depth."""
+    """A hypernetwork that comes with the package; "hyper" is resolved by `hyper_for`."""
     pretrained = hyper_for(width, depth) if name == "hyper" else name
-    if pretrained in STEPPED:  # has learned nothing, and is the best there is
+    if pretrained in STEPPED:  # a start that has learned nothing, and is the best there is
         return STEPPED[pretrained](pretrained, width, depth)
     return _file_init(pretrained_path(pretrained), None, {}, name)
 
@@ -211,20 +213,20 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
 def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     """A user's function (image (3, H, W) in [0, 1], seed) -> Params of one SIREN.
 
-    If it has parameters `width` and `depth`, it is told the network's. It may have an attribute
-    `epochs`, the pixel visits per pixel that it costs: a number, or a function of the image; and
-    `train_hashes`, `image_hash` of every photograph it was made from, which it is not tested on.
-    Records identify it by the SHA-256 of the file it is in, and of those of your own modules that
-    this one imports; installed packages are none of these.
+    If it has parameters `width` and `depth`, it gets those of the network. It may have an attribute
+    `epochs`, its cost in pixel visits per pixel: a number, or a function of the image; and
+    `train_hashes`, the `image_hash` of every photograph it was made from, on which it is not
+    tested. Records identify it by the SHA-256 of its file, and of your own modules that it imports;
+    installed packages are not included.
 
     Args:
         source: "FILE.py:FUNCTION", or "MODULE:FUNCTION" with a module that can be imported.
-        width, depth: Of the SIREN that is wanted.
+        width, depth: The SIREN's width and depth.
 
     Raises:
-        InputError: no such file, module or function, it cannot be imported, or does not take an
-            image and a seed; its `epochs` are no number, negative or not finite; its
-            `train_hashes` are no texts.
+        InputError: the file, module or function does not exist, cannot be imported, or does not
+            take an image and a seed; its `epochs` are not a number, negative or not finite; or its
+            `train_hashes` are not texts.
     """
     place, _, name = source.rpartition(":")
     module = _import(place)
@@ -245,17 +247,17 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
 
 
 def _told(function: Any, sizes: Mapping[str, int], source: str) -> Any:
-    """A function that is told those sizes that it has parameters for."""
+    """The function, called with those of the sizes that it has parameters for."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in ones have none to look at
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return function
     told = {name: size for name, size in sizes.items() if name in signature.parameters}
     try:
         signature.bind(None, None, **told)
     except TypeError as error:
         raise InputError(
-            f"{source} must be a function of (image, seed), and of width and depth if it likes, not"
+            f"{source} must be a function of (image, seed), optionally with width and depth, not"
             f" of {signature} ({error})"
         ) from error
     return functools.partial(function, **told)
@@ -268,13 +270,13 @@ def _import(place: str) -> ModuleType:
         if not Path(place).is_file():
             raise InputError(f"{place}: no such file")
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None and spec.loader is not None  # always so for a .py file
+        assert spec is not None and spec.loader is not None  # always true for a .py file
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
     except InputError:
         raise
-    except (Exception, SystemExit) as error:  # whatever a user's module raises on import
+    except (Exception, SystemExit) as error:  # a user's module may raise anything on import
         reason = " ".join(str(error).split())
         raise InputError(
             f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
@@ -282,10 +284,10 @@ def _import(place: str) -> ModuleType:
 
 
 def _own_imports(module: ModuleType) -> dict[str, str]:
-    """Name -> SHA-256 of the modules that a user's module imports, and those these do in turn.
+    """Name -> SHA-256 of the modules that a user's module imports, directly or indirectly.
 
-    Anywhere in their text, as a function may import when it is called; without what is installed,
-    which is not edited between two runs.
+    Imports are found anywhere in the text, because a function may import when it is called.
+    Installed packages are left out: they are not edited between two runs.
     """
     found: dict[str, str] = {}
     waiting = [(module.__file__, module.__package__ or "")]
@@ -301,12 +303,12 @@ def _own_imports(module: ModuleType) -> dict[str, str]:
 
 
 def _imported_names(path: str | None, package: str) -> Iterator[str]:
-    """Full names of what a Python file imports, packages on the way and names in them included."""
+    """Full names of everything a Python file imports, including parent packages and members."""
     if path is None or Path(path).suffix != ".py":
         return
     try:
         tree = ast.parse(Path(path).read_bytes())
-    except (SyntaxError, ValueError):  # of a module that only a call would import
+    except (SyntaxError, ValueError):  # from a module that only a call would import
         return
     for node in ast.walk(tree):
         names: list[str] = []
@@ -322,14 +324,14 @@ def _imported_names(path: str | None, package: str) -> Iterator[str]:
 
 
 def _own_spec(name: str) -> ModuleSpec | None:
-    """Where a module is, if it is a file that is not installed; None for names that are none."""
+    """The spec of a module that is a file and not installed; None for any other name."""
     top = name.partition(".")[0]
     if top in (*sys.stdlib_module_names, "hyperinit"):
         return None
-    for known in dict.fromkeys((top, name)):  # what is installed is not looked into
+    for known in dict.fromkeys((top, name)):  # installed packages are not searched
         try:
             spec = importlib.util.find_spec(known)
-        except (Exception, SystemExit):  # it imports packages on the way
+        except (Exception, SystemExit):  # finding it imports its parent packages
             return None
         if spec is None or any(part in _INSTALLED for part in Path(str(spec.origin)).parts):
             return None
@@ -338,9 +340,9 @@ def _own_spec(name: str) -> ModuleSpec | None:
 
 
 def _epochs_of(function: Any, source: str) -> Callable[[Tensor], float]:
-    """What a user's function costs; refused in one line where that is no usable number.
+    """The cost of a user's function; refused in one line if it is not a usable number.
 
-    Less than nothing would buy free steps in a benchmark, and "3" is a text.
+    A negative cost would buy free steps in a benchmark, and "3" is a text.
     """
     epochs = getattr(function, "epochs", 0.0)
 

@@ -1,4 +1,4 @@
-"""Init + image + seed -> one Record: every comparison in the project runs through here."""
+"""Init + image + seed -> one Record. Every comparison in the project runs through here."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from hyperinit.record.record import CurvePoint, Record, trial_key
 from hyperinit.siren.device import cpuinfo
 from hyperinit.siren.store import tensors_hash
 
-# Fields of FitConfig that came after the first records of this version of the protocol.
+# Fields of FitConfig that are newer than the first records of this version of the protocol.
 LATER_FIT_OPTIONS = (
     *("layer_lr_factors", "beta2", "hidden_dtype", "engine", "max_restarts"),
     *("optimizer", "beta1", "rising_rates", "warmup_steps", "rising_units", "backward_dtype"),
 )
 
-# Version of the protocol -> what its fits have that no field of `Protocol` says.
+# Version of the protocol -> settings of its fits that are not fields of `Protocol`.
 FITS: dict[int, dict[str, Any]] = {
     1: PROTOCOL_1,
     2: {
@@ -49,7 +49,7 @@ FITS: dict[int, dict[str, Any]] = {
 @functools.cache
 def _versions() -> dict[str, Any]:
     version: str | None = None
-    with contextlib.suppress(ImportError):  # a copy that nobody installed
+    with contextlib.suppress(ImportError):  # a copy that is not installed
         version = hyperinit.__version__
     return {
         "commit": _commit(),
@@ -61,7 +61,7 @@ def _versions() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this module is in; None where it is installed, wherever that is."""
+    """The commit of the checkout that this module is in; None if the package is installed."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -75,7 +75,7 @@ def _commit() -> str | None:
 
 @functools.cache
 def machine(device: str = "cpu") -> str:
-    """What seconds were measured on: the processor, its cores, and a GPU; no name of a host."""
+    """The hardware that seconds depend on: processor, cores and GPU; without the host's name."""
     processor = cpuinfo("model name") or platform.processor() or platform.machine()
     gpu = ""
     if device.startswith("cuda"):
@@ -85,21 +85,21 @@ def machine(device: str = "cpu") -> str:
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a result may depend on besides its settings."""
+    """Everything that a result may depend on besides its settings."""
     where = {"threads": torch.get_num_threads(), "device": str(device)}
     return {**_versions(), "machine": machine(str(device)), **where}
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One fit that has been decided on: where it starts, on what, and what it declares.
+    """One planned fit: its start, its image, and what it declares.
 
     Attributes:
-        init: Where it starts.
-        image: At the protocol's size.
-        protocol: Everything the trials of a comparison share.
-        budget_epochs, lr: What the run declares; `lr` None where it is still to be found.
-        seed: Draws the init and, separately, the order of the pixels.
+        init: The init that it starts from.
+        image: The image, at the protocol's size.
+        protocol: Everything that the trials of a comparison share.
+        budget_epochs, lr: What the run declares; `lr` is None if it is still to be found.
+        seed: Seed of the init's draw and, separately, of the order of the pixels.
         track, is_tuning, changes: See Record.
         fit_fields: Fields of FitConfig that override the protocol's, `changes` among them.
     """
@@ -117,7 +117,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What tables call the entry it is of."""
+        """What tables call its entry."""
         return label(self.init.name, self.changes)
 
     @property
@@ -132,7 +132,7 @@ class Trial:
 
     @property
     def version(self) -> int:
-        """The protocol's."""
+        """The protocol's version."""
         return self.protocol.version
 
     @property
@@ -140,8 +140,8 @@ class Trial:
         """The protocol's fit with the entry's own changes.
 
         Raises:
-            InputError: a value is out of range, or not declared: a record is of what the rate it
-                declares does, so one that diverges must show as such, and fits are not restarted.
+            InputError: a value is out of range or left open. A record must show what its declared
+                rate does, divergence included, so fits are not restarted.
         """
         fields = FitConfig.__dataclass_fields__
         shared = {k: v for k, v in asdict(self.protocol).items() if k in fields}
@@ -154,31 +154,31 @@ class Trial:
         if left_open or config.batch_pixels is None:
             raise InputError(
                 f"init {self.init.name}: engine, hidden_dtype, backward_dtype and batch_pixels must"
-                " be named in a benchmark, not left to be chosen"
+                " be given in a benchmark, not left open"
             )
         return config
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its record says of the workload: nothing in here can change without a new trial."""
+        """The workload in its record: if anything in here changes, it is another trial."""
         sizes = {k: getattr(self.protocol, k) for k in ("image_size", "width", "depth")}
         # The defaults of later options are part of the protocol.
         fitted = as_recorded(self.fit_config, LATER_FIT_OPTIONS, FitConfig(**PROTOCOL_1))
-        # The first three stand in the record itself; evaluations do not touch the fit.
+        # The first three are fields of the record itself; evaluations do not affect the fit.
         for name in ("budget_epochs", "lr", "seed", "eval_epochs"):
             del fitted[name]
         return {**sizes, **fitted}
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """`Record.trial` of the record that running it gives."""
+        """`Record.trial` of the record that it will give."""
         return trial_key(self)
 
     def start(self) -> Start:
-        """Where the fit starts, on the image's device.
+        """The fit's start, on the image's device.
 
         Raises:
-            InputError: the init gave something else than one SIREN of the protocol's size.
+            InputError: the init returned something other than one SIREN of the protocol's size.
         """
         start = self.init.start(self.image.image, self.seed)
         width, depth = self.protocol.width, self.protocol.depth
@@ -193,7 +193,7 @@ class Trial:
     def run(
         self, on_eval: Callable[[CurvePoint], None] = lambda point: None
     ) -> tuple[Record, FitResult]:
-        """Starts from the init and fits."""
+        """Makes the start and runs the fit."""
         image = self.image.image
         start = self.start()
         result = fit(start, image, self.fit_config, on_eval=on_eval)

@@ -1,4 +1,4 @@
-"""What a rung chooses for an init on tuning images: its rate, and the protocol's alternatives."""
+"""The choices for an init and a rung on tuning images: its rate, and other settings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hyperinit.record.protocol import Protocol
 from hyperinit.record.records import Record
 from hyperinit.score.groups import Choice, select_choices
 
-# (rate, settings beside it) -> the fits of all tuning images so.
+# (rate, other settings) -> the fits of all tuning images with these.
 Fits = Callable[[float, Mapping[str, Any]], list[Record]]
 
 
 def tune(plan: Plan, entry: Entry, before: Choice | None, fits: Fits) -> Iterator[Record]:
-    """Fits of the tuning images by what may be best on a rung.
+    """Fits the tuning images with the settings that may be best on a rung.
 
-    The best rate changes little from one budget to the next, so only the one that was best on the
-    rung before and its neighbours in the grid are tried; and none above one that diverged. Then,
-    one setting after the other, its other values at the best rate so far; and where one of them
-    was better, the neighbours of its rate too.
+    The best rate changes little from one budget to the next, so only the best one of the previous
+    rung and its neighbours in the grid are tried, and none above one that diverged. Then, for one
+    setting after the other, its other values are tried at the best rate so far. If one of them is
+    better, the neighbours of its rate are tried too.
     """
     tried = plan.alternatives(entry)
     settings = {name: values[0] for name, values in tried.items()}
@@ -51,7 +51,7 @@ def tune(plan: Plan, entry: Entry, before: Choice | None, fits: Fits) -> Iterato
 
 
 def rates(protocol: Protocol, settings: Mapping[str, Any]) -> list[float]:
-    """The grid of rates, ascending, as it is for settings: larger batches take higher ones."""
+    """The ascending grid of rates for given settings: larger batches have higher rates."""
     batch_pixels = settings.get("batch_pixels", protocol.batch_pixels)
     if batch_pixels == protocol.batch_pixels:
         return sorted(protocol.lrs)
