@@ -1,1 +1,1 @@
-"""The protocol, the records of fits, their thumbnails."""
+"""The protocol, the records of fits, and their thumbnails."""

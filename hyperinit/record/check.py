@@ -1,7 +1,7 @@
-"""What JSON says of a fit -> a record, every field checked.
+"""JSON about a fit -> a record, with every field checked.
 
-A file may come from a stranger, so nothing in it is taken on trust: types, ranges and depth are
-bounded here, and whatever is behind this module can rely on them.
+A file may come from a stranger, so nothing in it is trusted. Types, ranges and depth are checked
+here, and all other modules can rely on them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hyperinit.record.labels import split_label
 from hyperinit.record.record import CurvePoint, Record
 from hyperinit.record.tracks import split_stored_track
 
-MAX_DEPTH = 16  # of what is inside facts, settings and the environment
-# Of epochs, seconds and errors, besides 0: ratios and squares of these are still finite.
+MAX_DEPTH = 16  # of nesting inside facts, settings and the environment
+# For epochs, seconds and errors, besides 0: ratios and squares of these are still finite.
 MIN_NUMBER, MAX_NUMBER = 1e-30, 1e30
 MAX_SIDE = 2**20  # of sizes in pixels and units
 MAX_SEED = 2**64 - 1  # torch's
@@ -27,7 +27,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:60]!a} is there twice")
+        raise ValueError(f"the key {twice[:60]!a} occurs twice")
     return found
 
 
@@ -36,12 +36,12 @@ def no_constant(name: str) -> NoReturn:
 
 
 def checked(values: dict[str, Any]) -> Record:
-    """A record from what the file says.
+    """Turns the values in a file into a record.
 
     Raises:
         ValueError: a field is missing, unknown, of another type or out of range.
     """
-    stated = "changes" in values  # the first format has it in the init's name
+    stated = "changes" in values  # in the first format, it is part of the init's name
     for name in values:
         if name not in _CHECKS:
             raise ValueError(f"unknown field {name[:60]!a}")
@@ -74,7 +74,7 @@ def _point(row: Any) -> CurvePoint:
             raise ValueError(f"{name} in the curve must not be negative")
     values: list[Any] = [inf if value is None else value for value in row]
     point = CurvePoint(*values)
-    # PSNR is infinite for no error at all; that of what diverged, or is no number, is unknown.
+    # PSNR is infinite if there is no error, and unknown if the fit diverged or the MSE is NaN.
     return replace(point, psnr=nan) if point.psnr == inf and point.mse else point
 
 
@@ -88,7 +88,7 @@ def _no_surrogates(name: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} has half a character in it (a lone surrogate)") from None
+        raise ValueError(f"{name} contains half a character (a lone surrogate)") from None
 
 
 def _number(least: float, most: float = MAX_NUMBER) -> Callable[[str, Any], None]:
@@ -122,7 +122,7 @@ def _curve(name: str, value: Any) -> None:
 
 
 def _facts(name: str, value: Any) -> None:
-    """Any JSON that is not too deep, has finite numbers only and text that can be written."""
+    """Checks that JSON is not too deep, and has only finite numbers and valid text."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} must have keys and values, not {_short(value)}")
     level: list[Any] = [value]
@@ -182,7 +182,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-# Column of a row of the curve -> whether it may be null.
+# Column of a curve's row -> whether it may be null.
 _ROW = {f.name: f.name in ("mse", "psnr", "train_mse") for f in fields(CurvePoint)}
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {

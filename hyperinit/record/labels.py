@@ -1,7 +1,7 @@
-"""What an entry of a comparison changes in the fit <-> the label that tables show.
+"""The changes of an entry's fit <-> the label that tables show.
 
-Records of the first format have the label as the init's name. This is the only place that takes
-such a name apart.
+Records of the first format have the label as the init's name. This is the only place that parses
+such a name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FROZEN, _LR = "frozen_layers", "lr"
 
 
 def label(init: str, changes: Mapping[str, Any]) -> str:
-    """Such as "33", "33 frozen 0,1", "33 at 3.3e-05" or "33 hidden_dtype=bfloat16"."""
+    """The label, such as "33", "33 frozen 0,1", "33 at 3.3e-05" or "33 hidden_dtype=bfloat16"."""
     parts = [init]
     for name, value in changes.items():
         if name == _FROZEN:
@@ -28,12 +28,12 @@ def label(init: str, changes: Mapping[str, Any]) -> str:
 
 
 def split_label(text: str, settings: Mapping[str, Any], lr: float) -> tuple[str, dict[str, Any]]:
-    """The name of the init and what is changed, from a label of the first format.
+    """Splits a label of the first format into the init's name and the changes.
 
     Args:
         text: The label.
-        settings: Of the record: they must say so too, or the text is all name.
-        lr: Of the record, likewise.
+        settings: The record's settings; they must agree, or the whole text is the name.
+        lr: The record's learning rate, likewise.
     """
     name, found, changed = text.partition(" frozen ")
     frozen = settings.get(_FROZEN)

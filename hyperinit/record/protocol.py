@@ -1,4 +1,4 @@
-"""How time to a target error is measured: one frozen, versioned object."""
+"""The rules for measuring the time to a target error: one frozen, versioned object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.settings import check, option
 
 PROTOCOL_VERSION = 2
-VERSIONS = (1, 2)  # that can be measured and scored
+VERSIONS = (1, 2)  # the versions that can be measured and scored
 
 # The seed experiment's three levels of usability, as MSE over all pixels in ImageNet-normalised
 # units: "low frequency info is there", "majority of structure is present", and "looks largely
@@ -29,8 +29,8 @@ TARGETS = (0.08, 0.02, 8e-4)
 class Protocol:
     """The tuned track: the same optimiser for every init, each init at its own best rate.
 
-    A run declares its budget beforehand and is judged by its final error alone, so no lucky early
-    stop on a noisy curve counts. `version` is bumped by any change that can move a result.
+    A run declares its budget in advance and is judged only by its final error, so a lucky early
+    stop on a noisy curve does not count. Any change that can affect a result bumps `version`.
 
     Raises:
         InputError: a field is out of range.
@@ -41,7 +41,7 @@ class Protocol:
     )
     image_size: int = option(
         224,
-        "side of the images in pixels: centre squares, area-resized",
+        "side of the images in pixels; they are centre squares, area-resized",
         at_least=1,
         at_most=int(MAX_PIXELS**0.5),
     )
@@ -49,48 +49,48 @@ class Protocol:
     depth: int = option(5, "number of the SIREN's sine layers", at_least=1, at_most=MAX_DEPTH)
     budgets_epochs: tuple[float, ...] = option(
         (1, 2, 4, 8, 16, 32),
-        "ladder of budgets; each rung is a fit of its own",
+        "ladder of budgets; each rung is a separate fit",
         above=0,
         at_most=MAX_EPOCHS,
     )
     lrs: tuple[float, ...] = option(
         (1.2e-4, 1.7e-4, 2.4e-4, 3.4e-4, 4.8e-4),
-        "grid of learning rates, one for all inits",
+        "grid of learning rates, the same for all inits",
         above=0,
         at_most=MAX_RATE,
     )
     lr_images: int = option(
         8,
-        "tuning images on which an init's rate is chosen, with one seed",
+        "number of tuning images on which an init's learning rate is chosen, with one seed",
         at_least=1,
         at_most=10_000,
     )
     lr_budget_epochs: float = option(
         16.0,
-        "rungs above this one take the rate that was best here: tuning them would cost most",
+        "rungs above this one use the rate that was best here, because tuning them costs most",
         at_least=0,
         at_most=MAX_RATE,
     )
     batch_pixels: int = option(784, "pixels per step", at_least=1, at_most=MAX_COUNT)
     sampler: Literal["credit", "pixels", "points"] = option(
         "credit",
-        "without replacement, hard pixels more often; once an epoch each; random points between",
+        "without replacement, hard pixels more often; each once per epoch; random points between",
     )
     schedule: Literal["power", "linear", "constant"] = option(
-        "power", "of the rate over the declared budget t: (1 - t)^0.7, linear decay, or none"
+        "power", "decay of the rate over the declared budget: (1 - t)^0.7, linear, or none"
     )
     output_lr_factor: float = option(
         5.0, "the output layer's rate relative to the others'", at_least=0, at_most=MAX_RATE
     )
-    weight_decay: float = option(0.0, "AdamW's", at_least=0, at_most=MAX_RATE)
+    weight_decay: float = option(0.0, "decoupled weight decay", at_least=0, at_most=MAX_RATE)
     batch_factors: tuple[float, ...] = option(
         (4.0,),
-        "tried for each init on tuning images: batches of so many times batch_pixels",
+        "also tried for each init on tuning images: batches of this many times batch_pixels",
         above=0,
         at_most=MAX_COUNT,
     )
     level_rates: bool = option(
-        True, "tried there too: one rate for all sine layers, not rates that rise with depth"
+        True, "also tried there: one rate for all sine layers instead of rates rising with depth"
     )
 
     def __post_init__(self) -> None:
@@ -108,9 +108,9 @@ class Protocol:
 
     @property
     def alternatives(self) -> dict[str, tuple[Any, ...]]:
-        """What is chosen for each init and rung beside its rate.
+        """The settings that are chosen for each init and rung besides its rate.
 
-        Field of FitConfig -> what is tried on tuning images, first what this protocol has.
+        Field of FitConfig -> the values tried on tuning images, this protocol's own first.
         """
         pixels, own = self.image_size**2, self.batch_pixels
         batches = [min(max(round(own * factor), 1), pixels) for factor in self.batch_factors]
@@ -130,8 +130,8 @@ _SMALL: dict[str, Any] = {
 # The fit of version 1.
 _FIT_1: dict[str, Any] = {"version": 1, "sampler": "pixels", "schedule": "linear"}
 
-# Version -> settings that a report need not mention; those of the current version follow from the
-# code, those of earlier ones stay as they were, so that their tables do.
+# Version -> settings that a report need not mention. Those of the current version follow from the
+# code; those of earlier versions are fixed, so that their tables do not change.
 _USUAL: dict[int, dict[str, Any]] = {
     1: {
         "batch_pixels": 2048,
@@ -142,8 +142,8 @@ _USUAL: dict[int, dict[str, Any]] = {
     },
 }
 
-# Version -> settings that are chosen for each init and budget, as its learning rate is, or that an
-# init brings with it; and what a record has that does not say.
+# Version -> settings that are chosen for each init and budget, like its learning rate, or that an
+# init brings with it; and their values in a record that does not state them.
 CHOSEN_SETTINGS: dict[int, dict[str, Any]] = {
     1: {},
     2: {"batch_pixels": None, "rising_rates": False, "warmup_steps": 0, "rising_units": False},
@@ -155,18 +155,18 @@ def usual_settings(version: int) -> dict[str, Any]:
     return _USUAL.get(version) or vars(Protocol())
 
 
-# Protocols by name; fields that are not given are as above.
+# Protocols by name; fields that are not given have the defaults above.
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "standard": {},
     # One rung down the ladder of scales.
     "small": _SMALL,
-    # As small, and over in two minutes: to see that everything works.
+    # The same size, and over in two minutes: a check that everything works.
     "quick": {
         **_SMALL,
         **{"budgets_epochs": (1, 2, 4, 8), "lr_images": 3},
         **{"batch_factors": (), "level_rates": False},
     },
-    # Version 1, which records made before version 2 are of.
+    # Version 1, for records made before version 2.
     "standard-1": {
         **_FIT_1,
         "batch_pixels": 2048,
@@ -180,7 +180,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "budgets_epochs": (0.5, 1, 2, 4, 8, 16, 32, 64),
         "lrs": (5e-4, 1e-3, 2e-3),
     },
-    # As the seed experiment ran it, but for the rate, which an LR range test finds.
+    # As in the seed experiment, except that an LR range test finds the rate.
     "seed": {
         **_FIT_1,
         # 3,000 of its epochs of 7 steps of 8,192 points, in visits to each of 224 x 224 pixels
@@ -191,7 +191,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "output_lr_factor": 1.0,
         "weight_decay": 0.01,
     },
-    # What most papers print: 5,000 steps, each on all pixels, of Adam. The track has the rate.
+    # What most papers report: 5,000 steps of Adam, each on all pixels. The track has the rate.
     "published": {
         **_FIT_1,
         "budgets_epochs": (5000.0,),

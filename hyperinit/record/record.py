@@ -1,6 +1,6 @@
-"""One fit as it is kept: the record and the points of its curve.
+"""The record of one fit, and the points of its curve.
 
-Scoring reads records only, so nothing is rerun when a rule of scoring changes.
+Scoring reads only records, so nothing is rerun when a rule of scoring changes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class CurvePoint:
     """One evaluation of the full pixel grid.
 
     Attributes:
-        epochs: Pixel visits so far / pixels of the image, making the start included.
+        epochs: Pixel visits so far / pixels of the image, including making the start.
         steps: Optimiser steps so far.
         sec: Seconds on the clock so far.
         mse: MSE over all pixels, in ImageNet-normalised units; infinite after divergence.
-        psnr: In dB on [0, 1]; NaN after divergence, as files are read.
+        psnr: In dB on [0, 1]; NaN after divergence, when read from a file.
         train_mse: Exponential moving average of the training loss; NaN before the first step,
-            which a file cannot say: it is read back as infinite.
+            which is read back from a file as infinite.
     """
 
     epochs: float
@@ -48,20 +48,20 @@ class Record:
         init: Name of the init.
         init_facts: The init's resolved row, or its checkpoint's identity.
         image: Name of the image; `image_hash` identifies its content.
-        seed: Of the draw of the init and of the order of pixels.
+        seed: Seed of the init's draw and of the order of pixels.
         lr, budget_epochs: What the run declared.
         curve: The start, evaluations, and the end. In the file a point is a row of its six fields,
-            and what is not a finite number is null.
+            and numbers that are not finite are null.
         init_epochs, init_sec: The part of the cost that went into making the start.
         params_hash: SHA-256 of the fitted parameters.
-        diverged: The error became non-finite.
-        settings: Image size, network size and every field of FitConfig that can move the result.
+        diverged: Whether the error became non-finite.
+        settings: Image size, network size and every field of FitConfig that can affect the result.
         environment: Commit, versions, threads, device.
-        version: The protocol's.
-        changes: What the entry declares to change in the fit, such as {"frozen_layers": [0]}; the
-            values are among the settings too, or `lr`.
-        is_tuning: It is a fit of a tuning image, which only serves to choose a learning rate; in
-            the file the track then ends with "-lr".
+        version: The protocol's version.
+        changes: The changes of the fit that the entry declares, such as {"frozen_layers": [0]}; the
+            values are also in the settings, or in `lr`.
+        is_tuning: Whether it is a fit of a tuning image, which only serves to choose a learning
+            rate; in the file the track then ends with "-lr".
         source_hash: `image_hash` of the photograph that the image is a crop of; "" if unknown.
     """
 
@@ -92,7 +92,7 @@ class Record:
 
     @property
     def end(self) -> CurvePoint:
-        """The last evaluation; its error is finite even where the fit diverged, see `mse`."""
+        """The last evaluation; its error is finite even if the fit diverged, see `mse`."""
         return self.curve[-1]
 
     @property
@@ -102,12 +102,12 @@ class Record:
 
     @property
     def epochs(self) -> float:
-        """Pixel visits / pixels, making the start included."""
+        """Pixel visits / pixels, including making the start."""
         return self.end.epochs
 
     @property
     def sec(self) -> float:
-        """Seconds on the clock, making the start included."""
+        """Seconds on the clock, including making the start."""
         return self.end.sec
 
     @property
@@ -122,7 +122,7 @@ class Record:
 
     @cached_property
     def label(self) -> str:
-        """What tables call the entry: the init and what is changed in its fit."""
+        """What tables call the entry: the init and the changes of its fit."""
         return label(self.init, self.changes)
 
     @property
@@ -132,22 +132,22 @@ class Record:
 
     @cached_property
     def make(self) -> str:
-        """What is behind the label: the init's facts and the settings, as JSON."""
+        """What the label stands for: the init's facts and the settings, as JSON."""
         return make_text(self.init_facts, self.settings)
 
     @cached_property
     def trial(self) -> tuple[Any, ...]:
-        """What makes two records the same trial: rerunning it must give the same result."""
+        """The identity of the trial: records that share it must have the same result."""
         return trial_key(self)
 
 
 def trial_key(of: Any) -> tuple[Any, ...]:
-    """Identity of a trial, known before it is run; the rate is its last entry.
+    """Identity of a trial, known before it is run; the learning rate is its last entry.
 
-    It is of the label, so that records of the first format keep theirs.
+    It contains the label, so that records of the first format keep their identity.
 
     Args:
-        of: A `Record`, or what will give one: anything with these attributes of it.
+        of: A `Record`, or a trial that will give one: anything with the same attributes.
     """
     track = stored_track(of.track, of.is_tuning)
     facts = make_text(of.init_facts, of.settings)
@@ -155,5 +155,5 @@ def trial_key(of: Any) -> tuple[Any, ...]:
 
 
 def make_text(init_facts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """What an init and the settings of its fits are, as one text: alike where these are."""
+    """An init and the settings of its fits as one text, which is equal if they are."""
     return json.dumps([init_facts, settings], sort_keys=True)

@@ -1,6 +1,6 @@
-"""Record files: JSONL, a record a line, appended as fits end and read by whatever scores them.
+"""Record files: JSONL, one record per line, appended as fits end and read for scoring.
 
-Whoever wrote a file, it is read or refused in one line that names the file and the line in it.
+Any file, whoever wrote it, is read, or refused in one line that names the file and the line in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hyperinit.record.tracks import stored_track
 __all__ = ["CurvePoint", "Record", "append_record", "read_records", "repair_jsonl", "to_line"]
 
 MAX_LINE_BYTES = 16 * 2**20  # the longest committed line has 34,157
-SUBMISSION_START = b'{"submission": '  # a first line that is about the records, see publish
+SUBMISSION_START = b'{"submission": '  # first line of a submission, about its records; see publish
 
 
 def beside(records: str | Path, suffix: str) -> Path:
@@ -50,10 +50,10 @@ def is_submission(path: str | Path) -> bool:
 
 
 def to_line(record: Record) -> str:
-    """A record as one line of JSON, without its newline; what is not finite is null."""
+    """A record as one line of JSON, without the newline; non-finite numbers are null."""
     values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "is_tuning"}
     values["track"] = stored_track(record.track, record.is_tuning)
-    if not record.source_hash:  # records of before stay as they were, byte by byte
+    if not record.source_hash:  # older records stay the same, byte for byte
         del values["source_hash"]
     values["curve"] = [
         [value if isfinite(value) else None for value in astuple(point)] for point in record.curve
@@ -62,17 +62,17 @@ def to_line(record: Record) -> str:
 
 
 def append_record(path: str | Path, record: Record) -> None:
-    """Appends one complete line; a line that a killed run left unfinished is cut off first.
+    """Appends one complete line, after removing a line that a killed run left unfinished.
 
     Raises:
-        InputError: it cannot be written, such as on a full disk; the file is as it was.
+        InputError: it cannot be written, such as on a full disk; the file is then unchanged.
     """
     try:
         repair_jsonl(path)
         with open(path, "ab", buffering=0) as file:
             length, line = file.tell(), to_line(record).encode() + b"\n"
             try:
-                if file.write(line) < len(line):  # as much as there was room for
+                if file.write(line) < len(line):  # there was room for only part of it
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except OSError:
@@ -91,7 +91,7 @@ def repair_jsonl(path: str | Path) -> None:
         if file.seek(0, os.SEEK_END) == 0:
             return
         file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":  # only then is the file worth reading: this is done per append
+        if file.read(1) != b"\n":  # read the whole file only then: this is done for every append
             file.seek(0)
             content = file.read()
             end = content.rfind(b"\n") + 1
@@ -110,15 +110,14 @@ def _is_whole(line: bytes) -> bool:
 
 
 def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
-    """Reads records, the first of each trial where a trial was written twice.
+    """Reads records; if a trial was written more than once, the first one counts.
 
-    Where the others of a trial ended with another error a line says how many there are.
-
+    If its other records ended with different errors, a warning says how many such trials there are.
     Memory and time are bounded by the size of the files.
 
     Raises:
-        InputError: a file is missing or not text, a line is not a record, or it was made under
-            a version of the protocol that this program does not know; the line is named.
+        InputError: a file is missing or not text, a line is not a record, or it has a protocol
+            version that this program does not know; the message names the line.
     """
     return first_of_each(_each([paths] if isinstance(paths, (str, Path)) else paths))
 
@@ -136,7 +135,7 @@ def _each(paths: Iterable[str | Path]) -> Iterator[Record]:
 
 
 def first_of_each(found: Iterable[Record]) -> list[Record]:
-    """The first record of each trial; where others ended with another error a line says so."""
+    """The first record of each trial; a warning says if others ended with different errors."""
     records: dict[tuple[Any, ...], Record] = {}
     others: set[tuple[Any, ...]] = set()
     for record in found:
@@ -145,7 +144,7 @@ def first_of_each(found: Iterable[Record]) -> list[Record]:
             others.add(record.trial)
     if others:
         logging.getLogger("hyperinit").warning(
-            "%d trials have several records that end with different errors: the first counts, in"
+            "%d trials have several records that end with different errors; the first counts, in"
             " the order of the files",
             len(others),
         )
@@ -153,7 +152,7 @@ def first_of_each(found: Iterable[Record]) -> list[Record]:
 
 
 def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
-    """The complete lines that are not blank, with their numbers."""
+    """The complete lines that are not blank, with their line numbers."""
     with open(path, "rb") as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES):
@@ -162,7 +161,7 @@ def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
             if line[-1:] != b"\n":
                 if len(line) == MAX_LINE_BYTES:
                     raise InputError(f"{where}: not a record (longer than {MAX_LINE_BYTES} bytes)")
-                # The run that wrote it was killed in mid-line: left out, if it was a record.
+                # The run that wrote it was killed in mid-line; ignored if it looks like a record.
                 if line.startswith(b"{") and not _is_whole(line):
                     return
                 if not line.startswith(b"{") and not line.isspace():
@@ -179,7 +178,7 @@ def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
 
 
 def _check_submission(line: bytes, where: str) -> None:
-    """Refuses a damaged first line of a submission, whose facts are for `publish` to judge."""
+    """Refuses a damaged first line of a submission; `publish` judges its content."""
     try:
         json.loads(line, object_pairs_hook=no_key_twice, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:

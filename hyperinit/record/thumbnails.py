@@ -1,7 +1,7 @@
 """Pictures of fits -> small WebP files in a folder beside the records, for pages about them.
 
-A file is named by a digest of what it shows, so no name of an image or init gets into a path. They
-are made off the clock and are no part of a record: without them everything can still be scored.
+A file's name is a digest of what it shows, so no name of an image or init gets into a path. They
+are made off the clock and are not part of a record: everything can be scored without them.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from hyperinit.base.files import make_directory, write_atomically
 from hyperinit.record.records import Record, beside
 
 SIDE = 128  # pixels at most: about 4 kB a picture
-SHOWN_EPOCHS = (0.25, 1.0, 4.0, 16.0)  # budgets whose ends are kept, where a ladder has more
+SHOWN_EPOCHS = (0.25, 1.0, 4.0, 16.0)  # budgets whose ends are kept, if a ladder has more
 
 
 def folder_of(records: str | Path) -> Path:
-    """Where the thumbnails of a record file are: beside it."""
+    """The folder of a record file's thumbnails, beside it."""
     return beside(records, ".thumbnails")
 
 
 class Thumbnails:
-    """The thumbnails of one record file, or, to read, of several.
+    """The thumbnails of one record file, or (only to read) of several.
 
     Raises:
-        InputError: when writing: the folder cannot be created or written to.
+        InputError: when writing, if the folder cannot be created or written to.
     """
 
     def __init__(self, folders: Path | Iterable[Path]) -> None:
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
 
     def add(self, record: Record, image: bytes, start: bytes, end: bytes) -> None:
-        """Stores what one fit is of, began with and ended with, each a WebP file."""
+        """Stores the image, the start and the end of one fit, each as a WebP file."""
         make_directory(self.folders[0])
         for name, picture in ((_image, image), (_start, start)):
             if not self._path(name(record)).exists():
                 write_atomically(self._path(name(record)), picture)
-        # The last one to be written: where it is there, the others are.
+        # Written last: if it exists, the others do.
         write_atomically(self._path(_end(record)), end)
 
     def image(self, record: Record) -> bytes | None:
-        """The image that a record is of."""
+        """The image of a record."""
         return self._read(_image(record))
 
     def start(self, record: Record) -> bytes | None:
-        """What the SIREN showed at step 0."""
+        """The SIREN's rendering at step 0."""
         return self._read(_start(record))
 
     def end(self, record: Record) -> bytes | None:
-        """What it showed at the end."""
+        """The SIREN's rendering at the end."""
         return self._read(_end(record))
 
     def _path(self, name: str) -> Path:
@@ -78,7 +78,7 @@ def _image(record: Record) -> str:
 
 
 def _start(record: Record) -> str:
-    """All rates and budgets of an init start alike."""
+    """One start for all rates and budgets of an init."""
     sizes = [record.settings.get(name) for name in ("width", "depth")]
     return _name("start", record.label, record.init_facts, sizes, record.image_hash, record.seed)
 

@@ -1,4 +1,4 @@
-"""The tracks: how fits may differ from init to init, and how they are judged. One row for each."""
+"""The tracks: how fits may differ from init to init, and how they are judged. One row per track."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from hyperinit.base.errors import unknown_name
 
 @dataclass(frozen=True)
 class Track:
-    """What is particular to one track; nothing else in the package asks for a track's name.
+    """The properties of one track; no other code in the package depends on a track's name.
 
     Attributes:
-        name: As records have it.
-        meaning: What it measures, a sentence for people.
+        name: The name in records.
+        meaning: What it measures, as a sentence for readers.
         may_change_fit: Whether entries may differ in more than their init.
-        takes_options: `--fit` changes the fit of all its inits.
-        freezes_layers: Every init is an entry for every set of frozen layers.
-        source_weight_decay: An init has the weight decay that its source gives for its row.
-        along_curve: One long fit, scored along its curve at the rate of an LR range test, unless
-            one is given; otherwise a ladder of budgets, scored by the ends of fits whose rates
-            were chosen on tuning images.
-        whole_settings: All settings make the workload; otherwise the sizes alone.
-        preset: Of the protocol, where none is named.
-        chosen_by: How rates are chosen where no tuning images are used, for people.
-        own_command: It is not a choice of `--track` but a command of its own.
-        full_batch: Every step sees all pixels, so an epoch is a step; an init's epochs count too.
-        lr: The rate of all its fits, where none is given; None: the range test's, or chosen.
+        takes_options: Whether `--fit` changes the fit of all its inits.
+        freezes_layers: Whether every init is an entry for every set of frozen layers.
+        source_weight_decay: Whether an init has the weight decay that its source gives for its row.
+        along_curve: Whether it is one long fit, scored along its curve, at the rate of an LR range
+            test unless one is given. Otherwise it is a ladder of budgets, scored by the ends of
+            fits whose rates were chosen on tuning images.
+        whole_settings: Whether all settings define the workload; otherwise only the sizes do.
+        preset: The protocol's preset if none is named.
+        chosen_by: How rates are chosen without tuning images, for readers.
+        own_command: Whether it has a command of its own and is not a choice of `--track`.
+        full_batch: Whether every step sees all pixels, so that an epoch is a step; an init's epochs
+            count too.
+        lr: The rate of all its fits if none is given; None: from the range test, or chosen.
         eval_epochs: Along a curve: seed epochs between two evaluations.
-        psnr_steps: Steps after which the mean PSNR over pairs is a column of tables.
+        psnr_steps: Steps after which tables have a column with the mean PSNR over pairs.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Track:
 
     @property
     def unit(self) -> str:
-        """What its costs are counted in, besides seconds."""
+        """The unit of its costs, besides seconds."""
         if self.full_batch:
             return "steps"
         return "seed epochs" if self.along_curve else "epochs"
@@ -68,7 +69,7 @@ TRACKS: Mapping[str, Track] = {
         ),
         Track(
             "seed",
-            "As the seed experiment ran it: constant rate from a range test, random points.",
+            "As in the seed experiment: constant rate from a range test, random points.",
             source_weight_decay=True,
             along_curve=True,
             preset="seed",
@@ -76,10 +77,10 @@ TRACKS: Mapping[str, Track] = {
         ),
         Track(
             "published",
-            "As the literature fits: every step sees all pixels, with Adam at a constant 1e-4.",
+            "As in the literature: every step sees all pixels, with Adam at a constant 1e-4.",
             along_curve=True,
             preset="published",
-            chosen_by="by nobody: it is 1e-4 for all",
+            chosen_by="in advance: 1e-4 for all",
             full_batch=True,
             lr=1e-4,
             eval_epochs=50,
@@ -87,12 +88,12 @@ TRACKS: Mapping[str, Track] = {
         ),
         Track(
             "open",
-            "The fit itself may differ; the name of an init then says how.",
+            "The fit itself may differ; the name of an entry then says how.",
             takes_options=True,
         ),
         Track(
             "frozen",
-            "Some layers are left as the init made them: the numbers behind “frozen”, from 0.",
+            "Some layers stay as the init made them: the numbers after “frozen”, counted from 0.",
             freezes_layers=True,
             preset="standard-1",
             own_command=True,
@@ -100,14 +101,14 @@ TRACKS: Mapping[str, Track] = {
     )
 }
 
-_TUNING = "-lr"  # in files: ends the track of records that only serve to choose a rate
+_TUNING = "-lr"  # in files, the end of the track of records that only serve to choose a rate
 
 
 def find_track(name: str) -> Track:
     """The row of a track.
 
     Raises:
-        InputError: no such track; the known ones are listed.
+        InputError: there is no such track; the message lists the known ones.
     """
     if name not in TRACKS:
         raise unknown_name("track", name, TRACKS)
@@ -115,15 +116,15 @@ def find_track(name: str) -> Track:
 
 
 def track_of(name: str) -> Track:
-    """The row of a record's track; one that this program does not know is a ladder like others."""
+    """The row of a record's track; a track that this program does not know is a plain ladder."""
     return TRACKS.get(name) or Track(name, "")
 
 
 def stored_track(name: str, is_tuning: bool) -> str:
-    """A track as files and identities of trials have it."""
+    """A track's name in files and in identities of trials."""
     return name + _TUNING if is_tuning else name
 
 
 def split_stored_track(text: str) -> tuple[str, bool]:
-    """The inverse: the track, and whether the record only serves to choose a rate."""
+    """The inverse: the track's name, and whether the record only serves to choose a rate."""
     return text.removesuffix(_TUNING), text.endswith(_TUNING)
