@@ -1,4 +1,4 @@
-"""What stands beside our costs: what papers print, and the init that ratios are to."""
+"""What tables show beside our costs: the numbers that papers print, and the reference init."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ USUAL_REFERENCE = "33"
 def related_scores(
     records: Iterable[Record], asked: str | None, *, tune_on_test: bool = False, strict: bool = True
 ) -> list[GroupScore]:
-    """`score_groups` with ratios to the init that is asked for; to 33, if that is there, without.
+    """`score_groups` with ratios to a given init; if none is given, to 33 if that is there.
 
     Raises:
-        InputError: no group has the init that is asked for; or see `score_groups`.
+        InputError: no group has the init that was asked for; or see `score_groups`.
     """
     scores = score_groups(
         records, asked or USUAL_REFERENCE, tune_on_test=tune_on_test, strict=strict
@@ -29,10 +29,10 @@ def related_scores(
 
 
 def psnr_beside(found: GroupScore, scores: Iterable[GroupScore]) -> dict[str, PsnrAfter]:
-    """Init -> steps -> mean PSNR in the track that the literature prints, for a group's inits.
+    """Init -> steps -> mean PSNR in the published track, for a group's inits.
 
-    Of the group itself, or of the first other one with such columns that is of the same sizes.
-    There an init of that name may have been another, which is left out.
+    From the group itself, or the first other group with such columns and the same sizes. An init
+    that has the same name there but is another one is left out.
     """
     sizes, facts = _sizes(found), {s.init: s.runs[0].init_facts for s in found.inits}
     for other in [found, *scores]:

@@ -1,22 +1,21 @@
 """Costs of pairs -> medians, ratios with intervals, survival curves.
 
 The unit of every count is a pair: one image and one seed. A pair whose runs never reach a target
-is censored: its cost is known to be above that of its largest budget, no more. Censored pairs are
+is censored: its cost is only known to be above that of its largest budget. Censored pairs are
 infinite in medians and stay in every count, curve and profile. A pair whose smallest budget is
 already enough costs at most that.
 
 Neither kind gives a ratio of costs, only a range for it. The geometric mean of ratios is therefore
-over the pairs that both inits have an exact cost for, and says how many those are. Leaving out
-what only one init solves flatters the other one, so a bound is given beside it: the mean of the
-lower (upper) ends over every pair with a range, where none of these is 0 (infinite). A pair that
-neither init solves has no range. Where censoring is on both sides there is no bound.
+over the pairs for which both inits have an exact cost, and their number is stated. Leaving out
+pairs that only one init solves flatters the other one, so a bound is given too: the mean of the
+lower (upper) ends over every pair with a range, if none of these is 0 (infinite). A pair that
+neither init solves has no range. If there are censored pairs on both sides, there is no bound.
 
 A pair whose start is enough costs nothing. Its ratio to one that costs something is 0 or infinite,
-which no geometric mean can hold: such pairs are left out of means and bounds, and counted.
+which a geometric mean cannot include. Such pairs are left out of means and bounds, and counted.
 
-Intervals are 95 % percentile bootstraps over photographs: seeds of an image, and crops of one
-photograph where records say that they are, are averaged before, as they share whatever makes it
-hard.
+Intervals are 95 % percentile bootstraps over photographs. Seeds of an image, and crops of one
+photograph (if records say so), are averaged first, because they share what makes it hard.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from statistics import fmean, median
 
 
 def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: float) -> float:
-    """Cost at which a ladder of runs reaches a target error; infinite where none does.
+    """Cost at which a ladder of runs reaches a target error; infinite if none does.
 
     Args:
         costs: Epochs or seconds of the start and of each rung, ascending.
         errors: Final error of each.
-        target: Reached when error <= target.
+        target: Reached if error <= target.
 
     Returns:
-        The log-log interpolation between the first rung that reaches the target and the one
-        before it; that rung's own cost where the one before cost nothing (an upper bound).
+        The log-log interpolation between the first rung that reaches the target and the one before
+        it; if the one before cost nothing, the rung's own cost (an upper bound).
     """
     for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
         if not error <= target:
@@ -56,17 +55,17 @@ _RESAMPLES = 9999
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent for thousands."""
+    """A number with three significant digits, without an exponent for thousands."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def decibels(value: float) -> str:
-    """A PSNR to one decimal; "-" where it is unknown, as of a start that is not finite."""
+    """A PSNR with one decimal; "-" if it is unknown, as for a start that is not finite."""
     return f"{value:.1f}" if value > -inf else "-"
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Geometric mean of values >= 0; infinite as soon as one is, else 0 as soon as one is."""
+    """Geometric mean of values >= 0; infinite if one is infinite, else 0 if one is 0."""
     values = list(values)
     if inf in values or 0 in values:
         return inf if inf in values else 0.0
@@ -75,15 +74,15 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one init needs to reach a target.
+    """The cost for one init to reach a target.
 
     Attributes:
         unit: "epochs", "seconds" or "seed epochs".
-        values: Cost of every pair; infinite where it is censored.
+        values: Cost of every pair; infinite if censored.
         limits: Cost of every pair's largest budget.
-        at_most: Pairs whose cost is only known to be at most this: the smallest budget reached the
-            target, and there is nothing before it to interpolate from.
-        photographs: Image -> the photograph that it is a crop of, where that is known.
+        at_most: Pairs whose value is only an upper bound: the smallest budget reached the target,
+            and there is nothing before it to interpolate from.
+        photographs: Image -> the photograph that it is a crop of, if known.
     """
 
     unit: str
@@ -94,21 +93,21 @@ class Cost:
 
     @property
     def n(self) -> int:
-        """Pairs."""
+        """Number of pairs."""
         return len(self.values)
 
     @property
     def hits(self) -> int:
-        """Pairs that reach the target."""
+        """Number of pairs that reach the target."""
         return sum(isfinite(value) for value in self.values.values())
 
     @property
     def median(self) -> float:
-        """Over all pairs, censored ones being infinite."""
+        """Median over all pairs; censored ones are infinite."""
         return float(median(self.values.values()))
 
     def __str__(self) -> str:
-        """Such as "12.3 epochs (n=48, 48/48 hit)"; "> 64" where the median pair is censored."""
+        """Such as "12.3 epochs (n=48, 48/48 hit)"; "> 64" if the median pair is censored."""
         if not isfinite(self.median):
             least = min(self.limits[pair] for pair, cost in self.values.items() if cost == inf)
             shown = f"> {number(least)}"
@@ -124,14 +123,14 @@ class Ratio:
 
     Attributes:
         to: The other init.
-        mean: Over the pairs with an exact ratio; None if there are none.
+        mean: Mean over the pairs with an exact ratio; None if there are none.
         low, high: 95 % interval; None with fewer than two photographs.
-        n: Pairs with an exact ratio.
-        pairs: Pairs that both ran.
-        at_least, at_most: Bounds over all pairs with a range, see above; None where there is none
+        n: Number of pairs with an exact ratio.
+        pairs: Number of pairs that both ran.
+        at_least, at_most: Bounds over all pairs with a range, see above; None if there is no bound
             or every ratio is exact.
-        free, other_free, both_free: Pairs left out of all that, as they cost this init nothing, or
-            the other, or both.
+        free, other_free, both_free: Number of pairs left out of all these, because they cost
+            nothing for this init, the other, or both.
     """
 
     to: str
@@ -148,7 +147,7 @@ class Ratio:
 
     @property
     def left_out(self) -> str:
-        """Such as "free on 9, to the other on 2, to both on 1"; empty where no pair is."""
+        """Such as "free on 9, to the other on 2, to both on 1"; empty if no pair is left out."""
         counts = [("", self.free), ("to the other ", self.other_free), ("to both ", self.both_free)]
         parts = [f"{whose}on {count}" for whose, count in counts if count]
         return f"free {', '.join(parts)}" if parts else ""
@@ -199,7 +198,7 @@ def ratio(to: str, cost: Cost, other: Cost) -> Ratio:
 
 
 def _range(cost: Cost, pair: Pair) -> tuple[float, float]:
-    """Least and most that a pair can cost."""
+    """The least and the most that a pair can cost."""
     value = cost.values[pair]
     if value == inf:
         return cost.limits[pair], inf
@@ -215,12 +214,12 @@ def _divide(cost: float, other: float) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """An arithmetic mean over pairs, the seeds and crops of a photograph being averaged before.
+    """An arithmetic mean over pairs; seeds and crops of one photograph are averaged first.
 
     Attributes:
         value: The mean.
         low, high: 95 % interval over photographs; None with fewer than two.
-        n: Pairs.
+        n: Number of pairs.
     """
 
     value: float
@@ -237,10 +236,10 @@ class Mean:
 
 
 def mean(values: Mapping[Pair, float], photographs: Mapping[str, str]) -> Mean:
-    """The mean over pairs, which must be finite and at least one, with its interval.
+    """The mean over at least one pair with finite values, and its interval.
 
     Args:
-        photographs: As a Cost has them.
+        photographs: See Cost.
     """
     found: dict[str, list[float]] = {}
     for (image, _), value in values.items():
@@ -258,7 +257,7 @@ def _mean_with_interval(
     return exp(middle), None if low is None else exp(low), None if high is None else exp(high)
 
 
-@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report ask for the same
+@functools.lru_cache(maxsize=4096)  # tables, charts and the page of a report share them
 def _interval(values: tuple[float, ...]) -> tuple[float, float | None, float | None]:
     """The mean of values, and the ends of its 95 % bootstrap interval."""
     if len(values) < 2:
@@ -277,7 +276,7 @@ def _interval(values: tuple[float, ...]) -> tuple[float, float | None, float | N
 
 
 def solved_share(cost: Cost) -> tuple[list[float], list[float]]:
-    """Kaplan-Meier estimate: costs, ascending, and the share of pairs solved by each."""
+    """Kaplan-Meier estimate: costs, ascending, and the share of pairs solved at each."""
     from scipy.stats import CensoredData, ecdf
 
     hits = [value for value in cost.values.values() if isfinite(value)]
@@ -291,10 +290,10 @@ def solved_share(cost: Cost) -> tuple[list[float], list[float]]:
 def performance_profile(
     costs: Mapping[str, Cost],
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Init -> ratios to the cheapest init of the pair, ascending, and the share of pairs by each.
+    """Init -> ratios to the cheapest init of a pair, ascending, and the share of pairs within each.
 
-    Shares are of the pairs that every init ran, unsolved ones included. Where a pair costs one init
-    nothing, an init that it costs something is within no factor of that.
+    Shares are of the pairs that every init ran, including unsolved ones. If a pair costs one init
+    nothing, an init for which it costs something is within no factor of that.
     """
     shared = set.intersection(*(set(cost.values) for cost in costs.values()))
     cheapest = {pair: min(cost.values[pair] for cost in costs.values()) for pair in shared}

@@ -1,7 +1,8 @@
 """Records -> groups that may be compared, the choice of rates, and the ladders of runs.
 
-A group has one track, one version of the protocol and one workload. Within it every entry has one
-name and one make, every pair of an image and a seed one ladder of runs at the rates chosen for it.
+A group has one track, one protocol version and one workload. Within it, every entry has one name
+and one make, and every pair of an image and a seed has one ladder of runs at the rates chosen for
+it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class Workload:
     """What all records of a group have in common.
 
     Attributes:
-        track: Its row of the table.
-        version: The protocol's.
+        track: The track's row in the table.
+        version: The protocol's version.
         image_size: Side in pixels.
-        depth, width: Of the SIREN.
-        text: All that in words, and in the tuned track, where every init is fitted alike, the
+        depth, width: Depth and width of the SIREN.
+        text: All that in words; in the tuned track, where every init is fitted alike, also the
             settings that are not the usual ones.
     """
 
@@ -49,7 +50,7 @@ class Workload:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Where its section stands in a report."""
+        """The sort key of its section in a report."""
         names = list(TRACKS)
         place = names.index(self.track.name) if self.track.name in names else len(names)
         sizes = (-self.image_size, -self.width, -self.depth)
@@ -62,7 +63,7 @@ class Group:
 
     Attributes:
         workload: What they have in common.
-        records: All of them.
+        records: All records.
     """
 
     workload: Workload
@@ -70,28 +71,28 @@ class Group:
 
     @property
     def tests(self) -> list[Record]:
-        """Without those that only serve to choose a rate."""
+        """The records without those that only serve to choose a rate."""
         return [record for record in self.records if not record.is_tuning]
 
     @property
     def tuning(self) -> list[Record]:
-        """Those that do."""
+        """The records that only serve to choose a rate."""
         return [record for record in self.records if record.is_tuning]
 
     @property
     def images(self) -> int:
-        """How many test images there are."""
+        """Number of test images."""
         return len({record.image_hash for record in self.tests})
 
     @property
     def photographs(self) -> int:
-        """How many photographs these are of, as far as records say."""
+        """Number of photographs that these show, as far as records say."""
         known = {run.image_hash: run.source_hash for run in self.tests if run.source_hash}
         return len({known.get(run.image_hash, run.image_hash) for run in self.tests})
 
     @property
     def tuned_on(self) -> int:
-        """How many images rates were chosen on that are no test images."""
+        """Number of images on which rates were chosen, other than test images."""
         tests = {record.image_hash for record in self.tests}
         return len({record.image_hash for record in self.records} - tests)
 
@@ -129,12 +130,12 @@ def _workload(record: Record) -> Workload:
 
 
 def name_entries(records: Iterable[Record], *, strict: bool) -> tuple[Name, list[str]]:
-    """What every record's entry is called, and notes on names that had to be told apart.
+    """The name of every record's entry, and notes on names that had to be told apart.
 
     Args:
-        records: Of one group.
+        records: The records of one group.
         strict: Refuse test runs of several makes under one label. Otherwise the make with the most
-            test runs keeps the label, and the others get a digest behind it.
+            test runs keeps the label, and the others get a digest after it.
 
     Raises:
         InputError: see `strict`.
@@ -147,7 +148,7 @@ def name_entries(records: Iterable[Record], *, strict: bool) -> tuple[Name, list
         tested = [make for make in makes if makes[make]]
         if len(tested) > 1 and strict:
             raise InputError(
-                f"init {label}: the records are of different inits or settings of that name;"
+                f"init {label}: the records are of different inits or settings with that name;"
                 " score them apart, name them apart, or let `hyperinit report` tell them apart"
             )
         first = min(makes, key=lambda make: (-makes[make], make))
@@ -166,7 +167,7 @@ def name_entries(records: Iterable[Record], *, strict: bool) -> tuple[Name, list
 
 
 def _make(record: Record) -> str:
-    """What is behind a label, without what is chosen for every budget."""
+    """What a label stands for, without the settings that are chosen for every budget."""
     chosen = CHOSEN_SETTINGS[record.version]
     if not chosen:
         return record.make
@@ -181,19 +182,19 @@ def _label(record: Record) -> str:
 # Rates
 
 
-# What need not be mentioned.
+# Values that need not be mentioned.
 _USUAL = {"rising_rates": True, "warmup_steps": 0, "rising_units": False}
 
 
 class Choice(NamedTuple):
-    """What is chosen for an init and a budget: the rate, and what else the protocol says is."""
+    """The choice for an init and a budget: the rate, and other settings that the protocol tunes."""
 
     lr: float
     others: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(cls, record: Record) -> Choice:
-        """What a record declared."""
+        """The choice that a record declared."""
         unsaid = CHOSEN_SETTINGS[record.version]
         return cls(
             record.lr,
@@ -205,9 +206,9 @@ class Choice(NamedTuple):
         return ", ".join([f"{self.lr:g}", *others])
 
 
-TUNING, THESE = "tuning images", "these very images"  # that rates are chosen on
+TUNING, THESE = "tuning images", "these very images"  # where rates are chosen
 
-T = TypeVar("T")  # what is known of a rung
+T = TypeVar("T")  # what is known about a rung
 
 
 def select_choices(
@@ -225,11 +226,11 @@ def rank_choices(
     average: Callable[[Iterable[float]], float] = geometric_mean,
     name: Name = _label,
 ) -> dict[tuple[str, float], list[Choice]]:
-    """(name, budget) -> what was tried, by its average final error, the lowest first.
+    """(name, budget) -> the choices that were tried, by average final error, lowest first.
 
-    The average, by default a geometric mean, is over all pairs on which any was tried; a run
-    that diverged or was not made counts as infinite. Where every choice has such runs, the one
-    with the fewest is first.
+    The average, by default a geometric mean, is over all pairs on which any choice was tried. A run
+    that diverged or was not made counts as infinite. If every choice has such runs, the one with
+    the fewest comes first.
     """
     errors: dict[tuple[str, float], dict[Choice, dict[Pair, float]]] = {}
     for record in records:
@@ -248,7 +249,7 @@ def rank_choices(
 
 
 def choice_at(choices: Mapping[tuple[str, float], T], name: str, budget: float) -> T | None:
-    """The choice, or the ranking, for a rung: that of the largest tuned one not above it."""
+    """The choice, or the ranking, for a rung: that of the largest tuned rung not above it."""
     tuned = [rung for known, rung in choices if known == name and rung <= budget]
     return choices[name, max(tuned)] if tuned else None
 
@@ -256,16 +257,16 @@ def choice_at(choices: Mapping[tuple[str, float], T], name: str, budget: float) 
 def choose_ladders(
     group: Group, name: Name, *, tune_on_test: bool, strict: bool
 ) -> tuple[dict[str, dict[Pair, Ladder]], dict[str, str], list[str]]:
-    """Name -> pair -> its runs, each as was chosen for it; name -> on what; and notes.
+    """Name -> pair -> its runs at the chosen settings; name -> where they were chosen; and notes.
 
-    On `TUNING` images, on `THESE` very ones, or "" where nothing was to be chosen: every pair has
-    one run a rung, and there are no tuning runs.
+    They were chosen on `TUNING` images, on `THESE` very ones, or "" if there was nothing to choose:
+    every pair has one run per rung, and there are no tuning runs.
 
     Args:
         name: See `name_entries`.
-        tune_on_test: Choose on the test runs themselves, where there are no tuning runs.
-        strict: Refuse runs of one pair at several rates with no tuning runs to choose by, unless
-            `tune_on_test`. Otherwise these choose on their own test runs, and a note says so.
+        tune_on_test: Choose on the test runs themselves if there are no tuning runs.
+        strict: Refuse runs of one pair at several rates without tuning runs to choose by, unless
+            `tune_on_test`. Otherwise choose on the test runs of such entries, with a note.
 
     Raises:
         InputError: see `strict`.
@@ -287,7 +288,7 @@ def choose_ladders(
         entry, runs = next(iter(several.items()))
         raise InputError(
             f"init {entry} has runs at several learning rates on {runs[0].image} and no"
-            " tuning runs to choose by: let --tune-on-test choose on these very images"
+            " tuning runs to choose by; --tune-on-test chooses on these very images"
         )
     notes = []
     own = [record for record in group.tests if name(record) in several]
@@ -297,7 +298,7 @@ def choose_ladders(
             "There are no tuning runs of "
             + ", ".join(several)
             + ": each budget has the learning rate that is best on these very images, which"
-            " favours such inits."
+            " favours these inits."
         )
     ladders, more = _ladders(found, ranked)
     on = {entry: TUNING if entry in tuned else THESE if entry in several else "" for entry in found}
@@ -308,7 +309,7 @@ def _ladders(
     found: Mapping[str, Mapping[Pair, Mapping[float, list[Record]]]],
     ranked: Mapping[tuple[str, float], Sequence[Choice]],
 ) -> tuple[dict[str, dict[Pair, Ladder]], list[str]]:
-    """Name -> pair -> its runs, each as was chosen for it; and a note where that was not run."""
+    """Name -> pair -> its runs at the chosen settings; and a note if those were not run."""
     ladders: dict[str, dict[Pair, Ladder]] = {}
     second_best = set()
     for entry, pairs in found.items():
@@ -321,16 +322,16 @@ def _ladders(
                     second_best.add(entry)
     notes = [
         f"Fits of {', '.join(sorted(second_best))} are on record at several learning rates, none of"
-        " which is the best on all tuning images together: the best of these counts."
+        " which is the best on all tuning images together. The best of them counts."
     ]
     return ladders, notes if second_best else []
 
 
 def _as_chosen(runs: list[Record], best_first: Sequence[Choice]) -> Record:
-    """A single run was made as had been chosen; of several, it is the one that ranks first.
+    """The run that counts: a single run, or of several the one whose choice ranks first.
 
-    Rates that were chosen on some images at one time and on others at another may all be others
-    than what is best on all of them together; the pair was run all the same.
+    If rates were chosen at several times on different images, all of them may differ from the one
+    that is best on all images together; the pair was run nevertheless.
     """
     place = {choice: i for i, choice in enumerate(best_first)}
     return min(runs, key=lambda run: (place.get(Choice.of(run), len(place)), Choice.of(run)))

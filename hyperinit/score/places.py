@@ -1,4 +1,4 @@
-"""Records -> the places that they were measured in: seconds of one are not those of another."""
+"""Records -> the places where they were measured: seconds of different places do not compare."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterable
 
 from hyperinit.record.records import Record
 
-# Of a record's environment. Earlier records do not say the machine.
+# Entries of a record's environment. Earlier records do not state the machine.
 SECONDS_DEPEND_ON = ("machine", "processor", "device", "threads", "workers", "torch")
 
 Place = tuple[str, ...]
 
 
 def place(record: Record) -> Place:
-    """What the seconds of a record depend on; "None" for what it does not say."""
+    """What the seconds of a record depend on; "None" for entries that it does not state."""
     return tuple(str(record.environment.get(name)) for name in SECONDS_DEPEND_ON)
 
 
 def places(records: Iterable[Record]) -> list[Place]:
-    """All places that records were measured in, sorted."""
+    """All places where records were measured, sorted."""
     return sorted({place(record) for record in records})
 
 
 def shown_place(found: Place) -> str:
-    """Such as "Xeon, 2 cores, cpu, threads 1, torch 2.14.1", without what is not said."""
+    """Such as "Xeon, 2 cores, cpu, threads 1, torch 2.14.1", without missing entries."""
     said = {n: text for n, text in zip(SECONDS_DEPEND_ON, found, strict=True) if text != "None"}
     if "machine" in said:
         said.pop("processor", None)
@@ -32,5 +32,5 @@ def shown_place(found: Place) -> str:
 
 
 def without_seconds(count: int) -> str:
-    """The note on a group whose seconds are left out, as they are of so many places."""
+    """The note on a group whose seconds are left out because they come from several places."""
     return f"Measured in {count} places, on different machines or settings: seconds are left out."

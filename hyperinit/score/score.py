@@ -1,7 +1,7 @@
 """Records -> scores of every init: cost to each target, ratios, final errors. Reads nothing else.
 
-How costs, censored ones included, become numbers is said and done in costs.py. Every table, chart,
-page and report is made from what is computed here, once.
+costs.py explains and computes how costs, censored ones included, become numbers. Every table,
+chart, page and report uses the scores that are computed here, once.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class TargetScore:
 
     Attributes:
         epochs: Its cost in the track's unit.
-        seconds: On a ladder that was measured in one place; None along a curve, whose evaluations
+        seconds: On a ladder that was measured in one place; None along a curve, where evaluations
             are on the clock.
-        train: Along a curve: the cost until the smoothed training loss is there.
-        to_reference, to_best: Ratios in epochs; None for the init it would be to, or without one.
+        train: Along a curve: the cost until the smoothed training loss reaches the target.
+        to_reference, to_best: Ratios in epochs; None for that init itself, or if there is none.
     """
 
     epochs: Cost
@@ -62,13 +62,13 @@ class TargetScore:
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """In epochs, and in seconds where there are any."""
+        """The costs in epochs, and in seconds if there are any."""
         return (self.epochs,) if self.seconds is None else (self.epochs, self.seconds)
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One init and one budget: what was chosen, the geometric mean of the final error, pairs."""
+    """One init and one budget: the choice, the geometric mean of the final error, the pairs."""
 
     choice: Choice
     mse: float
@@ -85,11 +85,11 @@ class InitScore:
     """Everything that a group of records says about one init.
 
     Attributes:
-        init: What it is called, changes of the fit included.
-        track: Of the group.
+        init: Its name, including changes of the fit.
+        track: The group's track.
         ladders: Pair -> its runs.
-        rungs: Budget in epochs -> what it ends with.
-        targets: Target -> what it costs.
+        rungs: Budget in epochs -> the result there.
+        targets: Target -> the cost to reach it.
     """
 
     init: str
@@ -100,19 +100,19 @@ class InitScore:
 
     @property
     def runs(self) -> list[Record]:
-        """All runs that count."""
+        """All runs that count for the score."""
         return [run for ladder in self.ladders.values() for run in ladder.values()]
 
     @property
     def start_psnr(self) -> float:
-        """Mean PSNR in dB before the first step; NaN where a start's is unknown."""
+        """Mean PSNR in dB before the first step; NaN if it is unknown for some start."""
         return fmean(next(iter(ladder.values())).start.psnr for ladder in self.ladders.values())
 
     @cached_property
     def psnr_after(self) -> dict[int, Mean | None]:
-        """Steps -> mean PSNR in dB; None where a pair was not evaluated there, or diverged.
+        """Steps -> mean PSNR in dB; None if some pair was not evaluated there, or diverged.
 
-        An init's epochs count as steps, as it spent them on the image.
+        An init's epochs count as steps, because it spent them on the image.
         """
         ends = {pair: ladder[max(ladder)] for pair, ladder in self.ladders.items()}
         found: dict[int, Mean | None] = {}
@@ -129,10 +129,10 @@ class InitScore:
 
     @property
     def whole_rungs(self) -> dict[float, Rung]:
-        """The rungs below the first one that pairs are missing from.
+        """The rungs below the first one with missing pairs.
 
-        Pairs that have reached every target are not run at larger budgets: what the others end with
-        there, the hard ones, is no continuation of what all of them ended with before.
+        Pairs that have reached every target are not run at larger budgets. The errors of the
+        remaining, hard pairs there do not continue the curve of all pairs.
         """
         whole: dict[float, Rung] = {}
         for budget, rung in self.rungs.items():
@@ -157,15 +157,15 @@ class InitScore:
 
 @dataclass(frozen=True, eq=False)
 class GroupScore:
-    """A group of records that may be compared, and what it says about each init.
+    """A group of records that may be compared, and the scores of its inits.
 
     Attributes:
         group: The records.
-        reference: The init that ratios are to.
+        reference: The reference init of ratios.
         inits: Best first: by the hardest target, then by the next.
-        chosen_on: Init -> what its rates were chosen on, see `choose_ladders`.
-        notes: Sentences on what a reader must know of how this was scored.
-        has_seconds: False where seconds were left out, see places.py.
+        chosen_on: Init -> the images on which its rates were chosen, see `choose_ladders`.
+        notes: Sentences that a reader must know about the scoring.
+        has_seconds: False if seconds were left out, see places.py.
     """
 
     group: Group
@@ -177,19 +177,19 @@ class GroupScore:
 
     @property
     def track(self) -> Track:
-        """Of the group."""
+        """The group's track."""
         return self.group.workload.track
 
     @cached_property
     def target(self) -> float:
-        """The hardest that the median pair of some init reaches; else that any pair reaches."""
+        """The hardest target that the median pair of some init reaches; else that any pair does."""
         costs = [(t, found.epochs) for s in self.inits for t, found in s.targets.items()]
         usual = [t for t, cost in costs if isfinite(cost.median)]
         return min(usual or [t for t, cost in costs if cost.hits], default=max(TARGETS))
 
     @cached_property
     def fastest_first(self) -> list[InitScore]:
-        """By the cost of `target`, then by the error after the largest budget."""
+        """The inits by the cost of `target`, then by the error after the largest budget."""
         return sorted(self.inits, key=lambda s: _rank(s.targets[self.target].epochs, s.final_mse))
 
 
@@ -203,17 +203,17 @@ def score_groups(
     """Scores of all groups of records, in the order of their first records.
 
     Args:
-        records: Of any tracks, workloads and versions of the protocol, tuning runs included.
-        reference: The init that ratios are to, besides the best hand-designed one. That one is
-            chosen per target, with the same records it is then compared on: its luck counts
+        records: Records of any tracks, workloads and protocol versions, tuning runs included.
+        reference: The reference init of ratios, besides the best hand-designed one. The latter is
+            chosen per target, on the same records that it is then compared on, so its luck counts
             against the others.
-        tune_on_test: Choose learning rates on the test runs themselves, where there are no tuning
-            runs: for a quick comparison, as it favours inits that gain from a choice per budget.
-        strict: Refuse what cannot be told apart or chosen, see `name_entries` and
-            `choose_ladders`; otherwise tell it apart, choose, and say so in `notes`.
+        tune_on_test: Choose learning rates on the test runs themselves if there are no tuning
+            runs. Only for quick comparisons: it favours inits that gain from a choice per budget.
+        strict: Refuse entries that cannot be told apart or chosen, see `name_entries` and
+            `choose_ladders`; otherwise tell them apart, choose, and say so in `notes`.
 
     Raises:
-        InputError: see `strict`, or a record does not say what sizes it is of.
+        InputError: see `strict`, or a record does not state its sizes.
     """
     return [
         _score_group(group, reference, tune_on_test=tune_on_test, strict=strict)
@@ -227,7 +227,7 @@ def score(
     """Scores of all inits of one group, best first; see `score_groups`.
 
     Raises:
-        InputError: no test runs, or the records cannot be compared.
+        InputError: there are no test runs, or the records cannot be compared.
     """
     found = score_groups(records, reference, tune_on_test=tune_on_test)
     if len(found) > 1:
@@ -252,7 +252,7 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
         ladders: dict[str, dict[Pair, Ladder]] = {}
         for record in group.tests:
             pairs = ladders.setdefault(name(record), {})
-            # The longest alone: a shorter one of the pair is its beginning once more.
+            # Only the longest run of a pair: a shorter one repeats its beginning.
             if record.budget_epochs >= max(pairs.get(record.pair, ()), default=0):
                 pairs[record.pair] = {record.budget_epochs: record}
     else:
@@ -267,7 +267,7 @@ def _score_group(group: Group, reference: str, *, tune_on_test: bool, strict: bo
     costs = {init: {t: measure(pairs, t) for t in TARGETS} for init, pairs in ladders.items()}
     measured_in = len(places(group.tests))
     has_seconds = measured_in <= 1
-    if not has_seconds:  # a second here is not a second there
+    if not has_seconds:  # seconds of different places do not compare
         notes = [*notes, without_seconds(measured_in)]
         for own in (own for by_target in costs.values() for own in by_target.values()):
             own.pop("seconds", None)
@@ -320,14 +320,14 @@ def ladder_costs(ladders: Mapping[Pair, Ladder], unit: Unit, target: float) -> C
         costs = [cost(start), *(cost(run.end) for run in runs)]
         errors = [start.mse, *(run.mse for run in runs)]
         values[pair] = cost_to_target(costs, errors, target)
-        limits[pair] = max(costs)  # not the last: a run that diverged ends early
+        limits[pair] = max(costs)  # not the last one: a run that diverged ends early
         if cost(start) <= 0 and not errors[0] <= target and errors[1] <= target:
             at_most.add(pair)
     return Cost(unit, values, limits, frozenset(at_most), _photographs(ladders))
 
 
 def _photographs(ladders: Mapping[Pair, Ladder]) -> dict[str, str]:
-    """Image -> the photograph that it is a crop of, where a record says so."""
+    """Image -> the photograph that it is a crop of, if a record says so."""
     runs = (run for ladder in ladders.values() for run in ladder.values())
     return {run.image_hash: run.source_hash for run in runs if run.source_hash}
 
@@ -354,7 +354,7 @@ def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cos
 
 
 def _psnr_at(run: Record, steps: int) -> float:
-    """PSNR of the evaluation after so many epochs, which are steps; infinite where none is."""
+    """PSNR of the evaluation after `steps` steps (here epochs); infinite if there is none."""
     at = (p.psnr for p in run.curve if abs(p.epochs - steps) <= 0.5 and isfinite(p.mse))
     return next(at, inf)
 
