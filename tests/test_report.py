@@ -212,7 +212,7 @@ def test_a_table_of_training_costs_with_other_columns_is_refused(tmp_path):
     for cells in ("269,150,000,10", "269,10"):  # a number without quotes, a cell left out
         columns = "init,outer_steps,published_steps,minutes\n"
         (tmp_path / "t.csv").write_text(f"{columns}paper,{cells}\n")
-        with pytest.raises(InputError, match="the row of paper has too many cells or too few"):
+        with pytest.raises(InputError, match="the row of paper has too many or too few cells"):
             update_blocks(RIVALS, tmp_path, "doc.md")
 
 
@@ -243,7 +243,7 @@ def test_a_document_gets_the_table_of_inits_and_keeps_the_rest(tmp_path):
     ("text", "message"),
     [
         ("no block", "0 generated blocks"),
-        ("<!-- records: a -->\nnever ends", "1 generated blocks open, 0 of them end"),
+        ("<!-- records: a -->\nnever ends", "1 generated blocks begin, but only 0 end"),
         ("<!-- records: missing -->\n<!-- /records -->", "missing.jsonl: no such record file"),
         ("<!-- records -->\n<!-- /records -->", "names no record file"),
         ("<!-- rivals: a | b -->\n<!-- /rivals -->", "is NAME ... | NAME ... | TABLE"),
@@ -326,14 +326,14 @@ def test_a_table_says_on_what_rates_were_chosen(records):
 
     def rates(records: list[Record], **options: Any) -> str:
         text = tables.markdown(score_groups(records, **options)).splitlines()[-1]
-        return text.removeprefix("over pairs. ")
+        return text.removeprefix("means over pairs. ")
 
     best = "has the learning rate that was best for it on"
     for options in ({}, {"tune_on_test": True}):  # which is for records without tuning runs
         assert rates(records, **options).endswith(f"{best} tuning images.")
         assert (
             rates(alone, **options)
-            == "Every init has the learning rate of its runs: none was chosen."
+            == "Every init has the learning rate of its runs; there was no choice."
         )
     for made, said in (
         (records, "learning rates chosen on 2 other images."),
@@ -346,4 +346,4 @@ def test_a_table_says_on_what_rates_were_chosen(records):
     mixed = [*alone, *(one for one in several if one.init == "paper")]
     told = rates(mixed, tune_on_test=True)
     assert f"With paper: each {best} these very images." in told
-    assert "With 33, never: each has the learning rate of its runs: none was chosen." in told
+    assert "With 33, never: each has the learning rate of its runs; there was no choice." in told

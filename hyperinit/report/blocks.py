@@ -1,4 +1,4 @@
-"""A document -> the same document with its generated blocks made anew from records."""
+"""A document -> the same document with its generated blocks updated from records."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from hyperinit.score.beside import USUAL_REFERENCE, related_scores
 _KINDS = ("records", "comparison", "errors", "rivals")
 
 
-def update_blocks(  # more than 60 lines: half of it says what blocks there are
+def update_blocks(  # more than 60 lines: half of them describe the blocks
     text: str,
     records_dir: str | Path,
     source: str,
     constant: Mapping[str, Callable[[], str]] | None = None,
 ) -> str:
-    """A document with its generated blocks made anew from committed records.
+    """A document with its generated blocks updated from committed records.
 
     `<!-- records: NAME ... -->` to `<!-- /records -->` holds the tables of the files
-    `NAME.jsonl`, with `, ratios to INIT` behind the names where that is not 33;
+    `NAME.jsonl`, with `, ratios to INIT` after the names if that is not 33;
     `<!-- comparison: NAME -->` the short table that ends a meta-training run,
-    `<!-- errors: NAME ... -->` the errors of every init after every budget, and nothing else,
+    `<!-- errors: NAME ... -->` only the errors of every init after every budget,
     `<!-- rivals: NAME ... | NAME ... | TABLE -->` the tuned track and another protocol side by
     side, with the training costs in `TABLE.csv`, and `<!-- protocol -->` the protocol.
 
     Args:
         text: The document.
-        records_dir: Where the record files are.
-        source: What errors call the document.
-        constant: More kinds of blocks, that do not depend on records: kind -> its body.
+        records_dir: Directory of the record files.
+        source: What error messages call the document.
+        constant: Further kinds of blocks that do not depend on records: kind -> its body.
 
     Raises:
-        InputError: no block, a block that does not end, or a record file is missing or unusable.
+        InputError: there is no block, a block does not end, or a record file is missing or
+            unusable.
     """
 
     constant = {"protocol": protocol_markdown, **(constant or {})}
@@ -83,5 +84,5 @@ def update_blocks(  # more than 60 lines: half of it says what blocks there are
     )
     new, count = re.subn(whole, generated, text, flags=re.DOTALL | re.MULTILINE)
     if count == 0 or count != opened:
-        raise InputError(f"{source}: {opened} generated blocks open, {count} of them end")
+        raise InputError(f"{source}: {opened} generated blocks begin, but only {count} end")
     return new

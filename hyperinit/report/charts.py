@@ -1,6 +1,6 @@
 """Scores and records -> figures: error against budget, share solved, performance profile, curves.
 
-A figure is drawn without pyplot, so nothing global is touched and no display is needed.
+Figures are drawn without pyplot, so no global state changes and no display is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hyperinit.score.score import GroupScore, InitScore, hardest_solved
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DATA_KEY = "Data"  # of a text in a PNG file
+DATA_KEY = "Data"  # key of a text in a PNG file
 
 
 def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
@@ -52,10 +52,10 @@ def figures(scores: Iterable[GroupScore]) -> dict[str, Figure]:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file, which keeps `shown_data` of it as a text."""
+    """A figure as a PNG file, with its `shown_data` stored as a text."""
     content = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font has not is drawn as boxes; the page and tables have it.
+        # Characters that the font lacks are drawn as boxes; the page and tables show them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(content, format="png", dpi=120, metadata={DATA_KEY: shown_data(figure)})
     return content.getvalue()
@@ -71,10 +71,10 @@ def is_chart(path: Path) -> bool:
 
 
 def shown_data(figure: Figure) -> str:
-    """A hash of the lines of a figure and of what they are called.
+    """A hash of a figure's lines and their labels.
 
-    It tells whether a chart shows today's records, as its pixels cannot: they change with the
-    version of matplotlib.
+    It tells whether a chart shows the current records. Pixels cannot tell, because they change with
+    the version of matplotlib.
     """
     shown: list[Any] = []
     for axes in figure.axes:
@@ -104,7 +104,7 @@ def _axes(title: str, xlabel: str, ylabel: str, inits: int) -> tuple[Figure, Any
 
 
 def plain_text(text: Any) -> str:
-    """A name that is drawn as it is: "$" would begin a formula. One line, not too long."""
+    """A name that is drawn literally ("$" would begin a formula), on one line, not too long."""
     line = one_line(text)
     return (line if len(line) <= 80 else line[:79] + "…").replace("$", r"\$")
 
@@ -133,9 +133,10 @@ def _target_lines(axes: Any) -> None:
 
 
 def error_ladder(scores: Sequence[InitScore], title: str) -> Figure:
-    """Final error against declared budget; every point is the end of runs of its own.
+    """Final error against declared budget; every point is the end of separate runs.
 
-    A line ends where pairs that have reached every target are not run any further.
+    A line ends before the first budget that was not run for all pairs: pairs that have reached
+    every target are not run further.
     """
     label = "grid MSE at the end (geometric mean)"
     figure, axes = _axes(title, "budget in epochs", label, len(scores))
@@ -177,7 +178,7 @@ def profile_curves(scores: Sequence[InitScore], title: str, target: float) -> Fi
 
 
 def seed_curves(scores: Sequence[InitScore], title: str, unit: str = "seed epochs") -> Figure:
-    """Error along the fit, as the seed experiment's chart: training loss solid, grid MSE dashed."""
+    """Error along the fit, like the seed experiment's chart: training solid, grid MSE dashed."""
     figure, axes = _axes(title, unit, "MSE (solid: training, dashed: grid)", len(scores))
     from matplotlib import colormaps
 

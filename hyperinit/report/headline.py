@@ -1,4 +1,4 @@
-"""Scores -> plain sentences: which init is fastest, by how much, how sure that is, and on what."""
+"""Scores -> plain sentences: which init is fastest, by how much, how certainly, and on what."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEANINGS = {
 
 
 def headline(found: GroupScore) -> list[str]:
-    """The first sentence is the one that matters most."""
+    """The sentences about a group, the most important one first."""
     target, (first, *rest) = found.target, found.fastest_first
     cost = first.targets[target].epochs
     name, others = shown(first.init), f"{1 + len(rest)} inits"
@@ -32,7 +32,7 @@ def headline(found: GroupScore) -> list[str]:
         ]
     elif not isfinite(cost.median):
         sentences = [
-            f"Within the largest budget most fits reach {level} from none of the {others};"
+            f"None of the {others} gets most of its fits to {level} within the largest budget;"
             f" {name} gets there most often: {share(cost)}."
         ]
     elif not rest:
@@ -77,7 +77,7 @@ def _rates(found: GroupScore) -> str:
 
 
 def shown_workload(found: GroupScore) -> str:
-    """The workload of a group as a title has it."""
+    """The workload of a group, as in a title."""
     workload = found.group.workload
     return f"{workload.text}, protocol version {workload.version}"
 
@@ -88,7 +88,7 @@ def middle(cost: Cost) -> str:
 
 
 def share(cost: Cost) -> str:
-    """How many pairs reach the target."""
+    """How many pairs reach the target, such as "3 of 16"."""
     return f"{cost.hits} of {cost.n}"
 
 
@@ -114,7 +114,7 @@ def _compared(second: InitScore, unit: str, found: Ratio) -> str:
         return ""
     text = f"It needs {number(found.mean)} times the {unit} of {other}"
     if found.low is None or found.high is None:
-        return f"{text} on a single photograph, the only one to tell from: others may differ."
+        return f"{text} on a single photograph, the only one measured; others may differ."
     text += f" (95 % interval over images {number(found.low)} to {number(found.high)}"
     text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
     if found.n < found.pairs:

@@ -1,4 +1,4 @@
-"""Names that somebody else chose -> text that is safe where it is shown: one line, no more.
+"""Names chosen by others -> text that is safe to show: a single line.
 
 In HTML the templates escape everything; Markdown, CSV and LaTeX are escaped here.
 """
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
 
 NAME_CHARS = 60  # on a page
 CELL_CHARS = 160  # in a Markdown table
-# What a spreadsheet takes for the beginning of a formula, full-width forms included.
+# Characters that begin a formula in a spreadsheet, including full-width forms.
 _FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def shown(name: object) -> str:
-    """A name as a page can show it: one line without control characters, and not too long."""
+    """A name that a page can show: one line without control characters, and not too long."""
     text = one_line(name) or "(no name)"
     return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
 
 
 def one_line(text: object) -> str:
-    """A text without line breaks, and without characters that steer how it is shown: control
-    characters, those that turn the direction of writing, halves of characters."""
+    """A text without line breaks, and without characters that affect its display: control
+    characters, changes of writing direction, lone surrogates."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def markdown_cell(name: object) -> str:
-    """A name in Markdown: one line that neither ends a table's cell nor becomes HTML or a link."""
+    """A name in Markdown: one line that cannot end a table cell or become HTML or a link."""
     text = one_line(name)
     return markdown_text(text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…")
 
 
 def markdown_text(text: str) -> str:
-    """A sentence in Markdown that has no formatting, no HTML and no link in it."""
+    """A sentence in Markdown without formatting, HTML or links."""
     text = re.sub(r"[&<>|\[\]`*\\]", lambda found: f"&#{ord(found[0])};", text)
     for code, plain in (("&#38;", "&amp;"), ("&#60;", "&lt;"), ("&#62;", "&gt;")):
         text = text.replace(code, plain)
-    # Many renderers make links of bare addresses.
+    # Many renderers turn bare addresses into links.
     text = re.sub(r"(?i)\b(https?|ftp|mailto|xmpp|javascript|data):", r"\1&#58;", text)
     text = re.sub(r"(?i)\bwww\.", "www&#46;", text)
     return re.sub(r"@(?=[\w.-]*[.][A-Za-z])", "&#64;", text)
 
 
 def csv_cell(text: str) -> str:
-    """A name in a CSV file that no spreadsheet takes for a formula."""
+    """A name in a CSV file that no spreadsheet reads as a formula."""
     line = text if text.isprintable() else one_line(text)
     return f"'{line}" if _FORMULA & {text[:1], line[:1]} else line
 
@@ -62,10 +62,10 @@ _LATEX = {
 
 
 def latex_cell(text: object) -> str:
-    """A text in a cell of a LaTeX table: one line with no commands in it.
+    """A text in a cell of a LaTeX table: one line without commands.
 
-    Letters beyond Latin, which not every engine has, become their code points. The braces keep a
-    bracket at the beginning from being read as an argument of the line break before it.
+    Non-Latin letters, which not every engine has, become their code points. The braces keep a
+    leading bracket from being read as an argument of the preceding line break.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
@@ -78,7 +78,7 @@ def latex_cell(text: object) -> str:
 
 @cache
 def templates(room: str) -> Environment:
-    """The templates of a room of the package: everything that they are given is escaped.
+    """The templates of a subpackage; they escape everything that they are given.
 
     Args:
         room: Dotted name of the package with the folder `templates`.

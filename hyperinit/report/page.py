@@ -1,7 +1,7 @@
-"""Scores and thumbnails -> one HTML file that needs nothing else: no network, no other file.
+"""Scores and thumbnails -> one HTML file that needs neither a network nor any other file.
 
-Its Content-Security-Policy forbids every request and every script but its own, so a name that
-slipped through unescaped could neither. The same records give the same page, byte for byte.
+Its Content-Security-Policy forbids every request, and every script but its own, so even a name that
+slipped through unescaped could do neither. The same records give the same page, byte for byte.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hyperinit.report.svg import DARK, LIGHT, STYLE, STYLES
 from hyperinit.score.places import places
 from hyperinit.score.score import GroupScore
 
-FACTS_CHARS = 600  # of what identifies an init
-LISTED = 20  # values of a setting
+FACTS_CHARS = 600  # most characters of an init's facts
+LISTED = 20  # most listed values of a setting
 ENTRANTS_HEADER = ("file", "by", "inits", "measured on", "test images", "test fits")
 
 
@@ -35,7 +35,7 @@ def with_tests(scores: Iterable[GroupScore]) -> list[GroupScore]:
     """The groups that a report shows, in the order of its sections.
 
     Raises:
-        InputError: none has test runs.
+        InputError: no group has test runs.
     """
     found = sorted((s for s in scores if s.inits), key=lambda s: s.group.workload.order)
     if not found:
@@ -51,14 +51,14 @@ def page(
     rules: Mapping[str, str] = MappingProxyType({}),
     entrants: Sequence[Sequence[str]] = (),
 ) -> str:
-    """The page, as text for a file index.html.
+    """The page, as the text of a file index.html.
 
     Args:
-        scores: Of all groups.
-        thumbnails: Pictures of the fits; what is not there is left out.
-        sources: The record files, for the page to name with their digests.
-        rules: Title -> text, of a leaderboard.
-        entrants: Rows under ENTRANTS_HEADER: who takes part in it.
+        scores: Scores of all groups.
+        thumbnails: Pictures of the fits; missing ones are left out.
+        sources: The record files, which the page names with their digests.
+        rules: Title -> text, for a leaderboard.
+        entrants: Rows under ENTRANTS_HEADER: the entries of a leaderboard.
 
     Raises:
         InputError: there are no test runs.
@@ -66,7 +66,7 @@ def page(
     scores = list(scores)
     found = with_tests(scores)
     names = sorted({s.init for group in found for s in group.inits})
-    # A style keeps to its init over the whole page.
+    # An init has the same style on the whole page.
     styles = {init: i for i, init in enumerate(names)}
     pictures = Pictures(thumbnails or Thumbnails([]))
     environment = templates("hyperinit.report")
@@ -133,7 +133,7 @@ def _provenance(records: Sequence[Record], sources: Sequence[Path]) -> dict[str,
         (record.init, json.dumps(record.init_facts, sort_keys=True)) for record in records
     )
     return {
-        # Not by `values`: a record without workers differs from one with some.
+        # Not from `values`: a record without "workers" differs from one with it.
         "mixed": len(places(records)) > 1,
         "environment": [(shown(name), _listed(own)) for name, own in sorted(values.items())],
         "inits": [(shown(init), facts[:FACTS_CHARS]) for init, facts in inits],

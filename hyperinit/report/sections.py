@@ -1,4 +1,4 @@
-"""One scored group -> what its section of the page shows, as plain values for the templates."""
+"""One scored group -> the content of its section on the page, as plain values for the templates."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hyperinit.score.costs import Pair, decibels, number, performance_profile, s
 from hyperinit.score.groups import Ladder
 from hyperinit.score.score import GroupScore, InitScore, Unit
 
-PICTURE_BYTES = 3_500_000  # of all thumbnails, encoded: a page stays below 5 MB
-SHOWN_IMAGES = 60  # of a group, in the table per image
+PICTURE_BYTES = 3_500_000  # of all encoded thumbnails, so that a page stays below 5 MB
+SHOWN_IMAGES = 60  # of a group, in the table of images
 OPEN_IMAGES = 6
 
 Styles = Mapping[str, int]  # init -> the style of its lines
@@ -50,7 +50,7 @@ class Pictures:
 def section(
     found: GroupScore, styles: Styles, pictures: Pictures, scores: Sequence[GroupScore] = ()
 ) -> View:
-    """Everything that the section of a group shows; `scores` may have what papers print of it."""
+    """Everything that the section of a group shows; `scores` may have published PSNRs for it."""
     psnr_header, psnr_cells = psnr_columns(found, scores)
     unit = found.inits[0].targets[found.target].epochs.unit
     return {
@@ -76,7 +76,7 @@ def section(
 def _overview(
     found: GroupScore, styles: Styles, psnr_cells: Mapping[str, Sequence[str]]
 ) -> list[View]:
-    """A line per init with a bar of what it costs."""
+    """A line per init with a bar for its cost."""
     costs = {s.init: s.targets[found.target].epochs for s in found.fastest_first}
 
     def length(init: str) -> float:
@@ -109,7 +109,7 @@ def _overview(
 def _charts(found: GroupScore, styles: Styles, unit: str) -> View:
     inits, target = found.fastest_first, found.target
     figures = []
-    ends = "Every point is the end of runs with that budget; a line ends with the last of all."
+    ends = "Every point is the end of runs with that budget; lines end at the last complete budget."
     if found.track.along_curve:
         ends = "The median of the runs at every evaluation."
     units: tuple[Unit, ...] = ("epochs", "seconds") if found.has_seconds else ("epochs",)
@@ -181,7 +181,7 @@ def _costs(found: GroupScore) -> View:
 
 
 def _frozen(found: GroupScore) -> list[tuple[str, list[str]]]:
-    """What frozen layers do to the error, for inits with and without."""
+    """The effect of frozen layers on the error, for inits with and without them."""
     layers = {s.init: list(s.runs[0].settings.get("frozen_layers") or ()) for s in found.inits}
     if not any(layers.values()):
         return []
@@ -200,7 +200,7 @@ def _frozen(found: GroupScore) -> list[tuple[str, list[str]]]:
 
 
 def _images(found: GroupScore, styles: Styles, pictures: Pictures) -> list[View]:
-    """Every image, and what each init shows of it at step 0 and after some budgets."""
+    """Every image, with each init's rendering at step 0 and after some budgets."""
     by_image: dict[str, list[Record]] = {}
     for record in found.group.tests:
         by_image.setdefault(record.image_hash, []).append(record)
@@ -251,7 +251,7 @@ def _cell(url: str | None, label: str, text: str) -> View:
 def _ladder(
     pairs: Mapping[Pair, Ladder], image_hash: str, thumbnails: Thumbnails
 ) -> tuple[Pair, Ladder] | None:
-    """The runs of an image with one seed: the lowest that has pictures, or the lowest."""
+    """The runs of an image with one seed: the lowest seed that has pictures, or the lowest."""
     own = sorted(pair for pair in pairs if pair[0] == image_hash)
     with_pictures = (pair for pair in own if any(map(thumbnails.end, pairs[pair].values())))
     pair = next(with_pictures, own[0] if own else None)

@@ -1,7 +1,7 @@
-"""Series of points -> one inline SVG chart, in the colours of the page that it is in.
+"""Series of points -> one inline SVG chart, in the colours of its page.
 
-An init is told from another by the dash of its line and the shape of its marker, not by its colour
-alone. A chart has no size of its own and no script, and asks for nothing.
+Inits differ in line dash and marker shape, not only in colour. A chart has no fixed size and no
+script, and makes no requests.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import ceil, floor, isfinite, log, log10
 from markupsafe import Markup, escape
 
 STYLES = 8  # colours, as classes s0, s1, ...
-# For the style sheet of a page with charts, which sets --fore, --soft, --edge and --back itself.
+# For the style sheet of a page with charts, which must define --fore, --soft, --edge and --back.
 LIGHT = """--c0: #0060b0; --c1: #c04000; --c2: #00785a; --c3: #9a2f86; --c4: #7a5c00;
   --c5: #3d3d3d; --c6: #0086a8; --c7: #b3003c;"""
 DARK = """--c0: #6cb4ff; --c1: #ff9a5c; --c2: #4fd6ac; --c3: #f08bdc; --c4: #e6c34a;
@@ -37,14 +37,14 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 520, 360, 66, 14, 14, 52
 
 @dataclass(frozen=True)
 class Series:
-    """One line: a name for people, the index of its style, and its points (x, y), x ascending."""
+    """One line: a readable name, the index of its style, and its points (x, y), x ascending."""
 
     name: str
     style: int
     points: Sequence[tuple[float, float]]
 
 
-def chart(  # more than 60 lines: one drawing from top to bottom, with its arguments explained
+def chart(  # more than 60 lines: one drawing from top to bottom, and its docstring
     series: Sequence[Series],
     *,
     title: str,
@@ -53,13 +53,13 @@ def chart(  # more than 60 lines: one drawing from top to bottom, with its argum
     targets: Sequence[float] = (),
     share: bool = False,
 ) -> Markup:
-    """A line chart over an axis that has 0 and widens small values as a logarithm does.
+    """A line chart whose x axis starts at 0 and spreads small values as a logarithm does.
 
     Args:
         title: For screen readers.
-        targets: Values of y with a line and a label.
-        share: y is a share, drawn as steps on a linear axis; otherwise its axis is logarithmic,
-            and points that are not positive and finite are left out.
+        targets: Values of y that get a line and a label.
+        share: Whether y is a share, drawn as steps on a linear axis. Otherwise its axis is
+            logarithmic, and points that are not positive and finite are left out.
     """
     kept = [
         Series(one.name, one.style, [p for p in one.points if _drawable(p, share)])
@@ -133,7 +133,7 @@ def _drawable(point: tuple[float, float], share: bool) -> bool:
 
 
 def _ticks(end: float, unit: float) -> list[float]:
-    """0 and round numbers up to `end`, far enough apart to be read."""
+    """0 and round numbers up to `end`, far enough apart to be readable."""
     found, last = [0.0], 0.0
     span = log(1 + end / unit) or 1.0
     for power in range(floor(log10(unit)) if unit > 0 else 0, ceil(log10(max(end, unit))) + 1):

@@ -30,23 +30,23 @@ from hyperinit.score.score import (
 )
 
 LEGEND = """\
-Costs are medians over all pairs of an image and a seed, unsolved ones included (`>`: so is the
-median pair; `<=`: the smallest budget was enough). A ratio is a geometric mean over the pairs that
-both inits solve, with its 95 % interval over images; below 1 is cheaper. Errors are geometric means
-over pairs. {rates}
+Costs are medians over all pairs of an image and a seed, including unsolved ones (`>`: the median
+pair is unsolved; `<=`: the smallest budget was enough). A ratio is a geometric mean over the pairs
+that both inits solve, with its 95 % interval over images; below 1 is cheaper. Errors are geometric
+means over pairs. {rates}
 """
 
 
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True
 ) -> str:
-    """Cells are Markdown."""
+    """A table whose cells are Markdown."""
     lines = [header, ["---", *["---:" if numbers else "---"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def score_rows(scores: Iterable[GroupScore]) -> list[dict[str, Any]]:
-    """Every init and target of every group, as `results.RESULTS` has them."""
+    """Every init and target of every group, in the form of `results.RESULTS`."""
     return [
         {
             "track": found.track.name,
@@ -94,22 +94,22 @@ def markdown(scores: Iterable[GroupScore]) -> str:
 
 
 def _rates(found: GroupScore) -> str:
-    """On what learning rates were chosen, as far as the records say."""
+    """A sentence on how learning rates were chosen, as far as the records say."""
     choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
-    others = ", and what stands beside it," if len(choices) > 1 else ""
+    others = ", and the settings shown with it," if len(choices) > 1 else ""
     by_image: dict[str, list[str]] = {}
     for s in found.inits:
         by_image.setdefault(found.chosen_on[s.init], []).append(markdown_cell(s.init))
     parts = []
     for images, inits in by_image.items():
         who = "Every init has" if len(by_image) == 1 else f"With {', '.join(inits)}: each has"
-        best = f"that was best for it on {images}" if images else "of its runs: none was chosen"
+        best = f"that was best for it on {images}" if images else "of its runs; there was no choice"
         parts.append(f"{who} the learning rate{others if images else ''} {best}.")
     return " ".join(parts)
 
 
 def _provenance(found: GroupScore) -> str:
-    """How much was run, and on what."""
+    """The amount of runs, and the environments they ran in."""
     group = found.group
     tests, tuned_on = group.tests, group.tuned_on
     images, photographs, seeds = group.images, group.photographs, {r.seed for r in tests}
@@ -123,7 +123,7 @@ def _provenance(found: GroupScore) -> str:
 
 
 def _environment(found: Mapping[str, Any]) -> str:
-    """What seconds depend on."""
+    """The environment that seconds depend on."""
     parts = [
         str(found.get("machine") or found.get("processor")),
         str(found.get("device")),
@@ -148,9 +148,9 @@ def _cost_table(found: GroupScore) -> str:
 def psnr_columns(
     found: GroupScore, scores: Iterable[GroupScore]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """What papers print, for the inits of a group: the header, and init -> cells.
+    """The PSNRs that papers print, for the inits of a group: the header, and init -> cells.
 
-    Empty where nothing of the kind was measured.
+    Empty if they were not measured.
     """
     beside = psnr_beside(found, scores)
     steps = list(next(iter(beside.values()), {}))
@@ -164,7 +164,7 @@ def psnr_columns(
 
 
 def _psnr_table(found: GroupScore, scores: Iterable[GroupScore]) -> list[str]:
-    """The table of these, if there is one."""
+    """The table of these PSNRs, if they were measured."""
     header, cells = psnr_columns(found, scores)
     rows = [[markdown_cell(init), *row] for init, row in cells.items()]
     return [markdown_table(["init", *header], rows)] if rows else []
@@ -192,7 +192,7 @@ def _ratio_table(found: GroupScore) -> str:
 
 
 def _error_table(scores: Sequence[InitScore], *, choices: bool = True) -> str:
-    """PSNR at step 0 and errors after every budget, and the `choices` of settings if wanted."""
+    """PSNR at step 0 and errors after every budget; with the chosen settings if `choices`."""
     budgets = sorted({budget for s in scores for budget in s.rungs})
     chosen = " (LR)" if choices else ""
     header = ["init", "PSNR at step 0, dB", *(f"MSE after {b:g} epochs{chosen}" for b in budgets)]
@@ -227,24 +227,24 @@ def _curve_table(scores: Sequence[InitScore]) -> str:
 
 
 def at_best_lr(records: Iterable[Record]) -> list[Record]:
-    """The records at each init's best rate for each budget: the lowest mean error over pairs."""
+    """The records at each init's best rate for each budget (lowest mean error over pairs)."""
     records = list(records)
     chosen = select_choices(records, average=fmean)
     return [r for r in records if Choice.of(r) == chosen[r.label, r.budget_epochs]]
 
 
 def errors_table(groups: Iterable[GroupScore]) -> str:
-    """The errors of every init after every budget, a table for each group: for a first look."""
+    """The errors of every init after every budget, a table per group, for a first look."""
     return "\n".join(_error_table(group.inits, choices=False) for group in groups)
 
 
 def comparison_table(records: Iterable[Record]) -> str:
-    """One row an init, in the order of the records: what a few budgets on a few images say.
+    """A row per init, in the order of the records: results of a few budgets on a few images.
 
     Errors are plain means over images, at the rates of `at_best_lr` (chosen on these very images,
     for every init alike). Epochs and seconds are medians of the log-log interpolation between
-    budgets, with how many images reach the target; "-" where the median image does not. A mean
-    over fewer images says of how many: a benchmark goes on with those that are not yet solved.
+    budgets, with the number of images that reach the target; "-" if the median image does not. A
+    mean over fewer images gives their number: a benchmark goes on with the unsolved ones.
     """
     records = at_best_lr(records)
     budgets = sorted({record.budget_epochs for record in records})
@@ -279,13 +279,13 @@ def rivals_table(
     training: Mapping[str, Mapping[str, str]],
     reference: str = "33",
 ) -> str:
-    """One row an init: what training it took, and what it costs under two protocols.
+    """A row per init: the training it took, and its costs under two protocols.
 
     Args:
         tuned: Records of one group of the tuned track.
-        published: Of one group of the open track, where labels also say how inits were fitted.
-        training: Init -> "outer_steps", "published_steps" and "minutes", in words.
-        reference: The init that ratios are to, those of the tuned track.
+        published: Records of one group of the open track, whose labels say how inits were fitted.
+        training: Init -> "outer_steps", "published_steps" and "minutes", as text.
+        reference: The reference init of ratios, which are those of the tuned track.
     """
     others = {s.runs[0].init: s for s in score(published)}
     shown = TARGETS[1:]
@@ -314,13 +314,13 @@ def read_training(path: Path) -> dict[str, dict[str, str]]:
     """Init -> the other columns of a table of training costs.
 
     Raises:
-        InputError: it is missing or has other columns, or a row has more or fewer cells.
+        InputError: the file is missing or has other columns, or a row has more or fewer cells.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_small(path).decode(), newline="")))
         for row in rows:
             if None in row or None in row.values():  # such as 150,000 without quotes
-                raise InputError(f"the row of {row.get('init')} has too many cells or too few")
+                raise InputError(f"the row of {row.get('init')} has too many or too few cells")
         return {row.pop("init"): {k: row[k] for k in TRAINING_FIELDS} for row in rows}
     except (InputError, UnicodeDecodeError, KeyError) as error:
         fields = ", ".join(("init", *TRAINING_FIELDS))
@@ -329,7 +329,7 @@ def read_training(path: Path) -> dict[str, dict[str, str]]:
 
 TRAINING_FIELDS = ("outer_steps", "published_steps", "minutes")
 
-# Fields of a `Ratio` beside its mean and its interval.
+# Fields of a `Ratio` besides its mean and its interval.
 _RATIO_FIELDS = ("n", "pairs", "at_least", "at_most", "free", "other_free", "both_free")
 
 CSV_FIELDS = (
@@ -337,7 +337,7 @@ CSV_FIELDS = (
     *("reference_init", "reference_ratio", "reference_low", "reference_high"),
     *("best_init", "best_ratio", "best_low", "best_high", "protocol"),
     *("mean", "low", "high"),
-    # Of how many pairs each ratio is, and what is known of the others.
+    # The number of pairs of each ratio, and what is known about the others.
     *(f"{to}_{what}" for to in ("reference", "best") for what in _RATIO_FIELDS),
 )
 
@@ -372,7 +372,7 @@ def csv_text(scores: Iterable[GroupScore]) -> str:
 
 
 def _measures(group: GroupScore, found: TargetScore) -> list[tuple[str, Cost, dict[str, Any]]]:
-    """Name, cost and columns of ratios of everything that is measured for a target."""
+    """Name, cost and ratio columns of everything that is measured for a target."""
     if group.track.along_curve:
         kinds = (("training loss", found.train), ("grid MSE", found.epochs))
         return [(f"{cost.unit}, {kind}", cost, {}) for kind, cost in kinds if cost is not None]
@@ -387,7 +387,7 @@ def _measures(group: GroupScore, found: TargetScore) -> list[tuple[str, Cost, di
 
 
 def protocol_markdown() -> str:
-    """The protocol as a table, from the code that measures."""
+    """The protocol as a table, generated from the code that measures."""
     header = ["field", "value", "meaning"]
     rows = []
     for field in dataclasses.fields(Protocol):

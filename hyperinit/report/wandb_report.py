@@ -1,11 +1,11 @@
-"""Records -> a W&B report that tells what the page tells: a run per init, charts, a table.
+"""Records -> a W&B report with the content of the page: a run per init, charts, a table.
 
-A report shows runs, and records are none: publishing makes one W&B run per init and group, under an
-id that follows from the records, so that publishing again replaces them. Without a server there is
-only the report's specification, as JSON.
+A W&B report shows runs, so publishing makes one W&B run per init and group. Its id is derived from
+the records, so publishing again replaces it. Without a server there is only the report's
+specification, as JSON.
 
 The public report API belongs to wandb-workspaces, the extra `report`. The specification comes from
-a private method of it, as there is no public way to see a report without a server: where that
+one of its private methods, because there is no public way to see a report without a server. If that
 fails, the file has the report's Markdown instead.
 """
 
@@ -33,7 +33,7 @@ from hyperinit.report.tables import markdown
 from hyperinit.score.places import places
 from hyperinit.score.score import GroupScore, InitScore
 
-TITLE = "Initial weights of SIRENs compared"  # in the address too, where "?" would end the path
+TITLE = "Initial weights of SIRENs compared"  # also in the URL, where "?" would end the path
 SHOWN_PICTURES = 6  # images of a group in the media panel
 
 
@@ -42,7 +42,7 @@ class Destination:
     """A W&B project.
 
     Raises:
-        InputError: not of the form ENTITY/PROJECT.
+        InputError: the text is not of the form ENTITY/PROJECT.
     """
 
     entity: str
@@ -50,7 +50,7 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """From ENTITY/PROJECT."""
+        """Parses ENTITY/PROJECT."""
         if not re.fullmatch(r"[\w.-]{1,128}/[\w.-]{1,128}", text, re.ASCII):
             raise InputError(f"--wandb-report: {text!r} is not of the form ENTITY/PROJECT")
         return cls(*text.split("/"))
@@ -58,10 +58,10 @@ class Destination:
 
 @dataclass(frozen=True)
 class Story:
-    """What a report tells.
+    """The content of a report.
 
     Attributes:
-        scores: Of the groups that have test runs, in the order of sections.
+        scores: Scores of the groups that have test runs, in the order of sections.
         markdown: The tables.
         thumbnails: Pictures of the fits.
     """
@@ -72,13 +72,13 @@ class Story:
 
     @classmethod
     def of(cls, scores: Sequence[GroupScore], thumbnails: Thumbnails | None = None) -> Story:
-        """From all scores; see `markdown` for what it raises."""
+        """Builds it from all scores; raises what `markdown` raises."""
         ordered = sorted(scores, key=lambda s: s.group.workload.order)
         return cls([s for s in ordered if s.inits], markdown(scores), thumbnails)
 
 
 def logged_in() -> bool:
-    """Whether there is a key for the W&B server that is configured."""
+    """Whether there is a key for the configured W&B server."""
     import wandb
 
     return has_key(wandb.setup().settings.base_url)
@@ -91,25 +91,25 @@ def spec(story: Story, to: Destination) -> str:
         InputError: wandb-workspaces is missing, or there are no test runs.
     """
     try:
-        # A run set with an entity would look its project up on the server.
+        # A run set with an entity would look up its project on the server.
         model = build(story, to, runset_entity="")._to_model()
         content = json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True))
     except InputError:
         raise
-    except Exception as error:  # private, so anything may have become of it
+    except Exception as error:  # a private method, which may change in any way
         content = {"markdown": story.markdown, "reason": f"no specification: {error}"[:300]}
     found = {"entity": to.entity, "project": to.project, "title": TITLE, "spec": content}
     return json.dumps(found, indent=1) + "\n"
 
 
 def publish(story: Story, to: Destination, out: Path) -> str:
-    """Makes the runs and the report on the W&B server; returns the report's address.
+    """Creates the runs and the report on the W&B server; returns the report's URL.
 
     Args:
         out: Existing directory; W&B writes below its `wandb/`.
 
     Raises:
-        InputError: not logged in, wandb-workspaces is missing, the server refuses or does not
+        InputError: there is no login, wandb-workspaces is missing, the server refuses or does not
             answer, or there are no test runs.
     """
     _api()
@@ -191,13 +191,13 @@ def _key(target: float) -> str:
 
 
 def _digest(group: GroupScore) -> str:
-    """Identifies a group of records by what is in it."""
+    """Identifies a group of records by its content."""
     trials = sorted(json.dumps(record.trial) for record in group.group.tests)
     return hashlib.sha256("\n".join(trials).encode()).hexdigest()[:16]
 
 
 def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, out: Path) -> None:
-    """One init of one group as a W&B run: its curve, what it costs, and what it shows."""
+    """Logs one init of one group as a W&B run: its curve, its costs and its pictures."""
     import wandb
 
     digest = _digest(group)
@@ -239,7 +239,7 @@ def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, 
 
 
 def _pictures(story: Story, init: InitScore) -> list[Any]:
-    """The image, step 0 and some budgets, for the first few images."""
+    """Pictures of the first few images: the image, step 0 and some budgets."""
     import wandb
     from PIL import Image
 
