@@ -147,11 +147,11 @@ def _of_another_photograph(one: Record) -> Record:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_of_another_photograph, "1.png is of another photograph in the plan than in the records"),
+        (_of_another_photograph, "1.png is another photograph in the plan than in the records"),
         (_without(False), "init mean_colour, image 0.png, seed 0, 1 epochs was declared"),
         (_without(True), "init mean_colour, tuning image 2.png, seed 1000000, 1 epochs was decl"),
-        (_on_another_machine, "seconds of 2 places cannot stand together (another, "),
-        (_without_machine, "do not say on which machine"),
+        (_on_another_machine, "seconds of 2 places are not comparable (another, "),
+        (_without_machine, "do not state the machine"),
         (_without_number, "has no finite error after"),
     ],
 )
@@ -200,7 +200,7 @@ def test_an_init_is_not_tested_on_what_it_was_trained_on(records, capsys):
 def test_records_without_a_plan_say_how_to_get_one(records, capsys):
     plans_path(records).unlink()
     error = error_of(["submit", str(records), "--by", "me"], capsys)
-    assert "r.plans.json is missing: the command that made the records writes it" in error
+    assert "r.plans.json is missing; the command that made the records writes it" in error
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""Records -> what others can use: a file to submit, a leaderboard with its rules, LaTeX."""
+"""Records -> files for others: a submission, a leaderboard with its rules, LaTeX."""

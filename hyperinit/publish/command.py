@@ -19,15 +19,16 @@ SUBMIT = """Checks records and packs them into one file for a pull request.
     hyperinit benchmark my_init.py:make --images DIR
     hyperinit submit runs/benchmark-tuned.jsonl --by "Ada Lovelace"
 
-The plan beside the records says what was declared. What is missing, tested on an image that it was
-trained on, measured on several machines, or no number, is refused in one line, and nothing is
-written. The same records give the same file.
+The plan beside the records says what was declared. The submission is refused in one line, and
+nothing is written, if a declared fit is missing, an init was tested on an image that it was trained
+on, fits were made on several machines, or a number is not finite. The same records give the same
+file.
 """
-LEADERBOARD = """Makes one page of submissions and record files, with the rules beside it.
+LEADERBOARD = """Makes a page from submissions and record files, with the rules beside the results.
 
     hyperinit leaderboard submissions/*.jsonl -o leaderboard
 
-Submissions are checked once more; a trial that is there twice is the first file's. Only what was
+Submissions are checked again. If a trial occurs twice, that of the first file counts. Only what was
 measured alike is compared, and seconds only within one machine.
 """
 
@@ -36,7 +37,7 @@ def submit_parser(prog: str) -> Parser:
     """The command line of `hyperinit submit`."""
     parser = _parser(prog, SUBMIT)
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
-    by = "who measured them, a name and perhaps an address: it is published"
+    by = "who measured them: a name, optionally with an address; it will be public"
     parser.add_argument("--by", required=True, metavar="NAME", help=by)
     parser.add_argument(
         *("-o", "--out"),
@@ -57,7 +58,7 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
         raise InputError(f"{shown_path(out)}: a submission's name ends in .jsonl")
     for path in records:
         if is_same_file(path, out):
-            raise InputError(f"{shown_path(out)}: is what is read: choose another --out")
+            raise InputError(f"{shown_path(out)}: is one of the inputs; choose another --out")
     if out.exists() and not is_submission(out):
         raise InputError(
             f"{shown_path(out)}: is there already and is no submission: choose another --out"
@@ -91,7 +92,7 @@ def leaderboard_parser(prog: str) -> Parser:
         default=Path("leaderboard"),
         help="directory of the page (default: leaderboard)",
     )
-    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="reference of ratios (default: 33)")
     add_manner(parser)
     return parser
 

@@ -13,8 +13,8 @@ from hyperinit.score.costs import Cost
 from hyperinit.score.score import GroupScore, InitScore, hardest_solved
 
 _HEAD = """\
-% Written by hyperinit. Medians over pairs of an image and a seed, with how many reach the target;
-% ratios are geometric means and PSNRs means, with 95 % intervals over images.
+% Written by hyperinit. Medians over pairs of an image and a seed, with the share that reach the
+% target; ratios are geometric means and PSNRs are means, with 95 % intervals over images.
 """
 
 
@@ -22,7 +22,7 @@ def latex(scores: Iterable[GroupScore]) -> str:
     """A table for every group with test runs.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such group.
     """
     scores = [found for found in scores if found.inits]
     if not scores:
@@ -47,7 +47,7 @@ def _group(found: GroupScore, scores: Sequence[GroupScore]) -> str:
     ]
     workload = found.group.workload
     caption = f"{workload}; protocol {workload.version}"
-    if found.notes:  # what a reader must know of the numbers goes where the table goes
+    if found.notes:  # what a reader must know about the numbers stays with the table
         caption = " ".join([f"{caption}.", *found.notes])
     return _table(caption, [*header, *psnr_header], rows)
 
@@ -57,7 +57,7 @@ def _cost(cost: Cost) -> str:
 
 
 def _compared(found: GroupScore, s: InitScore, target: float) -> list[str]:
-    """Seconds, where there are any, and the ratio to the reference."""
+    """Seconds, if there are any, and the ratio to the reference."""
     own = s.targets[target]
     seconds = [_cost(own.seconds)] if found.has_seconds and own.seconds is not None else []
     ratio = "1" if s.init == found.reference else str(own.to_reference or "-")

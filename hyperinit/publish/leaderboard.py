@@ -24,12 +24,12 @@ NOT_SUBMITTED = "records without a plan: not checked"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A file that takes part.
+    """A file on the leaderboard.
 
     Attributes:
         file: Its name.
         by: Who measured it.
-        records: What is in it.
+        records: Its records.
     """
 
     file: str
@@ -47,10 +47,10 @@ class Entrant:
 
 
 def read_entrants(paths: Iterable[Path]) -> list[Entrant]:
-    """Submissions, checked once more, and plain files of records.
+    """Reads submissions, which are checked again, and plain record files.
 
     Raises:
-        InputError: a file is neither, or a submission is not right.
+        InputError: a file is neither, or a submission is not valid.
     """
     found = []
     for path in paths:
@@ -65,17 +65,17 @@ def read_entrants(paths: Iterable[Path]) -> list[Entrant]:
 
 
 def merged_scores(entrants: Iterable[Entrant], reference: str | None = None) -> list[GroupScore]:
-    """The scores of all records together; a trial that several files have is the first one's.
+    """The scores of all records together; if several files have a trial, the first one counts.
 
     Raises:
-        InputError: there is no such init to relate others to.
+        InputError: the reference init does not exist.
     """
     records = first_of_each(record for one in entrants for record in one.records)
     return related_scores(records, reference, strict=False)
 
 
 def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entrant]) -> str:
-    """The document."""
+    """The leaderboard as a Markdown document."""
     rows = [list(map(markdown_cell, one.row)) for one in entrants]
     submissions = markdown_table(ENTRANTS_HEADER, rows, numbers=False)
     rules = rules_markdown()
@@ -85,11 +85,11 @@ def leaderboard_markdown(scores: Sequence[GroupScore], entrants: Sequence[Entran
 
 
 def write_leaderboard(paths: Sequence[Path], out: Path, reference: str | None = None) -> int:
-    """Writes index.html, leaderboard.md and leaderboard.csv; returns how many records they are of.
+    """Writes index.html, leaderboard.md and leaderboard.csv; returns the number of records.
 
     Raises:
-        InputError: a file cannot be read or is not right, there are no test runs, or the directory
-            cannot be written; nothing is written then.
+        InputError: a file cannot be read or is not valid, there are no test runs, or the directory
+            cannot be written; then nothing is written.
     """
     entrants = read_entrants(paths)
     scores = merged_scores(entrants, reference)

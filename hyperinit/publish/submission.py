@@ -1,8 +1,8 @@
 """Records and their plans -> one checked file for a pull request, and back.
 
-The file is one of records, with a line in front that says what they are: who measured them, which
-code, on what machine and images, and the plans. The same records give the same bytes, and a file
-is taken only if packing what is in it gives the file again.
+The file is a record file with a first line about the records: who measured them, with which code,
+on what machine and images, and the plans. The same records give the same bytes, and a file is
+accepted only if packing its content gives the same file again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from hyperinit.score.places import SECONDS_DEPEND_ON, places, shown_place
 
 FORMAT = 1
 BY_CHARS = 80
-_NO_CODE = hashlib.sha256(b"").hexdigest()  # of an init in a module that has no file
+_NO_CODE = hashlib.sha256(b"").hexdigest()  # for an init in a module that has no file
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What somebody measured, checked; see `checked`.
+    """A checked submission; see `checked`.
 
     Attributes:
-        by: Who.
-        plans: As they were declared.
-        records: Of everything that is declared, sorted by trial.
+        by: Who measured it.
+        plans: The declared plans.
+        records: Records of everything that was declared, sorted by trial.
     """
 
     by: str
@@ -45,7 +45,7 @@ class Submission:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The first line of its file: everything in it but `by` and `plans` is from the records."""
+        """The first line of its file; everything except `by` and `plans` comes from the records."""
         tests = [record for record in self.records if not record.is_tuning]
         tuning = [record for record in self.records if record.is_tuning]
         return {
@@ -67,21 +67,21 @@ class Submission:
 
     @property
     def _lines(self) -> bytes:
-        """The records, in one form whatever file they come from."""
+        """The records in a canonical form, whatever file they come from."""
         values = [json.loads(to_line(record)) for record in self.records]
         return "".join(f"{json.dumps(one, sort_keys=True)}\n" for one in values).encode()
 
     @property
     def content(self) -> bytes:
-        """Its file."""
+        """The content of its file."""
         return json.dumps(self.about).encode() + b"\n" + self._lines
 
 
 def submission_of(paths: Sequence[Path], by: str) -> Submission:
-    """What record files with plans beside them hold, as a submission.
+    """Makes a submission from record files with plans beside them.
 
     Raises:
-        InputError: see `checked`, or a file is missing or no record file.
+        InputError: see `checked`, or a file is missing or not a record file.
     """
     plans = [plan for path in paths for plan in read_plans(path)]
     distinct = list({json.dumps(plan, sort_keys=True): plan for plan in plans}.values())
@@ -93,14 +93,14 @@ def read_submission(path: Path) -> Submission | None:
     """The submission in a file; None if it is a plain file of records.
 
     Raises:
-        InputError: it is damaged, was changed, or is not right; see `checked`.
+        InputError: it is damaged, was changed, or is not valid; see `checked`.
     """
     source = shown_path(path)
     if not is_submission(path):
         return None
     try:
         with path.open("rb") as file:
-            # Its content, its records, and the content that these would have.
+            # The content, the records, and the content made from these again.
             check_memory(3.0 * os.fstat(file.fileno()).st_size, source, "split it into several")
             content = file.read()
     except OSError as error:
@@ -110,36 +110,36 @@ def read_submission(path: Path) -> Submission | None:
         about = json.loads(line, object_pairs_hook=no_key_twice, parse_constant=no_constant)
         by, plans, version = about["by"], about["plans"], about["submission"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{source}: its first line is damaged: pack it again") from error
+        raise InputError(f"{source}: its first line is damaged; pack it again") from error
     if version != FORMAT:
-        raise InputError(f"{source}: a submission of format {version!r}, this is {FORMAT}")
+        raise InputError(f"{source}: a submission of format {version!r}; expected {FORMAT}")
     if not isinstance(plans, list) or not all(isinstance(plan, dict) for plan in plans):
-        raise InputError(f"{source}: its first line has no plans: pack it again")
+        raise InputError(f"{source}: its first line has no plans; pack it again")
     found = checked(by, plans, read_records(path), source)
     if found.content != content:
         raise InputError(
-            f"{source}: was changed after it was packed: what it says is not what is in it"
+            f"{source}: was changed after it was packed: its first line and its records disagree"
         )
     return found
 
 
 def checked(by: Any, plans: Sequence[Values], records: Sequence[Record], source: str) -> Submission:
-    """A submission of what the plans declare.
+    """A submission of everything that the plans declare, after checks.
 
     Args:
         by: Who measured it.
         plans: What was declared.
-        records: What is there; what no plan declares is left out.
-        source: What errors call it.
+        records: The existing records; those that no plan declares are left out.
+        source: What error messages call it.
 
     Raises:
-        InputError: something declared is missing, an init is tested on an image that it was made
-            from or rates were tuned on, a number is none, test runs are of several machines or do
-            not name theirs, or an init has no code; one line says which.
+        InputError: a declared fit is missing, an init is tested on an image that it was made from
+            or that rates were chosen on, a number is not finite, test runs are from several
+            machines or do not state theirs, or an init has no code; the message says which.
     """
     if not isinstance(by, str) or not 0 < len(by) <= BY_CHARS or not by.isprintable():
         raise InputError(
-            f"{source}: who submits it (--by) must be a line of 1 to {BY_CHARS} characters"
+            f"{source}: the submitter (--by) must be one line of 1 to {BY_CHARS} characters"
         )
     if not plans:
         raise InputError(f"{source}: declares nothing")
@@ -158,7 +158,7 @@ def checked(by: Any, plans: Sequence[Values], records: Sequence[Record], source:
 
 
 def _check_numbers(record: Record, source: str) -> None:
-    """A fit that diverged has an infinite error at its end, others have none."""
+    """Only a fit that diverged may have an infinite error, and only at its end."""
     curve = record.curve[:-1] if record.diverged else record.curve
     for point in curve:
         trained = point.steps == 0 or isfinite(point.train_mse)
@@ -175,18 +175,18 @@ def _check_one_place(tests: Iterable[Record], source: str) -> None:
     if len(found) > 1:
         shown = "; ".join(map(shown_place, found[:3]))
         raise InputError(
-            f"{source}: seconds of {len(found)} places cannot stand together ({shown}): measure all"
-            " of it again on one machine with the same settings, into another file"
+            f"{source}: seconds of {len(found)} places are not comparable ({shown}): measure all of"
+            " it again on one machine with the same settings, into another file"
         )
     if found[0][SECONDS_DEPEND_ON.index("machine")] == "None":
         raise InputError(
-            f"{source}: the records do not say on which machine they were measured: measure them"
+            f"{source}: the records do not state the machine they were measured on: measure them"
             " again with this version, into another file"
         )
 
 
 def _code(record: Record) -> str:
-    """The SHA-256 of an init's code or tensors; of one of the package's, its version."""
+    """The SHA-256 of an init's code or tensors; for one of the package's, its version."""
     sha256 = record.init_facts.get("sha256")
     if isinstance(sha256, str):
         return sha256
