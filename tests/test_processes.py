@@ -108,5 +108,5 @@ def test_processes_that_cannot_meet_say_so(monkeypatch):
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="do not find each other"), launched():
+    with pytest.raises(InputError, match="cannot find each other"), launched():
         pass

@@ -1,1 +1,1 @@
-"""Work that is spread over processes and machines, by engines that others keep."""
+"""Work that is spread over processes and machines, by engines that others maintain."""

@@ -1,8 +1,8 @@
-"""Where pieces of work that need nothing of each other are done: here, or on a Ray cluster.
+"""Engines for independent pieces of work: this process, or a Ray cluster.
 
-An engine is a map whose results come as they are ready. Ray schedules, retries and notices what has
-died; here is only how much is handed to it at a time, and what its errors mean for a user. Workers
-read and write no files: what they are given and what they find goes through whoever asked.
+An engine is a map that yields results as they are ready. Ray schedules, retries and notices dead
+workers; this module only decides how much to hand out at a time, and translates its errors for the
+user. Workers neither read nor write files: all data goes through the calling process.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hyperinit.base.extras import need
 
 LOCAL = "local"  # a cluster of this machine's cores that ends with the command
 
-RETRIES = 3  # of a piece of work whose worker has died, before it is given up
+RETRIES = 3  # of a piece of work whose worker died, before it is given up
 
 CONNECT_SEC = 10.0  # for a cluster to answer at all
 
-# Memory for what is on its way to and from a worker of a local cluster.
+# Memory for data on the way to and from a worker of a local cluster.
 STORE_BYTES_PER_WORKER = 2**26
 
 
@@ -35,26 +35,26 @@ class WorkLost(InputError):
 
 
 class Engine(Protocol):
-    """Where work is done."""
+    """Runs pieces of work."""
 
     @property
     def device(self) -> str:
-        """What it is done on: "cpu" or "cuda"; "" where the caller decides."""
+        """The device of its workers: "cpu" or "cuda"; "" if the caller decides."""
         ...
 
     def map(
         self, function: Callable[[Any], Any], items: Iterable[Any]
     ) -> Iterator[tuple[Any, Any]]:
-        """(item, what the function makes of it) for all items, in any order.
+        """(item, result of the function) for all items, in any order.
 
-        Items are asked for when there is room for them. Where a worker died every time, a WorkLost
-        stands in for the result.
+        Items are taken when there is room for them. If a worker died every time, the result is a
+        WorkLost.
         """
         ...
 
 
 class Here:
-    """This process: one piece of work after the other."""
+    """Runs work in this process, one piece after the other."""
 
     device = ""
 
@@ -74,8 +74,8 @@ class OnRay:
     """A Ray cluster that this process is connected to; see `engine_of`.
 
     Attributes:
-        threads: CPU threads, and cores that Ray sets aside, of a worker.
-        gpus: GPUs of a worker, such as 0.25; 0: it computes on CPUs.
+        threads: CPU threads of a worker, and cores that Ray reserves for it.
+        gpus: GPUs per worker, such as 0.25; 0: it computes on CPUs.
         most: Pieces of work at a time; None: as many as the cluster has room for.
     """
 
@@ -90,7 +90,7 @@ class OnRay:
 
     @property
     def workers(self) -> int:
-        """Pieces of work that the cluster has room for at a time, as it is now."""
+        """Pieces of work that the cluster currently has room for at a time."""
         import ray
 
         found = ray.cluster_resources()
@@ -119,8 +119,7 @@ class OnRay:
     ) -> Iterator[tuple[Any, Any]]:
         """See Engine.
 
-        Twice as much as there is room for is handed out, so that no worker waits for the next; or
-        exactly `most`.
+        It hands out twice as much as there is room for, so that no worker waits, or exactly `most`.
 
         Raises:
             InputError: the function raised it, or a worker has another version of this package.
@@ -128,7 +127,7 @@ class OnRay:
         import ray
 
         call = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=RETRIES)(_call)
-        # In a list, as Ray would otherwise unpack the function anew for every piece.
+        # In a list, because Ray would otherwise unpickle the function for every piece.
         shared = [ray.put(function)]
         pending: dict[Any, Any] = {}
         waiting = iter(items)
@@ -148,18 +147,18 @@ class OnRay:
 def engine_of(
     address: str | None, *, threads: int | None = None, gpus: float = 0.0, most: int | None = None
 ) -> Iterator[Engine]:
-    """What `--ray` asks for; HERE where it is not given.
+    """The engine that `--ray` asks for; HERE if it is not given.
 
     Args:
-        address: LOCAL, or of a cluster as `ray.init` takes it: "auto", "HOST:PORT", "ray://...".
-        threads, gpus, most: See OnRay; one thread unless told.
+        address: LOCAL, or a cluster's address as for `ray.init`: "auto", "HOST:PORT", "ray://...".
+        threads, gpus, most: See OnRay; one thread by default.
 
     Raises:
-        InputError: Ray is not installed or there is no such cluster; a number is out of range.
+        InputError: Ray is not installed, there is no such cluster, or a number is out of range.
     """
     if address is None:
         if gpus:
-            raise InputError("--ray-gpus is for --ray")
+            raise InputError("--ray-gpus needs --ray")
         yield HERE
         return
     for flag, value, least in (("--threads", threads, 1), ("--workers", most, 1)):
@@ -168,8 +167,8 @@ def engine_of(
     if not 0 <= gpus <= 64:
         raise InputError(f"--ray-gpus must be at least 0, such as 0.25, not {gpus:g}")
     ray: Any = need("ray")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # default of later versions
     found: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         cores = max(most * (threads or 1) if most else os.cpu_count() or 1, threads or 1)
@@ -178,11 +177,11 @@ def engine_of(
     _check_reachable(address)
     try:
         ray.init(**found)
-    except Exception as error:  # a bare one where a busy machine is too slow for its start
+    except Exception as error:  # even a bare Exception, if a busy machine starts it too slowly
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = "could be started here" if address == LOCAL else "there"
         if address != LOCAL and "RAY_AUTH_MODE" not in os.environ:
-            reason += "; one that asks for a token needs RAY_AUTH_MODE=token"
+            reason += "; a cluster that asks for a token needs RAY_AUTH_MODE=token"
         raise InputError(f"--ray {address}: no cluster {where} ({reason})") from error
     engine = OnRay(threads or 1, gpus, most)
     try:
@@ -193,14 +192,14 @@ def engine_of(
 
 
 def _check_reachable(address: str) -> None:
-    """Refuses an address where nothing listens: Ray itself would try for a quarter of an hour.
+    """Refuses an address where nothing listens; Ray itself would try for a quarter of an hour.
 
     Raises:
-        InputError: as that.
+        InputError: nothing listens there.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
-        return  # "local", "auto" or what Ray has to look at
+        return  # "local", "auto" or an address that Ray must resolve
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SEC).close()
     except (OSError, OverflowError, UnicodeError) as error:
@@ -209,18 +208,20 @@ def _check_reachable(address: str) -> None:
 
 
 def _call(shared: list[Any], item: Any, threads: int, wanted: str) -> Any:
-    """What a worker does with a piece of work."""
+    """Runs a piece of work in a worker."""
     import torch
 
     if _version() != wanted:
-        raise InputError(f"a worker has hyperinit {_version()}, this is {wanted}: install the same")
+        raise InputError(
+            f"a worker has hyperinit {_version()}, this is {wanted}; install the same version"
+        )
     torch.set_num_threads(threads)
     return _unpacked(shared[0])(item)
 
 
 @lru_cache(maxsize=2)
 def _unpacked(ref: Any) -> Callable[[Any], Any]:
-    """A function in the cluster's memory; unpacked once a worker."""
+    """A function in the cluster's memory; unpickled once per worker."""
     import ray
 
     function: Callable[[Any], Any] = ray.get(ref)
@@ -235,7 +236,7 @@ def _version() -> str:
 
 
 def _outcome(ref: Any) -> Any:
-    """The result of a piece of work that is over, or a WorkLost."""
+    """The result of a finished piece of work, or a WorkLost."""
     import ray
 
     try:
@@ -245,4 +246,4 @@ def _outcome(ref: Any) -> Any:
         raise (InputError(str(cause)) if isinstance(cause, InputError) else error) from error
     except ray.exceptions.RayError as error:
         reason = type(error).__name__
-        return WorkLost(f"its worker died {RETRIES + 1} times ({reason}): run the command again")
+        return WorkLost(f"its worker died {RETRIES + 1} times ({reason}); run the command again")

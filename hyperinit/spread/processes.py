@@ -1,9 +1,9 @@
-"""The processes of one training: which part of a step each does, and what they tell each other.
+"""The processes of one training: their parts of a step, and how they communicate.
 
-torch.distributed is all that is needed. Every process has the whole model and takes the same step
-once the gradients are added up, which is one sum a step. A wrapper such as
-DistributedDataParallel, which accelerate and Fabric put around a module, works in its `forward`,
-and second-order gradients through functional calls do not pass there.
+Only torch.distributed is needed. Every process has the whole model and takes the same step after
+the gradients are summed, once per step. Wrappers such as DistributedDataParallel, which accelerate
+and Fabric put around a module, work in its `forward`, which second-order gradients through
+functional calls do not use.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import distributed, nn
 
 from hyperinit.base.errors import InputError
 
-# What torchrun and `accelerate launch` set, as does whoever starts processes by hand.
+# Set by torchrun and `accelerate launch`, or by hand.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# How long to wait for a process that is silent. One that has ended is noticed at once.
+# How long to wait for a silent process. One that has ended is noticed at once.
 WAIT_SEC = 1800.0
 
 
@@ -32,11 +32,11 @@ class ProcessLost(InputError):
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: The number of this one, from 0.
-        count: How many there are.
+        rank: The index of this process, from 0.
+        count: The number of processes.
     """
 
     rank: int = 0
@@ -44,33 +44,33 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes, evaluates and speaks."""
+        """Whether this process is the one that writes, evaluates and prints."""
         return self.rank == 0
 
     def part(self, items: int) -> slice:
-        """Which of so many items are this process's: nobody has two more than anybody else.
+        """The slice of `items` items that belongs to this process; parts differ by at most one.
 
-        Where there are fewer items than processes, some have none.
+        With fewer items than processes, some have none.
         """
         return slice(items * self.rank // self.count, items * (self.rank + 1) // self.count)
 
     def weighted_sum(
         self, weight: float, parameters: Iterable[nn.Parameter], numbers: Sequence[float]
     ) -> list[float]:
-        """Adds up gradients, in place, and numbers, each times its process's weight.
+        """Sums gradients (in place) and numbers over all processes, each times its weight.
 
-        A parameter that no process has a gradient of is left without one.
+        A parameter without a gradient in any process is left without one.
 
         Args:
-            weight: Of this process; those of all add up to 1. At 0 it need not have any gradient.
-            parameters: Whose gradients are replaced, in the order that all processes have.
-            numbers: As many in every process.
+            weight: This process's weight; all weights sum to 1. With 0, gradients may be missing.
+            parameters: Parameters whose gradients are replaced, in the same order everywhere.
+            numbers: The same number of numbers in every process.
 
         Returns:
-            The sums of the numbers; they and the gradients are the same bits in every process.
+            The sums of the numbers; they and the gradients are bit-equal in every process.
 
         Raises:
-            ProcessLost: see there.
+            ProcessLost: see the class.
         """
         if self.count == 1:
             return list(numbers)
@@ -88,10 +88,10 @@ class Processes:
         return [float(number) for number in head[len(found) :]]
 
     def greatest(self, *numbers: float) -> list[float]:
-        """The greatest of each number over all processes.
+        """The maximum of each number over all processes.
 
         Raises:
-            ProcessLost: see there.
+            ProcessLost: see the class.
         """
         values = torch.tensor(numbers, dtype=torch.float64)
         if self.count > 1:
@@ -99,13 +99,14 @@ class Processes:
         return [float(value) for value in values]
 
     def check_alike(self, facts: Mapping[str, str]) -> None:
-        """Refuses to work with processes that were given something else.
+        """Refuses to work if processes were started with different settings or files.
 
         Args:
-            facts: What all processes must have in common: what it is -> its value or a hash of it.
+            facts: What all processes must have in common: name -> value, or a hash of it.
 
         Raises:
-            InputError: they differ, in every process. ProcessLost: see there.
+            InputError: they differ (raised in every process).
+            ProcessLost: see the class.
         """
         if self.count == 1:
             return
@@ -115,18 +116,18 @@ class Processes:
             for what, value in found[0].items():
                 if other.get(what) != value:
                     raise InputError(
-                        f"process {rank} of {self.count} has other {what} than process 0: start"
+                        f"process {rank} of {self.count} has other {what} than process 0; start"
                         " all with the same command, on the same files"
                     )
 
     def _wait(self, together: Callable[[], object]) -> None:
-        """Does what all processes do together."""
+        """Runs a collective operation of all processes."""
         try:
             together()
         except RuntimeError as error:
             raise ProcessLost(
                 f"process {self.rank} of {self.count}: another process of this run has ended or"
-                " does not answer; the last checkpoint stands: continue with --resume"
+                " does not answer; the last checkpoint is kept, continue with --resume"
             ) from error
 
 
@@ -135,12 +136,12 @@ ALONE = Processes()
 
 @contextlib.contextmanager
 def launched() -> Iterator[Processes]:
-    """The processes that torchrun, `accelerate launch` or the like has started, or one alone.
+    """The processes that torchrun, `accelerate launch` or the like started, or this one alone.
 
-    On CUDA each takes the device of its number on its machine.
+    On CUDA, each uses the device with its local index on its machine.
 
     Raises:
-        InputError: they do not find each other.
+        InputError: they cannot find each other.
     """
     if not all(name in os.environ for name in VARIABLES) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
@@ -150,7 +151,7 @@ def launched() -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the processes of this run do not find each other ({reason}): start them with"
+            f"the processes of this run cannot find each other ({reason}); start them with"
             " torchrun or accelerate launch"
         ) from error
     try:
