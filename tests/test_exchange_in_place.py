@@ -91,7 +91,7 @@ def test_what_does_not_fit_changes_nothing():
 def test_a_network_with_other_activations_is_no_siren(other):
     net = nn.Sequential(nn.Linear(2, 8), other, nn.Linear(8, 8), other, nn.Linear(8, 3))
     before = net[0].weight.clone()
-    with pytest.raises(InputError, match=f"0 has a {type(other).__name__}: this is no SIREN"):
+    with pytest.raises(InputError, match=f"0 has a {type(other).__name__}, so this is not a SIREN"):
         hyperinit.init_(net, size=SIZE)
     assert torch.equal(net[0].weight, before)
 

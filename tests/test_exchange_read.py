@@ -250,7 +250,7 @@ BAD = {
     ),
     "four coordinates": (
         {"0.weight": linear(8, 4), "2.weight": linear(3, 8)},
-        "0.weight has shape (8, 4): expected 1 to 3 inputs",
+        "0.weight has shape (8, 4): expected 1 to 3 coordinates as inputs",
     ),
     "a bias of another length": (
         {"0.weight": linear(8, 2), "0.bias": linear(9), "2.weight": linear(3, 8)},
@@ -345,7 +345,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 def test_a_view_larger_than_its_file_is_refused(tmp_path):
     huge = torch.ones(1).expand(60000, 60000)
     torch.save({"0.weight": huge, "2.weight": torch.ones(3, 8)}, tmp_path / "huge.pt")
-    with pytest.raises(InputError, match=r"0\.weight is larger than what the file holds"):
+    with pytest.raises(InputError, match=r"0\.weight is larger than its data in the file"):
         hyperinit.read_siren(tmp_path / "huge.pt")
 
 

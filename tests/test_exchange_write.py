@@ -168,7 +168,7 @@ def test_fewer_bits_are_read_again_and_their_cost_is_said(tmp_path, capsys, form
     assert ratio < (0.6 if form == "fp16" else 0.5)
     error = (hyperinit.render(back, 24, 24) - hyperinit.render(params, 24, 24)).square().mean()
     told = capsys.readouterr().out.splitlines()[-1]
-    assert float(re.search(r"PSNR to the full one ([\d.]+) dB", told)[1]) == pytest.approx(
+    assert float(re.search(r"PSNR to the full SIREN ([\d.]+) dB", told)[1]) == pytest.approx(
         float(-10 * error.log10()), abs=0.06
     )
     assert re.search(r"to the image [\d.]+ -> [\d.]+ dB", told)
@@ -183,7 +183,7 @@ def test_a_file_of_ours_is_not_read_as_theirs(tmp_path, capsys, theirs):
     for command in (["export", "--to", "siren"], ["render", "-o", str(tmp_path / "a.png")]):
         with pytest.raises(SystemExit, match="2"):
             main([command[0], path, *command[1:], "--theirs", theirs])
-        assert "written by hyperinit: takes no layout" in capsys.readouterr().err
+        assert "written by hyperinit, so it takes no layout" in capsys.readouterr().err
     assert [found.name for found in tmp_path.iterdir()] == ["a.safetensors"]
 
 

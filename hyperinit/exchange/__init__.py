@@ -1,1 +1,1 @@
-"""SIRENs of other programs: read, written, initialised in place."""
+"""SIRENs of other programs: reading, writing, initialising in place."""

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params
 
 LOSSY = ("fp16", "int8")
-ERRORS = ("mse", "psnr", "reached", "runs")  # facts of a fit that hold for all its bits only
+ERRORS = ("mse", "psnr", "reached", "runs")  # facts that are true only at full precision
 FOREIGN_KIND = "a file of another program"  # as base/outputs.py calls a safetensors file
 NO_COST: dict[str, float | None] = {
     "psnr_to_full": None,
     "psnr_before": None,
     "psnr_after": None,
 }
-PSNR_SIDE = 256  # pixels at which the cost of fewer bits is measured, where no size is known
+PSNR_SIDE = 256  # pixels a side for measuring the cost of fewer bits, if no size is known
 
 
 def build(prog: str) -> Parser:
@@ -43,7 +43,7 @@ def build(prog: str) -> Parser:
         prog=prog, description="Writes a SIREN, ours or another program's, for another program."
     )
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="a SIREN, of any program that `render` takes")
+    add("file", type=Path, metavar="FILE", help="a SIREN of any program that `render` reads")
     add(
         "--to",
         required=True,
@@ -60,7 +60,7 @@ def build(prog: str) -> Parser:
         "--size",
         type=side_or_size,
         metavar="N|HxW",
-        help="of the image in pixels, on which most programs' coordinates depend (as stored)",
+        help="size of the image in pixels, on which most programs' coordinates depend (as stored)",
     )
     add_index(parser)
     add_theirs(parser)
@@ -69,9 +69,10 @@ def build(prog: str) -> Parser:
         nargs="+",
         default=[],
         metavar="K=V",
-        help="what the file to write has otherwise than its format usually has: as --theirs",
+        help="conventions of the file to write that differ from its format's usual ones, as in"
+        " --theirs",
     )
-    add("--image", type=Path, help="the photograph, to print what fewer bits cost against it")
+    add("--image", type=Path, help="the photograph, to print the PSNR to it at fewer bits")
     add_manner(parser)
     return parser
 
@@ -93,20 +94,20 @@ def main(argv: Sequence[str], prog: str = "hyperinit export") -> int:
     if not own_kind(arguments.file):
         theirs.setdefault("size", arguments.size)
     elif theirs:
-        raise not_theirs(arguments.file)  # of a size, too, which is --size here
+        raise not_theirs(arguments.file)  # also for a size, which is --size here
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
     size = arguments.size or theirs.get("size") or _stored_size(info)
     conventions = theirs_of(arguments.conventions, "--conventions")
     if {"layout", "size"} & set(conventions):
-        raise InputError("--conventions takes no layout and no size: those are --to and --size")
+        raise InputError("--conventions takes no layout and no size; use --to and --size")
     if arguments.image and arguments.to not in LOSSY:
-        raise InputError(f"--image is for --to {' and '.join(LOSSY)}: other formats lose nothing")
+        raise InputError(f"--image is for --to {' and '.join(LOSSY)}; other formats are lossless")
     if arguments.image and not params.config.is_image:
-        raise InputError(f"--image: {shown_path(arguments.file)} shows a signal, and no image")
+        raise InputError(f"--image: {shown_path(arguments.file)} shows a signal, not an image")
     kind = SIREN if form.own else FOREIGN_KIND if out.suffix == ".safetensors" else "another file"
     kind = INT8_KIND if arguments.to == "int8" else kind
     check_output(out, form.suffixes, kind, inputs=[arguments.file])
-    # As it was fitted: at its own size a photograph may be wider than what the SIREN shows.
+    # At the size it was fitted at: the photograph itself may be wider than what the SIREN shows.
     image = None if arguments.image is None else load_sized(arguments.image, size)
     if arguments.to in LOSSY and params.config.is_image and image is None:
         check_drawing(params, prod(size or (PSNR_SIDE, PSNR_SIDE)), "a smaller --size")
@@ -128,12 +129,12 @@ def _beside(path: Path, name: str, suffix: str) -> Path:
 
 
 def _without_errors(info: dict[str, Any]) -> dict[str, Any]:
-    """Facts less those about how near the image the full SIREN is: fewer bits are further away."""
+    """Facts without those about the error of the full SIREN, which is larger with fewer bits."""
     return {name: fact for name, fact in info.items() if name not in ERRORS}
 
 
 def _stored_size(info: dict[str, Any]) -> Size | None:
-    """Height and width of the image, or of the signal over two dimensions, that facts are of."""
+    """Height and width of the image, or of the two-dimensional signal, that the facts describe."""
     images = info.get("images") or [{}]
     shown, sides = images[0], (info.get("signal") or {}).get("sides", ())
     if len(sides) == 2:
@@ -144,7 +145,7 @@ def _stored_size(info: dict[str, Any]) -> Size | None:
 def _cost(
     image: Tensor | None, params: Params, out: Path, size: Size | None
 ) -> tuple[str, dict[str, float | None]]:
-    """What was lost in what was written, as a line and as fields."""
+    """The loss of quality in the written file, as a line and as fields."""
     from hyperinit.exchange.read import read_any
     from hyperinit.siren.network import render
 
@@ -153,7 +154,7 @@ def _cost(
         height, width = image.shape[-2:]
     full, written = (render(p, height, width) for p in (params, read_any(out)[0]))
     cost = {**NO_COST, "psnr_to_full": _psnr(written, full)}
-    line = f"{height}x{width}: PSNR to the full one {cost['psnr_to_full']:.1f} dB"
+    line = f"{height}x{width}: PSNR to the full SIREN {cost['psnr_to_full']:.1f} dB"
     if image is not None:
         before, after = _psnr(full, image), _psnr(written, image)
         cost |= {"psnr_before": before, "psnr_after": after}
@@ -164,16 +165,16 @@ def _cost(
 def _cost_of_signal(
     params: Params, out: Path, sides: Sequence[int]
 ) -> tuple[str, dict[str, float | None]]:
-    """What was lost of a signal, as `_cost` says it: its range is 2 wide, an image's 1."""
+    """Like `_cost`, for a signal, whose range is 2 wide (an image's is 1)."""
     from hyperinit.exchange.read import read_any
     from hyperinit.siren.signals import render_signal
 
     full, written = (render_signal(p, sides) / 2 for p in (params, read_any(out)[0]))
     psnr = _psnr(written, full)
-    line = f"{'x'.join(map(str, sides))}: PSNR to the full one {psnr:.1f} dB"
+    line = f"{'x'.join(map(str, sides))}: PSNR to the full SIREN {psnr:.1f} dB"
     return line, {**NO_COST, "psnr_to_full": psnr}
 
 
 def _psnr(a: Any, b: Any) -> float:
-    """PSNR in dB of two images, or signals of as wide a range; 120 where they are equal."""
+    """PSNR in dB between two images, or signals scaled to a range of 1; 120 if they are equal."""
     return float(-10 * (a - b).square().mean().clamp_min(1e-12).log10())

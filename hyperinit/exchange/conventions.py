@@ -1,8 +1,8 @@
-"""What other programs take for granted, folded into weights and out of them again.
+"""The conventions of other programs, folded into the weights and out again.
 
-Which frequency a sine has, where pixels lie and what colours mean are all affine, so one network
-can be turned into the other exactly: the first layer takes up a change of coordinates, every sine
-layer one of omega_0, the last layer one of colours. Sums are taken in float64.
+The frequency of a sine, the positions of pixels and the meaning of colours differ by affine maps,
+so one network can be converted to the other exactly: the first layer absorbs a change of
+coordinates, every sine layer one of omega_0, the last layer one of colours. Sums are in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Size = tuple[int, int]  # height and width in pixels
 Layers = Sequence[
     tuple[Tensor, Tensor | None]
 ]  # weight (out, in) and bias (out,), input side first
-Axis = tuple[float, float]  # theirs = first * ours + second, along one axis
+Axis = tuple[float, float]  # (a, b): theirs = a * ours + b, along one axis
 
 MAX_OMEGA = 1e6
 
@@ -33,7 +33,7 @@ def _corners(height: int, width: int) -> tuple[Axis, Axis]:
 
 
 def _coin(height: int, width: int) -> tuple[Axis, Axis]:
-    # Both axes are divided by height - 1, so that only a square image ends at 1.
+    # Both axes are divided by height - 1, so only a square image ends at 1.
     rows = height - 1
     return (width / rows, (width - 1) / rows - 1), (height / rows, 0.0)
 
@@ -43,7 +43,7 @@ def _half(axes: tuple[Axis, Axis]) -> tuple[Axis, Axis]:
     return (a / 2, (b + 1) / 2), (c / 2, (d + 1) / 2)
 
 
-# Name -> (height, width) -> how theirs follow from our x and y. Ours are the centres of pixels, in
+# Name -> (height, width) -> the maps from our x and y to theirs. Ours are the centres of pixels, in
 # the interval [-1, 1] from border to border.
 GRIDS: dict[str, Callable[[int, int], tuple[Axis, Axis]]] = {
     "centres": lambda height, width: ((1.0, 0.0), (1.0, 0.0)),
@@ -60,27 +60,27 @@ COLOURS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "signed": ((0.5,) * 3, (0.5,) * 3),
     "imagenet": (RGB_STD, RGB_MEAN),
 }
-# Outputs that are no colours but what a signal has at a point, which are left as they are.
+# Outputs that are not colours but the values of a signal; they are left as they are.
 VALUES = "values"
 ORDERS = ("xy", "yx")
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a program's numbers mean.
+    """The meaning of a program's numbers.
 
     Attributes:
         first_omega: omega_0 of the first sine layer, sin(omega_0 (W x + b)).
         hidden_omega: omega_0 of the other sine layers.
         order: Which coordinate comes first: "xy" (x to the right) or "yx" (y down).
-        grid: Where pixels lie, a name in `GRIDS`: "corners" is linspace(-1, 1, W), "centres" has
-            the image's borders at -1 and 1; "corners01" and "centres01" are these in [0, 1];
+        grid: The positions of pixels, a name in `GRIDS`: "corners" is linspace(-1, 1, W), "centres"
+            has the image's borders at -1 and 1; "corners01" and "centres01" are these in [0, 1];
             "coin" divides both axes by H - 1.
-        colours: What the network's outputs are, a name in `COLOURS`: "unit" is [0, 1], "signed"
-            [-1, 1], "imagenet" normalised by the ImageNet statistics; or "values", of a signal.
+        colours: The meaning of the outputs, a name in `COLOURS`: "unit" is [0, 1], "signed"
+            [-1, 1], "imagenet" normalised by the ImageNet statistics; or "values" for a signal.
 
     Raises:
-        InputError: an unknown name, or an omega_0 that is no positive number.
+        InputError: a name is unknown, or an omega_0 is not a positive number.
     """
 
     first_omega: float = 30.0
@@ -101,10 +101,10 @@ class Conventions:
                 raise unknown_name(field, str(getattr(self, field)), known)
 
     def but(self, **changes: Any) -> Conventions:
-        """These, but for what is given and not None.
+        """These conventions with some changes; None leaves a field as it is.
 
         Raises:
-            InputError: an unknown field; or as the constructor.
+            InputError: a field is unknown; or as the constructor.
         """
         known = [field.name for field in fields(self)]
         for name in changes:
@@ -113,19 +113,19 @@ class Conventions:
         return replace(self, **{name: v for name, v in changes.items() if v is not None})
 
     def axes(self, size: Size | None) -> tuple[Axis, Axis]:
-        """How their x and y follow from ours, for images of this height and width in pixels.
+        """The maps from our x and y to theirs, for images of this height and width in pixels.
 
         Raises:
-            InputError: the grid depends on a size that is not given, or that is too small for it.
+            InputError: the grid depends on the size, which is missing or too small.
         """
         if size is None and self.grid not in SIZELESS:
             raise InputError(
-                f"the grid {self.grid!r} depends on the image: give its height and width as size,"
+                f"the grid {self.grid!r} depends on the image; give its height and width as size,"
                 " or grid='centres'"
             )
         height, width = size or (2, 2)
         if self.grid not in SIZELESS and min(height, width) < 2:
-            raise InputError(f"the grid {self.grid!r} takes 2 x 2 pixels or more, not {size}")
+            raise InputError(f"the grid {self.grid!r} needs at least 2 x 2 pixels, not {size}")
         return GRIDS[self.grid](height, width)
 
 
@@ -134,14 +134,14 @@ OURS = Conventions(order="xy", grid="centres", colours="imagenet")
 
 
 def to_params(layers: Layers, theirs: Conventions, size: Size | None = None) -> Params:
-    """Linear layers of another program -> the SIREN that shows what they show.
+    """Linear layers of another program -> the SIREN of ours that shows the same.
 
     Args:
-        layers: From coordinates (2) over sine layers of one width to 3 colours, or 1, a grey that
-            becomes all three; the last layer is linear. Shapes are the caller's to check. Of
-            another signal (see `shows_colours`) the outputs are left as they are, and the
-            coordinates too where they are not two.
-        theirs: What their numbers mean.
+        layers: From 2 coordinates through sine layers of one width to 3 colours, or to 1, a grey
+            that becomes all three; the last layer is linear. The caller checks the shapes. For
+            another signal (see `shows_colours`) the outputs are left as they are, and so are the
+            coordinates if there are not two.
+        theirs: The meaning of their numbers.
         size: Height and width of the image, for grids that depend on it.
 
     Returns:
@@ -167,7 +167,7 @@ def to_params(layers: Layers, theirs: Conventions, size: Size | None = None) -> 
 
 
 def shows_colours(layers: Layers, theirs: Conventions) -> bool:
-    """Whether they show a picture: two coordinates to 3 colours, or 1, a grey."""
+    """Whether the layers show a picture: from two coordinates to 3 colours, or to 1, a grey."""
     is_picture = layers[0][0].shape[1] == 2 and len(layers[-1][0]) in (1, 3)
     return is_picture and theirs.colours != VALUES
 
@@ -176,12 +176,12 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
     """The inverse of `to_params`: one SIREN -> linear layers of another program.
 
     Returns:
-        Weights and biases in float32 on the CPU. Coordinates other than 2 and outputs other than
-        3 are none of an image, and are left as they are.
+        Weights and biases in float32 on the CPU. If there are not 2 coordinates, or not 3 outputs,
+        these are not an image's and are left as they are.
 
     Raises:
-        InputError: a value is not finite, or would not be in float32 under these conventions; or
-            as `Conventions.axes`.
+        InputError: a value is not finite, or not in float32 under these conventions; or as
+            `Conventions.axes`.
     """
     config = params.config
     layers = [params.layer(i) for i in range(config.depth + 1)]
@@ -216,7 +216,7 @@ def _scaled(weight: Tensor, bias: Tensor | None, factor: float) -> tuple[Tensor,
 
 
 def _last_layer(weight: Tensor, bias: Tensor | None, have: str, want: str) -> tuple[Tensor, Tensor]:
-    """The last layer with colours of another kind: (3, in) and (3,)."""
+    """The last layer, converted to another kind of colours: (3, in) and (3,)."""
     if len(weight) == 1:
         weight, bias = weight.repeat(3, 1), None if bias is None else bias.repeat(3)
     bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias
@@ -230,7 +230,7 @@ def _last_layer(weight: Tensor, bias: Tensor | None, have: str, want: str) -> tu
 
 
 def _as_params(weights: list[Tensor], biases: list[Tensor | None], omega_0: float) -> Params:
-    """Float64 layers -> float32 `Params`; where one sine layer has a bias, all have."""
+    """Float64 layers -> float32 `Params`; if one sine layer has a bias, all get one."""
     depth = len(weights) - 1
     has_bias = any(bias is not None for bias in biases[:-1])
     config = SirenConfig(
@@ -253,10 +253,10 @@ def _as_params(weights: list[Tensor], biases: list[Tensor | None], omega_0: floa
 
 
 def check_size(size: Any) -> Size | None:
-    """A height and a width in pixels, or None.
+    """Checks a (height, width) in pixels, or None.
 
     Raises:
-        InputError: something else.
+        InputError: it is something else.
     """
     if size is None:
         return None

@@ -1,7 +1,7 @@
 """Linear layers with sines between them -> a fragment shader, alone or in a page.
 
-Four units are one vec4. A layer is stored as blocks of four outputs, each its biases and then one
-vec4 for every input, so that a shader reads weights in the order in which they lie.
+Four units are one vec4. A layer is stored as blocks of four outputs: for each block its biases,
+then one vec4 per input. So a shader reads the weights in the order in which they are stored.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.exchange.conventions import Layers, Size
 
-MAX_CONSTANTS = 8192  # vec4 of constants that drivers still compile in reasonable time
-TEXTURE_SIDE = 1024  # texels of a row of the texture that a page keeps the weights in
+MAX_CONSTANTS = 8192  # constant vec4s that drivers still compile in reasonable time
+TEXTURE_SIDE = 1024  # texels per row of the texture that holds a page's weights
 MAX_PAGE_SIDE = 4096  # pixels
 
 _HEAD = """#version 300 es
 // A SIREN as written by hyperinit: {depth} sine layers of {width} units.
-// `size` is that of the picture in pixels; siren(p) takes x and y from -1 to 1, y downwards, and
-// gives a colour from 0 to 1.
+// `size` is the picture's size in pixels; siren(p) takes x and y from -1 to 1, y downwards, and
+// returns a colour from 0 to 1.
 precision highp float;
 precision highp int;
 uniform vec2 size;
@@ -120,7 +120,7 @@ else {{
 
 
 def packed(layers: Layers) -> Tensor:
-    """All weights as vec4s (N, 4) in the order in which the shader reads them."""
+    """All weights as vec4s (N, 4), in the order in which the shader reads them."""
     blocks = -(-len(layers[0][0]) // 4)
     parts = []
     for i, (weight, bias) in enumerate(layers):
@@ -144,17 +144,17 @@ def shader(layers: Layers) -> str:
     """A GLSL ES 3.00 fragment shader with the weights as constants.
 
     Args:
-        layers: sin(W x + b) all through; colours in [0, 1].
+        layers: sin(W x + b) in every sine layer; colours in [0, 1].
 
     Raises:
-        InputError: more weights than drivers compile.
+        InputError: there are more weights than drivers compile.
     """
     vectors = packed(layers)
     count = len(vectors)
     if count > MAX_CONSTANTS:
         raise InputError(
-            f"this SIREN has {4 * count} numbers, and a shader of constants at most"
-            f" {4 * MAX_CONSTANTS}: write a page, OUT.html, which keeps them in a texture"
+            f"this SIREN has {4 * count} numbers, but a shader can have at most"
+            f" {4 * MAX_CONSTANTS} as constants; write a page, OUT.html, which uses a texture"
         )
     rows = (", ".join(f"{value:.9g}" for value in row) for row in vectors.tolist())
     values = ",\n".join(f"vec4({row})" for row in rows)
@@ -162,14 +162,14 @@ def shader(layers: Layers) -> str:
 
 
 def page(layers: Layers, size: Size | None = None) -> str:
-    """A page that draws the SIREN by WebGL 2, its weights in a texture; it asks for nothing else.
+    """A self-contained page that draws the SIREN with WebGL 2, its weights in a texture.
 
     Args:
-        layers: sin(W x + b) all through; colours in [0, 1].
-        size: Height and width of the canvas in pixels; 256 x 256 without.
+        layers: sin(W x + b) in every sine layer; colours in [0, 1].
+        size: Height and width of the canvas in pixels; 256 x 256 by default.
 
     Raises:
-        InputError: a side too large for a canvas.
+        InputError: a side is too large for a canvas.
     """
     height, width = size or (256, 256)
     if max(height, width) > MAX_PAGE_SIDE:

@@ -1,4 +1,4 @@
-"""Our inits in the networks of other programs, as they are."""
+"""Our inits for the network modules of other programs, in place."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hyperinit.siren.network import Params
 
 Net = TypeVar("Net", bound=nn.Module)
 
-# What programs call omega_0, on a layer, on its activation or on what holds both.
+# Names of omega_0 in other programs, on a layer, on its activation or on their parent module.
 _OMEGA_NAMES = ("w0", "omega_0", "omega0", "omega", "w_0")
 
-# Modules behind the last layer that leave its outputs as they are.
+# Modules after the last layer that do not change its outputs.
 _LINEAR_ENDS = (nn.Identity, nn.Dropout)
 
-# torch has no sine among its activations, so that each of them says that this is no SIREN.
+# None of torch's activations is a sine, so any of them shows that a network is not a SIREN.
 _OTHERS = tuple(getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__)
 
 
 @with_own_settings
-def init_(  # more than 60 lines: what it says of itself is long
+def init_(  # more than 60 lines: its docstring is long
     net: Net,
     image: ImageSource | None = None,
     init: str | InitSpec | Params | Init | Any = "waves",
@@ -46,31 +46,31 @@ def init_(  # more than 60 lines: what it says of itself is long
 ) -> Net:
     """Initialises another program's SIREN in place: `hyperinit.init_(net)`.
 
-    Its weights are those of one of our inits, with its omega_0, coordinates and colours folded in,
-    so that it starts where a SIREN of ours would.
+    It gets the weights of one of our inits, with its omega_0, coordinates and colours folded in, so
+    that it starts like a SIREN of ours.
 
     Args:
         net: siren-pytorch's SirenNet, alone or in a wrapper, the SIREN authors' or COIN's network,
             or any module whose layers a layout of docs/siren-files.md recognises. A hand-designed
             init takes any number of inputs and outputs.
-        image: (3, H, W) in [0, 1], a path or what else `to_image` takes; needed by inits that look
-            at it.
+        image: (3, H, W) in [0, 1], a path or anything else that `to_image` accepts; needed by inits
+            that look at it.
         init: A hand-designed init by name ("waves", "33", "33@0.5") or as an InitSpec;
             "waves-steps", the name of a pretrained hypernetwork, or "hyper", the best of these for
             this width and depth; a HyperNetwork, an `Init` or `Params`.
-        seed: Of what is drawn.
+        seed: Seed of the draw.
         layout: As in `read_siren`.
-        size: (height, width) in pixels of the grid; the image's without.
-        **conventions: As in `read_siren`; omega_0 is read off the modules where they have it. What
-            has a sigmoid or another function at its end keeps our last layer as it is drawn.
+        size: (height, width) in pixels of the grid; by default the image's.
+        **conventions: As in `read_siren`; omega_0 is read from the modules if they have it. A
+            network that ends in a sigmoid or another function keeps our last layer as drawn.
 
     Returns:
         The network, on its device and in its precision.
 
     Raises:
-        InputError: a layer that does not fit, by name; an activation that is no sine; an init for
-            another width, depth, or number of inputs or outputs; an image is needed; a seed that
-            is no whole number of 64 bits; nothing has been changed then.
+        InputError: a layer does not fit (the message names it), an activation is not a sine, the
+            init is for another width, depth, or number of inputs or outputs, an image is missing,
+            or the seed is not a 64-bit integer. Then nothing has been changed.
     """
     seed = check_seed(seed)
     state = net.state_dict()
@@ -83,13 +83,13 @@ def init_(  # more than 60 lines: what it says of itself is long
         grid = grid or (picture.shape[-2], picture.shape[-1])
     theirs = conventions_of(net, found, state).but(**conventions)
     if grid is None and not isinstance(init, Params):
-        # Where a drawn wave is within a pixel says nothing.
+        # For a random draw, a shift within a pixel does not matter.
         theirs = theirs.but(grid="centres01" if theirs.grid.endswith("01") else "centres")
     params = _params_for(found, state, init, picture, seed)
     if "colours" not in conventions and not found.keys[-1][1]:
-        theirs = theirs.but(colours="imagenet")  # without a bias there is no mean to shift to
+        theirs = theirs.but(colours="imagenet")  # without a bias the mean cannot be shifted
     values = _placed(found, from_params(params, theirs, grid), state)
-    # A network that was made in inference mode can be changed in it alone.
+    # A network that was made in inference mode can only be changed in inference mode.
     inference = any(state[key].is_inference() for key in values)
     with torch.inference_mode() if inference else torch.no_grad():
         for key, value in values.items():
@@ -98,10 +98,10 @@ def init_(  # more than 60 lines: what it says of itself is long
 
 
 def _placed(found: Found, layers: Layers, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Layers under the names of the network.
+    """Layers under the network's parameter names.
 
     Raises:
-        InputError: a layer without biases would need one.
+        InputError: a layer without a bias would need one.
     """
     values: dict[str, Tensor] = {}
     for keys, pair in zip(found.keys, layers, strict=True):
@@ -141,7 +141,7 @@ def _params_for(
         return sample_params(init, config, generator=torch.Generator().manual_seed(seed))
     looks = not isinstance(init, (Params, type)) and callable(getattr(init, "start", None))
     if looks and image is None:
-        raise InputError("this init looks at the image: give init_(net, image, ...)")
+        raise InputError("this init looks at the image; call init_(net, image, ...)")
     if looks:
         made = init.start(image, seed)
         init = getattr(made, "params", made)
@@ -152,23 +152,23 @@ def _params_for(
     if have != (into, width, depth, out):
         raise InputError(
             f"the init is for {have[0]} inputs, {have[2]} x {have[1]} units and {have[3]} outputs,"
-            f" the network has {into}, {depth} x {width} and {out}"
+            f" but the network has {into}, {depth} x {width} and {out}"
         )
     return init.map(lambda value: value.detach().cpu())
 
 
 def conventions_of(net: nn.Module, found: Found, state: dict[str, Tensor]) -> Conventions:
-    """What a layout takes for granted, with what can be read off the modules.
+    """The conventions of a layout, with those that can be read from the modules.
 
     Raises:
-        InputError: hidden layers with different omega_0, or with an activation that is no sine.
+        InputError: hidden layers have different omega_0, or an activation that is not a sine.
     """
     theirs = found.layout.conventions
     paths = [weight.rpartition(".")[0] for weight, _ in found.keys]
     for path in paths[:-1]:
         for module in _around(net, path):
             if isinstance(module, _OTHERS):
-                raise InputError(f"{path} has a {type(module).__name__}: this is no SIREN")
+                raise InputError(f"{path} has a {type(module).__name__}, so this is not a SIREN")
     omegas = [_omega_of(net, path) for path in paths[:-1]]
     hidden = {omega for omega in omegas[1:] if omega is not None}
     if len(hidden) > 1:
@@ -180,7 +180,7 @@ def conventions_of(net: nn.Module, found: Found, state: dict[str, Tensor]) -> Co
 
 
 def _around(net: nn.Module, path: str) -> Iterator[nn.Module]:
-    """A layer's activation: a module inside it, or the one that comes after it."""
+    """Candidates for a layer's activation: modules inside it, or the one that follows it."""
     layer = net.get_submodule(path)
     yield from layer.children()
     above, _, own = path.rpartition(".")
@@ -190,7 +190,7 @@ def _around(net: nn.Module, path: str) -> Iterator[nn.Module]:
 
 
 def _omega_of(net: nn.Module, path: str) -> float | None:
-    """omega_0 of a sine layer, where it, its activation, or what holds both has it."""
+    """omega_0 of a sine layer, if it, its activation or their parent module has it."""
     holder = net.get_submodule(path.rpartition(".")[0])
     for module in (net.get_submodule(path), *_around(net, path), holder):
         for name in _OMEGA_NAMES:

@@ -1,4 +1,4 @@
-"""How programs call the tensors of a SIREN: one table, read in both directions."""
+"""The names of a SIREN's tensors in other programs: one table, read in both directions."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Layout:
     """The names that one program gives to the layers of a SIREN.
 
     Attributes:
-        about: Whose it is; one line.
-        sine: Name of a sine layer; "{i}" is its number.
-        last: Name of the linear layer at the end; with "{i}" it is numbered on.
-        prefix: What is written before every name. Any prefix is read.
-        conventions: What the program takes for granted unless its user changes it.
+        about: The program; one line.
+        sine: Name of a sine layer; "{i}" is its index.
+        last: Name of the final linear layer; with "{i}" the indices continue.
+        prefix: Written before every name. When reading, any prefix is accepted.
+        conventions: The program's conventions unless its user changes them.
         weight: "weight", (out, in) as in torch, or "kernel", (in, out) as in Flax.
-        joint: Between the parts of a name.
-        needs: A tensor that tells files of this layout from others.
-        step: Between the numbers of two layers as they are written.
+        joint: The separator between the parts of a name.
+        needs: A tensor that distinguishes files of this layout from others.
+        step: The difference between the indices of two layers when written.
     """
 
     about: str
@@ -46,7 +46,7 @@ class Layout:
 
     @property
     def bias(self) -> str:
-        """What biases are called."""
+        """The name of biases."""
         return "bias"
 
     def keys(self, depth: int) -> list[tuple[str, str]]:
@@ -70,7 +70,7 @@ class Layout:
 
 _UNIT = Conventions(first_omega=1.0, hidden_omega=1.0, order="xy", grid="centres")
 
-# The first that fits is taken where none is named: what is told by a name of its own comes first.
+# If none is named, the first that fits is used, so layouts with distinctive names come first.
 LAYOUTS: dict[str, Layout] = {
     "npz": Layout(
         "numpy arrays as `hyperinit export --to npz` writes them",
@@ -118,12 +118,11 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Found:
-    """Where the layers of a SIREN are in a state dict.
+    """The layers of a SIREN in a state dict.
 
     Attributes:
-        name: Of the layout, a key of `LAYOUTS`.
-        keys: Names of the weight and the bias of every layer, input side first; "" where there is
-            no bias.
+        name: The layout's name, a key of `LAYOUTS`.
+        keys: Names of the weight and the bias of every layer, input side first; "" for no bias.
     """
 
     name: str
@@ -131,11 +130,11 @@ class Found:
 
     @property
     def layout(self) -> Layout:
-        """The row of the table."""
+        """The layout's row in the table."""
         return LAYOUTS[self.name]
 
     def layers(self, tensors: Mapping[str, Tensor]) -> Layers:
-        """Weights (out, in) and biases, once all shapes have been seen to fit."""
+        """Weights (out, in) and biases, after a check of all shapes."""
         turned = self.layout.weight == "kernel"
         return [
             (tensors[weight].T if turned else tensors[weight], tensors[bias] if bias else None)
@@ -143,7 +142,7 @@ class Found:
         ]
 
 
-# Tensors that programs keep beside the layers and that say nothing about them.
+# Tensors that programs store beside the layers and that can be ignored.
 _BESIDE = re.compile(r"(^|[./])(grid|coords|coordinates|omega_0|w0|num_batches_tracked)$")
 
 
@@ -155,8 +154,8 @@ def find(tensors: Mapping[str, Any], name: str = "auto") -> Found:
         name: A layout in `LAYOUTS`, or "auto" for the first that fits.
 
     Raises:
-        InputError: unknown layout; a key that belongs to no layer, a layer that is missing, or a
-            shape that does not fit: the key is named.
+        InputError: the layout is unknown, a key belongs to no layer, a layer is missing, or a shape
+            does not fit; the message names the key.
     """
     if name != "auto" and name not in LAYOUTS:
         raise unknown_name("layout", name, ["auto", *LAYOUTS])
@@ -177,12 +176,12 @@ def _has(tensors: Collection[str], needed: str) -> bool:
 
 @dataclass(frozen=True)
 class _Match:
-    """How the keys of a file look to one layout.
+    """The keys of a file, matched with one layout.
 
     Attributes:
         pairs: Names of the weight and the bias of each layer, in order.
-        left: Keys that are no layer.
-        end: The last layer's weight, where it is not what the layout ends in.
+        left: Keys that belong to no layer.
+        end: The last layer's weight, if the layout cannot end with it.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -191,12 +190,12 @@ class _Match:
 
     @property
     def fits(self) -> bool:
-        """Whether every key has its place, and there are two layers or more."""
+        """Whether every key belongs to a layer, and there are at least two layers."""
         return len(self.pairs) > 1 and not self.left and not self.end
 
 
 def _match(layout: Layout, keys: list[str]) -> _Match:
-    """Finds the layers of one layout, under any one prefix."""
+    """Finds the layers of one layout, under any single prefix."""
     sine, last = (
         re.compile(
             r"(?P<prefix>(?:[^./]+[./])*?)"
@@ -212,7 +211,7 @@ def _match(layout: Layout, keys: list[str]) -> _Match:
         if match is None:
             left.append(key)
             continue
-        place = float(match.groupdict().get("i") or inf)  # without a number: the last
+        place = float(match.groupdict().get("i") or inf)  # without an index: the last
         rows.setdefault((match["prefix"], place), {})[match["field"]] = key
     first_prefix = min((prefix for prefix, _ in rows), key=len, default="")
     pairs = []
@@ -228,18 +227,19 @@ def _match(layout: Layout, keys: list[str]) -> _Match:
 
 
 def _nothing_fits(keys: list[str], tried: Mapping[str, _Match], name: str) -> str:
-    """The line about the nearest layout: what in it does not fit."""
+    """The error message: what does not fit the nearest layout."""
     if not keys:
         return f"holds no tensors of a SIREN; see {ABOUT}"
     nearest = min(tried, key=lambda known: len(tried[known].left) - len(tried[known].pairs))
     layout, match = LAYOUTS[nearest], tried[nearest]
     (sine, _), (last, _) = layout.keys(2)[1:]
     if match.left:
-        why = f"{match.left[0][:80]!r} is no layer of the layout {nearest!r} ({sine}, ..., {last})"
+        why = f"{match.left[0][:80]!r} is not a layer of the layout {nearest!r}"
+        why += f" ({sine}, ..., {last})"
     elif match.end:
-        why = f"{match.end!r} cannot be the end of the layout {nearest!r}: a linear layer, {last}"
+        why = f"{match.end!r} cannot end the layout {nearest!r}, whose linear layer is {last}"
     elif len(match.pairs) < 2:
-        why = f"{keys[0][:80]!r} is the only layer: a SIREN has at least two"
+        why = f"{keys[0][:80]!r} is the only layer; a SIREN has at least two"
     else:
         why = f"{layout.needs!r} is missing for the layout {nearest!r}"
     known = "" if name != "auto" else f"; known layouts: {', '.join(LAYOUTS)}"
@@ -247,10 +247,10 @@ def _nothing_fits(keys: list[str], tried: Mapping[str, _Match], name: str) -> st
 
 
 def check_shapes(found: Found, tensors: Mapping[str, Any]) -> None:
-    """Refuses layers that are no chain of one width.
+    """Refuses layers that do not form a chain of one width.
 
     Raises:
-        InputError: the key and its shape are named.
+        InputError: they do not; the message names the key and its shape.
     """
     turned = found.layout.weight == "kernel"
     fan_in = width = 0
@@ -277,15 +277,15 @@ def check_shapes(found: Found, tensors: Mapping[str, Any]) -> None:
 
 
 def check_signal(found: Found, layers: Layers) -> None:
-    """Refuses other inputs than the 1 to 3 coordinates of sound, of a pixel or of a volume.
+    """Refuses inputs other than 1 to 3 coordinates: of sound, of a pixel or of a volume.
 
     Raises:
-        InputError: the key and its shape are named.
+        InputError: there are others; the message names the key and its shape.
     """
     first, _ = layers[0]
     if not 1 <= first.shape[1] <= MAX_DIMS:
         key, shape = found.keys[0][0], tuple(first.shape)
-        raise InputError(f"{key} has shape {shape}: expected 1 to {MAX_DIMS} inputs, coordinates")
+        raise InputError(f"{key} has shape {shape}: expected 1 to {MAX_DIMS} coordinates as inputs")
 
 
 def size_of_grid(tensors: Mapping[str, Tensor]) -> Size | None:

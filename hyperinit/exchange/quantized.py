@@ -27,7 +27,7 @@ def half(params: Params) -> Params:
     """All tensors in float16.
 
     Raises:
-        InputError: a value is beyond what float16 has, 65,504.
+        InputError: a value is beyond the range of float16, 65,504.
     """
     return Params(params.config, {name: _half(name, value) for name, value in params.items()})
 
@@ -35,23 +35,23 @@ def half(params: Params) -> Params:
 def _half(name: str, value: Tensor) -> Tensor:
     made = value.half()
     if not bool(made.isfinite().all()):
-        raise InputError(f"{name} has values beyond what float16 has (65504): use float32")
+        raise InputError(f"{name} has values beyond the range of float16 (65504); use float32")
     return made
 
 
 def save_half(path: str | Path, params: Params, **info: Any) -> None:
-    """Writes one SIREN in float16; `load_params` reads it as any other."""
+    """Writes one SIREN in float16; `load_params` reads it like any other."""
     save_params(path, half(params), **info)
 
 
 def save_int8(path: str | Path, params: Params, **info: Any) -> None:
-    """Writes one SIREN with 8-bit weights of the hidden layers, each row with a scale of its own.
+    """Writes one SIREN with 8-bit weights in the hidden layers, with a scale for each row.
 
-    The first layer, whose errors shift waves by whole pixels, the last one and all biases are few
-    numbers and stay in float16.
+    The first layer (whose errors shift waves by whole pixels), the last layer and all biases have
+    few numbers and stay in float16.
 
     Raises:
-        InputError: a value is not finite, or one of these is beyond what float16 has.
+        InputError: a value is not finite, or one of the float16 values is beyond its range.
     """
     config, tensors = params.config, {}
     for name, value in params.items():
@@ -71,7 +71,7 @@ def load_int8(path: str | Path) -> tuple[Params, dict[str, Any]]:
     """Reads what `save_int8` wrote: (params in float32, info).
 
     Raises:
-        InputError: damaged, or the tensors do not fit.
+        InputError: the file is damaged, or the tensors do not fit.
     """
     tensors, info = load_tensors(path, INT8_KIND)
     try:

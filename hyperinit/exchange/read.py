@@ -25,21 +25,21 @@ from hyperinit.siren.network import Params
 from hyperinit.siren.store import check_index, file_kind, is_of_torch, load_siren
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
-MAX_BYTES = 2**31  # of a file, and of all arrays of an .npz file, whatever its zip archive says
+MAX_BYTES = 2**31  # of a file, and of all arrays of an .npz file, whatever its headers claim
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Where training scripts put the state dict in what they save.
+# Keys under which training scripts save the state dict.
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "siren", "params")
 
 
 @dataclass(frozen=True)
 class ForeignSiren:
-    """The layers of another program's SIREN, and what its numbers mean.
+    """The layers of another program's SIREN, and the meaning of its numbers.
 
     Attributes:
         layers: Weights (out, in) and biases, input side first.
-        conventions: Those of its layout, with what the user changed.
-        size: Height and width of its image, where the file says them or the user does.
+        conventions: Those of its layout, with the user's changes.
+        size: Height and width of its image, if the file or the user states them.
     """
 
     layers: Layers
@@ -47,13 +47,13 @@ class ForeignSiren:
     size: Size | None = None
 
     def params(self, size: Size | None = None) -> Params:
-        """It in our conventions.
+        """The SIREN in our conventions.
 
         Args:
-            size: Of the image, for grids that depend on it; what the file says comes first.
+            size: The image's size, for grids that depend on it; a size in the file comes first.
 
         Raises:
-            InputError: the grid depends on a size, and there is none.
+            InputError: the grid depends on the size, and it is unknown.
         """
         return to_params(self.layers, self.conventions, self.size or size)
 
@@ -67,30 +67,32 @@ def read_siren(
     index: int | None = None,
     **conventions: Any,
 ) -> Params:
-    """Reads a SIREN of this or another program, as one of this.
+    """Reads a SIREN of hyperinit or of another program, converted to our conventions.
 
-    What differs in omega_0, coordinates and colours is folded into the weights, which is exact, so
-    that the result can be rendered, fitted and saved as any other.
+    Differences in omega_0, coordinates and colours are folded into the weights, which is exact. The
+    result can be rendered, fitted and saved like any other.
 
     Args:
         path: A file of hyperinit, or a state dict: .pt, .pth, .safetensors or .npz.
         layout: A name in the table of `docs/siren-files.md`: siren-pytorch, siren, notebook, coin,
             sequential, npz or jax; "auto" finds the one that fits.
-        size: (height, width) in pixels of the image it shows. Most programs place pixels so that
-            the outer ones lie on the border, and then it must be known.
+        size: (height, width) in pixels of the image it shows. Needed for most programs, because
+            they place the outer pixels on the border.
         index: Which SIREN of a file of hyperinit with several.
-        **conventions: What differs from what the layout's program takes for granted: first_omega,
+        **conventions: Differences from the usual conventions of the layout's program: first_omega,
             hidden_omega, order ("xy", "yx"), grid ("corners", "centres", "corners01", "centres01",
             "coin") and colours ("unit" for [0, 1], "signed" for [-1, 1], "imagenet", or "values"
-            where a picture is none, such as one band of many).
+            for outputs that are not colours, such as one band of many).
 
     Returns:
-        One SIREN in float32 on the CPU. A grey one has three equal colours. Of sound, a volume or
-        other numbers of values, these are taken as they are, and so are coordinates other than two.
+        One SIREN in float32 on the CPU. A grey one has three equal colours. For sound, volumes or
+        other numbers of values, outputs are left as they are, and so are coordinates other than
+        two.
 
     Raises:
-        InputError: no such file, or unreadable, or with code in it; a key or a shape that does not
-            fit, by name; an unknown layout or convention; the size is needed and not given.
+        InputError: the file is missing, unreadable or contains code, a key or a shape does not fit
+            (the message names it), a layout or convention is unknown, or the size is needed and
+            not given.
     """
     return read_any(path, layout, size=size, index=index, **conventions)[0]
 
@@ -104,7 +106,7 @@ def read_any(
     index: int | None = None,
     **conventions: Any,
 ) -> tuple[Params, dict[str, Any]]:
-    """As `read_siren`, with the facts that a file of hyperinit has; {} for another program's."""
+    """Like `read_siren`, with the facts in a file of hyperinit; {} for another program's file."""
     path = Path(path)
     kind = own_kind(path)
     if kind and (layout != "auto" or any(v is not None for v in conventions.values())):
@@ -116,7 +118,7 @@ def read_any(
         return load_siren(path, index)
     foreign = read_foreign(path, layout, size=size, **conventions)
     if index is not None:
-        raise InputError(f"{shown_path(path)} holds one SIREN: it takes no index")
+        raise InputError(f"{shown_path(path)} holds one SIREN, so it takes no index")
     try:
         return foreign.params(), {}
     except InputError as error:
@@ -124,15 +126,17 @@ def read_any(
 
 
 def not_theirs(path: Path) -> InputError:
-    """The error for a file of ours that is to be read as another program's."""
-    return InputError(f"{shown_path(path)}: written by hyperinit: takes no layout or convention")
+    """The error for reading a file of ours as another program's."""
+    return InputError(
+        f"{shown_path(path)}: written by hyperinit, so it takes no layout or convention"
+    )
 
 
 def own_kind(path: str | os.PathLike[str]) -> str:
     """The kind of a file of hyperinit; "" for a file of another program.
 
     Raises:
-        InputError: no such file, or no readable one.
+        InputError: the file is missing or not readable.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in (".pt", ".pth", ".npz"):
@@ -181,13 +185,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Name -> tensor of a state dict in any of the formats; no code of the file is run.
 
     Raises:
-        InputError: missing, of an unknown format, damaged, or not a state dict.
+        InputError: the file is missing, of an unknown format, damaged, or not a state dict.
     """
     name, suffix = shown_path(path), path.suffix.lower()
     if not path.is_file():
         raise InputError(f"{name}: {'is a directory' if path.is_dir() else 'no such file'}")
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: cannot be read: expected {', '.join(SUFFIXES)}")
+        raise InputError(f"{name}: cannot be read; expected {', '.join(SUFFIXES)}")
     try:
         content = read_small(path, MAX_BYTES)
         if suffix == ".npz":
@@ -200,28 +204,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise InputError(
             "holds more than tensors, such as a whole module, which would run code when it is"
-            f" read: save net.state_dict() instead; see {ABOUT}"
+            f" read; save net.state_dict() instead, see {ABOUT}"
         ) from error
-    except Exception as error:  # IndexError, struct.error, ...: of a hostile file any
+    except Exception as error:  # IndexError, struct.error, ...: a hostile file can raise any
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"not a readable {suffix} file ({reason}); see {ABOUT}") from error
 
 
 def _state_dict(loaded: Any) -> dict[str, Tensor]:
-    """The state dict in what torch.load gave: itself, or an entry of a checkpoint."""
+    """The state dict in the result of torch.load: the result itself, or an entry of it."""
     for _ in range(3):
         if not isinstance(loaded, Mapping):
             break
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
         if tensors:
             for key, value in tensors.items():
-                # A view may claim to be larger than what is stored, and would become so.
+                # A view may claim to be larger than its storage, and copies would be that large.
                 if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                    raise InputError(f"{key} is larger than what the file holds")
+                    raise InputError(f"{key} is larger than its data in the file")
             return tensors
         inner = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
         loaded = inner[0] if inner else None
-    raise InputError(f"holds no state dict: save net.state_dict(); see {ABOUT}")
+    raise InputError(f"holds no state dict; save net.state_dict(), see {ABOUT}")
 
 
 def _read_npz(content: bytes) -> dict[str, Tensor]:

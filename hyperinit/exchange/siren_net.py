@@ -1,4 +1,4 @@
-"""A SIREN with the arguments, names and outputs of siren-pytorch's, and our inits."""
+"""A SIREN with the arguments, names and outputs of siren-pytorch's, but with our inits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class SineLayer(nn.Linear):
 
 
 class SirenNet(nn.Module):
-    """siren-pytorch's SirenNet, with our inits: change the import, and nothing else.
+    """siren-pytorch's SirenNet with our inits: only the import changes.
 
-    A state dict of one can be loaded by the other.
+    Each can load a state dict of the other.
 
     Args:
         dim_in: Inputs, such as 2 coordinates.
@@ -40,13 +40,13 @@ class SirenNet(nn.Module):
         w0: omega_0 of all sine layers but the first.
         w0_initial: omega_0 of the first.
         use_bias: Whether layers have biases.
-        final_activation: What comes after the linear layer, such as nn.Sigmoid(); nothing if None.
-        dropout: After each sine layer.
+        final_activation: Applied after the linear layer, such as nn.Sigmoid(); None: nothing.
+        dropout: Dropout rate after each sine layer.
         init: A hand-designed init, see `init_`.
-        seed: Of the init; None draws one from torch's global generator.
+        seed: Seed of the init; None draws one from torch's global generator.
 
     Raises:
-        InputError: a size below 1, or an unknown init.
+        InputError: a size is below 1, or the init is unknown.
     """
 
     def __init__(

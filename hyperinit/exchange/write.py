@@ -25,27 +25,27 @@ from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, check_params
 from hyperinit.siren.store import save_params
 
-# What programs without conventions of their own are given: sin(W x + b) all through, x before y at
-# the centres of pixels, colours in [0, 1].
+# For formats without conventions of their own: sin(W x + b) in every sine layer, x before y at the
+# centres of pixels, colours in [0, 1].
 PLAIN = Conventions(1.0, 1.0, "xy", "centres", "unit")
 
 
-WEIGHT_BYTES = 12  # that writing takes at least for each weight; measured: 12 to 16
+WEIGHT_BYTES = 12  # least memory that writing takes per weight; measured: 12 to 16
 
-MAX_ONNX_BYTES = 2**31 - 2**20  # what protobuf can write, less what is not weights
-OPSET = 13  # of 2020: every runtime that is kept has it
+MAX_ONNX_BYTES = 2**31 - 2**20  # protobuf's limit, minus room for everything but the weights
+OPSET = 13  # from 2020: every maintained runtime has it
 IR_VERSION = 8
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be written.
+    """A file to write.
 
     Attributes:
         path: The file.
         params: One SIREN.
-        size: Height and width of its image in pixels, where they are known.
-        conventions: What the user wants otherwise than the format has it.
+        size: Height and width of its image in pixels, if known.
+        conventions: The user's changes of the format's conventions.
         info: Facts for our own formats.
     """
 
@@ -56,9 +56,9 @@ class Job:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def layers(self, usual: Conventions) -> Layers:
-        """Its layers under the format's conventions, with what the user changed.
+        """Its layers under the format's conventions, with the user's changes.
 
-        Only an image has colours: the values of other signals are left as they are.
+        Only images have colours; the values of other signals are left as they are.
         """
         if not self.params.config.is_image:
             usual = usual.but(colours="imagenet")
@@ -70,10 +70,10 @@ class Format:
     """A kind of file that a SIREN can be written as.
 
     Attributes:
-        about: What it is; one line.
-        suffixes: What its files' names end in; the first is the usual one.
+        about: A description in one line.
+        suffixes: The suffixes of its files; the first is the usual one.
         write: Writes a job.
-        own: A format of ours, which takes no conventions.
+        own: Whether it is a format of ours, which takes no conventions.
     """
 
     about: str
@@ -95,7 +95,7 @@ def _write_state_dict(name: str, job: Job) -> None:
     tensors = layout.tensors(job.layers(usual))
     if layout.needs == "omega_0":
         if told.first_omega != told.hidden_omega:
-            raise InputError(f"{name} has one omega_0: hidden_omega must be first_omega")
+            raise InputError(f"{name} has a single omega_0: hidden_omega must equal first_omega")
         tensors["omega_0"] = torch.tensor([told.first_omega])
     write_atomically(job.path, _encoded(job.path.suffix.lower(), tensors))
 
@@ -117,7 +117,7 @@ def _encoded(suffix: str, tensors: dict[str, Tensor]) -> bytes:
 
 
 class _Exported(nn.Module):
-    """Coordinates (N, 2) -> colours (N, 3), or of another signal: what torch.export is given."""
+    """The module for torch.export: coordinates (N, 2) -> colours (N, 3), or another signal's."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Exported(nn.Module):
 
 def _plain_layers(job: Job) -> Layers:
     if {"first_omega", "hidden_omega"} & set(job.conventions):
-        raise InputError("this format has sin(W x + b) all through: omega_0 is in the weights")
+        raise InputError("this format has sin(W x + b) in every layer: omega_0 is in the weights")
     return job.layers(PLAIN)
 
 
@@ -159,18 +159,18 @@ def _write_torch_export(job: Job) -> None:
 def onnx_bytes(layers: Layers) -> bytes:
     """A model with one input, coords (points, 2), and one output, rgb (points, 3), float32.
 
-    `points` is free. Opset 13: Gemm and Sin.
+    `points` is a free dimension. Opset 13: Gemm and Sin.
 
     Raises:
-        InputError: the package `onnx` is not installed, or there are more weights than one
-            file holds.
+        InputError: the package `onnx` is not installed, or there are more weights than one file
+            can hold.
     """
     need("export")
     size = 4 * sum(value.numel() for pair in layers for value in pair if value is not None)
     if size > MAX_ONNX_BYTES:
         raise InputError(
-            f"an ONNX file holds {MAX_ONNX_BYTES / 1e9:.2g} GB at most, and this SIREN has"
-            f" {size / 1e9:.3g} GB of weights: export a smaller one, or --to npz"
+            f"an ONNX file holds at most {MAX_ONNX_BYTES / 1e9:.2g} GB, but this SIREN has"
+            f" {size / 1e9:.3g} GB of weights; export a smaller one, or --to npz"
         )
     from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -210,7 +210,7 @@ def _write_onnx(job: Job) -> None:
 
 def _write_glsl(job: Job) -> None:
     if job.conventions:
-        raise InputError("glsl takes no conventions: its shader draws pixels itself")
+        raise InputError("glsl takes no conventions; its shader draws the pixels itself")
     job.params.config.check_image()
     layers = from_params(job.params, PLAIN)
     text = page(layers, job.size) if job.path.suffix.lower() == ".html" else shader(layers)
@@ -222,10 +222,10 @@ _STATE_DICTS = (".pt", ".pth", ".safetensors", ".npz")
 FORMATS: dict[str, Format] = {
     "hyperinit": Format("our own", (".safetensors",), partial(_write_own, save_params), own=True),
     "fp16": Format(
-        "our own in half precision", (".safetensors",), partial(_write_own, save_half), own=True
+        "our own, in half precision", (".safetensors",), partial(_write_own, save_half), own=True
     ),
     "int8": Format(
-        "our own, weights of hidden layers in 8 bits",
+        "our own, with hidden layers' weights in 8 bits",
         (".safetensors",),
         partial(_write_own, save_int8),
         own=True,
@@ -260,24 +260,24 @@ def write_siren(
 ) -> None:
     """Writes one SIREN in the format of another program.
 
-    omega_0, coordinates and colours are folded to what the format takes for granted, see
-    docs/siren-files.md; ONNX, torch.export, GLSL and Flax are given sin(W x + b) all through, x
+    omega_0, coordinates and colours are converted to the format's conventions, see
+    docs/siren-files.md. ONNX, torch.export, GLSL and Flax get sin(W x + b) in every sine layer, x
     before y at pixel centres in [-1, 1], and colours in [0, 1] that are not clipped.
 
     Args:
-        path: The file; its suffix must be one of the format's. It appears complete or not at all.
+        path: The file; its suffix must be one of the format's. The write is atomic.
         params: One SIREN.
         to: A name in `FORMATS`: siren-pytorch, siren, notebook, coin, sequential, npz, jax, onnx,
             torch-export, glsl, fp16, int8 or hyperinit.
         size: (height, width) in pixels of its image, for grids that depend on it, and for the page
             of `glsl`.
-        info: JSON-able facts for our own formats, written as they are: how well the full SIREN fits
-            (`psnr`, `mse`) is not true of one of fewer bits.
-        **conventions: As in `read_siren`, where the format's should be others.
+        info: JSON-able facts for our own formats, written unchanged. Errors of the full SIREN
+            (`psnr`, `mse`) are not true at fewer bits.
+        **conventions: As in `read_siren`: changes of the format's conventions.
 
     Raises:
-        InputError: unknown format, suffix or convention; several SIRENs; the size is needed and not
-            given; numbers that the format cannot hold; a package that is not installed.
+        InputError: a format, suffix or convention is unknown, there are several SIRENs, the size is
+            needed and not given, the format cannot hold the numbers, or a package is missing.
     """
     path = Path(path)
     if to not in FORMATS:
@@ -288,9 +288,9 @@ def write_siren(
     if check_params(params).batch_shape:
         raise InputError(f"write_siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
     told = {name: value for name, value in conventions.items() if value is not None}
-    # Its layers, the file, and a copy of it while it is made.
+    # The layers, the file's content, and a copy of it while it is made.
     what = f"a file of {params.config.weights} weights"
     check_memory(WEIGHT_BYTES * float(params.config.weights), what, "export a smaller SIREN")
     if form.own and told:
-        raise InputError(f"{to} takes no conventions: it has our own")
+        raise InputError(f"{to} takes no conventions; it has our own")
     form.write(Job(path, params.map(plain), check_size(size), told, info or {}))
