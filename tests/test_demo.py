@@ -196,7 +196,7 @@ def test_several_images_race_one_after_the_other_and_all_stay_on_the_page(tmp_pa
         kept = {Path(file).name for file in files}
     assert sorted(seen) == seen and set(seen) == {1, 2, 3}
     assert [tag for tag, _ in elements.found].count("details") == 2
-    assert "not an image" in elements.text and elements.text.count("None got to MSE") == 2
+    assert "not an image" in elements.text and elements.text.count("None reached MSE") == 2
     wanted = {f"{i}-{init.name}-siren.safetensors" for i in (1, 3) for init in inits()}
     assert kept == wanted
 
@@ -223,8 +223,8 @@ def test_too_many_images_are_one_line(tmp_path):
     [
         ("<img src=x onerror=alert(1)>.png", b"junk", "not an image"),
         ("empty.png", b"", "not an image"),
-        ("dot.png", (1, 1), "1 x 1 pixels: at least"),
-        ("thin.png", (300, 2), "2 x 300 pixels: at least"),
+        ("dot.png", (1, 1), "1 x 1 pixels; at least"),
+        ("thin.png", (300, 2), "2 x 300 pixels; at least"),
         ("bomb.png", (9000, 9000), "over the limit of 50 million pixels"),
     ],
 )
@@ -252,7 +252,7 @@ def test_the_page_says_when_the_hypernetwork_knows_the_image(tmp_path):
     seen = frozenset({image_hash(load_image(tmp_path / "a.png"))})
     known = replace(ring(), inits=[replace(inits()[-1], train_hashes=seen)])
     html = next(live(str(tmp_path / "a.png"), known, str(tmp_path), "", 1))[0]
-    assert "hyper was trained on this very image" in html
+    assert "hyper was trained on this image" in html
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_the_verdict_names_the_first_or_says_that_there_is_none(image):
     assert verdict(made_up({"a": 3.0, "b": 2.0}, image), CONFIG).endswith("after 2 epochs: b.")
     # Errors are read once an epoch: a part of a step is no lead.
     assert verdict(made_up({"a": 3.0, "b": 3.01}, image), CONFIG).endswith(": a and b.")
-    assert verdict(made_up({"a": None, "b": None}, image), CONFIG).startswith("None got to MSE")
+    assert verdict(made_up({"a": None, "b": None}, image), CONFIG).startswith("None reached MSE")
     lanes = [replace(lane, over=False) for lane in made_up({"a": None, "b": None}, image)]
     assert verdict(lanes, CONFIG) == "Epoch 1.0 of at most 6"
 

@@ -1,1 +1,1 @@
-"""Pages for people: where fits race, and a gallery of those that are over."""
+"""Web pages: a live race of fits, and a gallery of finished ones."""

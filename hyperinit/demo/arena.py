@@ -1,4 +1,4 @@
-"""What all races of a page have in common, and the photographs that come in."""
+"""The inits and settings that all races of a page share, and the reading of photographs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hyperinit.inits.rules import YARDSTICKS
 from hyperinit.inits.start import Init, model_init, rule_init
 from hyperinit.record.protocol import PROTOCOLS
 
-# The hypernetwork that takes part when no checkpoint is given.
+# The hypernetwork that takes part if no checkpoint is given.
 DEFAULT_CHECKPOINT = pretrained_path("photo-96")
 
 # Photographs inside scikit-image that the default meta-training never sees.
@@ -36,9 +36,9 @@ class Arena:
     """What all races of a page have in common.
 
     Attributes:
-        inits: For SIRENs of one size.
+        inits: The inits, all for SIRENs of one size.
         size: Side of the images in pixels.
-        device: Where fits are computed.
+        device: The device of the fits.
     """
 
     inits: Sequence[Init]
@@ -52,13 +52,13 @@ def arena(
     """The hand-designed inits, and the trained one of a checkpoint, which sets the sizes.
 
     Args:
-        checkpoint: Of a hypernetwork or a learned init: a name in PRETRAINED, a run directory, a
+        checkpoint: A hypernetwork's or a learned init's: a name in PRETRAINED, a run directory, a
             file, or hub:OWNER/NAME.
-        size: Side of the images in pixels; None: what the checkpoint was trained on.
-        device: Where fits are computed.
+        size: Side of the images in pixels; None: that of the checkpoint's training images.
+        device: The device of the fits.
 
     Raises:
-        InputError: no usable checkpoint there, or the size is too small.
+        InputError: there is no usable checkpoint, or the size is too small.
     """
     if size is not None and size < MIN_SIDE:
         raise InputError(f"--size must be at least {MIN_SIDE}, not {size}")
@@ -80,7 +80,7 @@ def arena(
 
 
 def examples() -> list[Path]:
-    """The files of EXAMPLES; none where scikit-image is not installed."""
+    """The files of EXAMPLES; empty if scikit-image is not installed."""
     package = find_spec("skimage")
     folders = list(package.submodule_search_locations or ()) if package else []
     paths = [Path(folder) / "data" / f"{name}.png" for folder in folders for name in EXAMPLES]
@@ -91,8 +91,8 @@ def read_photo(path: str | Path) -> Tensor:
     """An uploaded file as an image (3, H, W) in [0, 1].
 
     Raises:
-        InputError: it is none, or too small; the message leaves out the path, which is not the
-            user's.
+        InputError: it is not an image, or too small. The message leaves out the path, which is not
+            the user's.
     """
     try:
         photo = load_image(path)
@@ -101,6 +101,6 @@ def read_photo(path: str | Path) -> Tensor:
     height, width = photo.shape[-2:]
     if min(height, width) < MIN_SIDE:
         raise InputError(
-            f"the image has {height} x {width} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed"
+            f"the image has {height} x {width} pixels; at least {MIN_SIDE} x {MIN_SIDE} are needed"
         )
     return photo

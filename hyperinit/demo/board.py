@@ -1,5 +1,5 @@
-"""A race as it stands -> the HTML that shows it: who leads, pictures and where they are wrong,
-curves, who was where.
+"""The state of a race -> HTML: the verdict, pictures and error maps, curves, and when each fit
+reached each target.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
     Args:
         image: (3, H, W) in [0, 1].
         lanes: As `race` yields them.
-        config: Of every fit.
+        config: The config of every fit.
         note: A sentence below the verdict.
     """
     curves = chart(
@@ -38,7 +38,7 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
             for i, lane in enumerate(lanes)
         ],
         title="MSE against epochs, by init",
-        xlabel="epochs, making the start included",
+        xlabel="epochs, including making the start",
         ylabel="MSE over all pixels",
         targets=TARGETS,
     )
@@ -55,13 +55,13 @@ def board(image: Tensor, lanes: Sequence[Lane], config: FitConfig, note: str = "
 
 
 def several(over: Sequence[tuple[str, str]], name: str, html: str, total: int) -> str:
-    """The race that is on, and below it those of other images that are over.
+    """The current race, and below it the finished races of other images.
 
     Args:
-        over: (name of the image, HTML of its race as it ended), in their order.
-        name: Of the image that is raced for now.
-        html: Of its race.
-        total: Images in all; one alone is shown as it is.
+        over: (name of the image, HTML of its finished race), in order.
+        name: The image of the current race.
+        html: The HTML of the current race.
+        total: Number of images; a single one is shown without headings.
     """
     if total == 1:
         return html
@@ -74,8 +74,8 @@ def several(over: Sequence[tuple[str, str]], name: str, html: str, total: int) -
 
 
 def waiting() -> str:
-    """What is shown until a race begins."""
-    return _render("line.html.j2", kind="verdict", text="Waiting for the race before to end.")
+    """The HTML until a race begins."""
+    return _render("line.html.j2", kind="verdict", text="Waiting for the previous race to end.")
 
 
 def failure(text: str) -> str:
@@ -89,18 +89,18 @@ def style() -> str:
 
 
 def verdict(lanes: Sequence[Lane], config: FitConfig) -> str:
-    """Who was first at the hardest target, or how far the race is, in one line."""
+    """The winner at the hardest target, or the progress of the race, in one line."""
     target = min(TARGETS)
     hits = {lane.init: hit.epochs for lane in lanes if (hit := lane.hit(target))}
     if hits:
         best = min(hits.values())
-        # Errors are read once an epoch: less is no lead.
+        # Errors are measured once an epoch, so a smaller difference is a tie.
         first = [name for name, epochs in hits.items() if epochs - best < 0.5]
         return f"First at MSE {target:g}, after {best:.3g} epochs: {' and '.join(first)}."
     if all(lane.over for lane in lanes):
         lead = min(lanes, key=lambda lane: lane.result.kept.mse)
         return (
-            f"None got to MSE {target:g} within {config.budget_epochs:g} epochs; the lowest error"
+            f"None reached MSE {target:g} within {config.budget_epochs:g} epochs; the lowest error"
             f" is {lane_mse(lead)}, from {lead.init}."
         )
     epochs = min(lane.now.epochs for lane in lanes if not lane.over)
@@ -108,7 +108,7 @@ def verdict(lanes: Sequence[Lane], config: FitConfig) -> str:
 
 
 def lane_mse(lane: Lane) -> str:
-    """The error of what a lane shows, for people."""
+    """The current error of a lane, as text."""
     return f"{lane.result.kept.mse:.2g}"
 
 
@@ -123,9 +123,9 @@ def _url(image: Tensor) -> str:
 
 
 def _shown(lane: Lane, style: int, image: Tensor) -> dict[str, Any]:
-    """What the templates show of a lane."""
+    """The values of a lane for the templates."""
     first, now = lane.result.curve[0], lane.now
-    state = "diverged: try a lower rate" if lane.result.diverged else lane_mse(lane)
+    state = "diverged; try a lower learning rate" if lane.result.diverged else lane_mse(lane)
     state += ", done" if lane.over and not lane.result.diverged else ""
     return {
         "name": shown(lane.init),

@@ -1,4 +1,4 @@
-"""`hyperinit demo` and `hyperinit gallery`: a page where fits race, a page of many fits."""
+"""`hyperinit demo` and `hyperinit gallery`: a page where fits race, and a page of many fits."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from hyperinit.base.files import shown_path
 from hyperinit.base.outputs import check_output
 from hyperinit.base.results import count, result
 
-MIN_SIDE, MAX_SIDE = 8, 4096  # pixels of an image that is worth a race, and can be waited for
+MIN_SIDE, MAX_SIDE = 8, 4096  # pixels; smaller is not worth a race, larger takes too long
 GALLERY_NAME = "gallery.html"
-GALLERY_SIZE = 100  # results, unless told
+GALLERY_SIZE = 100  # results, by default
 
 
 def build(prog: str) -> Parser:
     """The command line."""
     parser = Parser(
         prog=prog,
-        description="A local page: drop an image, see its fits race (needs 'hyperinit[demo]').",
+        description="A local page: drop an image, watch its fits race (needs 'hyperinit[demo]').",
     )
     add = parser.add_argument
     add(
         "--checkpoint",
         metavar="RUN",
-        help="of the trained init that takes part: a run directory or file of a hypernetwork or a"
+        help="the trained init that takes part: a run directory or file of a hypernetwork or a"
         " learned init, hub:OWNER/NAME, or one that comes with the package (photo-96)",
     )
     sides, ports = whole(MIN_SIDE, MAX_SIDE), whole(1, 65535)
-    add("--size", type=sides, metavar="N", help="images in pixels (the checkpoint's, or 96)")
+    add("--size", type=sides, metavar="N", help="side of images, pixels (the checkpoint's, or 96)")
     budget = number(above=True, most=1000.0)
     add("--budget-epochs", type=budget, default=64.0, metavar="X", help="(64)")
-    add("--port", type=ports, metavar="N", help="(the first free one from 7860)")
-    add("--no-browser", action="store_true", help="print the address alone")
+    add("--port", type=ports, metavar="N", help="port (the first free one from 7860)")
+    add("--no-browser", action="store_true", help="only print the address")
     add_device(parser)
     add_threads(parser)
     add_manner(parser)
@@ -68,19 +68,19 @@ def gallery_parser(prog: str) -> Parser:
     """The command line of `hyperinit gallery`."""
     parser = Parser(
         prog=prog,
-        description="Shows what `hyperinit fit DIR -o OUT_DIR` made as one page: each image beside"
-        " its fit and where that is wrong, the worst first.",
+        description="Shows the results of `hyperinit fit DIR -o OUT_DIR` on one page: each image"
+        " beside its fit and a map of the error, the worst first.",
     )
     add = parser.add_argument
     add("results", type=Path, metavar="OUT_DIR", help="directory of fitted SIRENs")
-    add("--images", type=Path, metavar="SET", help="what was fitted, for originals and errors")
+    add("--images", type=Path, metavar="SET", help="the fitted images, for originals and errors")
     add("-o", "--out", type=Path, metavar="FILE", help=f"the page (OUT_DIR/{GALLERY_NAME})")
     add(
         "--limit",
         type=COUNT,
         default=GALLERY_SIZE,
         metavar="N",
-        help=f"the N worst ({GALLERY_SIZE})",
+        help=f"show the N worst ({GALLERY_SIZE})",
     )
     add_manner(parser)
     return parser

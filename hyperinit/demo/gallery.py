@@ -1,7 +1,7 @@
 """The results of `hyperinit fit SET` -> one HTML file: each image beside its fit and its error.
 
-The file needs nothing else: no network, no script, no other file. Its Content-Security-Policy
-forbids all of these, so a name that slipped through unescaped could do nothing.
+The file needs no network, script or other file. Its Content-Security-Policy forbids all of these,
+so even a name that slipped through unescaped could do nothing.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PICTURE_SIDE = 256  # pixels at most
 
 @dataclass(frozen=True)
 class Fitted:
-    """One result of a directory, as its file's facts have it.
+    """One result of a directory, from its file's facts.
 
     Attributes:
-        path: Of the SIREN.
-        name: Of the image, below its directory.
-        height, width: In pixels, as it was fitted.
-        sha256: Of the image as it was fitted.
+        path: The SIREN's file.
+        name: The image's name below its directory.
+        height, width: Size in pixels, as it was fitted.
+        sha256: Hash of the image as it was fitted.
         psnr: In dB on [0, 1].
-        init: Where the fit started.
+        init: The init of the fit.
     """
 
     path: Path
@@ -57,16 +57,16 @@ def write_gallery(results: Path, images: Source | None, out: Path, limit: int) -
     """Writes the page of a directory of results.
 
     Args:
-        results: Where `hyperinit fit SET -o` wrote to.
+        results: The output directory of `hyperinit fit SET -o`.
         images: The SET; None: the page has neither originals nor errors.
         out: The file to write.
-        limit: Results on the page at most: the worst ones.
+        limit: Show at most this many results, the worst ones.
 
     Returns:
         How many results are on the page, and how many are not.
 
     Raises:
-        InputError: no result there, or the file cannot be written.
+        InputError: there is no result, or the file cannot be written.
     """
     found, unusable = fitted(results)
     views: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ def fitted(directory: Path) -> tuple[list[Fitted], list[tuple[str, str]]]:
     """The results in a directory, and (file, reason) of those that cannot be used.
 
     Raises:
-        InputError: no such directory, or no result in it.
+        InputError: the directory does not exist, or has no result.
     """
     if not directory.is_dir():
         raise InputError(f"{shown_path(directory)}: no such directory of fitted SIRENs")
@@ -97,7 +97,7 @@ def fitted(directory: Path) -> tuple[list[Fitted], list[tuple[str, str]]]:
     for path in progress(paths, desc="reading", leave=False):
         try:
             if file_kind(path) != PARAMS_KIND:
-                raise InputError("no SIREN of ours")
+                raise InputError("not a SIREN of ours")
             found.append(_fitted(path, read_info(path, PARAMS_KIND)))
         except InputError as error:
             unusable.append((path.name, _without(error, path)))
@@ -109,19 +109,19 @@ def fitted(directory: Path) -> tuple[list[Fitted], list[tuple[str, str]]]:
 
 
 def _without(error: InputError, path: Path) -> str:
-    """What an error says, without the file."""
+    """An error's text without the file's name."""
     return str(error).removeprefix(f"{shown_path(path)}: ")
 
 
 def _fitted(path: Path, info: dict[str, Any]) -> Fitted:
-    """The facts of a file that are shown; their types have been checked by `read_info`."""
+    """The facts of a file that are shown; `read_info` has checked their types."""
     images = info.get("images") or [{}]
     if len(images) > 1:
-        raise InputError(f"holds {len(images)} SIRENs, and not one")
+        raise InputError(f"holds {len(images)} SIRENs, not one")
     facts = images[0]
     psnr, height, width = info.get("psnr"), facts.get("height"), facts.get("width")
     if not isinstance(psnr, (int, float)) or not math.isfinite(psnr) or not height or not width:
-        raise InputError("does not say which image it is of, and how well it fits")
+        raise InputError("does not state its image and its PSNR")
     if height * width > MAX_PIXELS:
         raise InputError(f"is of {height} x {width} pixels, over the limit of {MAX_PIXELS}")
     name, init = facts.get("name", path.stem), str(info.get("init", "?"))
@@ -129,7 +129,7 @@ def _fitted(path: Path, info: dict[str, Any]) -> Fitted:
 
 
 def _view(one: Fitted, images: Source | None, number: int | None) -> dict[str, Any]:
-    """What the page shows of a result."""
+    """The values of a result for the page."""
     view: dict[str, Any] = {
         "name": shown(one.name),
         "psnr": f"{one.psnr:.2f} dB",
@@ -156,9 +156,9 @@ def _original(one: Fitted, images: Source, number: int | None) -> Tensor:
     """The image as it was fitted.
 
     Raises:
-        InputError: it is not there, or has changed since.
+        InputError: it is missing, or has changed since.
     """
-    if number is None:  # whatever else its name may lead to
+    if number is None:  # never follow the name to any other file
         raise InputError(f"no such file in {shown_path(images.title)}")
     image = images.read(number)
     if tuple(image.shape[-2:]) != (one.height, one.width) or image_hash(image) != one.sha256:
@@ -191,8 +191,8 @@ def _page(
         .render(
             title=f"Fitted SIRENs: {shown(directory.resolve().name)}",
             summary=summary,
-            legend="The worst first. Pictures of errors are black where a fit is right and white"
-            f" where it is off by {MOST_ERROR:.0%} of the range of colours or more.",
+            legend="The worst first. Error maps are black where a fit is right and white where it"
+            f" is off by {MOST_ERROR:.0%} of the range of colours or more.",
             notes=notes,
             shown=views,
         )

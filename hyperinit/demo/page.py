@@ -1,4 +1,4 @@
-"""The page of gradio components, and a race as it is shown there."""
+"""The page of gradio components, and the races on it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from hyperinit.siren.store import save_params
 
 INTRODUCTION = f"""\
 # hyperinit: which initial weights fit a SIREN to your image first?
-All fits take turns, an epoch at a time, to MSE {min(TARGETS):g} (normalised; 43.9 dB) or to the end
-of the budget. A demo, not the benchmark's protocol: one image, one seed, and for each init the
-learning rate that suits it, if none is given for all.
+All fits take turns, an epoch at a time, until MSE {min(TARGETS):g} (normalised; 43.9 dB) or the end
+of the budget. This is a demo, not the benchmark's protocol: one image, one seed, and each init has
+the learning rate that suits it, unless you give one for all.
 """
 UPDATE_SEC = 0.3  # between two pictures of a race
-MAX_IMAGES = 8  # at a time: all their boards are sent with every picture
+MAX_IMAGES = 8  # at a time, because all their boards are sent with every update
 DROP = {"label": f"Drop an image here, or up to {MAX_IMAGES}", "height": 130}
 
 
 def save_lane(prefix: str, lane: Lane, image: Tensor, config: FitConfig) -> str:
-    """Writes a fitted SIREN as `hyperinit fit` does, and returns the path, PREFIX and its name."""
+    """Writes a fitted SIREN as `hyperinit fit` does; returns the path, which begins with PREFIX."""
     path = Path(f"{prefix}{lane.init}-siren.safetensors")
     height, width = image.shape[-2:]
     shown = {"name": "demo", "height": height, "width": width, "sha256": image_hash(image)}
@@ -52,24 +52,24 @@ def live(
     lr: str,
     budget_epochs: float,
 ) -> Iterator[tuple[str, list[str]]]:
-    """A race as the page shows it; of several images, one race after the other.
+    """Runs a race for the page; for several images, one race after the other.
 
     Args:
         paths: An uploaded file, or several.
         folder: Where fitted SIRENs are written during the race.
-        lr: As it was typed; of nothing but blanks, for each init the one that suits it.
+        lr: The learning rate as typed; if blank, each init has the one that suits it.
         budget_epochs: See FitConfig.
 
     Yields:
-        HTML, and the files of the fits that are over. Bad input is one line of HTML, and the next
-        image has its race.
+        HTML, and the files of finished fits. Bad input gives one line of HTML, and the race of the
+        next image follows.
     """
     paths = [paths] if isinstance(paths, str) else list(paths or ())
     try:
         if not paths:
             raise InputError("Drop an image first.")
         if len(paths) > MAX_IMAGES:
-            raise InputError(f"{len(paths)} images are too many for a page: at most {MAX_IMAGES}.")
+            raise InputError(f"{len(paths)} images are too many; drop at most {MAX_IMAGES}.")
         config = race_config(_rate(lr), budget_epochs)
     except InputError as error:
         yield failure(str(error)), []
@@ -88,10 +88,10 @@ def live(
 
 
 def _rate(text: str) -> float | None:
-    """A learning rate that was typed, if one was.
+    """The learning rate that was typed, if any.
 
     Raises:
-        InputError: it is no positive number.
+        InputError: it is not a positive number.
     """
     if not text.strip():
         return None
@@ -102,13 +102,13 @@ def _rate(text: str) -> float | None:
 def _race_of(
     path: str, arena: Arena, prefix: str, config: FitConfig
 ) -> Iterator[tuple[str, list[str]]]:
-    """The race of one image; `prefix` is what the paths of its files begin with."""
+    """Runs the race of one image; the paths of its files begin with `prefix`."""
     try:
         photo = read_photo(path)
         image = square_crop(photo, arena.size)
         seen = {image_hash(image), image_hash(photo)}
         known = [init.name for init in arena.inits if seen & init.train_hashes]
-        note = f"{known[0]} was trained on this very image." if known else ""
+        note = f"{known[0]} was trained on this image." if known else ""
         files: dict[str, str] = {}
         drawn = -math.inf
         for lanes in race(image.to(arena.device), arena.inits, config):
@@ -126,14 +126,14 @@ def _race_of(
 
 @dataclass
 class Session:
-    """One user: the files that were dropped, and the race that may continue; any other ends."""
+    """A user's dropped files, and the race that may continue; any other race ends."""
 
     paths: Sequence[str] = ()
     race: object | None = None
 
 
 def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
-    """The page of gradio components; one race at a time, or they would slow each other's clocks."""
+    """The page of gradio components; races run one at a time, so as not to slow each other."""
 
     def run(session: Session, lr: str, budget: float) -> Iterator[Any]:
         me = session.race = object()
@@ -147,12 +147,12 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
 
     def choose(session: Session, paths: Sequence[str] | None) -> tuple[None, str, Any]:
         session.paths, session.race = paths or (), None
-        # The place to drop is free for the next images, and what is shown is no longer of this one.
+        # Clears the drop zone for the next images, and the results of the previous ones.
         return None, waiting(), gr.File(visible=False)
 
     with gr.Blocks(title="hyperinit demo", delete_cache=(600, 21600)) as page:
         gr.Markdown(INTRODUCTION)
-        session, paths = gr.State(Session()), examples()  # each user has a copy of the state
+        session, paths = gr.State(Session()), examples()  # each user gets a copy of the state
         with gr.Row():
             with gr.Column(scale=2):
                 drop = gr.File(file_types=["image"], file_count="multiple", **DROP)
@@ -160,8 +160,8 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
                     buttons = [gr.Button(path.stem, size="sm", min_width=60) for path in paths]
             with gr.Column():
                 with gr.Row():
-                    # No Number: gradio shows, and sends, an empty one as 0.
-                    lr = gr.Textbox("", label="learning rate (empty: what suits)", min_width=100)
+                    # Not a Number, because gradio shows and sends an empty one as 0.
+                    lr = gr.Textbox("", label="learning rate (empty: suits init)", min_width=100)
                     budget = gr.Number(budget_epochs, label="budget in epochs", min_width=100)
                 with gr.Row():
                     again = gr.Button("Race again", variant="primary", min_width=100)
@@ -186,7 +186,7 @@ def page_of(gr: Any, arena: Arena, budget_epochs: float, folder: str) -> Any:
                 [shown, files],
                 show_progress="minimal",
                 show_progress_on=shown,
-                trigger_mode="multiple",  # a race is wanted while the one before is ending
+                trigger_mode="multiple",  # a race may be started while the previous one is ending
                 concurrency_id="race",
             )
         stop.click(halt, session)

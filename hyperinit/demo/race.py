@@ -1,4 +1,4 @@
-"""Image + several inits -> their fits side by side, as far as each has come after every turn."""
+"""Image + several inits -> their fits side by side, with the state of all after every turn."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hyperinit.record.protocol import PROTOCOLS, TARGETS
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.network import render
 
-BUDGET_EPOCHS = 64.0  # declared; on most photographs at 96 x 96 every init gets to 8e-4 within it
+BUDGET_EPOCHS = 64.0  # declared; within it, every init reaches 8e-4 on most 96 x 96 photographs
 MAX_BUDGET_EPOCHS = 1000.0
 
 
 def race_config(lr: float | None = None, budget_epochs: float = BUDGET_EPOCHS) -> FitConfig:
-    """A fit that is looked at every epoch, and more often in the first.
+    """The config of a fit that is evaluated every epoch, and more often in the first.
 
     Raises:
         InputError: a value is out of range.
@@ -38,12 +38,12 @@ def race_config(lr: float | None = None, budget_epochs: float = BUDGET_EPOCHS) -
 
 @dataclass(frozen=True, eq=False)
 class Lane:
-    """One init's fit, as far as it has come.
+    """The current state of one init's fit.
 
     Attributes:
-        init: Its name.
-        start: What it showed at step 0: (3, H, W) in [0, 1].
-        result: Of its fit, as if that ended here.
+        init: The init's name.
+        start: The rendering at step 0: (3, H, W) in [0, 1].
+        result: The result of the fit as if it ended here.
         over: Whether it does end here.
     """
 
@@ -59,7 +59,7 @@ class Lane:
 
     @cached_property
     def picture(self) -> Tensor:
-        """What it shows now: (3, H, W) in [0, 1]."""
+        """The current rendering: (3, H, W) in [0, 1]."""
         return render(self.result.params, *self.start.shape[-2:])
 
     def hit(self, target: float) -> CurvePoint | None:
@@ -72,19 +72,19 @@ def race(
 ) -> Iterator[list[Lane]]:
     """Fits an image from several inits side by side, each as `fit` would alone.
 
-    The fit that is the furthest behind in epochs takes the next turn, from one of its evaluations
-    to the next, with a clock of its own: what making its start cost, in epochs and in seconds, is
-    what it begins with. A fit is over at its first evaluation at or below the target, when the
-    error blows up, or when its budget is spent; none is restarted.
+    The fit that is furthest behind in epochs takes the next turn, from one of its evaluations to
+    the next. Each fit has its own clock, which starts with the cost of making its start, in epochs
+    and in seconds. A fit is over at its first evaluation at or below the target, when the error
+    blows up, or when its budget is spent. None is restarted.
 
     Args:
         image: (3, H, W) in [0, 1].
-        inits: With distinct names.
-        config: Of every fit; `seed` draws the init too. Evaluations are where turns end.
+        inits: Inits with distinct names.
+        config: The config of every fit; `seed` is also that of the init. Turns end at evaluations.
         target: MSE over all pixels, in ImageNet-normalised units.
 
     Yields:
-        All lanes in the order of `inits`, once all are at their start, and then after every turn.
+        All lanes in the order of `inits`: once when all starts are made, then after every turn.
     """
     fits, lanes = {}, {}
     for init in inits:

@@ -1,4 +1,4 @@
-"""`serve`: the page of races, shown on this machine alone. Only this module needs gradio."""
+"""`serve`: the page of races, shown only on this machine. Only this module needs gradio."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def serve(
     port: int | None = None,
     browser: bool = True,
 ) -> None:
-    """Shows the page on this machine alone, until Ctrl-C or SIGTERM.
+    """Serves the page on this machine only, until Ctrl-C or SIGTERM.
 
     Args:
-        budget_epochs: What the page proposes.
-        port: None: the first free one from 7860.
+        budget_epochs: The budget that the page proposes.
+        port: The port; None: the first free one from 7860.
         browser: Whether to open the page in the user's browser.
 
     Raises:
@@ -45,7 +45,7 @@ def serve(
         page = page_of(gradio, arena, budget_epochs, folder)
         grey = torch.full((3, arena.size, arena.size), 0.5, device=arena.device)
         for _ in race(grey, arena.inits, race_config(budget_epochs=1)):
-            pass  # or the first race would count what the libraries do only once
+            pass  # warm-up: otherwise the first race would pay for one-time work of libraries
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             _, url, _ = page.launch(
@@ -60,12 +60,12 @@ def serve(
                 run_history=False,
                 footer_links=[],
                 max_file_size="100mb",
-                # Fonts of the system: gradio's own themes ask Google for theirs.
+                # System fonts, because gradio's own themes load theirs from Google.
                 theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )
         except OSError as error:
             wanted = "from 7860 on" if port is None else port
-            raise InputError(f"no free port {wanted}: choose one with --port") from error
+            raise InputError(f"no free port {wanted}; choose one with --port") from error
         result("demo", f"{url} shows the demo; Ctrl-C ends it", url=url)
         try:
             while True:
@@ -75,8 +75,8 @@ def serve(
 
 
 def _import_gradio(folder: str) -> Any:
-    """Gradio, which sends no analytics and keeps its files in a folder."""
-    # Read when it is imported; "False" is how it wants to be told.
+    """Imports gradio with analytics off and its files in a folder."""
+    # Read at import; the value must be spelled "False".
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/cache"}
     gradio = need("demo")
     if int(gradio.__version__.split(".")[0]) < 6:
