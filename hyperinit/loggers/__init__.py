@@ -1,1 +1,1 @@
-"""Loggers by name, beside a run's own log."""
+"""Loggers by name, in addition to a run's own log."""

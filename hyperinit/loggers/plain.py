@@ -1,4 +1,4 @@
-"""Values and names as files and servers can hold them."""
+"""Values and names in a form that files and servers accept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperinit.base.terminal import defused
 
 
 def plain(value: Any) -> Any:
-    """Any value as JSON can hold it; a number that is not finite becomes None."""
+    """Converts any value to JSON-able data; a number that is not finite becomes None."""
     if isinstance(value, Mapping):
         return {text(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -24,8 +24,8 @@ def plain(value: Any) -> Any:
 
 
 def cell(value: Any) -> Any:
-    """A value for a table on a page of others, which may also be exported for a spreadsheet: no
-    text in it is a link, a formula or a line of its own."""
+    """A value for a table on another service's page, which may be exported to a spreadsheet: text
+    cannot become a link, a formula or several lines."""
     value = plain(value)
     if not isinstance(value, str):
         return value
@@ -34,17 +34,17 @@ def cell(value: Any) -> Any:
 
 
 def text(value: object) -> str:
-    """As text that UTF-8 can hold: file names may have bytes that it cannot."""
+    """Converts to text that is valid UTF-8; file names may have bytes that are not."""
     return str(value).encode(errors="replace").decode()
 
 
 def unwrap(value: Any) -> Any:
-    """A one-element tensor or a NumPy scalar as a Python number; anything else as it is."""
+    """A one-element tensor or a NumPy scalar as a Python number; anything else unchanged."""
     return value.item() if hasattr(value, "item") else value
 
 
 def safe_part(name: str) -> str:
-    """A name as one part of a path: itself if harmless, else cleaned and with a digest."""
+    """A name as one part of a path: unchanged if harmless, else cleaned and with a digest."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
@@ -52,5 +52,5 @@ def safe_part(name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name for W&B, which makes file names of the names of images and tables."""
+    """A name for W&B, which turns the names of images and tables into file names."""
     return "/".join(safe_part(part) for part in name.split("/")[:8])

@@ -1,7 +1,7 @@
-"""The loggers that `--log` names besides W&B, one row each, over what their packages bring.
+"""The loggers of `--log` besides W&B, one row each, as thin layers over their packages.
 
-Everything they are told is in the run's own log as well. They may raise whatever they like: who
-calls them makes one warning of the first failure, after which the run continues without them.
+Everything they get is also in the run's own log. They may raise any exception: the caller turns the
+first one into a warning, and the run continues without the logger.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Protocol
 from hyperinit.base.errors import unknown_name
 from hyperinit.base.extras import check_installed
 
-WANDB, NONE = "wandb", "none"  # names of `--log` that are no row: see learn/tracking.py
+WANDB, NONE = "wandb", "none"  # names of `--log` that are not in the table: see learn/tracking.py
 
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a logger is told at the beginning.
+    """The facts about a run that a logger gets at the beginning.
 
     Attributes:
-        directory: Of the run; whatever is not sent to a server is written below it.
-        project, name: What the run is called.
+        directory: The run's directory; whatever is not sent to a server is written below it.
+        project, name: The run's names.
         config: The resolved settings, JSON-able.
-        resume_step: Step of the checkpoint that is resumed; None for a new run.
+        resume_step: Step of the resumed checkpoint; None for a new run.
     """
 
     directory: Path
@@ -39,34 +39,34 @@ class LoggedRun:
 
 
 class Logger(Protocol):
-    """What a logger has to take. Names are harmless: letters, digits, "_", ".", "-" and "/"."""
+    """The interface of a logger. Names contain only letters, digits, "_", ".", "-" and "/"."""
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of one step."""
+        """Logs the numbers of one step."""
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """A picture, as a PNG file of the run."""
+        """Logs a picture, given as a PNG file of the run."""
 
     def table(self, name: str, columns: Sequence[Any], rows: Sequence[Any], step: int) -> None:
-        """A table of texts, numbers and None."""
+        """Logs a table of texts, numbers and None."""
 
     def file(self, path: Path) -> None:
-        """A file of the run, such as a checkpoint."""
+        """Logs a file of the run, such as a checkpoint."""
 
     def summary(self, values: Mapping[str, Any], step: int) -> None:
-        """The run's headline numbers."""
+        """Logs the run's headline numbers."""
 
     def finish(self, failed: bool) -> None:
-        """The run is over."""
+        """Ends the log when the run is over."""
 
 
 @dataclass(frozen=True)
 class LoggerKind:
-    """A row of the table; what it needs is in the extra of its name (base/extras.py).
+    """A row of the table; the extra with its name brings its package (base/extras.py).
 
     Attributes:
-        title: What messages call it.
-        start: Begins to log a run, or continues to.
+        title: Its name in messages.
+        start: Starts or continues the log of a run.
     """
 
     title: str
@@ -79,7 +79,7 @@ class TensorBoard:
     def __init__(self, run: LoggedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What was logged after the checkpoint is going to be logged again.
+        # Steps after the checkpoint will be logged again.
         purge = None if run.resume_step is None else run.resume_step + 1
         self.writer = SummaryWriter(str(run.directory / "tensorboard"), purge_step=purge)
         self._text("config", f"```json\n{json.dumps(run.config, indent=1)}\n```", 0)
@@ -116,7 +116,7 @@ class TensorBoard:
 class MLflow:
     """MLflow's client, at MLFLOW_TRACKING_URI or else in the run's `mlflow.db`.
 
-    A resumed run continues under its id; steps that are logged again are there twice.
+    A resumed run continues under its id; steps that are logged again appear twice.
     """
 
     def __init__(self, run: LoggedRun) -> None:
@@ -171,10 +171,10 @@ LOGGERS: dict[str, LoggerKind] = {
 
 
 def check_logger(name: str) -> None:
-    """Refuses a logger that there is not, or whose package is not installed.
+    """Refuses a logger that does not exist, or whose package is not installed.
 
     Raises:
-        InputError: the line lists the known ones, or says which extra brings the package.
+        InputError: the message lists the known ones, or says which extra brings the package.
     """
     if name not in (WANDB, NONE, *LOGGERS):
         raise unknown_name("logger", name, (WANDB, *LOGGERS, NONE))
