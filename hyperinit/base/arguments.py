@@ -1,4 +1,4 @@
-"""Arguments that several commands have."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hyperinit.base.terminal import visible
 
 Size = tuple[int, int]  # height and width in pixels
 
-# Larger images are neither read nor drawn: 50 million pixels are 600 MB as float32, and no camera
-# photograph of use here is larger.
+# Larger images are neither read nor drawn: 50 million pixels are 600 MB as float32, and no useful
+# camera photograph is larger.
 MAX_PIXELS = 50_000_000
 
-# Far beyond any use: what is typed above is a mistake, and is said before work is done with it.
+# Far beyond any use: larger numbers are typing mistakes, and are refused before any work.
 MAX_EPOCHS = 1e6
-MAX_RATE = 1e30  # the largest number in records, so that what diverges can be recorded as such
+MAX_RATE = 1e30  # the largest number in records, so that even a diverging fit can be recorded
 MAX_WIDTH, MAX_DEPTH = 2**16, 1000  # of a SIREN
 MAX_THREADS = 1024
 MAX_COUNT = 2**31
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 
 
-# What the library's reasons for a failed fit name -> what the command line calls it.
+# Field names in the library's reasons for a failed fit -> their flags on the command line.
 FIT_FLAGS = {
     "try lr": "try --lr",
     "raise budget_epochs": "raise --budget-epochs",
@@ -45,7 +45,7 @@ FIT_FLAGS = {
 
 
 def in_flags(reason: str) -> str:
-    """A reason of the library's for a failed fit in the words of the command line."""
+    """Translates the library's reason for a failed fit into flags of the command line."""
     for ours, flag in FIT_FLAGS.items():
         reason = reason.replace(ours, flag)
     return reason
@@ -54,14 +54,14 @@ def in_flags(reason: str) -> str:
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A type for `add_argument`: a whole number from `least` to `most`.
 
-    Every number of a command line has this type or `number`, so that none is absurd, too large for
+    Every number on a command line has this type or `number`, so none can be absurd, too large for
     torch, or not finite.
     """
 
     def read(text: str) -> int:
         try:
             value = int(text)
-        except ValueError:  # of too many digits, too
+        except ValueError:  # also raised for too many digits
             raise argparse.ArgumentTypeError(
                 f"must be a whole number, not {_quoted(text)}"
             ) from None
@@ -112,10 +112,10 @@ def named_source(text: str) -> tuple[str, str]:
 
 
 def check_seed(seed: Any) -> int:
-    """A seed of the Python API as torch takes it.
+    """Checks a seed of the Python API for torch.
 
     Raises:
-        InputError: no whole number, or not one of 64 bits.
+        InputError: it is not a 64-bit integer.
     """
     is_whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not is_whole or not MIN_SEED <= seed <= MAX_SEED:
@@ -131,7 +131,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-# Sets of images that are no directory, as help texts name them.
+# Examples of sets of images other than directories, for help texts.
 DATA_EXAMPLES = "such as shards-{000..123}.tar, FILE.parquet, FILE.npz, hf:NAME, torchvision:NAME"
 
 # Types of the arguments that several commands have.
@@ -147,27 +147,27 @@ OMEGA = number(above=True, most=1e6)
 def add_device(
     parser: Parser, default: str = "auto", what: str = "where to compute", why: str = ""
 ) -> None:
-    """`--device`: what `choose_device` takes."""
+    """Adds `--device`, see `choose_device`."""
     parser.add_argument(
         "--device",
         default=default,
         metavar="auto|cpu|cuda|mps",
-        help=f"{what}; auto is the GPU where there is one (default: {default}{why})",
+        help=f"{what}; auto is the GPU if there is one (default: {default}{why})",
     )
 
 
 class _SetManner(argparse.Action):
-    """A switch that takes effect where it is parsed, and leaves nothing in the namespace."""
+    """A switch that takes effect when it is parsed, and adds nothing to the namespace."""
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
         set_manner(**{self.const: True})
 
 
 def add_manner(parser: Parser) -> None:
-    """`--quiet` and `--json`: how the command talks, see terminal.py."""
+    """Adds `--quiet` and `--json`: how the command prints, see results.py."""
     helps = {
-        "quiet": "no progress and no remarks: results and errors alone",
-        "json": "results as JSON, one object a line (docs/reference/json.md)",
+        "quiet": "print only results and errors, no progress and no remarks",
+        "json": "print results as JSON, one object per line (docs/reference/json.md)",
     }
     for name, help in helps.items():
         how: dict[str, Any] = {"nargs": 0, "const": name, "default": argparse.SUPPRESS}
@@ -177,42 +177,42 @@ def add_manner(parser: Parser) -> None:
 
 
 def add_threads(parser: Parser) -> None:
-    """`--threads`: what `choose_threads` takes."""
+    """Adds `--threads`, see `choose_threads`."""
     parser.add_argument(
         "--threads",
         type=THREADS,
         metavar="N",
-        help="CPU threads (as many as the work is worth)",
+        help="CPU threads (as many as pay off for the work)",
     )
 
 
 def add_seed(parser: Parser, what: str) -> None:
-    """`--seed`, of what one line says."""
+    """Adds `--seed`; `what` is its help."""
     seeds = whole(MIN_SEED, MAX_SEED)
     parser.add_argument("--seed", type=seeds, default=0, metavar="N", help=what)
 
 
 def add_limit(parser: Parser) -> None:
-    """`--limit`, of a set of images."""
+    """Adds `--limit`, for a set of images."""
     parser.add_argument(
-        "--limit", type=COUNT, metavar="N", help="of a set: its first N images alone"
+        "--limit", type=COUNT, metavar="N", help="for a set: use only its first N images"
     )
 
 
 def add_index(parser: Parser) -> None:
-    """`--index`, of a file with several SIRENs."""
+    """Adds `--index`, for a file with several SIRENs."""
     what = "which SIREN of a FILE with several"
     parser.add_argument("--index", type=whole(0, MAX_COUNT), metavar="N", help=what)
 
 
 def add_ray(parser: Parser, what: str) -> None:
-    """`--ray` and `--ray-gpus`: what `engine_of` takes."""
+    """Adds `--ray` and `--ray-gpus`, see `engine_of`."""
     parser.add_argument(
         "--ray",
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help=f"{what} on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; without ADDRESS one of "
+        help=f"{what} on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; without ADDRESS on "
         "this machine's cores (needs hyperinit[ray])",
     )
     parser.add_argument(
@@ -225,33 +225,34 @@ def add_ray(parser: Parser, what: str) -> None:
 
 
 def add_size(parser: Parser) -> None:
-    """`--size`, for images that are read."""
+    """Adds `--size`, for images that are read."""
     parser.add_argument(
         "--size",
         type=side_or_size,
         metavar="N|HxW",
         help="crop to the centre and resize: N is a square of N pixels a side, HxW height x width "
-        "(default: as it is)",
+        "(default: no change)",
     )
 
 
 def add_theirs(parser: Parser) -> None:
-    """`--theirs`, for SIRENs of other programs."""
+    """Adds `--theirs`, for SIRENs of other programs."""
     parser.add_argument(
         "--theirs",
         nargs="+",
         default=[],
         metavar="K=V",
-        help="of another program's SIREN: layout=NAME, first_omega=X, hidden_omega=X, order=xy|yx, "
-        "grid=corners|centres|..., colours=unit|signed|imagenet, size=HxW (what its layout has)",
+        help="for another program's SIREN: layout=NAME, first_omega=X, hidden_omega=X, "
+        "order=xy|yx, grid=corners|centres|..., colours=unit|signed|imagenet, size=HxW "
+        "(those of its layout)",
     )
 
 
 def theirs_of(pairs: Sequence[str], flag: str = "--theirs") -> dict[str, Any]:
-    """What `--theirs`, or a flag like it, says, as keyword arguments of `read_siren`.
+    """The K=V pairs of `--theirs`, or a flag like it, as keyword arguments of `read_siren`.
 
     Raises:
-        InputError: no K=V, or a value that is no number or size where one is wanted.
+        InputError: a pair is not K=V, or its value is not the number or size that is needed.
     """
     told: dict[str, Any] = {}
     for pair in pairs:
@@ -307,12 +308,12 @@ def _held(size: Size) -> Size:
     return size
 
 
-# Where `parser_of` waits for a parser.
+# Receives the parser for `parser_of`.
 _seen: ContextVar[list[Parser] | None] = ContextVar("seen", default=None)
 
 
 def parser_of(command: Callable[[], Any]) -> Parser:
-    """The parser of a command, which is stopped where it would parse its command line."""
+    """The parser of a command, which is run only until it would parse its command line."""
     token = _seen.set([])
     try:
         with contextlib.suppress(SystemExit):
@@ -336,7 +337,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {visible(line)}\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but nothing is left over: what is not known is refused here."""
+        """Like argparse's, but refuses unknown arguments instead of returning them."""
         seen = _seen.get()
         if seen is not None:
             seen.append(self)

@@ -1,4 +1,4 @@
-"""A stopwatch that runs while work is done and is paused while it is watched."""
+"""A stopwatch that runs while work is done and pauses while it is evaluated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Clock:
-    """Monotonic and device-synchronised; `sec` is the time spent inside `running()` blocks.
+    """A monotonic, device-synchronised clock; `sec` is the time spent inside `running()` blocks.
 
     Args:
-        device: A torch device or its name; what runs on a GPU is waited for.
+        device: A torch device or its name; the clock waits for work on a GPU.
     """
 
     def __init__(self, device: Any = "cpu") -> None:
@@ -32,9 +32,9 @@ class Clock:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Counts the time the block takes; what happens between blocks is free."""
+        """Counts the time that the block takes; time between blocks is free."""
         start = self._now()
         try:
             yield
         finally:
-            self.sec += max(self._now() - start, 0.0)  # whatever a virtual machine's clock does
+            self.sec += max(self._now() - start, 0.0)  # a virtual machine's clock may go back

@@ -1,4 +1,4 @@
-"""The one error a user can mend: bad input, a wrong file, an unknown option, too little memory."""
+"""The one error that users can fix: bad input, a wrong file, an unknown option, no memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ MOST_QUOTED = 80  # characters of a wrong name that a message repeats
 
 
 class InputError(ValueError):
-    """Bad input, said in one line that names the file or field and what would be right.
+    """Bad input, with a one-line message that names the file or field and what would be right.
 
-    The command line prints the line and exits with code 2; anything else that is raised is a bug.
-    What a message quotes may come from anywhere: line breaks become spaces, and control characters
-    are shown as escapes.
+    The command line prints the line and exits with code 2; any other exception is a bug. Messages
+    may quote text from anywhere, so line breaks become spaces, and control characters escapes.
     """
 
     def __init__(self, line: str = "") -> None:
         super().__init__(visible(" ".join(line.splitlines())))
 
 
-# What torch says in a RuntimeError where there is no memory, on a CPU and on a GPU.
+# Parts of torch's RuntimeError messages when memory runs out, on a CPU and on a GPU.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns what Python and torch raise where memory does not suffice into an InputError."""
+    """Turns the errors of Python and torch when memory runs out into an InputError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -44,24 +43,24 @@ def memory_errors() -> Iterator[None]:
         ) from error
 
 
-# Less is not worth the look at what is free.
+# Below this, checking the free memory is not worth it.
 SMALL_BYTES = 2**26
 
 
 class MemoryShort(InputError):
-    """Raised where something smaller might do, another image of a set for example."""
+    """Too little memory; something smaller, such as another image of a set, may still fit."""
 
 
 def check_memory(needed: float, what: str, advice: str) -> None:
-    """Refuses what memory cannot hold before it is taken: Linux would kill the process.
+    """Refuses work that does not fit in memory, before Linux would kill the process.
 
     Args:
-        needed: Bytes that it takes at least.
-        what: What takes them, at the start of the message.
+        needed: The least number of bytes that it takes.
+        what: What takes them, as the start of the message.
         advice: What would be right, naming the fields: "take a smaller width or depth".
 
     Raises:
-        MemoryShort: so much is not free.
+        MemoryShort: that much is not free.
     """
     free = free_memory() if needed >= SMALL_BYTES else None
     if free is not None and needed > free:
@@ -72,11 +71,11 @@ def check_memory(needed: float, what: str, advice: str) -> None:
 
 
 def check_room(what: str, advice: str) -> None:
-    """Refuses to hold one thing more, each of them small, where next to nothing is left.
+    """Refuses to keep one more of many small things when almost no memory is left.
 
     Args:
-        what: What is held, at the start of the message.
-        advice: As of `check_memory`.
+        what: What is kept, as the start of the message.
+        advice: See `check_memory`.
 
     Raises:
         InputError: less than SMALL_BYTES are free.
@@ -87,10 +86,10 @@ def check_room(what: str, advice: str) -> None:
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still take; None where the system does not say.
+    """Bytes that this process can still take; None if the system does not say.
 
-    The least of what Linux has left, swap included, and what is left to each of the control groups
-    that the process is in (containers, batch systems); elsewhere all that the machine has.
+    On Linux, the minimum of the free memory, swap included, and what is left to each of the
+    process's control groups (containers, batch systems); elsewhere the machine's total memory.
     """
     found = []
     with suppress(OSError, ValueError, IndexError):
@@ -109,7 +108,7 @@ def free_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_to_groups(top: Path, path: str) -> Iterator[int]:
-    """What is left to a control group and to those around it, of version 1 or 2."""
+    """The memory left to a control group and to its parents, of version 1 or 2."""
     for below in (Path(path.lstrip("/")), *Path(path.lstrip("/")).parents):
         for most, used, cache in (
             ("memory.max", "memory.current", "inactive_file"),
@@ -126,14 +125,14 @@ def _left_to_groups(top: Path, path: str) -> Iterator[int]:
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The nearest known name as " (did you mean 'paper'?)".
 
-    "" if none is as similar as `cutoff`, between 0 (anything is) and 1 (only the name itself).
+    "" if none is as similar as `cutoff`, from 0 (anything counts) to 1 (only the name itself).
     """
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """An error for a name that is not in a table: suggests the nearest, then lists the known."""
+    """An error for a name that is not in a table: suggests the nearest one and lists all."""
     names = [str(entry) for entry in known]
     said = str(name) if len(str(name)) <= MOST_QUOTED else f"{str(name)[:MOST_QUOTED]}..."
     hint = did_you_mean(said, names, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""What is optional: packages, each with the extra that brings it, and an account at W&B."""
+"""Optional things: packages, each with the extra that brings it, and a W&B account."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hyperinit.base.errors import InputError
 
 @dataclass(frozen=True)
 class Extra:
-    """One row of pyproject.toml's optional dependencies that the library itself imports.
+    """One of pyproject.toml's optional dependencies that the library itself imports.
 
     Attributes:
-        module: What is imported.
-        package: What is installed.
+        module: The module to import.
+        package: The package to install.
         what: What needs it, as the beginning of a sentence, verb included.
     """
 
@@ -31,9 +31,9 @@ class Extra:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it is there, found out without importing it.
+        """Whether it is installed, found out without importing it.
 
-        By what was installed: of another folder of its name on the path, it is not the module.
+        It looks at installed packages: another folder of that name on the path does not count.
         """
         if sys.modules.get(self.module, self) is None:
             return False
@@ -44,7 +44,7 @@ class Extra:
 
     @property
     def line(self) -> str:
-        """What it says where it is missing, and how to mend that."""
+        """The message if it is missing, with the command that installs it."""
         extra = next((name for name, row in EXTRAS.items() if row is self), self.package)
         return f"{self.what} {self.package}: pip install 'hyperinit[{extra}]'"
 
@@ -68,7 +68,7 @@ def need(extra: str, submodule: str = "") -> ModuleType:
     """Imports the package of an extra, or a module in it.
 
     Raises:
-        InputError: it is missing, which the line says how to mend, or it is broken.
+        InputError: it is missing (the message says how to install it), or it is broken.
     """
     row = EXTRAS[extra]
     name = f"{row.module}.{submodule}" if submodule else row.module
@@ -78,7 +78,7 @@ def need(extra: str, submodule: str = "") -> ModuleType:
         if error.name not in (row.module, name):
             raise _broken(row, error) from error
         raise InputError(row.line) from error
-    except (ImportError, OSError, AttributeError) as error:  # of its libraries, of other versions
+    except (ImportError, OSError, AttributeError) as error:  # broken libraries, other versions
         raise _broken(row, error) from error
     spec = getattr(sys.modules[row.module], "__spec__", None)
     if spec is not None and spec.origin is None:  # a folder of its name on the path
@@ -87,7 +87,7 @@ def need(extra: str, submodule: str = "") -> ModuleType:
 
 
 def check_installed(extra: str) -> None:
-    """What `need` says of a package that is missing, without the time that importing it takes."""
+    """Refuses a missing package as `need` does, without the time that importing takes."""
     if not EXTRAS[extra].is_installed:
         raise InputError(EXTRAS[extra].line)
 
@@ -112,6 +112,6 @@ def has_key(base_url: str) -> bool:
 
 
 def unsent_runs(directory: str | Path) -> list[str]:
-    """The runs below a directory's `wandb/` that were written offline and not synced since."""
+    """The runs below a directory's `wandb/` that were written offline and not synced yet."""
     found = sorted(Path(directory).glob("wandb/offline-run-*"))
     return [str(run) for run in found if not any(run.glob("*.wandb.synced"))]

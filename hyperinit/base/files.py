@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, directories, locks, paths in messages."""
+"""Atomic writes, directories, locks, and paths in messages."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
-# What a file system answers that has no locks, such as some network mounts. Everything else that
-# is not "held by another process" is an error to report.
+# The answers of a file system without locks, such as some network mounts. Any other answer, except
+# "held by another process", is an error to report.
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-# Where a temporary file cannot be locked, one that nobody has written to for so long is nobody's.
+# If temporary files cannot be locked, one not written to for this long is a left-over.
 LEFT_OVER_SEC = 3600.0
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """The path as it can stand in a one-line message."""
+    """The path in a form that fits in a one-line message."""
     text = os.fspath(path)
     return text if text.isprintable() else repr(text)
 
 
 def recorded_name(name: str) -> str:
-    """A name as any file can hold it: bytes of a file's name that are no UTF-8 become escapes."""
+    """A name that any file can hold: bytes of a file's name that are not UTF-8 become escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """The path of a file, or a link to it for libraries that open no other names than UTF-8."""
+    """The path of a file, or of a link to it, for libraries that open only UTF-8 names."""
     if recorded_name(str(path)) == str(path):
         yield path
         return
@@ -58,7 +58,7 @@ def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
     """The content of a file that is not meant to be large, such as settings or a document.
 
     Raises:
-        InputError: it is no file (a pipe or a device might never end), larger, or unreadable.
+        InputError: it is not a file (a pipe or a device might never end), larger, or unreadable.
     """
     name = shown_path(path)
     if os.path.exists(path) and not os.path.isfile(path):
@@ -66,7 +66,7 @@ def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
         raise InputError(f"{name}: {what}, expected a file")
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size  # before memory is taken
+            size = os.fstat(file.fileno()).st_size  # checked before memory is taken
             content = b"" if size > most_bytes else file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         reason = getattr(error, "strerror", None) or error
@@ -77,7 +77,7 @@ def read_small(path: str | os.PathLike[str], most_bytes: int = 2**24) -> bytes:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Of a file's bytes, read in parts.
+    """SHA-256 of a file's bytes, read in parts.
 
     Raises:
         OSError: it cannot be read.
@@ -90,10 +90,10 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def written_place(path: str | os.PathLike[str]) -> Path:
-    """The file that is written where a path is: that which it leads to, if it is a link.
+    """The file to write for a path: its target, if it is a link.
 
     Raises:
-        OSError: links lead around in a circle.
+        OSError: the links form a circle.
     """
     place = Path(path)
     if place.is_symlink():
@@ -106,13 +106,13 @@ def written_place(path: str | os.PathLike[str]) -> Path:
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Replaces a file with new content, or leaves it exactly as it was.
 
-    A link stays, and the file that it leads to is written. The new file has the mode that the
-    process's umask gives. What a process killed in here leaves behind is a hidden temporary file,
-    which the next write of the same path removes.
+    A link is kept, and its target is written. The new file has the mode that the process's umask
+    gives. A process that is killed in here leaves a hidden temporary file, which the next write to
+    the same path removes.
 
     Raises:
-        InputError: the directory is missing, read-only or full, or the path is no file but a pipe
-            or a device, which would be gone; no partial file stays behind.
+        InputError: the directory is missing, read-only or full, or the path is a pipe or a device,
+            which would be replaced; no partial file stays behind.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -125,9 +125,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # before its lock goes
+            if fcntl is not None:  # before its lock is released
                 os.replace(temporary, place)
-        if fcntl is None:  # Windows renames no open file
+        if fcntl is None:  # Windows cannot rename open files
             os.replace(temporary, place)
     except BaseException as error:
         if temporary is not None:
@@ -140,16 +140,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def temporary_start(name: str) -> str:
-    """How the names of the temporary files begin that `write_atomically` makes for a file."""
+    """The start of the names of temporary files that `write_atomically` makes for a file."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     return f".{name[:32]}-{digest}-"
 
 
 def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new, hidden file beside `path`, locked while it is open.
+    """Creates a hidden file beside `path`, locked while it is open.
 
-    Its name depends on `path` alone, so that one which a killed process left is found again; the
-    lock tells it from one that is being written, beside which the next free number is taken.
+    Its name depends only on `path`, so that the left-over of a killed process is found again. The
+    lock distinguishes it from a file that is being written; then the next free number is used.
     """
     start, number = temporary_start(path.name), 0
     while True:
@@ -160,7 +160,7 @@ def _open_temporary(path: Path) -> tuple[Path, IO[bytes]]:
             if not _remove_left_over(temporary):
                 number += 1
             continue
-        # Another writer may have taken the file, not locked yet, for a left-over.
+        # Another writer may have removed the file as a left-over before it was locked.
         if _lock(file) is not False and _is_at(file, temporary):
             return temporary, file
         file.close()
@@ -175,15 +175,15 @@ def _remove_left_over(temporary: Path) -> bool:
             locked = _lock(file)
             if locked is None:
                 locked = time.time() - os.fstat(file.fileno()).st_mtime > LEFT_OVER_SEC
-            # Its writer may have renamed it since, and the next one have made the next file.
+            # Its writer may have renamed it since, and another one created the next file.
             if locked and fcntl is not None and _is_at(file, temporary):
                 temporary.unlink()
-        if locked and fcntl is None:  # Windows removes no open file
+        if locked and fcntl is None:  # Windows cannot remove open files
             temporary.unlink()
         return locked
     except FileNotFoundError:
         return True
-    except OSError:  # another user's, perhaps
+    except OSError:  # perhaps another user's
         return False
 
 
@@ -207,7 +207,7 @@ def _lock(file: IO[bytes]) -> bool | None:
 
 
 def write_or_spare(path: str | Path, write: Callable[[Path], None], what: str) -> None:
-    """Writes what took long to make; elsewhere if its place fails, such as a disk that is full.
+    """Writes an expensive result; if its place fails, such as a full disk, elsewhere.
 
     Args:
         path: Where it should go.
@@ -215,7 +215,8 @@ def write_or_spare(path: str | Path, write: Callable[[Path], None], what: str) -
         what: Its name in the message: "the SIREN".
 
     Raises:
-        InputError: it could not be written there; the line says where it is instead, if anywhere.
+        InputError: it could not be written there; the message says where it is instead, if
+            anywhere.
     """
     try:
         write(Path(path))
@@ -233,7 +234,7 @@ def write_or_spare(path: str | Path, write: Callable[[Path], None], what: str) -
 
 
 def make_directory(path: str | Path) -> None:
-    """Creates a directory and those above it, unless it is there.
+    """Creates a directory and its parents, unless it exists.
 
     Raises:
         InputError: it cannot be created.
@@ -246,19 +247,19 @@ def make_directory(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: str | Path) -> Iterator[None]:
-    """Holds a lock file for the block, so that two processes never write to one place.
+    """Holds a lock file during the block, so that two processes never write to one place.
 
-    The lock goes with the process that holds it, however that ends; the empty file stays. On a
-    file system without locks the block runs without one, after one warning on the log "hyperinit",
-    which Python prints on stderr where a program has not arranged otherwise.
+    The lock is released when the process ends, however it ends; the empty file stays. On a file
+    system without locks the block runs without one, after one warning to the logger "hyperinit",
+    which Python prints on stderr by default.
 
     Raises:
-        InputError: another process holds it, or it cannot be created.
+        InputError: another process holds the lock, or it cannot be created.
     """
     path = Path(path)
-    if not path.parent.is_dir():  # which filelock would create
+    if not path.parent.is_dir():  # filelock would create it
         raise InputError(f"cannot write {shown_path(path)}: no such directory")
-    # Marker files instead of locks would be left behind, and refuse, where a process was killed.
+    # Marker files instead of locks would stay after a process was killed, and block the next one.
     lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -278,9 +279,9 @@ def exclusive(path: str | Path) -> Iterator[None]:
             lock.release()
 
 
-@functools.cache  # once for each place
+@functools.cache  # once per path
 def _warn_of_no_locks(path: Path) -> None:
     logging.getLogger("hyperinit").warning(
-        "%s: this file system has no locks; take care that no other process writes here",
+        "%s: this file system has no locks; make sure that no other process writes here",
         shown_path(path),
     )

@@ -1,7 +1,7 @@
-"""What commands print as results: sentences and tables for people, or JSON, one object a line.
+"""The results that commands print: sentences and tables to read, or JSON, one object per line.
 
-Results go to stdout. Everything else goes to stderr, see terminal.py; with `--quiet` nothing but
-errors does.
+Results go to stdout. Everything else goes to stderr, see terminal.py; with `--quiet` only errors
+do.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-# What `--json` prints: kind of result -> field -> (its type, what it is). A type with "?" may be
-# null, as may every number that is infinite or none.
+# The output of `--json`: kind of result -> field -> (type, description). A type with "?" may be
+# null, and so may every number if it is infinite or NaN.
 RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     "generated": {
         "out": ("text", "file or directory that was written"),
-        "init": ("text", "where the weights are from"),
-        "images": ("whole", "how many images it is for"),
+        "init": ("text", "init of the weights"),
+        "images": ("whole", "number of images it is for"),
         "finished": ("whole", "images of a set that were finished before"),
-        "failed": ("whole", "images of a set that cannot be read"),
+        "failed": ("whole", "images of a set that have no result"),
     },
     "fit": {
         "image": ("text", "the file"),
-        "init": ("text", "where the fit started"),
+        "init": ("text", "init of the fit"),
         "psnr": ("number", "dB on [0, 1], over all pixels"),
         "mse": ("number", "over all pixels, ImageNet-normalised"),
         "psnr_start": ("number?", "dB before the first step; null with --target-mse"),
-        "epochs": ("number", "pixel visits / pixels, making the start included"),
-        "sec": ("number", "seconds of the fit, making the start included"),
-        "attempts": ("whole", "fits that were made, the last one included"),
-        "reached": ("flag?", "whether --target-mse was; null where there is none"),
-        "out": ("text?", "file of the SIREN, where it was written"),
-        "render": ("text?", "file of the picture, where it was written"),
+        "epochs": ("number", "pixel visits / pixels, including making the start"),
+        "sec": ("number", "seconds of the fit, including making the start"),
+        "attempts": ("whole", "fits that were made, including the last one"),
+        "reached": ("flag?", "whether --target-mse was reached; null without it"),
+        "out": ("text?", "file of the SIREN, if it was written"),
+        "render": ("text?", "file of the picture, if it was written"),
     },
     "image": {
         "image": ("text", "name below the directory"),
-        "psnr": ("number", "as of fit"),
-        "mse": ("number", "as of fit"),
-        "done": ("text", "how many are over, and the time left"),
+        "psnr": ("number", "as for fit"),
+        "mse": ("number", "as for fit"),
+        "done": ("text", "number of images done, and the time left"),
     },
     "failed": {
         "image": ("text", "name below the directory"),
@@ -52,32 +52,32 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
         "out": ("text", "directory of the results"),
         "fitted": ("whole", "images fitted now"),
         "finished": ("whole", "images that were finished before"),
-        "missed": ("whole", "of those, short of --target-mse"),
+        "missed": ("whole", "images that missed --target-mse"),
         "failed": ("whole", "images without a result"),
-        "images_per_hour": ("number", "of those fitted now"),
+        "images_per_hour": ("number", "images fitted per hour in this run"),
     },
-    "estimate": {"text": ("text", "what --dry-run found out")},
+    "estimate": {"text": ("text", "the estimate of --dry-run")},
     "submission": {
         "out": ("text", "the file for a pull request"),
         "records": ("whole", "in it"),
-        "images": ("whole", "that they are on"),
+        "images": ("whole", "number of images that they are on"),
     },
     "rendered": {
         "out": ("text", "file of the picture, sound or array"),
-        "size": ("text", "HxW in pixels; of sound N samples, of a volume DxHxW"),
+        "size": ("text", "HxW in pixels; for sound N samples, for a volume DxHxW"),
     },
     "exported": {
         "out": ("text", "file that was written"),
         "format": ("text", "as --to"),
-        "bytes": ("whole", "of the file"),
-        "psnr_to_full": ("number?", "dB of what fewer bits show to the whole SIREN"),
-        "psnr_before": ("number?", "dB to --image, of the whole SIREN"),
-        "psnr_after": ("number?", "dB to --image, of fewer bits"),
+        "bytes": ("whole", "size of the file"),
+        "psnr_to_full": ("number?", "dB, of the SIREN with fewer bits to the full one"),
+        "psnr_before": ("number?", "dB, of the full SIREN to --image"),
+        "psnr_after": ("number?", "dB, of the SIREN with fewer bits to --image"),
     },
     "gallery": {
         "out": ("text", "the page"),
-        "images": ("whole", "images on it"),
-        "left_out": ("whole", "results that are not on it"),
+        "images": ("whole", "images on the page"),
+        "left_out": ("whole", "results that are not on the page"),
     },
     "names": {
         "inits": ("list", "rows by name"),
@@ -85,24 +85,24 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
         "images": ("list", "data sets by name"),
     },
     "score": {
-        "track": ("text", "of the benchmark"),
+        "track": ("text", "track of the benchmark"),
         "workload": ("text", "image size, network, fit"),
-        "init": ("text", "changes of the fit included"),
-        "psnr_start": ("number?", "mean dB before the first step; null where one is unknown"),
+        "init": ("text", "init, with changes of the fit"),
+        "psnr_start": ("number?", "mean dB before the first step; null if one is unknown"),
         "target_mse": ("number", "over all pixels, ImageNet-normalised"),
-        "median": ("number?", "over pairs; null where the median pair does not get there"),
-        "unit": ("text", "of the median"),
-        "hits": ("whole", "pairs of an image and a seed that get there"),
-        "pairs": ("whole", "of an image and a seed"),
+        "median": ("number?", "median cost over pairs; null if the median pair misses the target"),
+        "unit": ("text", "unit of the median"),
+        "hits": ("whole", "pairs that reach the target"),
+        "pairs": ("whole", "pairs of an image and a seed"),
     },
     "rerun": {
         "init": ("text", "changes of the fit included"),
         "image": ("text", "its name"),
-        "seed": ("whole", "of the trial"),
-        "budget_epochs": ("number", "of the trial"),
-        "lr": ("number", "of the trial"),
-        "mse_then": ("number", "in the record"),
-        "mse_now": ("number", "of the rerun"),
+        "seed": ("whole", "seed of the trial"),
+        "budget_epochs": ("number", "budget of the trial"),
+        "lr": ("number", "learning rate of the trial"),
+        "mse_then": ("number", "error in the record"),
+        "mse_now": ("number", "error of the rerun"),
         "difference": ("number", "relative"),
     },
     "comparison": {
@@ -111,22 +111,22 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "report": {
         "out": ("text", "the page"),
-        "records": ("whole", "that it is made from"),
+        "records": ("whole", "number of records that it is made from"),
     },
     "document": {
-        "path": ("text", "of a document whose blocks were outdated"),
+        "path": ("text", "path of a document whose blocks were outdated"),
         "updated": ("flag", "whether it was rewritten"),
     },
-    "demo": {"url": ("text", "where the page is")},
+    "demo": {"url": ("text", "URL of the page")},
     "check": {
-        "name": ("text", "what was looked at"),
+        "name": ("text", "what was checked"),
         "state": ("text", "ok, note (worth knowing) or fails"),
         "value": ("text", "what was found"),
-        "advice": ("text", "what to do about it; empty where nothing"),
+        "advice": ("text", "what to do about it; empty if nothing"),
     },
 }
 
-# What a type in RESULTS means.
+# Types in RESULTS -> Python types.
 _TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
     "whole": (int,),
@@ -139,11 +139,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Manner:
-    """How a command talks.
+    """How a command prints.
 
     Attributes:
-        quiet: Neither progress nor remarks: results and errors alone.
-        json: Results as JSON, one object a line.
+        quiet: Only results and errors, neither progress nor remarks.
+        json: Results as JSON, one object per line.
     """
 
     quiet: bool = False
@@ -155,13 +155,13 @@ _manner: ContextVar[Manner] = ContextVar("manner", default=_TO_PEOPLE)
 
 
 def manner() -> Manner:
-    """How the command that runs talks."""
+    """How the running command prints."""
     return _manner.get()
 
 
 @contextlib.contextmanager
 def own_manner() -> Iterator[None]:
-    """Inside the block a command may change how it talks; at the end all is as before."""
+    """Inside the block a command may change how it prints; the end restores it."""
     token = _manner.set(_manner.get())
     try:
         yield
@@ -170,7 +170,7 @@ def own_manner() -> Iterator[None]:
 
 
 def set_manner(**changes: bool) -> None:
-    """Changes how the command that runs talks, up to the end of its `own_manner`."""
+    """Changes how the running command prints, until the end of its `own_manner`."""
     _manner.set(replace(_manner.get(), **changes))
 
 
@@ -191,7 +191,7 @@ def result(kind: str, text: str | None, /, **fields: Any) -> None:
 
 
 def results(kind: str, text: str | None, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Several results of one kind: one text (a table) for people, an object each with `--json`."""
+    """Prints several results of one kind: one text (a table), or with `--json` an object each."""
     lines = [] if text is None else [text]
     if manner().json:
         objects = ({"kind": kind, **_checked(kind, row)} for row in rows)
@@ -202,7 +202,7 @@ def results(kind: str, text: str | None, rows: Iterable[Mapping[str, Any]]) -> N
 
 
 def _between_bars() -> contextlib.AbstractContextManager[Any]:
-    """Inside the block no progress bar is in the way, if there is any."""
+    """Inside the block, progress bars are cleared."""
     if "tqdm" not in sys.modules:
         return contextlib.nullcontext()
     from tqdm import tqdm
@@ -212,7 +212,7 @@ def _between_bars() -> contextlib.AbstractContextManager[Any]:
 
 
 def _checked(kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a result in the order of RESULTS; what is no finite number is None."""
+    """The fields of a result in the order of RESULTS; numbers that are not finite are None."""
     expected = RESULTS[kind]
     if set(row) != set(expected):
         raise ValueError(f"result {kind}: fields {sorted(row)} are not {sorted(expected)}")

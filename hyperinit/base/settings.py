@@ -1,10 +1,10 @@
 """Preset, config file and flags -> one checked instance of a frozen dataclass, and back to TOML.
 
 The dataclass is the only description: flags, `--help`, checks and the commented TOML of
-`--print-config` all follow from its fields, which are flat and of the types int, float, str, bool,
-Literal, tuple[..., ...] of these, or one of them or None. A file or a flag writes None as "none".
-Limits are declared beside the default. They hold however an instance is made, if its class calls
-`check`; what comes from a preset, a file or a flag is refused with the name of its source.
+`--print-config` are all derived from its fields. These are flat and of the types int, float, str,
+bool, Literal, tuple[..., ...] of these, or one of them or None. In files and flags, None is "none".
+Limits are declared beside the default. They always hold if the class calls `check`; a bad value
+from a preset, a file or a flag is refused with the name of its source.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _FITS: dict[str, Callable[[Any, float], bool]] = {
     "below": operator.lt,
     "at most": operator.le,
 }
-MAX_FILE_BYTES = 2**20  # of a config file: ours have 2 kB
-_MOST_DIGITS = 18  # of a whole number: torch takes 64 bits
+MAX_FILE_BYTES = 2**20  # of a config file; ours have 2 kB
+_MOST_DIGITS = 18  # of a whole number, because torch takes 64 bits
 
-# Type -> (what it is called in errors, what it is called in --help).
+# Type -> (its name in errors, its name in --help).
 _KINDS: dict[Any, tuple[str, str]] = {
     int: ("a whole number", "N"),
     float: ("a finite number", "X"),
@@ -72,7 +72,7 @@ def option(
     """A field of a config dataclass: its default, and one line for `--help` and the TOML file.
 
     `at_least`, `at_most`, `above` and `below` limit the number, or every number of a tuple. A
-    subclass that declares the field again without limits keeps them.
+    subclass that redeclares the field without limits inherits them.
     """
     bounds = {"at least": at_least, "at most": at_most, "above": above, "below": below}
     limits = {words: bound for words, bound in bounds.items() if bound is not None}
@@ -81,7 +81,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """A field of a config dataclass, its type taken apart."""
+    """A field of a config dataclass, with its type analysed."""
 
     default: Any
     help: str
@@ -94,7 +94,7 @@ class _Setting:
 
 @functools.cache
 def _settings(cls: type[DataclassInstance]) -> dict[str, _Setting]:
-    """Field name -> what may be in it."""
+    """Field name -> its `_Setting`."""
     hints = typing.get_type_hints(cls)
     return {
         field.name: _setting(field, hints[field.name], _limits(cls, field.name))
@@ -103,7 +103,7 @@ def _settings(cls: type[DataclassInstance]) -> dict[str, _Setting]:
 
 
 def _limits(cls: type[DataclassInstance], name: str) -> Mapping[str, float]:
-    """Those that the class, or the nearest above it that has any, declares for a field."""
+    """The limits that the class, or its nearest base that has any, declares for a field."""
     for declaring in cls.__mro__:
         field = vars(declaring).get("__dataclass_fields__", {}).get(name)
         if field is not None and field.metadata.get("limits"):
@@ -125,7 +125,7 @@ def _setting(field: dataclasses.Field[Any], hint: Any, limits: Mapping[str, floa
 
 
 def _checked(setting: _Setting, value: Any, name: str) -> Any:
-    """A value as its field's type; `name` says in errors where it comes from."""
+    """A value converted to its field's type; `name` says in errors where it comes from."""
     if value is None and setting.optional:
         return None
     single = isinstance(value, (str, Mapping)) or not isinstance(value, Collection)
@@ -141,16 +141,16 @@ def _checked(setting: _Setting, value: Any, name: str) -> Any:
 
 
 def _short(value: Any) -> str:
-    """A wrong value in a message."""
+    """A wrong value, for a message."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _wanted(setting: _Setting, value: Any) -> str:
-    """What a wrong value should have been; "" where it is right."""
+    """What a wrong value should have been; "" if it is right."""
     if setting.choices:
         known = [(type(choice), choice) for choice in setting.choices]
         names = ", ".join(map(str, setting.choices))
@@ -166,9 +166,9 @@ def _wanted(setting: _Setting, value: Any) -> str:
 
 
 def _is_a(kind: type, value: Any) -> bool:
-    """Numbers of numpy are numbers, but True is not, and no text is."""
+    """Whether a value has a kind. NumPy numbers are numbers; True and texts are not."""
     if kind is str:
-        # Bytes of a command line that are not UTF-8 become lone surrogates, which no file can hold.
+        # Non-UTF-8 bytes on a command line become lone surrogates, which files cannot hold.
         return isinstance(value, str) and value == value.encode(errors="ignore").decode()
     if kind is bool or isinstance(value, bool):
         return kind is type(value)
@@ -176,7 +176,7 @@ def _is_a(kind: type, value: Any) -> bool:
         return isinstance(value, numbers.Integral)
     try:
         return isinstance(value, numbers.Real) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
@@ -201,12 +201,12 @@ def _is_own(value: Any) -> bool:
 
 
 def _read(setting: _Setting, value: Any, name: str) -> Any:
-    """A value as a file holds it -> the field's, checked."""
+    """A value from a file -> the field's value, checked."""
     return _checked(setting, None if setting.optional and value == "none" else value, name)
 
 
 def _read_text(setting: _Setting, text: str, name: str) -> Any:
-    """As `_read`, of text from a command line; what cannot be converted is refused as text."""
+    """Like `_read`, for text from a command line; text that cannot be converted is refused."""
     if setting.is_list and text != "none":
         return _read(setting, [_convert(setting, item) for item in text.split(",") if item], name)
     return _read(setting, _convert(setting, text), name)
@@ -225,7 +225,7 @@ def _read_all(
     source: str,
     read: Callable[[_Setting, Any, str], Any] = _read,
 ) -> dict[str, Any]:
-    """Everything of one source, so that nothing of it counts before all is checked."""
+    """All values of one source, so that none is used before all are checked."""
     settings = _settings(cls)
     for key in values:
         if key not in settings:
@@ -235,24 +235,24 @@ def _read_all(
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str) -> Config:
-    """Fields by name, as a config file or a checkpoint holds them -> an instance.
+    """Fields by name, from a config file or a checkpoint -> an instance.
 
     Args:
-        cls: The dataclass; fields that are not given take its defaults.
-        values: What JSON or TOML reads.
+        cls: The dataclass; fields that are not given have its defaults.
+        values: Values read from JSON or TOML.
         source: Where they come from; every error about a field starts with it.
 
     Raises:
-        InputError: unknown key (the nearest is suggested), a wrong type or a number out of range,
-            or the dataclass refuses.
+        InputError: a key is unknown (the message suggests one), a type is wrong, a number is out of
+            range, or the dataclass refuses.
     """
     return cls(**_read_all(cls, values, source))
 
 
 def from_texts(cls: type[Config], texts: Mapping[str, str], *, source: str) -> dict[str, Any]:
-    """Fields as a command line writes them -> their values, checked; errors as `from_dict`.
+    """Fields as written on a command line -> their values, checked; errors as `from_dict`.
 
-    "none" is written for None, and commas between the items of a tuple.
+    "none" stands for None, and commas separate the items of a tuple.
     """
     return _read_all(cls, texts, source, _read_text)
 
@@ -268,15 +268,15 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
 def as_recorded(
     config: DataclassInstance, later: Iterable[str], usual: DataclassInstance | None = None
 ) -> dict[str, Any]:
-    """All fields as records name them.
+    """All fields in the form in which records store them.
 
     Args:
         config: Any dataclass.
-        later: Fields that came after the first records. They are left out where they have their
-            usual value, so that those records keep saying what they said.
-        usual: Has these values; by default the defaults of the fields.
+        later: Fields that were added after the first records. They are left out if they have their
+            usual value, so that the meaning of old records does not change.
+        usual: Has the usual values; by default the defaults of the fields.
 
-    A field that has `facts` of its own is recorded by them.
+    A field with `facts` of its own is recorded by them.
     """
     values = dataclasses.asdict(config)
     for name in values:
@@ -292,16 +292,16 @@ def as_recorded(
 
 
 def toml_value(value: Any) -> str:
-    """A value of `to_dict` as a TOML file holds it."""
+    """A value of `to_dict` in TOML."""
     if isinstance(value, list):
         return f"[{', '.join(toml_value(item) for item in value)}]"
-    # JSON's numbers, booleans and strings are TOML's; DEL is the one character more to escape.
+    # JSON's numbers, booleans and strings are valid TOML, except that TOML also escapes DEL.
     text = json.dumps("none" if value is None else value, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")
 
 
 def to_toml(config: DataclassInstance) -> str:
-    """All fields, one per line with its help behind it: a config file to start from."""
+    """All fields, one per line with its help as a comment: a config file to start from."""
     text = ""
     for field, value in zip(dataclasses.fields(config), to_dict(config).values(), strict=True):
         help = " ".join(field.metadata.get("help", "").split())
@@ -310,7 +310,7 @@ def to_toml(config: DataclassInstance) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that is there twice Python would silently take the last."""
+    """A JSON object without duplicate keys, of which Python would silently use the last."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
         raise ValueError(f"duplicate key {max(keys, key=keys.count)!r}")
@@ -321,7 +321,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     """A .toml or .json file -> its keys and values, not yet checked.
 
     Raises:
-        InputError: no such file, another suffix, or not valid TOML or JSON.
+        InputError: the file is missing, has another suffix, or is not valid TOML or JSON.
     """
     path = Path(path)
     if path.suffix not in (".toml", ".json"):
@@ -343,9 +343,9 @@ def build_parser(cls: type[Config], presets: Presets, parser: Parser) -> Parser:
     """Adds `--preset`, `--config`, `--print-config` and one flag per field to a parser.
 
     Flags that are not settings (`--out`, `--resume`) are added to `parser` as usual, before or
-    after. Only flags that were typed appear in the namespace.
+    after. Settings appear in the namespace only if they were typed.
     """
-    group = parser.add_argument_group("settings", "later wins: preset, config file, flags")
+    group = parser.add_argument_group("settings", "later ones win: preset, config file, flags")
     if presets:
         names = ", ".join(presets)
         group.add_argument("--preset", metavar="NAME", help=f"settings by name: {names}")
@@ -368,11 +368,11 @@ def build_parser(cls: type[Config], presets: Presets, parser: Parser) -> Parser:
 
 
 def resolve(cls: type[Config], namespace: argparse.Namespace, presets: Presets) -> Config:
-    """What `build_parser`'s parser parsed -> the config; `--print-config` prints it and exits.
+    """The parsed command line of `build_parser` -> the config; `--print-config` prints and exits.
 
     Raises:
-        InputError: unknown preset, bad config file, or a value of the wrong type or out of range;
-            one line that names the preset, the file or the flag.
+        InputError: a preset is unknown, a config file is bad, or a value has the wrong type or is
+            out of range; the message names the preset, the file or the flag.
     """
     values: dict[str, Any] = {}
     preset = getattr(namespace, "preset", None)
@@ -386,7 +386,7 @@ def resolve(cls: type[Config], namespace: argparse.Namespace, presets: Presets) 
     for name, setting in _settings(cls).items():
         if name in namespace:
             value, flag = getattr(namespace, name), "--" + name.replace("_", "-")
-            read = _read_text if isinstance(value, str) else _read  # switches are no text
+            read = _read_text if isinstance(value, str) else _read  # switches are not text
             values[name] = read(setting, value, flag)
     config = cls(**values)
     if namespace.print_config:

@@ -1,5 +1,5 @@
-"""Lines and progress bars for the user, output that never ends or fails the work behind it, and
-Ctrl-C, SIGTERM and SIGHUP -> an orderly end: one line, and the exit code that shells expect."""
+"""Lines and progress bars for the user; output that can never stop the work; and an orderly end on
+Ctrl-C, SIGTERM and SIGHUP, with one line and the exit code that shells expect."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from typing import Any
 
 from hyperinit.base.results import manner, own_manner
 
-BAR_AFTER_SEC = 2.0  # of work, before a bar is worth showing
-BAR_EVERY_SEC = 0.1  # a bar is drawn anew at most
-LOG_LINE_SEC = 30.0  # where stderr is not a terminal: before a first line, and between two
+BAR_AFTER_SEC = 2.0  # of work, before a bar is shown
+BAR_EVERY_SEC = 0.1  # shortest time between two updates of a bar
+LOG_LINE_SEC = 30.0  # if stderr is not a terminal: before the first line, and between lines
 
 _HANG_UP = getattr(signal, "SIGHUP", None)  # not on every system
 
-# What a reader that has gone away, a full disk or a terminal that was closed make of a write.
+# Errors of writes when the reader has gone away, the disk is full or the terminal was closed.
 _LOST = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.ECONNRESET}
 
 
 class ForgivingStream:
-    """A text stream whose writes never fail: from the first that does, output is thrown away.
+    """A text stream whose writes never fail: after the first failure, output is discarded.
 
-    Everything else is the stream's own.
+    All other attributes are the stream's own.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As a file's."""
+        """Like a file's."""
         with self._forgiving():
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """As a file's."""
+        """Like a file's."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """As a file's."""
+        """Like a file's."""
         with self._forgiving():
             self._stream.flush()
 
@@ -70,7 +70,7 @@ class ForgivingStream:
                 raise
 
     def _throw_away(self) -> None:
-        """Points the stream's descriptor at nothing, so that what is buffered fails no more."""
+        """Points the stream's descriptor at /dev/null, so that buffered output cannot fail."""
         with contextlib.suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._stream.fileno())
@@ -80,12 +80,12 @@ class ForgivingStream:
 
 @contextlib.contextmanager
 def forgiving_output() -> Iterator[None]:
-    """Inside the block nothing that is printed can raise.
+    """Inside the block printing cannot raise.
 
-    Characters that the terminal's encoding lacks are shown as backslash escapes. When the reader
-    of a pipe has gone (`| head -1`) or the disk behind stdout is full, what is still printed is
-    lost and the work continues. The streams of before, and how the command talks (see results.py),
-    are put back at the end.
+    Characters that the terminal's encoding lacks are shown as backslash escapes. If the reader of a
+    pipe has gone (`| head -1`) or the disk behind stdout is full, further output is lost and the
+    work continues. At the end, the previous streams, and how the command prints (see results.py),
+    are restored.
     """
     _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
@@ -107,10 +107,10 @@ def forgiving_output() -> Iterator[None]:
 
 
 def _fill_closed_descriptors() -> None:
-    """Opens descriptors 0 to 2 on nothing where the process was started without them (`>&-`).
+    """Opens descriptors 0 to 2 on /dev/null if the process was started without them (`>&-`).
 
-    Else the next file that is opened takes the number of stderr, and what libraries print there
-    would be written into it.
+    Otherwise the next opened file would get the number of stderr, and libraries would print into
+    it.
     """
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
@@ -119,7 +119,7 @@ def _fill_closed_descriptors() -> None:
 
 
 def _show_unknown(stream: Any, errors: str | None) -> None:
-    """Sets what a stream does about characters that it cannot encode, where that can be set."""
+    """Sets how a stream handles characters that it cannot encode, if that can be set."""
     if errors is not None and hasattr(stream, "reconfigure"):
         with contextlib.suppress(OSError, ValueError):
             stream.reconfigure(errors=errors)
@@ -128,8 +128,8 @@ def _show_unknown(stream: Any, errors: str | None) -> None:
 def progress(*arguments: Any, **settings: Any) -> Any:
     """A progress bar with the time left, on stderr, for work that takes longer than two seconds.
 
-    Where stderr is not a terminal, there is a line every half minute, which a log of hours needs
-    and a pipe of seconds never sees.
+    If stderr is not a terminal, it prints a line every half minute, which long logs need and short
+    pipes never see.
     """
     from tqdm import tqdm
 
@@ -140,7 +140,7 @@ def progress(*arguments: Any, **settings: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """A line for the user on stderr, beside the progress bar."""
+    """Prints a line for the user on stderr, without disturbing a progress bar."""
     if manner().quiet:
         return
     from tqdm import tqdm
@@ -149,13 +149,13 @@ def say(text: str) -> None:
 
 
 def visible(text: str) -> str:
-    """A text that is shown as it is read: a name in it can neither colour a terminal, nor move its
-    cursor, nor turn the direction of writing. Line breaks stay."""
+    """A text that is safe to print: names in it cannot colour a terminal, move its cursor or change
+    the direction of writing. Line breaks are kept."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def defused(text: object) -> str:
-    """A name as a program of others can show it as text: one line, no link, no markup."""
+    """A name that other programs show as plain text: one line, no link, no markup."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     line = re.sub(r"(?i)\b(javascript|data|vbscript|https?|ftp|mailto):", r"\1 :", line)
     return line.replace("](", "] (").replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
@@ -186,30 +186,30 @@ class EpochBar:
         self._bar.close()
 
     def show(self, epochs: float, mse: float, planned_epochs: float | None = None) -> None:
-        """How far the fit has come, its error over all pixels, and its end where that moves."""
+        """Shows the progress of the fit, its error over all pixels, and its end if that moves."""
         self._seen = f"MSE {mse:.3g}"
         self._move(epochs, self._seen, planned_epochs)
 
     def step(self, epochs: float, loss: float) -> None:
-        """How far the fit has come between two looks at all pixels, and its training loss."""
+        """Shows the progress between two evaluations of all pixels, and the training loss."""
         self._move(epochs, f"{self._seen}, training loss {loss:.3g}")
 
     def _move(self, epochs: float, text: str, planned_epochs: float | None = None) -> None:
         total = planned_epochs or self._bar.total
-        self._bar.total = max(total, epochs)  # restarts go beyond the budget
+        self._bar.total = max(total, epochs)  # restarts exceed the budget
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(epochs - self._bar.n)
 
 
 @dataclass
 class Countdown:
-    """How many of several things are done, and how long the rest will take.
+    """Counts the things that are done, and estimates the time for the rest.
 
     Attributes:
-        total: How many there are.
-        done: How many are over.
-        timed: How many of these took time; the others were found done.
-        clock: Seconds since any moment.
+        total: Number of things.
+        done: Number of things that are done.
+        timed: How many of these took time; the others were already done.
+        clock: Returns seconds since an arbitrary moment.
     """
 
     total: int
@@ -222,12 +222,12 @@ class Countdown:
         self.began = self.clock()
 
     def worked(self) -> str:
-        """One more is done, which took time: "3 of 10, 1:05 left"."""
+        """Counts one more that took time: "3 of 10, 1:05 left"."""
         self.timed += 1
         return self.passed()
 
     def passed(self) -> str:
-        """One more is over."""
+        """Counts one more."""
         self.done += 1
         left = self.total - self.done
         sec = max(self.clock() - self.began, 0.0) / max(self.timed, 1) * left
@@ -236,7 +236,7 @@ class Countdown:
 
 
 def shown_sec(sec: float) -> str:
-    """Seconds as people read them: 7 s, 1:05, 2:03:04."""
+    """Seconds in readable form: 7 s, 1:05, 2:03:04."""
     minutes, seconds = divmod(round(sec), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -245,7 +245,7 @@ def shown_sec(sec: float) -> str:
 
 
 def shown_bytes(count: float) -> str:
-    """Bytes as people read them: 900 kB, 1.2 GB."""
+    """Bytes in readable form: 900 kB, 1.2 GB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
@@ -255,11 +255,11 @@ def shown_bytes(count: float) -> str:
 class Stopped(KeyboardInterrupt):
     """The process was asked to end.
 
-    It is a KeyboardInterrupt, so that whatever tidies up after Ctrl-C does so after other signals.
+    It is a KeyboardInterrupt, so that cleanup for Ctrl-C also happens for other signals.
 
     Attributes:
-        number: Of the signal.
-        advice: What was kept and how to go on, for the line that says that work was stopped.
+        number: The number of the signal.
+        advice: What was kept and how to continue, for the line that says that work was stopped.
     """
 
     def __init__(self, number: int = signal.SIGINT, advice: str = "") -> None:
@@ -269,13 +269,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """What a process that was stopped exits with: 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
+    """The exit code of a stopped process: 130 after Ctrl-C, 143 SIGTERM, 129 SIGHUP."""
     return 128 + int(getattr(error, "number", signal.SIGINT))
 
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """What is stopped inside the block says this, unless something inside has said it better."""
+    """Work stopped inside the block prints this advice, unless an inner block gave its own."""
     try:
         yield
     except BaseException as error:
@@ -287,10 +287,10 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C or signal that an exception comes of; None where it has another reason.
+    """The Ctrl-C or signal that caused an exception; None if it has another reason.
 
-    What is interrupted may fail while it tidies up (a lock that was not taken yet cannot be given
-    back). What is wrong with a file or a value, in one line, is worth more than that.
+    Interrupted work may fail during its cleanup (a lock that was not taken yet cannot be released).
+    An InputError about a file or a value is kept, because it is worth more to the user.
     """
     while error is not None and not isinstance(error, (KeyboardInterrupt, ValueError)):
         error = error.__context__
@@ -298,17 +298,17 @@ def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
 
 
 def stoppable(work: Callable[[], int], *, owns_process: bool = False) -> int:
-    """Does the work of a command, and returns its exit code.
+    """Runs the work of a command, and returns its exit code.
 
-    The first Ctrl-C, SIGTERM or SIGHUP raises `Stopped` in it, which becomes one line and 128 + the
-    number of the signal. A second one ends the process at once, as kill -9 would: files are written
-    whole or not at all, and locks go with their process. Signals that the process ignores (nohup)
-    stay ignored, and so does a terminal that says more than once that it closes.
+    The first Ctrl-C, SIGTERM or SIGHUP raises `Stopped` in it, which becomes one line and exit code
+    128 + the signal's number. A second one ends the process at once, like kill -9: writes are
+    atomic, and locks end with their process. Signals that the process ignores (nohup) stay ignored,
+    and so do repeated signals from a terminal that closes.
 
     Args:
-        work: What may raise anything else, which is passed on.
-        owns_process: Whether the process ends with the work: where it was stopped or failed, what
-            other threads still compute is then not waited for.
+        work: The work; any other exception is passed on.
+        owns_process: Whether the process ends with the work. If so, and the work was stopped or
+            failed, it does not wait for what other threads still compute.
     """
     handler, failed = _Handler(), False
     with handler.installed():
@@ -330,12 +330,12 @@ def stoppable(work: Callable[[], int], *, owns_process: bool = False) -> int:
 
 
 def _others_compute() -> bool:
-    """Whether threads of a pool do: Python aborts where its end meets them in the midst of C++."""
+    """Whether pool threads still compute: Python aborts if it ends while they are inside C++."""
     return any(isinstance(thread, DummyProcess) for thread in threading.enumerate())
 
 
 def _told(error: BaseException) -> int:
-    """The exit code of an error, which is printed here unless whoever raised it did."""
+    """The exit code of an error, which is printed here unless it was printed already."""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
     sys.excepthook(type(error), error, error.__traceback__)
@@ -343,12 +343,12 @@ def _told(error: BaseException) -> int:
 
 
 class _Handler:
-    """Of signals, inside `installed`.
+    """Handles signals inside `installed`.
 
     Attributes:
-        number: Of the first signal that came.
+        number: The number of the first signal.
         telling: Whether the line about it is being printed.
-        told: Whether it has been.
+        told: Whether it has been printed.
         hurried: Whether another signal came in the meantime.
     """
 
@@ -370,11 +370,11 @@ class _Handler:
         os._exit(128 + self.number)
 
     def tell(self, line: str) -> None:
-        """Prints what the user is told; another signal waits for that."""
+        """Prints the line for the user; another signal waits until it is printed."""
         self.telling = True
         try:
             say(line)
-        except Exception:  # the signal came while the display itself was being made
+        except Exception:  # the signal came while the progress display was being set up
             with contextlib.suppress(OSError):
                 os.write(2, f"{line}\n".encode(errors="replace"))
         self.telling, self.told = False, True
@@ -383,7 +383,7 @@ class _Handler:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Catches signals inside the block; those that an outer block catches are left to it."""
+        """Catches signals inside the block, except those that an outer block already catches."""
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, _HANG_UP):
@@ -395,6 +395,6 @@ class _Handler:
             yield
         finally:
             for number, found in before.items():
-                # Not where training has ignored a terminal that closes, to the end of the process.
+                # Unless training has set the signal of a closing terminal to be ignored for good.
                 if signal.getsignal(number) is self:
                     signal.signal(number, found)
