@@ -1,1 +1,1 @@
-"""What is around the commands: their completion, and whether they will work here."""
+"""Around the commands: shell completion, and a check whether they will work on this machine."""

@@ -1,4 +1,4 @@
-"""`hyperinit completion`: all parsers -> a script that completes them in a shell."""
+"""`hyperinit completion`: all parsers -> a script for completion in a shell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperinit.base.arguments import Parser, parser_of
 from hyperinit.base.errors import unknown_name
 from hyperinit.base.extras import need
 
-# Command -> the starts of its command line that have options of their own; () of all others.
+# Command -> the beginnings of its command line that have different options; () for all others.
 VARIANTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "meta-train": (("--method", "hypernetwork"), ("--method", "reptile")),
 }
@@ -45,7 +45,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit completion") -> int:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """All commands with all their options as one parser, which knows where files are wanted."""
+    """All commands with all their options as one parser, which knows where files are expected."""
     parser = argparse.ArgumentParser(prog="hyperinit")
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers()
@@ -63,7 +63,7 @@ def _parser_of(command: Command, name: str, argv: Sequence[str]) -> Parser:
 
 
 def _add_options(to: argparse.ArgumentParser, parser: Parser) -> None:
-    """What a parser takes, unless it is there already."""
+    """Adds the options of a parser, unless they are there already."""
     known = set(to._option_string_actions)
     for action in parser._actions:
         if known & set(action.option_strings):

@@ -1,4 +1,4 @@
-"""`hyperinit doctor`: what is here, what is missing, and what would go wrong, in one screen."""
+"""`hyperinit doctor`: what is installed, what is missing, and what will fail, on one screen."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hyperinit.base.terminal import shown_bytes
 
 State = Literal["ok", "note", "fails"]
 
-LEAST_FREE_BYTES = 2**26  # of a disk: a checkpoint of a hypernetwork and its successor
+LEAST_FREE_BYTES = 2**26  # on a disk: a hypernetwork's checkpoint and its successor
 SMALL_FREE_BYTES = 2**30
 SMALL_MEMORY_BYTES = 2**30
-VALUE_CHARS = 60  # of a finding on the screen
+VALUE_CHARS = 60  # of a finding's value on the screen
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors", "tqdm", "jinja2", "filelock")
 USUAL = ("torchvision", "wandb", "scipy", "matplotlib", "scikit-image", "higher")
@@ -33,13 +33,13 @@ USUAL = ("torchvision", "wandb", "scipy", "matplotlib", "scikit-image", "higher"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one thing.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        state: "ok"; "note", which is worth knowing; or "fails", and so will commands.
+        name: What was checked.
+        state: "ok"; "note" (worth knowing); or "fails" (commands will fail).
         value: What was found.
-        advice: What to do about it; "" where nothing is to be done.
+        advice: What to do about it; "" if nothing.
     """
 
     name: str
@@ -52,7 +52,7 @@ def build(prog: str) -> Parser:
     """The command line."""
     parser = Parser(
         prog=prog,
-        description="Looks at this machine and says what would go wrong.",
+        description="Checks this machine and says what will not work.",
         epilog="Exit code: 0; 1 if something will fail.",
     )
     add_manner(parser)
@@ -70,15 +70,15 @@ def main(argv: Sequence[str], prog: str = "hyperinit doctor") -> int:
 
 
 def findings() -> list[Finding]:
-    """All that was found; a look that cannot be taken is a finding too."""
+    """The results of all checks; a check that cannot be made is a finding too."""
     found: list[Finding] = []
     for name, look in LOOKS.items():
         try:
             for finding in look():
                 found.append(finding)
-        except Exception as error:  # whatever a broken machine makes of a look at it
+        except Exception as error:  # checks on a broken machine can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            found.append(Finding(name, "note", f"cannot be found out ({reason})"))
+            found.append(Finding(name, "note", f"cannot be checked ({reason})"))
     return found
 
 
@@ -102,7 +102,7 @@ def _versions() -> Iterator[Finding]:
         absent = [name for name in USUAL if _version(name) is None]
         state: State = "note" if absent else "ok"
         without = f"; without {', '.join(absent)}" if absent else ""
-        advice = f"pip install {' '.join(absent)}, for what needs them" if absent else ""
+        advice = f"pip install {' '.join(absent)}, if you need them" if absent else ""
         yield Finding("packages", state, shown + without, advice)
 
 
@@ -116,9 +116,9 @@ def _version(name: str) -> str | None:
 def _device() -> Iterator[Finding]:
     try:
         import torch
-    except Exception as error:  # of a missing library, or of one for another processor
+    except Exception as error:  # a library is missing, or for another processor
         reason = " ".join(str(error).split())
-        yield Finding("torch", "fails", f"cannot be imported ({reason})", "install it anew")
+        yield Finding("torch", "fails", f"cannot be imported ({reason})", "reinstall it")
         return
     cores = _cores()
     threads = torch.get_num_threads()
@@ -133,7 +133,7 @@ def _device() -> Iterator[Finding]:
     elif getattr(torch.backends, "mps", None) and torch.backends.mps.is_available():
         yield Finding("device", "ok", "mps")
     elif torch.version.cuda and Path("/proc/driver/nvidia").exists():
-        advice = "see whether the driver is new enough for it; fits use the CPU"
+        advice = "check whether the driver is new enough; fits use the CPU"
         value = f"a GPU that torch for CUDA {torch.version.cuda} cannot use"
         yield Finding("device", "note", value, advice)
     else:
@@ -151,7 +151,7 @@ def _cores() -> int:
 def _load() -> Iterator[Finding]:
     cores, (load, *_) = _cores(), os.getloadavg()
     if load > 1.5 * cores:
-        advice = "fits take longer, and seconds that are measured now are of no use"
+        advice = "fits take longer, and seconds measured now are useless"
         yield Finding("load", "note", f"{load:.1f} on {cores} cores", advice)
     else:
         yield Finding("load", "ok", f"{load:.1f} on {cores} cores")
@@ -162,7 +162,7 @@ def _memory() -> Iterator[Finding]:
     if free is None:
         yield Finding("memory", "ok", "the system does not say what is free")
         return
-    advice = "small images and `--batch-images 1` need least" if free < SMALL_MEMORY_BYTES else ""
+    advice = "small images and `--batch-images 1` need less" if free < SMALL_MEMORY_BYTES else ""
     yield Finding("memory", "note" if advice else "ok", f"{shown_bytes(free)} free", advice)
 
 
@@ -181,7 +181,7 @@ def _cache() -> Iterator[Finding]:
     if place is None:
         return
     if not _is_writable(Path(place)):
-        advice = "long fits run uncompiled; set TORCHINDUCTOR_CACHE_DIR to a directory of yours"
+        advice = "long fits run uncompiled; set TORCHINDUCTOR_CACHE_DIR to a writable directory"
         yield Finding("cache", "note", f"{place} cannot be written to", advice)
 
 
@@ -203,13 +203,13 @@ def _disks() -> Iterator[Finding]:
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError:
-        advice = "set TMPDIR to a directory that can be written to"
+        advice = "set TMPDIR to a writable directory"
         yield Finding("temporary", "fails", "no directory for temporary files", advice)
     else:
         yield _disk("temporary", temporary)
     here = Path(os.getcwd())
     if not _is_writable(here):
-        advice = "runs/ and report/ cannot be made here: use -o and --out, or another directory"
+        advice = "runs/ and report/ cannot be created here; use -o and --out, or another directory"
         yield Finding("directory", "note", f"{here} cannot be written to", advice)
     else:
         yield _disk("directory", here)
@@ -226,7 +226,7 @@ def _disk(name: str, place: Path) -> Finding:
 
 
 def _is_writable(place: Path) -> bool:
-    """Whether a file can be made there, or in the first directory above that is there."""
+    """Whether a file can be created there, or in the nearest existing parent."""
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
@@ -269,7 +269,7 @@ def _extras() -> Iterator[Finding]:
     yield Finding("extras", "ok", value, advice)
 
 
-# What is looked at, in the order of the screen.
+# The checks, in the order of the screen.
 LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "versions": _versions,
     "device": _device,
