@@ -155,7 +155,15 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
         "no such directory": ["fit", photo, "-o", f"{tmp_path}/no/where.safetensors"],
         "must end in": ["fit", photo, "--render", f"{tmp_path}/x.xyz", *o],
         "takes no index": ["fit", photo, "--init", "33", "--index", "1", *o],
-        "no SIREN of another program": ["fit", photo, "--init", "33", "--theirs", "order=xy", *o],
+        "not a SIREN of another program": [
+            "fit",
+            photo,
+            "--init",
+            "33",
+            "--theirs",
+            "order=xy",
+            *o,
+        ],
         f"{checkpoint} is no file": ["generate", photo, "--init", checkpoint, "--index", "0", *o],
         "brings a network of its own": [
             *("generate", photo, "--init", checkpoint, "--width", "300", *o)

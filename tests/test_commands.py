@@ -86,7 +86,7 @@ def test_every_command_is_listed_and_has_a_help(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say which command: generate, fit"),
+        ([], "give a command: generate, fit"),
         (["fti"], "unknown command 'fti' (did you mean 'fit'?)"),
         (["--hlep"], "unknown argument '--hlep'"),
     ],

@@ -156,7 +156,7 @@ def test_a_npy_file_of_floats_is_a_signal_and_several_are_stacks(
     ("arguments", "line"),
     [
         (["generate", "SET", "-o", "x.safetensors"], "give a directory for results: -o OUT_DIR"),
-        (["generate", "SET", "IMAGE", "-o", "x"], "is a set of images: give it alone"),
+        (["generate", "SET", "IMAGE", "-o", "x"], "is a set of images; give only that"),
         (["generate", "IMAGE", "-o", "x", "--limit", "2"], "--limit is for a set of images"),
         (["fit", "IMAGE", "--limit", "2"], "--limit is for a set of images"),
         (["fit", "IMAGE", "--no-learn"], "--no-learn is for a set of images"),

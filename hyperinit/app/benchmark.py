@@ -7,19 +7,19 @@
     hyperinit benchmark --images DIR --inits 33 runs/NAME my_init.py:start
     hyperinit benchmark --track seed --images cat.jpg --inits 33 --seeds 1
     hyperinit benchmark --track open --inits 33 --fit sampler=points
-    hyperinit benchmark --track frozen --inits 33      which layers have to be trained?
+    hyperinit benchmark --track frozen --inits 33      which layers must be trained?
     hyperinit benchmark --images DIR --verify 3        reruns three stored trials
 
 tuned   every init is fitted alike, each at its own best learning rate, on a ladder of budgets that
-        are declared before; rates are chosen on tuning images
-seed    as the seed experiment ran it: constant rate from an LR range test, random points
-published  as most papers fit: all pixels a step, Adam at 1e-4; PSNR after 500 to 5,000 steps
+        are declared in advance; rates are chosen on tuning images
+seed    as in the seed experiment: constant rate from an LR range test, random points
+published  as in most papers: all pixels per step, Adam at 1e-4; PSNR after 500 to 5,000 steps
 open    as tuned, with --fit to change the fit; names of inits then say how
 frozen  as tuned, with no layer frozen, each alone, the first two, all but the output layer
 
-Every fit is one line in a file of records. Fits that are there are not run again, so the same
-command continues after an interruption. `hyperinit report` makes a page, tables and charts from the
-file, with pictures of the fits if they were kept (--thumbnails).
+Every fit is one line in a file of records. Recorded fits are not run again, so the same command
+continues after an interruption. `hyperinit report` makes a page, tables and charts from the file,
+with pictures of the fits if they were kept (--thumbnails).
 """
 
 from __future__ import annotations
@@ -60,23 +60,23 @@ if TYPE_CHECKING:
     from hyperinit.score.score import GroupScore
 
 TRACK_NAMES = ("tuned", "seed", "published", "open", "frozen")
-DEFAULT_INITS: dict[str, Sequence[str]] = {"frozen": ("33",)}  # of the other tracks:
+DEFAULT_INITS: dict[str, Sequence[str]] = {"frozen": ("33",)}  # for other tracks:
 USUAL_INITS: Sequence[str] = ("paper", "22", "33")
-REFERENCE: Sequence[str] = ("33",)  # beside inits that are named alone: what ratios are to
+REFERENCE: Sequence[str] = ("33",)  # added to INITs without --inits, as the reference of ratios
 
-# Of files that records must not replace: pictures (their chart is one), networks, documents.
+# Suffixes of files that records must not replace: pictures (like their chart), networks, documents.
 OTHER_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
     *(".safetensors", ".toml", ".md", ".html", ".csv", ".py"),
 )
-MAX_SEEDS = 10_000  # of an image: all trials of a rung are listed before they are run
+MAX_SEEDS = 10_000  # per image: all trials of a rung are listed before they are run
 SAME = 1e-6  # largest relative difference of a rerun's error
 
 
 def build(
     prog: str, description: str, *, inits: Sequence[str] | None = None, track: str | None = None
 ) -> Parser:
-    """The command line; a script that is for one track has no `--track`."""
+    """The command line; a script for a single track has no `--track`."""
     parser = Parser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -86,7 +86,7 @@ def build(
         add("--fit", nargs="+", metavar="K=V", help="open track: fields of FitConfig to change")
         stop = "seed track: stop once the training loss and the error are at or below this"
         add("--stop-mse", type=number(most=MAX_RATE), metavar="X", help=stop)
-        rate = "seed track: this learning rate instead of the range test's; names say so"
+        rate = "seed track: use this learning rate instead of the range test's; names say so"
         add("--lr", type=RATE, metavar="X", help=rate)
     else:
         parser.set_defaults(track=track, fit=None, stop_mse=None, lr=None)
@@ -96,13 +96,13 @@ def build(
 
 
 def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | None) -> None:
-    """What is measured, on what."""
+    """Adds what to measure, and on which images."""
     add = parser.add_argument
     add(
         "more_inits",
         nargs="*",
         metavar="INIT",
-        help="as in --inits; measured beside these, or beside 33 if there is no --inits",
+        help="as in --inits; measured together with these, or with 33 if there is no --inits",
     )
     add(
         *("--inits",),
@@ -110,9 +110,9 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
         default=given,
         metavar="INIT",
         help="rows and rules by name, all-rows, a .safetensors file, a run directory or "
-        "checkpoint, a directory of fitted SIRENs (the nearest is taken), FILE.py:FUNCTION or "
+        "checkpoint, a directory of fitted SIRENs (uses the nearest), FILE.py:FUNCTION or "
         "MODULE:FUNCTION; NAME=INIT names it, ROW@X has its first layer times X, RULE@X another "
-        f"number (default: {' '.join(inits)}; of the frozen track 33)",
+        f"number (default: {' '.join(inits)}; in the frozen track 33)",
     )
     add(
         *("--images",),
@@ -126,8 +126,8 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="IMAGE",
-        help="files, directories or data sets to choose learning rates on, lr_images of them"
-        " (default: builtin)",
+        help="files, directories or data sets to choose learning rates on; --lr-images of them are"
+        " used (default: builtin)",
     )
     add("--limit", type=COUNT, metavar="N", help="test on at most N images")
     seeds = whole(1, MAX_SEEDS)
@@ -135,15 +135,15 @@ def _add_what(parser: Parser, inits: Sequence[str], *, given: Sequence[str] | No
 
 
 def _add_how(parser: Parser) -> None:
-    """Where records go, and how fits are run."""
+    """Adds where records go, and how fits are run."""
     add = parser.add_argument
     add("--out", type=Path, metavar="FILE", help="records (default: runs/benchmark-TRACK.jsonl)")
     add("--thumbnails", action="store_true", help="keep small pictures of the fits, for a report")
-    threads = "CPU threads of a fit (default: 1)"
+    threads = "CPU threads per fit (default: 1)"
     add("--threads", type=THREADS, default=1, metavar="N", help=threads)
-    workers = "fits at a time (default: as many as there are cores for; on a GPU 1)"
+    workers = "fits at a time (default: as many as the cores allow; on a GPU 1)"
     add("--workers", type=THREADS, metavar="N", help=workers)
-    add_device(parser, "cpu", "where fits are computed", ", as seconds are compared")
+    add_device(parser, "cpu", "where fits are computed", ", because seconds are compared")
     add_ray(parser, "run fits")
     add("--quick", action="store_true", help="small images, short budgets: about three minutes")
     add("--list", action="store_true", help="print the names of inits and data sets, and exit")
@@ -166,11 +166,11 @@ def main(
 
     Args:
         argv: The command line; None: the process's.
-        catalogue: What can be measured by name; None: what the package has.
+        catalogue: The inits and images by name; None: the package's.
         prog: The command's name in messages.
-        description: What its help says; "": what `hyperinit benchmark --help` does.
+        description: The text of its help; "": that of `hyperinit benchmark --help`.
         inits: The default of `--inits`; None: the track's.
-        track: The only track of this command; None: `--track` says which.
+        track: The only track of this command; None: `--track` chooses.
 
     Returns:
         The exit code: 0, 1 if a check failed, 2 for bad input, 130, 143 or 129 after a
@@ -224,18 +224,18 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         check_directory(out.parent, may_be_made=arguments.out is None)
     on_ray = arguments.ray is not None
     if on_ray and arguments.device != "cpu":
-        raise InputError("--device is this machine's: with --ray say --ray-gpus")
+        raise InputError("--device is for this machine; with --ray use --ray-gpus")
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue, workers)
     say(describe(plan, out, workers))
     if idle:
-        say(f"of no account in the {plan.track} track: {', '.join(idle)}")
+        say(f"ignored in the {plan.track} track: {', '.join(idle)}")
     if arguments.dry_run:
         return 0
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-    again = advising("the same command continues where it was")
+    again = advising("the same command continues where it stopped")
     if arguments.verify is not None:
         with open_records(out, thumbnails, workers) as file, again:
             return check(plan, file, arguments.verify)
@@ -265,11 +265,11 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
 
     if out.suffix.lower() in OTHER_SUFFIXES:
         raise InputError(
-            f"--out {shown_path(out)}: records are no {out.suffix} file: choose a name that ends in"
-            " .jsonl (their chart is written beside them)"
+            f"--out {shown_path(out)}: records are not a {out.suffix} file; choose a name that ends"
+            " in .jsonl (their chart is written beside them)"
         )
     if out.exists() and not out.is_file():
-        raise InputError(f"--out {shown_path(out)}: is no file: choose another one for the records")
+        raise InputError(f"--out {shown_path(out)}: is not a file; choose another for the records")
     if is_submission(out):
         raise InputError(
             f"--out {shown_path(out)}: is a submission, which nothing may be added to: choose"
@@ -279,8 +279,8 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
         for source in inputs:
             if is_same_file(path, source):
                 raise InputError(
-                    f"--out {shown_path(out)}: {shown_path(path)} is read and would be written:"
-                    " choose another file"
+                    f"--out {shown_path(out)}: {shown_path(path)} is an input and would be"
+                    " overwritten; choose another file"
                 )
     chart = chart_of(out)
     if chart.is_file() and chart.stat().st_size and not is_chart(chart):
@@ -291,12 +291,12 @@ def check_records_file(out: Path, inputs: Sequence[str]) -> None:
 
 
 def chart_of(out: Path) -> Path:
-    """The file of the chart of a file of records."""
+    """The path of the chart of a record file."""
     return beside(out, ".png")
 
 
 def draw(scores: Sequence[GroupScore], out: Path) -> None:
-    """Writes the chart of records beside them; where that fails, a line says so."""
+    """Writes the chart of records beside them; if that fails, a line says so."""
     from hyperinit.report.charts import figures, png
 
     chart, figure = chart_of(out), next(iter(figures(scores).values()))
@@ -310,7 +310,7 @@ def draw(scores: Sequence[GroupScore], out: Path) -> None:
 
 
 def measure(plan: Plan, file: RecordFile) -> list[Record]:
-    """All records of a plan, under a progress bar that counts epochs."""
+    """All records of a plan, with a progress bar that counts epochs."""
     from hyperinit.bench.run import run
 
     records = []
@@ -333,7 +333,7 @@ def measure(plan: Plan, file: RecordFile) -> list[Record]:
 
 
 def check(plan: Plan, file: RecordFile, count: int) -> int:
-    """Prints how far reruns of stored trials are from their records; 1 if any is too far."""
+    """Prints how much reruns of stored trials differ from their records; 1 if one is too far."""
     from hyperinit.bench.run import verify
 
     differences = []

@@ -1,6 +1,7 @@
-"""The `hyperinit` command: images -> inits, images -> fitted SIRENs, and how well inits do.
+"""The `hyperinit` command: images -> inits, images -> fitted SIRENs, and how good inits are.
 
-A command is imported when it is typed, so that `hyperinit --help` and others need not load torch.
+A command is imported only when it is used, so that `hyperinit --help` and others need not load
+torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hyperinit.base.terminal import forgiving_output, stoppable, visible
 
 @dataclass(frozen=True)
 class Command:
-    """What can be typed behind `hyperinit`.
+    """A subcommand of `hyperinit`.
 
     Attributes:
         help: One line.
@@ -30,7 +31,7 @@ class Command:
 
 COMMANDS = {
     "generate": Command(
-        "initial weights of the SIRENs of images, from a hypernetwork",
+        "initial weights for the SIRENs of images, from any init",
         "hyperinit.app.generate:main",
     ),
     "fit": Command(
@@ -43,19 +44,19 @@ COMMANDS = {
         "hyperinit.exchange.command:main",
     ),
     "demo": Command(
-        "a local page: drop an image, see its fits race (needs 'hyperinit[demo]')",
+        "a local page: drop an image, watch its fits race (needs 'hyperinit[demo]')",
         "hyperinit.demo.command:main",
     ),
     "gallery": Command(
         "a page of a fitted directory: each image, its fit and its error",
         "hyperinit.demo.command:gallery",
     ),
-    "inits": Command("print the inits that have a name, as a table", "hyperinit.app.tables:inits"),
+    "inits": Command("print all inits by name, as a table", "hyperinit.app.tables:inits"),
     "meta-train": Command(
         "train a hypernetwork on images, and compare its inits", "hyperinit.app.meta_train:main"
     ),
     "benchmark": Command(
-        "measure inits: how many epochs and seconds a target error takes",
+        "measure inits: the epochs and seconds to a target error",
         "hyperinit.app.benchmark:main",
     ),
     "score": Command("print the tables of record files", "hyperinit.app.tables:score"),
@@ -64,9 +65,9 @@ COMMANDS = {
         "check records and pack them for a pull request", "hyperinit.publish.command:submit"
     ),
     "leaderboard": Command(
-        "one page of many people's records, with the rules", "hyperinit.publish.command:leaderboard"
+        "one page of many submissions, with the rules", "hyperinit.publish.command:leaderboard"
     ),
-    "doctor": Command("what would go wrong on this machine", "hyperinit.shell.doctor:main"),
+    "doctor": Command("check what will not work on this machine", "hyperinit.shell.doctor:main"),
     "completion": Command(
         "a script that completes commands and options in bash or zsh",
         "hyperinit.shell.completion:main",
@@ -77,9 +78,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: all is well; 1: some images of a directory have no result, or a check failed; 130, 143,
-    129: stopped by Ctrl-C, SIGTERM or SIGHUP.
-    Bad input, and a fit that came to nothing, are one line and SystemExit with code 2.
+    0: success; 1: some images of a directory have no result, or a check failed; 130, 143, 129:
+    stopped by Ctrl-C, SIGTERM or SIGHUP.
+    Bad input, and a failed fit, give one line and SystemExit with code 2.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with forgiving_output():
@@ -110,18 +111,18 @@ def run(arguments: list[str]) -> int:
 
 
 def help_text() -> str:
-    """What `hyperinit --help` prints."""
+    """The text of `hyperinit --help`."""
     lines = [f"  {name:<13}{command.help}" for name, command in COMMANDS.items()]
     about = (__doc__ or "").partition("\n")[0]
     return (
         f"usage: hyperinit COMMAND ...\n\n{about}\n\ncommands:\n" + "\n".join(lines) + "\n\n"
-        "`hyperinit COMMAND --help` says more; `hyperinit --version` says which version this is."
+        "`hyperinit COMMAND --help` explains a command; `hyperinit --version` prints the version."
     )
 
 
 def _unknown(name: str) -> str:
     if not name:
-        return f"say which command: {', '.join(COMMANDS)}; see --help"
+        return f"give a command: {', '.join(COMMANDS)}; see --help"
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     what = "argument" if name.startswith("-") else "command"

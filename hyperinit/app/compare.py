@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShownFit:
-    """One fit of a comparison, and the image (3, H, W) it showed at its start and at its end."""
+    """One fit of a comparison, with its renderings (3, H, W) at the start and at the end."""
 
     record: Record
     start: Tensor
@@ -43,7 +43,7 @@ class ShownFit:
 
 
 def comparison_size(inits: int, images: int, protocol: Protocol) -> int:
-    """How many fits `run_comparison` makes."""
+    """The number of fits that `run_comparison` makes."""
     tuned = len(protocol.tuned_budgets)
     return inits * images * (tuned * len(protocol.lrs) + len(protocol.budgets_epochs) - tuned)
 
@@ -51,15 +51,15 @@ def comparison_size(inits: int, images: int, protocol: Protocol) -> int:
 def run_comparison(
     inits: Sequence[Init], images: Sequence[NamedImage], protocol: Protocol, *, seed: int = 0
 ) -> Iterator[ShownFit]:
-    """Every init on every image, at every budget and every learning rate of the protocol.
+    """Fits every init on every image, at every budget and every learning rate of the protocol.
 
-    Budgets above `lr_budget_epochs` are fitted at the rate that was best below, as in the tuned
-    track; unlike there, rates are chosen on the images that are compared.
+    Budgets above `lr_budget_epochs` are fitted at the rate that was best at smaller budgets, as in
+    the tuned track. Unlike there, rates are chosen on the images that are compared.
 
     Args:
-        images: At the protocol's size.
-        seed: Added to an image's index, it draws the init and the pixel order; after the largest
-            that a fit takes comes 0.
+        images: Images at the protocol's size.
+        seed: Plus an image's index, the seed of the init and the pixel order; after the largest
+            valid seed comes 0.
     """
     seeds = [(seed + i) % 2**63 for i in range(len(images))]
     for init in inits:
@@ -80,7 +80,7 @@ def run_comparison(
 
 
 def free_name(out: Path) -> str:
-    """The first of comparison, comparison-2, ... that a directory does not have yet."""
+    """The first name of comparison, comparison-2, ... that is free in a directory."""
     names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
     return next(name for name in names if not (out / f"{name}.jsonl").exists())
 
@@ -90,7 +90,7 @@ def write_comparison(
 ) -> str:
     """Writes NAME.md, .jsonl, .png and thumbnails into a directory; returns the table.
 
-    Pictures that cannot be made or written are a warning: the numbers are there.
+    If pictures cannot be made or written, a warning says so; the numbers are written anyway.
     """
     records = [fit.record for fit in fits]
     table = comparison_table(records)

@@ -1,4 +1,4 @@
-"""`hyperinit fit`: an image, a signal, or a set of images, -> fitted SIRENs."""
+"""`hyperinit fit`: an image, a signal, or a set of images -> fitted SIRENs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 TARGET_BUDGET_EPOCHS = 200.0
 DEPTH = 5
 
-SIGNAL_INIT = "identity-sized"  # of sounds and volumes (log 69)
+SIGNAL_INIT = "identity-sized"  # for sounds and volumes (docs/research-log.md 69)
 
 # Fields of FitConfig that have a flag of their own.
 DECLARED = ("budget_epochs", "lr", "batch_pixels", "seed")
-# And those that a command line has no use for: what to do instead.
+# Fields that the command line does not take -> what to do instead.
 UNUSED = {
-    "eval_epochs": "the command looks at all pixels when it suits the budget; hyperinit.fit in"
-    " Python takes eval_epochs",
+    "eval_epochs": "the command evaluates at times that suit the budget; hyperinit.fit in Python"
+    " takes eval_epochs",
     "stop_mse": "write --target-mse X to fit until the error is X",
 }
 
@@ -38,7 +38,7 @@ def build(prog: str) -> Parser:
         prog=prog,
         description="Fits a SIREN to an image, or to every image of a set, from any init.",
         epilog="Exit code: 0; 1 if some images of a set have no result or miss --target-mse; 2 for"
-        " bad input, or a fit of one image that came to nothing or misses it; 130 after Ctrl-C,"
+        " bad input, or if the fit of a single image fails or misses it; 130 after Ctrl-C,"
         " 143 SIGTERM, 129 SIGHUP.",
     )
     add = parser.add_argument
@@ -46,18 +46,18 @@ def build(prog: str) -> Parser:
         "image",
         type=Path,
         metavar="IMAGE",
-        help="an image, a signal (.wav, .npy), or a set of images: a directory, or what"
+        help="an image, a signal (.wav, .npy), or a set of images: a directory, or anything that"
         f" `meta-train --data` takes, {typed.DATA_EXAMPLES}",
     )
     add_init(parser, None)
     _add_fit(parser)
     typed.add_size(parser)
-    typed.add_seed(parser, "of the init and the order of pixels")
+    typed.add_seed(parser, "seed of the init and the order of pixels")
     add(
         "--batch-images",
         type=typed.COUNT,
         metavar="N",
-        help="of a set, fitted together (16; on a CUDA device as many as its memory holds)",
+        help="for a set: images fitted together (16; on a CUDA device as many as memory holds)",
     )
     add(
         "--learn",
@@ -68,7 +68,7 @@ def build(prog: str) -> Parser:
     add(
         "--dry-run",
         action="store_true",
-        help="of a set: say how long it will take and how much it will write",
+        help="for a set: print how long it will take and how much it will write",
     )
     typed.add_device(parser)
     typed.add_threads(parser)
@@ -78,19 +78,19 @@ def build(prog: str) -> Parser:
         *("-o", "--out"),
         type=Path,
         help="write the SIREN: OUT.safetensors; for a set of images a directory, "
-        "where images that are finished are skipped",
+        "in which finished images are skipped",
     )
-    add("--render", type=Path, help="write what the SIREN shows: OUT.png (of a signal .wav, .npy)")
+    add("--render", type=Path, help="write the SIREN's picture: OUT.png (for a signal .wav, .npy)")
     typed.add_manner(parser)
     return parser
 
 
 def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
-    """The flags that say which init, as `fit` and `generate` have them.
+    """Adds the flags that choose the init, for `fit` and `generate`.
 
     Args:
-        parser: Gets them.
-        default: The init where none is named; None: what suits the image and the fit.
+        parser: The parser to add them to.
+        default: The init if none is named; None: what suits the image and the fit.
         aliases: Other flags for `--init`.
     """
     add = parser.add_argument
@@ -100,19 +100,21 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         default=default,
         help="paper | 1 to 38 | identity | waves | waves-mid | identity-sized | waves-sized | "
         "waves-mid-sized | 33-sized | untrained | waves-steps | waves-few-steps (`hyperinit inits` "
-        "says what they are) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 "
+        "describes them) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 "
         "(pretrained) | "
         "hyper (the best of these and waves-steps for this width and depth) | "
         "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
-        "weights of its first layer, and so its frequencies, times 0.5 (not its omega_0, which is "
+        "weights of its first layer (its frequencies) times 0.5 (not omega_0, which is "
         f"--omega-0) (default: {default or suits + ' these or identity-sized'})",
     )
-    width = "of a hand-designed init (256" + ("" if default else "; more for large images") + ")"
+    width = "units per sine layer of a hand-designed init (256"
+    width += ("" if default else "; more for large images") + ")"
     add("--width", type=typed.WIDTH, metavar="N", help=width)
-    add("--depth", type=typed.DEPTH, metavar="N", help=f"of a hand-designed init ({DEPTH})")
-    omega_0 = "of a hand-designed init (its own, mostly 30)"
+    depth = f"sine layers of a hand-designed init ({DEPTH})"
+    add("--depth", type=typed.DEPTH, metavar="N", help=depth)
+    omega_0 = "omega_0 of a hand-designed init (its own, mostly 30)"
     add("--omega-0", type=typed.OMEGA, metavar="X", help=omega_0)
     typed.add_index(parser)
     typed.add_theirs(parser)
@@ -124,16 +126,16 @@ def _add_fit(parser: Parser) -> None:
         "--budget-epochs",
         type=typed.EPOCHS,
         metavar="X",
-        help="pixel visits / pixels, generating the init included (8); "
+        help="pixel visits / pixels, including those of making the init (8); "
         f"with --target-mse the most that may be spent ({TARGET_BUDGET_EPOCHS:g})",
     )
     add(
         "--target-mse",
         type=typed.RATE,
         metavar="X",
-        help="fit until the error is this (normalised; 8e-4 is 43.9 dB, 0.02 is 30 dB)",
+        help="fit until the error is at most this (normalised; 8e-4 is 43.9 dB, 0.02 is 30 dB)",
     )
-    rate = "learning rate (what suits image, network, budget and init)"
+    rate = "learning rate (one that suits image, network, budget and init)"
     add("--lr", type=typed.RATE, metavar="X", help=rate)
     batch = "pixels per step (a 64th of the image, 32 to 1024)"
     add("--batch-pixels", type=typed.PIXELS, metavar="N", help=batch)
@@ -161,7 +163,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
     image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
-    asked = arguments.width, arguments.depth  # what was typed, which must not be passed over
+    asked = arguments.width, arguments.depth  # as typed: must not be silently ignored
     arguments.depth = arguments.depth or DEPTH
     arguments.width = arguments.width or _width(arguments, image)
     if not is_named:
@@ -197,10 +199,10 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 def check_fit(
     arguments: argparse.Namespace, config: FitConfig, image: Tensor | None, preferred: str
 ) -> None:
-    """Refuses a fit from a hand-designed init that memory cannot hold, before its start is drawn.
+    """Refuses a fit from a hand-designed init that does not fit in memory, before it is drawn.
 
-    Of a directory (no image), one of the smallest fits. Its optimizer is the preferred one where
-    the config leaves that open.
+    For a directory (no image) it checks a fit of the smallest size. If the config leaves the
+    optimizer open, it assumes the preferred one.
     """
     from hyperinit.fitting.suits import check_fit_memory
     from hyperinit.siren.network import SirenConfig
@@ -212,7 +214,7 @@ def check_fit(
 
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
-    """The init where none is named."""
+    """The init if none is named."""
     from hyperinit.hypernet.untrained import suitable_start
     from hyperinit.images.signals import shows_image
 
@@ -224,7 +226,7 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
 
 
 def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:
-    """Of the image, or of every image of a directory; None where these have sizes of their own."""
+    """Pixels of the image, or of every image of a directory; None if their sizes differ."""
     if arguments.size is not None:
         height, width = arguments.size
         return int(height * width)
@@ -232,7 +234,7 @@ def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:
 
 
 def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:
-    """The width that suits the image, or the size that all images of a directory are given."""
+    """The width that suits the image, or the common size of a directory's images."""
     from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
 
     pixels = _pixels(arguments, image)
@@ -251,11 +253,11 @@ def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
         name, _, value = pair.partition("=")
         flag = f"--{name.replace('_', '-')}"
         if name in UNUSED:
-            raise InputError(f"--fit: {name} is no option of this command: {UNUSED[name]}")
+            raise InputError(f"--fit: {name} is not an option of this command; {UNUSED[name]}")
         if name in DECLARED or name in FitConfig.__dataclass_fields__:
             continue
         if flag in parser._option_string_actions:
-            raise InputError(f"--fit: {name} is no option of a fit: write {flag} {value}".rstrip())
+            raise InputError(f"--fit: {name} is not an option of a fit: use {flag} {value}".rstrip())
         raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
     budget_epochs = arguments.budget_epochs
     if budget_epochs is None:

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from hyperinit.inits.start import Init, Start
     from hyperinit.siren.network import Params
 
-START_PIXELS = 1024  # that a start looks at together, at most
+START_PIXELS = 1024  # most pixels that a start looks at together
 
 
 def generate_parser(prog: str) -> Parser:
     """The command line of `hyperinit generate`."""
     parser = Parser(
-        prog=prog, description="Initial weights of the SIRENs of images: where fits of them start."
+        prog=prog, description="Writes initial weights for the SIRENs of images: starts of fits."
     )
     parser.add_argument(
         "images",
@@ -57,11 +57,11 @@ def generate_parser(prog: str) -> Parser:
         required=True,
         type=Path,
         help="OUT.safetensors (several images: stacked, in the order given), or a directory; for a "
-        "set a directory, where images that are finished are skipped",
+        "set a directory, in which finished images are skipped",
     )
     add_limit(parser)
     add_size(parser)
-    add_seed(parser, "of the pixels the inner steps see")
+    add_seed(parser, "seed of the draw, and of the pixels that gradient steps see")
     add_device(parser)
     add_threads(parser)
     add_manner(parser)
@@ -84,14 +84,14 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
 
     device = choose_device(arguments.device)
     init, threads = _init_and_threads(arguments)
-    # All images are read before anything is written, so a bad one leaves everything as it was.
+    # All images are read before anything is written, so a bad one changes nothing.
     images = list(_read(arguments))
     sized = arguments.size is not None
     facts = [
         sample_facts(path, image, is_resized=sized)["images"][0]
         for path, image in zip(arguments.images, images, strict=True)
     ]
-    # Closed by hand: nobody asks for what comes after the last image, which is when a bar ends.
+    # Closed by hand: a bar ends only when asked for an item after the last one, which nobody does.
     shown = progress(images, desc="generating", leave=False)
     with on_threads(threads), shown:
         starts = (init.start(image.to(device), arguments.seed) for image in shown)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
             _write_one(paths[0], made, images=facts, init=init.name)
         else:
             make_directory(arguments.out)
-            with advising(f"what is in {shown_path(arguments.out)} is whole"):
+            with advising(f"the files in {shown_path(arguments.out)} are complete"):
                 for path, start, fact in zip(paths, starts, facts, strict=True):
                     _write_one(path, [start], images=[fact], init=init.name)
     text = f"{shown_path(arguments.out)}: initial weights for {count(len(images), 'image')}"
@@ -112,7 +112,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
 
 
 def _init_and_threads(arguments: argparse.Namespace) -> tuple[Init, int]:
-    """What gives the starts, and how many threads making one is worth."""
+    """The init, and the number of threads that pay off for making a start."""
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
     from hyperinit.fitting.command import check_own_sizes
@@ -131,7 +131,7 @@ def _init_and_threads(arguments: argparse.Namespace) -> tuple[Init, int]:
 
 
 def _write_one(path: Path, starts: Sequence[Start], **facts: Any) -> None:
-    """A file with one start, or with several that are stacked."""
+    """Writes a file with one start, or with several stacked ones."""
     from hyperinit.inits.start import start_facts
     from hyperinit.siren.store import save_params
     from hyperinit.siren.vectors import stack_params
@@ -143,7 +143,7 @@ def _write_one(path: Path, starts: Sequence[Start], **facts: Any) -> None:
 
 
 def _read(arguments: argparse.Namespace) -> Iterator[Tensor]:
-    """The images, in turn, as long as there is the memory to keep them."""
+    """Reads the images in order, as long as there is memory to keep them."""
     from hyperinit.images.decode import load_sized
 
     for path in arguments.images:
@@ -152,12 +152,13 @@ def _read(arguments: argparse.Namespace) -> Iterator[Tensor]:
 
 
 def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
-    """Initial weights for all images of a set; 1 if some have none."""
+    """Writes initial weights for all images of a set; returns 1 if some have none."""
     out: Path = arguments.out
     if len(arguments.images) > 1:
-        raise InputError(f"{shown_path(sets[0])} is a set of images: give it alone")
+        raise InputError(f"{shown_path(sets[0])} is a set of images; give only that")
     if out.suffix == ".safetensors" and not out.is_dir():
-        raise InputError(f"{shown_path(sets[0])} is a set of images: say where to with -o OUT_DIR")
+        name = shown_path(sets[0])
+        raise InputError(f"{name} is a set of images; give a directory for results: -o OUT_DIR")
     check_directory(out, may_be_made=True)
     from hyperinit.fitting.command import check_apart
     from hyperinit.photos.load import open_source
@@ -168,7 +169,7 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
     check_apart(arguments.init, out)
     init, threads = _init_and_threads(arguments)
     source = open_source(sets[0], arguments.limit)
-    kept = advising("images that are finished are kept; the same command continues")
+    kept = advising("finished images are kept; the same command continues")
     with on_threads(threads), kept:
         report = generate_set(
             source,
@@ -200,7 +201,7 @@ def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:
 
 
 def _outputs(arguments: argparse.Namespace) -> list[Path]:
-    """The files to write: one for each image, or one for all; checked before any work."""
+    """The files to write, one per image or one for all; checked before any work."""
     from hyperinit.fitting.command import check_apart
 
     out: Path = arguments.out
@@ -238,7 +239,7 @@ def _is_fitted(path: Path) -> bool:
 def render_parser(prog: str) -> Parser:
     """The command line of `hyperinit render`."""
     parser = Parser(
-        prog=prog, description="Draws a SIREN at any size; a signal as .npy, or sound as .wav."
+        prog=prog, description="Draws a SIREN at any size; signals as .npy, sound also as .wav."
     )
     parser.add_argument(
         "file",
@@ -250,7 +251,7 @@ def render_parser(prog: str) -> Parser:
         "--size",
         type=grid_size,
         metavar="HxW",
-        help="in pixels (as stored); of sound N, of a volume DxHxW",
+        help="size in pixels (as stored); for sound N, for a volume DxHxW",
     )
     add_index(parser)
     add_theirs(parser)
@@ -262,13 +263,13 @@ def render_parser(prog: str) -> Parser:
 
 
 def _siren(arguments: argparse.Namespace) -> tuple[Params, dict[str, Any]]:
-    """The SIREN to draw; another program's is drawn as that program would at this size."""
+    """The SIREN to draw; another program's is drawn as that program would draw it at this size."""
     from hyperinit.exchange.read import not_theirs, own_kind, read_any
 
     theirs = {"size": arguments.size, **theirs_of(arguments.theirs)}
     is_own = bool(own_kind(arguments.file))
     if is_own and arguments.theirs:
-        raise not_theirs(arguments.file)  # of a size, too, which says nothing here
+        raise not_theirs(arguments.file)  # also for a size, which means nothing here
     if is_own or len(arguments.size or (0, 0)) != 2:  # sound, a volume
         del theirs["size"]
     params, info = read_any(arguments.file, index=arguments.index, **theirs)
@@ -293,7 +294,7 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
         example = ("8000", "480x640", "24x24x24")[config.in_features - 1]
         raise InputError(f"--size must look like {example} for this SIREN")
     rate_hz = info.get("signal", {}).get("rate_hz")
-    if rate_hz is not None and arguments.size:  # more samples of as many seconds
+    if rate_hz is not None and arguments.size:  # other samples, but the same duration
         rate_hz = round(rate_hz * size[0] / info["signal"]["sides"][0])
     check_holds(arguments.out, config.out_features, size, rate_hz)
     with progress(total=prod(size), desc="drawing", unit="px", leave=False) as bar:
@@ -306,14 +307,14 @@ def render_main(argv: Sequence[str], prog: str = "hyperinit render") -> int:
 
 
 def _stored_size(path: Path, info: dict[str, Any], is_image: bool) -> tuple[int, ...]:
-    """Sides of what the SIREN was fitted to.
+    """The sides of the image or signal that the SIREN was fitted to.
 
     Raises:
-        InputError: its file does not say.
+        InputError: its file does not state them.
     """
     shown = (info.get("images") or [{}])[0]
     if is_image and {"height", "width"} <= set(shown):
         return shown["height"], shown["width"]
     if not is_image and info.get("signal"):
         return tuple(info["signal"]["sides"])
-    raise InputError(f"{shown_path(path)} does not say a size: give --size HxW")
+    raise InputError(f"{shown_path(path)} does not state a size; give --size HxW")

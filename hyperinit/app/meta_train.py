@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_steps": 20000,
         "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
     },
-    # Seconds: to see that everything works.
+    # Takes seconds: a check that everything works.
     "tiny": {
         **TINY_SIZES,
         "encoder_size": 8,
@@ -69,14 +69,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """What `--method` can say.
+    """A value of `--method`.
 
     Attributes:
-        config: What is to be decided.
+        config: The class of its settings.
         presets: Name -> settings.
-        task: MODULE:NAME of what is trained, imported when it is.
-        label: Of its init in comparisons.
-        run_prefix: Of the names of run directories.
+        task: MODULE:NAME of its task, imported when needed.
+        label: Name of its init in comparisons.
+        run_prefix: Prefix of the names of run directories.
     """
 
     config: type[LoopConfig]
@@ -102,7 +102,7 @@ def build(method: str = USUAL, prog: str = "hyperinit meta-train") -> Parser:
 
 
 def program(method: str, prog: str) -> Program[Any]:
-    """All that a method needs to train."""
+    """Everything that a method needs to train."""
     from hyperinit.app.train import Program
     from hyperinit.learn.images import crops
 
@@ -121,11 +121,11 @@ def program(method: str, prog: str) -> Program[Any]:
 
 
 def method_of(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The method, and the rest of the command line: the kind of the run to resume, else what
-    `--method` says, else the first whose settings a config file has.
+    """The method, and the rest of the command line. It is the method of the run to resume, else
+    that of `--method`, else the first one that has all settings of the config file.
 
     Raises:
-        InputError: no such method, or not that of the run to resume.
+        InputError: there is no such method, or it is not that of the run to resume.
     """
     parser = Parser(add_help=False)
     parser.add_argument("--method", metavar="NAME")
@@ -141,12 +141,12 @@ def method_of(argv: Sequence[str]) -> tuple[str, list[str]]:
     rest += ["--resume", str(known.resume)]
     own = _method_of_run(known.resume)
     if own is not None and known.method not in (None, own):
-        raise InputError(f"--resume keeps the run's own method, {own}: leave out --method")
+        raise InputError(f"--resume keeps the run's own method, {own}; leave out --method")
     return own or known.method or USUAL, rest
 
 
 def _method_of_run(run: Path) -> str | None:
-    """What trained a run; None where it cannot be read, which is said when the run is opened."""
+    """The method of a run; None if it cannot be read, which is reported when the run is opened."""
     from hyperinit.hypernet.learned import LEARNED_KIND
     from hyperinit.learn.rundir import checkpoint_to_resume
     from hyperinit.siren.store import file_kind
@@ -159,7 +159,7 @@ def _method_of_run(run: Path) -> str | None:
 
 def _method_of_settings(path: str | None) -> str | None:
     """The first method that has all settings of a config file, such as a run's own."""
-    with suppress(InputError):  # said when it is taken
+    with suppress(InputError):  # reported when the file is used
         keys = set() if path is None else set(read_config_file(path))
         for name, row in METHODS.items():
             if keys <= {field.name for field in fields(row.config)}:
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hyperinit meta-train") 
         method, rest = method_of(sys.argv[1:] if argv is None else argv)
     except InputError as error:
         Parser(prog=prog).error(str(error))
-    with forgiving_output():  # --help, and flags that are wrong, need nothing that trains
+    with forgiving_output():  # --help, and errors in flags, must not load what trains
         build(method, prog).parse_args(rest)
     from hyperinit.app.train import run_command
 

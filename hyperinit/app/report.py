@@ -3,13 +3,12 @@
     hyperinit report runs/benchmark-tuned.jsonl -o report    index.html, tables, charts
     hyperinit report ... --wandb-report ENTITY/PROJECT       a W&B report of the same
     hyperinit report --update README.md docs/*.md            rewrites generated blocks
-    hyperinit report --check README.md docs/*.md             fails where they are outdated
+    hyperinit report --check README.md docs/*.md             fails if they are outdated
 
-Nothing is run. A document's blocks are made from baselines/records/NAME.jsonl where it says
-<!-- records: NAME ... --> (with ", ratios to INIT" behind the names where that is not 33) or
-<!-- comparison: NAME --> or <!-- rivals: NAME ... | NAME ... | TABLE -->, and from the code where
-it says <!-- protocol -->, <!-- rules --> or <!-- inits -->; each goes up to its <!-- /records -->
-or the like.
+It runs no fits. The blocks <!-- records: NAME ... --> (with ", ratios to INIT" after the names if
+that is not 33), <!-- comparison: NAME --> and <!-- rivals: NAME ... | NAME ... | TABLE --> of a
+document are made from baselines/records/NAME.jsonl; the blocks <!-- protocol -->, <!-- rules -->
+and <!-- inits --> from the code. Each ends with its <!-- /records --> or the like.
 """
 
 from __future__ import annotations
@@ -52,16 +51,16 @@ def build(prog: str) -> Parser:
     )
     parser.add_argument("records", nargs="*", type=Path, metavar="RECORDS", help="record files")
     parser.add_argument("-o", "--out", type=Path, help="directory of the report (default: report)")
-    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="reference of ratios (default: 33)")
     parser.add_argument(
         *("--tune-on-test",),
         action="store_true",
-        help="choose learning rates on the test images, where records have no tuning runs",
+        help="choose learning rates on the test images if records have no tuning runs",
     )
     parser.add_argument(
         *("--wandb-report",),
         metavar="ENTITY/PROJECT",
-        help="also a W&B report; without an API key, report_spec.json says what it will be",
+        help="also make a W&B report; without an API key, report_spec.json describes it",
     )
     parser.add_argument(
         *("--publish",), action="store_true", help="fail if the W&B report cannot be published"
@@ -71,7 +70,7 @@ def build(prog: str) -> Parser:
     parser.add_argument(
         *("--records-dir",),
         type=Path,
-        help=f"of the blocks' records (default: {RECORDS_DIR.as_posix()})",
+        help=f"directory of the blocks' records (default: {RECORDS_DIR.as_posix()})",
     )
     add_manner(parser)
     return parser
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "hyperinit report") -> i
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes a report, or looks after the blocks of documents; the exit code."""
+    """Writes a report, or updates or checks the blocks of documents; returns the exit code."""
     if sum(map(bool, (arguments.records, arguments.update, arguments.check))) != 1:
         raise InputError("give record files, or --update FILE..., or --check FILE...")
     if arguments.publish and not arguments.wandb_report:
@@ -100,9 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     of_a_report["--tune-on-test"] = arguments.tune_on_test
     for flag, value in of_a_report.items():
         if value and not arguments.records:
-            raise InputError(f"{flag} needs record files: a document's blocks say what they show")
+            raise InputError(f"{flag} needs record files; a document's blocks name their own")
     if arguments.records_dir and arguments.records:
-        raise InputError("--records-dir is for --update and --check: record files have their paths")
+        raise InputError("--records-dir is for --update and --check; record files have own paths")
     if arguments.records:
         out = arguments.out or Path("report")
         check_directory(out, may_be_made=True)
@@ -143,29 +142,29 @@ def write_report(
     ]
     if offline:
         say(
-            f"W&B wrote {len(offline)} of these runs offline; to send it: wandb login, then wandb"
+            f"W&B wrote {len(offline)} of these runs offline; to send them: wandb login, then wandb"
             f" sync {shlex.join(offline)}"
         )
     return story
 
 
 def write_wandb_report(story: Story, to: Destination, out: Path, *, publish_now: bool) -> None:
-    """Writes report_spec.json; publishes where that is wanted or there is a key to do it with."""
+    """Writes report_spec.json; publishes if that is asked for or there is an API key."""
     write_atomically(out / "report_spec.json", spec(story, to).encode())
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
     if publish_now or (logged_in() and not offline):
         say(f"W&B report: {publish(story, to, out)}")
         return
     say(
-        f"{out}/index.html is the same page without an account, in one file; {out}/report_spec.json"
-        " is the W&B report: publish it, after `wandb login`, with the same command and --publish:"
+        f"{out}/index.html has the same content and needs no account; {out}/report_spec.json"
+        " is the W&B report. Publish it, after `wandb login`, with the same command and --publish:"
         f"\n  {shlex.join(['python', *sys.orig_argv[1:], '--publish'])}"
     )
 
 
 def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int:
-    """Rewrites the blocks of documents, or only says which ones are outdated."""
-    from hyperinit.inits.markdown import inits_markdown  # needs torch, reports do not
+    """Rewrites the blocks of documents, or only reports which ones are outdated."""
+    from hyperinit.inits.markdown import inits_markdown  # needs torch, unlike reports
 
     constant = {"inits": inits_markdown, "rooms": rooms_markdown, "rules": rules_markdown}
     constant["results"] = results_markdown
@@ -183,7 +182,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
         if write:
             write_atomically(path, new.encode())
     for path in outdated:
-        state = "updated" if write else "is outdated: run report.py --update on it"
+        state = "updated" if write else "is outdated; run report.py --update on it"
         print(f"{path} {state}", file=sys.stderr)
         result("document", None, path=str(path), updated=write)
     return 1 if outdated and not write else 0

@@ -16,17 +16,17 @@ def score_parser(prog: str) -> Parser:
     """The command line of `hyperinit score`."""
     parser = Parser(prog=prog, description="Prints the tables of record files.")
     parser.add_argument("records", nargs="+", type=Path, metavar="RECORDS", help="record files")
-    parser.add_argument("--reference", metavar="INIT", help="init that ratios are to (default: 33)")
+    parser.add_argument("--reference", metavar="INIT", help="reference of ratios (default: 33)")
     parser.add_argument(
         *("--tune-on-test",),
         action="store_true",
-        help="choose learning rates on the test images, where records have no tuning runs",
+        help="choose learning rates on the test images if records have no tuning runs",
     )
     parser.add_argument(
         *("--format",),
         choices=FORMATS,
         default="markdown",
-        help="of the tables, with 95 %% intervals in all three (default: markdown)",
+        help="format of the tables; all have 95 %% intervals (default: markdown)",
     )
     add_manner(parser)
     return parser
@@ -51,10 +51,10 @@ def inits_parser(prog: str) -> Parser:
     """The command line of `hyperinit inits`."""
     parser = Parser(
         prog=prog,
-        description="Prints the inits that have a name: the 38 hand-designed rows of the seed"
-        " experiment, and ours.",
+        description="Prints all inits by name: the 38 hand-designed rows of the seed experiment,"
+        " and ours.",
     )
-    parser.add_argument("--json", action="store_true", help="as one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 

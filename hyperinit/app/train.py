@@ -1,5 +1,5 @@
-"""A command line -> a trained init in a run directory, and how it compares: what the scripts that
-train have in common.
+"""A command line -> a trained init in a run directory, and its comparison: the common part of all
+scripts that train.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Program(Generic[Config]):
         prog: Its name.
         description: Its docstring.
         task: What it trains.
-        presets: Name -> settings; "default" is the one taken where none is asked for.
-        images: (photographs, config) -> what it trains on.
-        label: config -> what comparisons call its init.
-        run_prefix: Of the names of run directories.
-        methods: What `--method` chooses from, where the command has it.
+        presets: Name -> settings; "default" is used if none is asked for.
+        images: (photographs, config) -> the images it trains on.
+        label: config -> the name of its init in comparisons.
+        run_prefix: Prefix of the names of run directories.
+        methods: The choices of `--method`, if the command has it.
     """
 
     prog: str
@@ -106,11 +106,11 @@ def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
 
 
 def _run_command(arguments: argparse.Namespace, program: Program[Any], processes: Processes) -> int:
-    """What the command line asks for: a new run, or a resumed one."""
+    """Does what the command line asks for: a new run, or a resumed one."""
     task, device = program.task, choose_device(arguments.device)
     if arguments.resume:
-        # A resumed run must repeat the uninterrupted one exactly, so it keeps its settings;
-        # only what cannot move a result may be given anew.
+        # A resumed run must equal the uninterrupted one exactly, so it keeps its settings; only
+        # those that cannot affect a result may change.
         checkpoint = checkpoint_to_resume(arguments.resume)
         state, config, info = load_state(checkpoint, task)
         check_kept(config, vars(arguments), state.step)
@@ -147,12 +147,12 @@ def run(
     """Trains, compares and reports in a run directory.
 
     Args:
-        state: Where a resumed run stands.
-        info: What its checkpoint says, of its images too; empty for a new run.
+        state: The state of a resumed run.
+        info: The facts in its checkpoint, including its images; empty for a new run.
         device: Where to train and compare.
-        processes: That share the training; the first one does everything else.
+        processes: The processes that share the training; the first one does everything else.
     """
-    comparison_protocol(config)  # what is wrong there is said before the work is done
+    comparison_protocol(config)  # reports its errors before any work is done
     if device.type == "cpu":
         program.task.check_memory(config, processes.count)
     photos = _photographs(config, resumed=state is not None)
@@ -186,7 +186,7 @@ def run(
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
-        except KeyboardInterrupt as error:  # a second one, or while comparing: the last stands
+        except KeyboardInterrupt as error:  # a second one, or while comparing; a checkpoint exists
             exit_code = code_of(error)
             say(f"stopped at once; continue with --resume {shlex.quote(str(run_dir))}")
         finally:
@@ -196,7 +196,7 @@ def run(
 
 
 def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tracker:
-    """The run's log; what it has of a step that is to be logged again is dropped."""
+    """The run's log, without the entries of a step that will be logged again."""
     resume_step = None if state is None else state.step - bool(state.unlogged)
     return open_tracker(
         run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
@@ -204,24 +204,24 @@ def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tra
 
 
 def _say_where(state: TrainState, config: LoopConfig, run_dir: Path, *, stopped: bool) -> None:
-    """Where a run was stopped, or its time limit ended it, and how it goes on."""
+    """Prints where a run was stopped, or ended by its time limit, and how to continue."""
     again = f"continue with --resume {shlex.quote(str(run_dir))}"
     if stopped:
         say(f"stopped at step {state.step}; {again}")
     elif state.step < config.max_steps:
         limit, at = config.time_limit_min, f"step {state.step} of {config.max_steps}"
-        say(f"the time limit of {limit:g} min is over at {at}; {again} --time-limit MINUTES")
+        say(f"the time limit of {limit:g} min was reached at {at}; {again} --time-limit MINUTES")
 
 
 def say_unsent(run_dir: Path) -> None:
-    """How to send what W&B wrote offline, if it did."""
+    """Prints how to send what W&B wrote offline, if it did."""
     offline = unsent_runs(run_dir)
     if offline:
         say(f"W&B wrote offline; to send it: wandb login, then wandb sync {shlex.join(offline)}")
 
 
 def _describe(photos: Photographs, config: LoopConfig, processes: Processes) -> None:
-    """Says what there is to train on, and with what."""
+    """Prints what the run trains on, and with how many processes."""
     for name, reason in photos.skipped:
         say(f"skipped {name}: {reason}")
     say(
@@ -237,7 +237,7 @@ def _describe(photos: Photographs, config: LoopConfig, processes: Processes) -> 
 def _check_alike(
     processes: Processes, config: LoopConfig, images: TrainingImages, state: TrainState | None
 ) -> None:
-    """Refuses processes that would train something else than each other."""
+    """Refuses processes that would not train the same thing."""
     settings = {k: v for k, v in to_dict(config).items() if k not in MAY_CHANGE}
     stands = state and (state.step, tensors_hash(state.model.state_dict()))
     seen = (images.hashes, images.weights)
@@ -253,7 +253,7 @@ def _help_training(
     device: torch.device,
     processes: Processes,
 ) -> int:
-    """All that a process does which does not lead: its part of every step."""
+    """Everything that a process other than the first does: its part of every step."""
     state = _moved(state or new_state(program.task, config), device)
     where = (state, config, images.batches, torch.empty(0), Path(os.devnull), silent_tracker())
     with Stop().on_signals() as stop:
@@ -262,7 +262,7 @@ def _help_training(
 
 
 def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
-    """What a run trains on and is measured on."""
+    """The photographs that a run trains on and is measured on."""
     try:
         return load(
             config.data,
@@ -281,12 +281,12 @@ def _photographs(config: LoopConfig, *, resumed: bool) -> Photographs:
         raise InputError(f"{error}; say with --data where the run's images are now") from error
 
 
-PHOTOS_SHARE = 0.25  # of a GPU's free memory, that photographs may take there
+PHOTOS_SHARE = 0.25  # of a GPU's free memory that photographs may take
 
 
 @dataclass(frozen=True)
 class _DeviceBatches:
-    """Batches of another source, on a device."""
+    """Batches of another source, moved to a device."""
 
     source: Batches
     device: torch.device
@@ -297,7 +297,7 @@ class _DeviceBatches:
 
 
 def _on_device(images: TrainingImages, config: LoopConfig, device: torch.device) -> TrainingImages:
-    """Training images where they are trained on, made there if that is a GPU with the room."""
+    """Training images on the training device, made there if it is a GPU with enough memory."""
     memory = int(PHOTOS_SHARE * (free_bytes(device) or 0))
     there = crops_on(images, device, memory) or made_ahead(images, config.data_workers)
     batches = Varied(there.batches, config.seed) if config.vary_colors else there.batches
@@ -325,7 +325,7 @@ def train_visibly(
     stop: Stop,
     processes: Processes,
 ) -> None:
-    """The outer loop under a progress bar."""
+    """The outer loop with a progress bar."""
     bar = progress(total=config.max_steps, initial=state.step, desc="training")
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
@@ -359,7 +359,7 @@ def compare(
 ) -> None:
     """Fits the held-out images from every init, and prints and writes the table.
 
-    A comparison that is there already stays: the next one is comparison-2.
+    An existing comparison is kept: the next one is comparison-2.
     """
     protocol = comparison_protocol(config)
     inits = [rule_init(name, config.width, config.depth) for name in YARDSTICKS]
@@ -377,10 +377,10 @@ def compare(
 
 
 def comparison_protocol(config: LoopConfig) -> Protocol:
-    """What a run's comparison measures.
+    """The protocol of a run's comparison.
 
     Raises:
-        InputError: a setting of it is out of range.
+        InputError: one of its settings is out of range.
     """
     try:
         return Protocol(
@@ -390,7 +390,7 @@ def comparison_protocol(config: LoopConfig) -> Protocol:
             batch_pixels=suitable_batch(config.size**2),
             budgets_epochs=config.compare_budgets,
             lrs=config.compare_lrs,
-            # The best rate of a learned start rises with the budget: each budget has its own.
+            # The best rate of a learned start rises with the budget, so each budget has its own.
             lr_budget_epochs=max(config.compare_budgets, default=1.0),
         )
     except InputError as error:

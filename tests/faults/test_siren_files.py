@@ -253,7 +253,7 @@ def test_a_file_without_a_size_is_not_drawn_without_one(tmp_path, capsys):
     save_params(tmp_path / "a.safetensors", ONE, images=[{"name": "a.png"}])
     with pytest.raises(SystemExit):
         main(["render", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.png")])
-    assert "does not say a size: give --size HxW" in capsys.readouterr().err
+    assert "does not state a size; give --size HxW" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(10**6, 10**6), (1, 50_000_001), (0, 5), (5, -1), (2**40, 2**40)])

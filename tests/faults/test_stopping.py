@@ -201,7 +201,7 @@ def test_each_signal_is_one_line_and_what_was_made_stays(
     made.clear()
     generated = ["-o", str(tmp_path / "made"), "--checkpoint", str(network)]
     assert main(["generate", *map(str, sorted(photos.iterdir())), *generated]) == CODES[number]
-    assert "is whole" in capsys.readouterr().err
+    assert "are complete" in capsys.readouterr().err
     names = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert names == ["0.safetensors", "1.safetensors"]
     for name in names:
