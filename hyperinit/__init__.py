@@ -1,7 +1,7 @@
 """hyperinit: a hypernetwork that outputs the initial weights of a SIREN for an image.
 
-The names below are the public API. They are imported when they are first used, so that what needs
-no torch, such as `hyperinit --help` or reading records, does not wait for it.
+The names below are the public API. They are imported on first use, so that code that does not need
+torch, such as `hyperinit --help` or reading records, does not wait for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Import paths of version 0.1, when the package was one flat folder: they still lead to the module.
+"""Import paths of version 0.1, when the package was one flat folder: they still work.
 
 `import hyperinit.images.coords` gives `hyperinit.images.coords` itself, with a DeprecationWarning.
 """
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-# Names that are rooms or functions today (images, siren, fit, ...) cannot be old paths as well.
+# Names that are subpackages or functions today (images, siren, fit, ...) cannot be old paths too.
 MOVED = {
     "benchmark": "bench.run",
     "benchmark_cli": "app.benchmark",
@@ -56,19 +56,19 @@ MOVED = {
 
 
 class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its old path and gives the one at its new path."""
+    """Finds a module by its old path and returns the one at its new path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """As importlib asks for it."""
+        """See importlib.abc.MetaPathFinder."""
         package, _, name = fullname.partition(".")
         if package != "hyperinit" or name not in MOVED:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """The module at its new path; its own spec is put back by `exec_module`."""
+        """The module at its new path; `exec_module` restores its own spec."""
         new = f"hyperinit.{MOVED[spec.name.partition('.')[2]]}"
         warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
@@ -77,12 +77,12 @@ class MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to run: the module has been imported."""
+        """Runs nothing, because the module has been imported."""
         module.__spec__ = self._specs.pop(id(module))
         module.__loader__ = module.__spec__.loader if module.__spec__ else None
 
 
 def install() -> None:
-    """Makes old paths importable, once in a process."""
+    """Makes old paths importable, once per process."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(MovedFinder())

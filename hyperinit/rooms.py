@@ -1,7 +1,7 @@
-"""The rooms of the package, in the order of the data's way, and which room may import which.
+"""The rooms of the package, in the order of the data flow, and which room may import which.
 
-A room is a sub-package. It imports rooms above it in this table only, so nothing is circular;
-tests/test_architecture.py holds every import statement against the table.
+A room is a subpackage. It imports only rooms above it in this table, so there are no cycles;
+tests/test_architecture.py checks every import statement against the table.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Room:
-    """One sub-package.
+    """One subpackage.
 
     Attributes:
-        what: One line on what lives there.
+        what: Its content in one line.
         may_import: Rooms whose modules it may import.
     """
 
@@ -30,17 +30,17 @@ ROOMS: dict[str, Room] = {
     "report": Room("scores -> tables, charts, the page, W&B", ("base", "record", "score")),
     "images": Room("files <-> images (3, H, W) in [0, 1] and signals, coordinates", ("base",)),
     "data": Room(
-        "shards, Parquet files, arrays, Hugging Face sets -> images by number", ("base", "images")
+        "shards, Parquet files, arrays, Hugging Face sets -> images by index", ("base", "images")
     ),
     "photos": Room(
         "data sets and directories -> train and held-out lists", ("base", "images", "data")
     ),
     "siren": Room("the network, its parameters, their files", ("base", "images")),
     "inits": Room(
-        "hand-designed rules, and the `Start` that every init gives", ("base", "images", "siren")
+        "hand-designed rules, and the `Start` that every init returns", ("base", "images", "siren")
     ),
     "stepping": Room(
-        "one step of a fit: which pixels, their gradient, the update, its rate",
+        "one step of a fit: its pixels, the gradient, the update and the learning rate",
         ("base", "images", "siren"),
     ),
     "fitting": Room(
@@ -52,14 +52,14 @@ ROOMS: dict[str, Room] = {
         ("base", "images", "siren", "inits"),
     ),
     "sets": Room(
-        "a set of images -> a fitted SIREN each, from starts that get better on the way",
+        "a set of images -> a fitted SIREN for each, from starts that may improve on the way",
         ("base", "spread", "images", "data", "photos", "siren", "inits", "fitting", "hypernet"),
     ),
     "exchange": Room(
-        "SIRENs of other programs: read, written, initialised in place",
+        "SIRENs of other programs: reading, writing, initialising in place",
         ("base", "images", "siren", "inits", "hypernet"),
     ),
-    "loggers": Room("TensorBoard and MLflow by name, beside a run's own log", ("base",)),
+    "loggers": Room("TensorBoard and MLflow by name, besides a run's own log", ("base",)),
     "learn": Room(
         "images -> a trained init: losses, the outer loop, its log",
         (
@@ -75,11 +75,11 @@ ROOMS: dict[str, Room] = {
         ),
     ),
     "publish": Room(
-        "records -> what others can use: a submission, the leaderboard and its rules, LaTeX",
+        "records -> files for others: a submission, the leaderboard and its rules, LaTeX",
         ("base", "record", "score", "report", "bench"),
     ),
     "demo": Room(
-        "pages for people: where fits race, and a gallery of those that are over",
+        "web pages: a live race of fits, and a gallery of finished ones",
         (
             *("base", "record", "report", "images", "data", "photos", "siren", "inits"),
             *("stepping", "fitting", "hypernet", "bench"),
@@ -93,23 +93,21 @@ ROOMS: dict[str, Room] = {
             *("publish", "demo"),
         ),
     ),
-    "shell": Room(
-        "around the commands: their completion, and whether they will work here", ("base", "app")
-    ),
+    "shell": Room("shell completion, and a check whether commands will work here", ("base", "app")),
 }
 
-# Rooms that can be imported without torch: reading records and writing reports needs none.
+# Rooms that can be imported without torch, which reading records and writing reports do not need.
 TORCH_FREE = ("base", "record", "score", "report")
 
 
 def rooms_markdown() -> str:
-    """The house for people: a picture as a Mermaid flowchart, and a table. Ends in a newline."""
+    """The rooms as a Mermaid flowchart and a table, in Markdown; ends in a newline."""
     lines = ["```mermaid", "flowchart LR"]
     for name, room in ROOMS.items():
-        # An arrow that a longer way along others says as well is left out.
+        # An arrow is left out if a path along others implies it.
         implied = {lower for other in room.may_import for lower in ROOMS[other].may_import}
         lines += [f"    {name} --> {other}" for other in room.may_import if other not in implied]
-    lines += ["```", "", "| room | what lives there | may import |", "|---|---|---|"]
+    lines += ["```", "", "| room | content | may import |", "|---|---|---|"]
     for name, room in ROOMS.items():
         lines.append(f"| `{name}` | {room.what} | {', '.join(room.may_import) or '-'} |")
     return "\n".join(lines) + "\n"
