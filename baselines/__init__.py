@@ -1,4 +1,4 @@
-"""Inits that a learned one is measured against: the seed experiment's rows, and the rivals."""
+"""Inits that learned ones are measured against: the seed experiment's rows, and the rivals."""
 
 from __future__ import annotations
 

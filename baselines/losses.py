@@ -1,4 +1,4 @@
-"""What rivals that are trained descend, and pictures that stand in for photographs."""
+"""The losses of trained rivals, and pictures that replace photographs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _DEFAULT_POWERS = {"spectrum": 1.0, "dead-leaves": 3.0}
 def heads_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """STRAINER's: the sum of the MSEs of as many images as there are heads.
+    """STRAINER's loss: the sum of the MSEs of as many images as there are heads.
 
-    All heads see the same random `query_pixels`, or all pixels where there are no more, so that
-    the shared layers are evaluated once.
+    All heads see the same random `query_pixels` (or all pixels, if there are no more), so that the
+    shared layers are evaluated only once.
     """
     coords, rgb = image_coords(images), image_to_rgb(images)
     if config.query_pixels < len(coords):
@@ -49,7 +49,7 @@ def heads_loss(
 def unrolled_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """MAML's: the MSE after the inner steps, if any, on pixels drawn apart from theirs."""
+    """MAML's loss: the MSE after the inner steps, if any, on pixels drawn separately."""
     loss = OuterLoss(
         query_pixels=min(config.query_pixels, images.shape[-2] * images.shape[-1]),
         weight_before=0.0,
@@ -62,10 +62,10 @@ def unrolled_loss(
 def predicted_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """The seed's: the MSE of what is predicted, and penalties on the code and on the weights' size.
+    """The seed's loss: the MSE of the predicted SIRENs, and penalties on code and weight size.
 
-    All images are measured on the same random `query_pixels`. The weights of a layer, of all images
-    together, are to have the mean 0 and the standard deviation 1 / (3 fan_in) in the first layer,
+    All images are measured on the same random `query_pixels`. The penalty pulls the weights of a
+    layer, over all images, to mean 0 and standard deviation 1 / (3 fan_in) in the first layer and
     sqrt(6 / fan_in) / (3 omega_0) in the others.
     """
     trunk = model.modulator
@@ -93,7 +93,7 @@ def predicted_loss(
 def reptile_loss(
     model: LearnedInit, config: BaselineConfig, images: Tensor, generator: torch.Generator
 ) -> StepResult:
-    """The `displacement_loss` of a short fit of each image with Adam at a constant rate."""
+    """The `displacement_loss` of a short fit of each image, with Adam at a constant rate."""
     starts = model(images)
     pixels = images.shape[-2] * images.shape[-1]
     inner_pixels = min(config.inner_pixels, pixels)
@@ -102,7 +102,7 @@ def reptile_loss(
         list(images),
         FitConfig(
             **{
-                **PROTOCOL_1,  # Adam on random pixels, as the source has it
+                **PROTOCOL_1,  # Adam on random pixels, as in the source
                 "budget_epochs": config.inner_steps * inner_pixels / pixels,
                 "batch_pixels": inner_pixels,
                 "lr": config.inner_lr,
@@ -122,7 +122,7 @@ def reptile_loss(
 
 
 def noise_images(photos: Photographs, config: BaselineConfig) -> TrainingImages:
-    """SNP's: pictures of noise; no photograph is looked at."""
+    """SNP's training images: pictures of noise, without looking at any photograph."""
     generator = torch.Generator().manual_seed(config.seed)
     power = config.noise_power
     power = _DEFAULT_POWERS.get(config.noise, 0.0) if power is None else power

@@ -1,7 +1,7 @@
-"""A kind of noise and a generator -> pictures that are no photographs, for SNP's pretraining.
+"""A kind of noise and a generator -> pictures that are not photographs, for SNP's pretraining.
 
-All are (count, 3, size, size) in [0, 1]. What SNP (arXiv 2603.29034) says of them is cited at each;
-its code was not read, so ranges that it does not give are ours and said to be.
+All are (count, 3, size, size) in [0, 1]. Each cites what SNP (arXiv 2603.29034) says about it. We
+have not read its code, so ranges that the paper does not give are ours, and marked as such.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ def uniform(count: int, size: int, generator: torch.Generator, power: float = 0.
 
 
 def gaussian(count: int, size: int, generator: torch.Generator, power: float = 0.0) -> Tensor:
-    """Every value N(0.5, 0.2), clipped to [0, 1] as images are here (1 in 80 is)."""
+    """Every value N(0.5, 0.2), clipped to [0, 1] like all images here (this affects 1 in 80)."""
     return (0.5 + 0.2 * torch.randn(count, 3, size, size, generator=generator)).clamp(0, 1)
 
 
 def spectrum(count: int, size: int, generator: torch.Generator, power: float = 1.0) -> Tensor:
-    """Amplitude 1/f^power with random phases, each channel on its own.
+    """Amplitude 1/f^power with random phases, independent for each channel.
 
-    Normal noise is filtered, then every picture is stretched to [0, 1] as a whole: clipping would
-    change the spectrum.
+    Normal noise is filtered, then every picture is stretched to [0, 1] as a whole, because clipping
+    would change the spectrum.
     """
     white = torch.fft.rfft2(torch.randn(count, 3, size, size, generator=generator))
     down, across = torch.fft.fftfreq(size), torch.fft.rfftfreq(size)
     radius = (down[:, None].square() + across.square()).sqrt()
     radius[0, 0] = 1.0
     gain = radius**-power
-    gain[0, 0] = 0.0  # no mean: the stretch sets it
+    gain[0, 0] = 0.0  # no mean, which the stretch sets
     pictures = torch.fft.irfft2(white * gain, s=(size, size))
     low, high = (
         pictures.amin(dim=(1, 2, 3), keepdim=True),
@@ -43,7 +43,7 @@ def spectrum(count: int, size: int, generator: torch.Generator, power: float = 1
 
 
 def dead_leaves(count: int, size: int, generator: torch.Generator, power: float = 3.0) -> Tensor:
-    """Opaque discs of random colours, radii distributed as r^-power, until nothing shines through.
+    """Opaque discs of random colours, radii distributed as r^-power, until all is covered.
 
     Power 3 is scale-invariant (Lee, Mumford and Huang 2001). Radii from size / 50 to size / 2 are
     ours.
@@ -57,10 +57,10 @@ def _dead_leaves(size: int, generator: torch.Generator, power: float) -> Tensor:
     smallest, largest = size / 50, size / 2
     exponent = 1 - power if power != 1 else -1e-6
     a, b = smallest**exponent, largest**exponent
-    while bare.any():  # from the front to the back: what is covered stays as it is
+    while bare.any():  # from front to back: covered pixels do not change
         x, y, r, *colour = torch.rand(6, generator=generator).tolist()
         radius = (a + (b - a) * r) ** (1 / exponent)
-        # Centres also lie outside, or the border would be covered less often than the middle.
+        # Centres also lie outside; otherwise the border would be covered less than the middle.
         x, y = (-largest + z * (size + 2 * largest) for z in (x, y))
         new = bare & ((index[:, None] - y).square() + (index - x).square() <= radius**2)
         picture[:, new] = torch.tensor(colour)[:, None]

@@ -1,14 +1,14 @@
-"""Hand-designed rivals as rules: a draw with one number to tune, and perhaps an eye on the image.
+"""Hand-designed rivals as rules: a draw with one number to tune, and perhaps a look at the image.
 
-`RULES` maps the names that users type to them; "NAME@X" is the rule with the number X. Every row
-cites where its values come from. Three things hold for all of them:
+`RULES` maps the names that users type to rules; "NAME@X" is the rule with the number X. Every row
+cites the source of its values. Three things hold for all of them:
 
 - The linear output layer is the source's, not nn.Linear's default as in the seed's table: its
   weights are `output_gain` times as wide.
-- Where a source multiplies the first layer by another frequency than the hidden ones, the first
-  layer's weights are scaled instead: the function at the start is the same, and the hidden layers,
-  whose steps decide how a fit goes, are as in the source.
-- What a rule needs to look at the image is on the clock, and `looks` is in the epochs.
+- If a source multiplies the first layer by another frequency than the hidden ones, we scale the
+  first layer's weights instead. The function at the start is the same, and the hidden layers, whose
+  steps decide how a fit goes, are as in the source.
+- The time for looking at the image is on the clock, and `looks` is in the epochs.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ _OUTPUT_GAIN = _ROOT_6 / _OMEGA_0
 
 @dataclass(frozen=True)
 class Draw:
-    """What is drawn before the image is looked at; see `Rule.draw`.
+    """The draw before the rule looks at the image; see `Rule.draw`.
 
     Attributes:
-        spec: Everything but the output layer.
-        output_gain: Of the output layer's weights, relative to nn.Linear's.
+        spec: Everything except the output layer.
+        output_gain: Gain of the output layer's weights, relative to nn.Linear's.
     """
 
     spec: InitSpec
     output_gain: float = 1.0
 
     def sample(self, config: SirenConfig, generator: torch.Generator) -> Params:
-        """One SIREN."""
+        """Draws one SIREN."""
         params = sample_params(self.spec, config, generator=generator)
         return params.with_layer_scaled(config.depth, self.output_gain)
 
 
 def _blind(params: Params, image: Tensor, number: float, generator: torch.Generator) -> Params:
-    """What rules that do not look at the image do: nothing."""
+    """For rules that do not look at the image: returns the draw unchanged."""
     return params
 
 
@@ -61,10 +61,10 @@ class Rule:
     """A hand-designed rival.
 
     Attributes:
-        source: Paper, repository file, and what they were made for; one line.
-        number: What "NAME@X" replaces, at its published value.
-        meaning: Of the number.
-        draw: number -> what is drawn.
+        source: Paper, repository file, and the published setting; one line.
+        number: The number that "NAME@X" replaces, at its published value.
+        meaning: The meaning of the number.
+        draw: number -> the draw.
         adapt: (drawn, image (3, H, W) in [0, 1], number, generator) -> the start for this image.
         looks: Pixel visits per pixel of the image that `adapt` costs.
     """
@@ -77,7 +77,7 @@ class Rule:
     looks: float = 0.0
 
     def init(self, name: str, width: int, depth: int, number: float | None = None) -> Init:
-        """The rule for networks of one size, as a benchmark takes it."""
+        """The rule as an `Init` for networks of one size."""
         value = self.number if number is None else number
         draw = self.draw(value)
         config = draw.spec.siren_config(width, depth)
@@ -105,8 +105,8 @@ def weight_scaling(alpha: float) -> Draw:
 def spectral_centroid(image: Tensor) -> float:
     """WINNER's SC of an image (3, H, W) in [0, 1]: 0 for a constant one.
 
-    As in its code, the spectrum is that of each channel's pixels as one long row, in [-1, 1], the
-    mean included; twice the mean centroid in cycles a pixel is divided by the number of channels.
+    As in its code, the spectrum is that of each channel's pixels as one long row, in [-1, 1],
+    including the mean; twice the mean centroid in cycles per pixel is divided by the channels.
     """
     signal = (2 * image.double() - 1).flatten(1)  # (3, H * W)
     amplitudes = torch.fft.rfft(signal).abs()
@@ -116,9 +116,9 @@ def spectral_centroid(image: Tensor) -> float:
 
 
 def noise_scales(centroid: float, channels: int = 3) -> tuple[float, float]:
-    """WINNER's S0 and S1 for images, as `SIREN_square.set_noise_scales` has them.
+    """WINNER's S0 and S1 for images, as in `SIREN_square.set_noise_scales`.
 
-    Its file exists in two versions; the other one divides by the root of the channels.
+    The file exists in two versions; the other one divides by the root of the channels.
     """
     relative = centroid / channels
     return 50 * (1 - exp(-5 * relative)), 0.4 * relative
@@ -138,13 +138,13 @@ def add_noise(params: Params, image: Tensor, factor: float, generator: torch.Gen
 
 
 def vi3nr(sigma: float) -> Draw:
-    """Weights that give every layer's pre-activation, the output layer's too, the std sigma.
+    """Weights with which every layer's pre-activation, also the output layer's, has std sigma.
 
     The activation is f(p) = sin(omega_0 p), as in the source's experiments, so p is W x + b. The
-    gain is sigma / sqrt(E f(p)^2), the same in every layer but the first, whose input is the
+    gain is sigma / sqrt(E f(p)^2), the same in every layer except the first, whose input is the
     coordinates. The source estimates the expectation by Monte Carlo; for a sine of a normal p it
-    is (1 - exp(-2 (omega_0 sigma)^2)) / 2. Uniform weights, a bound being sqrt(3) stds. Biases are
-    nn.Linear's, as in the source's demo.
+    is (1 - exp(-2 (omega_0 sigma)^2)) / 2. Weights are uniform, with a bound of sqrt(3) stds.
+    Biases are nn.Linear's, as in the source's demo.
     """
     phase = _OMEGA_0 * sigma
     gain = sqrt(3) * sigma / sqrt((1 - exp(-2 * phase**2)) / 2)
@@ -167,7 +167,7 @@ FRESH_BINS = 64
 def fresh_draw(_: float) -> Draw:
     """The SIREN of FreSh's code: omega multiplies x in W (omega x) + b, also in the output layer.
 
-    Its biases are therefore a thirtieth of the paper's in our W x + b, which omega_0 multiplies.
+    So in our W x + b, which omega_0 multiplies, its biases are a thirtieth of the paper's.
     """
     return Draw(replace(PAPER_INIT, bias=BiasRule("torch", _OMEGA_0)), _ROOT_6)
 
@@ -219,7 +219,7 @@ def fresh_spectra(config: SirenConfig, side: int) -> Tensor:
 
 
 def choose_omega(config: SirenConfig, image: Tensor) -> float:
-    """The first layer's frequency whose untrained SIRENs have the image's spectrum, on average."""
+    """The first layer's frequency whose untrained SIRENs come closest to the image's spectrum."""
     side = min(image.shape[-2:])
     square = image if image.shape[-2:] == (side, side) else resize(image, side, side)
     target = spectrum(image_to_rgb(square), side).cpu()

@@ -1,13 +1,13 @@
-"""Rivals that are trained, as rows: NAME -> what it descends, on what, at its published settings.
+"""Trained rivals, as rows: NAME -> its loss, its training images and its published settings.
 
-All of them train a `LearnedInit` in the loop that meta-trains hypernetworks, so a run directory of
-either is an init that a benchmark takes. A rival is a row of `RIVALS`, which cites its source.
+All of them train a `LearnedInit` in the same loop as hypernetworks, so their run directories are
+inits for a benchmark too. A rival is a row of `RIVALS`, which cites its source.
 
-The sources fit colours in [0, 1], a SIREN here normalised ones. With `unit_colors` rates are such
-that a step does to the picture what it does there. The output layer is COLOR_STD times as large on
-[0, 1], so Adam has to move it 1 / COLOR_STD times as far here; and the squared error is COLOR_STD^2
-times as large there, so that plain gradient steps are as long in the output layer and COLOR_STD^2
-times as long in the others.
+The sources fit colours in [0, 1], but SIRENs here fit normalised ones. With `unit_colors`, rates
+are converted so that a step changes the picture as in the source. On [0, 1] the output layer is
+COLOR_STD times as large, so Adam must move it 1 / COLOR_STD times as far here. The squared error is
+COLOR_STD^2 times as large there, so plain gradient steps are equally long in the output layer, and
+COLOR_STD^2 times as long in the others.
 """
 
 from __future__ import annotations
@@ -44,28 +44,30 @@ COLOR_STD = sum(RGB_STD) / len(RGB_STD)  # one unit of normalised colour, on [0,
 
 @dataclass(frozen=True)
 class BaselineConfig(AdaptingConfig):
-    """A whole training run of a rival; the run's `config.toml` is this, resolved."""
+    """The settings of a rival's training; its `config.toml` holds them, resolved."""
 
-    rival: str = option("", "which one: what NAME on the command line sets")
+    rival: str = option("", "the rival; set by NAME on the command line")
     base_init: str = option("paper", "hand-designed init that the learned one starts from")
-    omega_0: float | None = option(None, "of the SIREN; none: the base init's own")
-    warmup_steps: int = option(0, "outer steps over which the rates rise", at_least=0)
+    omega_0: float | None = option(None, "omega_0 of the SIREN; none: the base init's own")
+    warmup_steps: int = option(0, "outer steps of learning rate warm-up", at_least=0)
     schedule: Literal["cosine", "linear", "linear-tenth", "step", "constant"] = option(
         "constant",
-        "of the rates: down to 0, or to a tenth (linear-tenth; step: for the last fifth)",
+        "decay of the learning rates: to 0, or to a tenth (linear-tenth; step: for the last fifth)",
     )
     lr: float = option(1e-3, "learning rate of the outer loop", above=0)
     step_size_lr: float = option(2e-2, "learning rate of the inner step sizes, if learned", above=0)
     unit_colors: bool = option(True, "rates as for colours in [0, 1]; false: for normalised ones")
-    clip_norm: float | None = option(None, "largest norm of the outer gradient; none: any", above=0)
+    clip_norm: float | None = option(
+        None, "largest norm of the outer gradient; none: no clipping", above=0
+    )
     skip_norm: float | None = option(
-        None, "skip steps whose gradient is so many times its usual norm; none: never", above=0
+        None, "skip steps whose gradient is this many times its usual norm; none: never", above=0
     )
     noise: Literal["uniform", "gaussian", "spectrum", "dead-leaves"] = option(
         "uniform", "snp: the kind of pictures"
     )
     noise_power: float | None = option(
-        None, "snp: of 1/f^power (none: 1) or of the discs' radii r^-power (none: 3)", at_least=0
+        None, "snp: power of 1/f^power (none: 1) or of disc radii r^-power (none: 3)", at_least=0
     )
     inner_steps: int = option(2, "maml, meta-sgd: gradient steps (K); reptile: Adam steps")
     inner_lr: float = option(1e-2, "step size of the inner steps; meta-sgd: at the start", above=0)
@@ -76,17 +78,15 @@ class BaselineConfig(AdaptingConfig):
     token_size: int = option(
         768, "transinr, ipc: numbers in a token of the transformer", at_most=MOST_SIDE
     )
-    transformer_layers: int = option(6, "transinr, ipc: its depth", at_most=MOST_SIDE)
-    attention_heads: int = option(12, "transinr, ipc: its heads", at_most=MOST_SIDE)
+    transformer_layers: int = option(6, "transinr, ipc: layers", at_most=MOST_SIDE)
+    attention_heads: int = option(12, "transinr, ipc: attention heads", at_most=MOST_SIDE)
     trunk_width: int = option(
-        64, "seed-hyper: of the residual network; ResNet-50 has 64", at_most=MOST_SIDE
+        64, "seed-hyper: width of the residual network; ResNet-50 has 64", at_most=MOST_SIDE
     )
-    code_size: int = option(
-        256, "seed-hyper: numbers that an image is read into", at_most=MOST_SIDE
-    )
-    code_penalty: float = option(0.1, "seed-hyper: weight of their mean square", at_least=0)
+    code_size: int = option(256, "seed-hyper: length of the image's code", at_most=MOST_SIDE)
+    code_penalty: float = option(0.1, "seed-hyper: weight of the code's mean square", at_least=0)
     norm_penalty: float = option(
-        100.0, "seed-hyper: weight of how far layers' means and deviations are off", at_least=0
+        100.0, "seed-hyper: weight of errors in layers' means and deviations", at_least=0
     )
 
     def __post_init__(self) -> None:
@@ -97,13 +97,13 @@ class BaselineConfig(AdaptingConfig):
             raise InputError(f"inner_steps of {self.rival} must be at least 1")
         if RIVALS[self.rival].predicts and self.batch_images < 2:
             raise InputError(
-                f"batch_images of {self.rival} must be at least 2: it normalises batches"
+                f"batch_images of {self.rival} must be at least 2, because it normalises batches"
             )
         self.learned  # noqa: B018  checks its own fields
 
     @property
     def learned(self) -> LearnedConfig:
-        """What to build."""
+        """The learned init to build."""
         spec = named_init(self.base_init)
         spec = spec if self.omega_0 is None else replace(spec, omega_0=self.omega_0)
         row = RIVALS[self.rival]
@@ -125,7 +125,7 @@ class BaselineConfig(AdaptingConfig):
 
     @property
     def output_lr_factor(self) -> float:
-        """Adam's rate for the output layer relative to the others'."""
+        """Adam's learning rate for the output layer, relative to the others'."""
         return 1 / COLOR_STD if self.unit_colors else 1.0
 
     @property
@@ -141,23 +141,22 @@ Loss = Callable[[LearnedInit, BaselineConfig, Tensor, torch.Generator], StepResu
 
 @dataclass(frozen=True)
 class Rival:
-    """One rival that is trained.
+    """One trained rival.
 
     Attributes:
-        source: Paper, repository file, and what the published settings are of; one line.
+        source: Paper, repository file, and the published setting; one line.
         loss: (model, config, images, generator) -> the outer step's loss.
-        images: (photographs, config) -> what it trains on.
-        settings: Published, of BaselineConfig, besides the sizes.
-        sizes: Published: of the images and the network.
-        scaled: What stands in for settings that are out of reach of a CPU, except in the published
-            preset.
+        images: (photographs, config) -> its training images.
+        settings: Published settings of BaselineConfig, besides the sizes.
+        sizes: Published sizes of the images and the network.
+        scaled: Replacements for settings that a CPU cannot reach, except in the published preset.
         optimizer: Parameter groups -> the outer optimiser.
-        heads: One output layer a training image, a fresh one at test time.
-        unrolled: The loss is that after `inner_steps`.
+        heads: Whether it has one output layer per training image, and a fresh one at test time.
+        unrolled: Whether the loss is measured after `inner_steps`.
         learned_step_sizes: See LearnedConfig.
         adapts: Whether the source fits a new image by the inner steps; otherwise it fits from the
-            learned parameters with Adam, and the steps are only there to train them.
-        modulation: How a transformer makes an image's weights of the learned ones, see
+            learned parameters with Adam, and the steps only serve to train them.
+        modulation: How a transformer turns the learned weights into an image's, see
             ModulationConfig.
         predicts: Whether a residual network predicts all of an image's weights.
     """
@@ -210,8 +209,8 @@ _MAML = Rival(
     {"size": 178, "width": 256, "depth": 4},
     unrolled=True,
 )
-# Scaled down, so that 3,000 steps at 224 x 224 and 5 x 256 take two hours of two cores: the
-# transformer, its patches and the pixels of a step. Not tokens per layer, batch and rate.
+# Scaled down so that 3,000 steps at 224 x 224 and 5 x 256 take two hours of two cores: the
+# transformer, its patches and the pixels per step, but not tokens per layer, batch and rate.
 _TRANSINR = Rival(
     "arXiv 2208.02801, yinboc/trans-inr cfgs/imgrec_imagenette.yaml, models/trans_inr.py: patches"
     " of 9, 64 tokens per layer, transformer 6 x 768 with 12 heads, all pixels of 16 images, Adam"
@@ -277,7 +276,7 @@ RIVALS: dict[str, Rival] = {
         learned_step_sizes=True,
         adapts=True,
     ),
-    # Not published for SIRENs on photographs: the values are those of its own few-shot tasks.
+    # Not published for SIRENs on photographs; the values are those of its own few-shot tasks.
     "reptile": Rival(
         "arXiv 1803.02999, openai/supervised-reptile supervised_reptile/args.py: 20 inner Adam"
         " steps of 1e-3 (its beta1 0 is 0.9 here), outer step 0.1 falling linearly; test: Adam",
@@ -308,8 +307,8 @@ RIVALS: dict[str, Rival] = {
         },
         modulation="low-rank",
     ),
-    # Its source never minimised the penalties, and gives no result. It has normalised colours too.
-    # How many steps is not said, and the rate was searched for, from 2e-3 on.
+    # Its source never minimised the penalties, and reports no result. It has normalised colours
+    # too. The number of steps is not stated, and the rate was searched for, starting from 2e-3.
     "seed-hyper": Rival(
         "BrianPugh/pugh_torch experiments/siren/model.py, hyper_siren_imagenet.yaml: ResNet-50, a"
         " code of 256, two hidden layers of 256, one head a layer, AdamW 2e-3, 26 images, 8192"
@@ -342,7 +341,7 @@ def _build(config: BaselineConfig) -> LearnedInit:
 
 def _optimizer(model: LearnedInit, config: BaselineConfig) -> torch.optim.Optimizer:
     row, output = RIVALS[config.rival], (f"base.layers.{config.depth}.", "head_")
-    # Reptile's step goes a fraction of the way, in whatever units.
+    # Reptile's step goes a fraction of the way, whatever the units.
     factor = 1.0 if row.loss is reptile_loss else config.output_lr_factor
     names = dict(model.named_parameters())
     rates = names.pop("rates", None)
@@ -362,14 +361,14 @@ def _loss(
     part: slice = slice(None),
 ) -> StepResult:
     if part not in (slice(None), slice(0, len(images))):
-        raise InputError(f"{config.rival} is trained by one process: start it without torchrun")
+        raise InputError(f"{config.rival} is trained by one process; start it without torchrun")
     return RIVALS[config.rival].loss(model, config, images, generator)
 
 
 def _starts(
     model: LearnedInit, config: BaselineConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, float]]:
-    """The inits before any inner step, and where the inner steps lead, if there are any."""
+    """The inits before any inner step, and after the inner steps, if there are any."""
     before = [model.unadapted(image, seed=seed) for seed, image in enumerate(held_out)]
     starts: dict[str, Sequence[Params]] = {"before": before}
     if model.config.inner_steps:

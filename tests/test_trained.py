@@ -521,7 +521,7 @@ def test_a_name_and_other_settings_that_say_another_rival_are_refused(tmp_path, 
         with pytest.raises(SystemExit) as stopped:
             train_baseline.main(["maml", *other, *out])
         line = capsys.readouterr().err.splitlines()[-1]
-        assert stopped.value.code == 2 and "strainer is what the run, --config or" in line
+        assert stopped.value.code == 2 and "says strainer, but NAME is" in line
         assert not (tmp_path / "other").exists()
     assert (run / "config.toml").read_bytes() == before
     assert train_baseline.main(["strainer", "--resume", str(run)]) == 0
