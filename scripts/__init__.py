@@ -1,1 +1,1 @@
-"""Thin ways into the commands, for a checkout."""
+"""Thin wrappers of the commands, for a checkout."""

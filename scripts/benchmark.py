@@ -1,4 +1,4 @@
-"""`hyperinit benchmark` in a checkout, whose rivals it knows as well: see its --help.
+"""`hyperinit benchmark` in a checkout, including its rivals: see its --help.
 
     python scripts/benchmark.py --quick
     python scripts/benchmark.py --images DIR --inits 33 winner vi3nr@0.1

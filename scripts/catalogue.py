@@ -1,4 +1,4 @@
-"""What can be measured in a checkout: the package's inits and images, and the rivals' rules."""
+"""The catalogue of a checkout: the package's inits and images, and the rivals' rules."""
 
 from __future__ import annotations
 

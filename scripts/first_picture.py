@@ -1,9 +1,9 @@
-"""What one photograph looks like on the way of its fits, from the pictures kept with records.
+"""Shows one photograph at several stages of its fits, from the pictures kept with records.
 
     python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
 
-A row for each init (`--inits waves-few-steps waves identity 33 paper` are those of the page), a
-column for its start and for each budget; under each picture its PSNR. The records are made with
+One row per init (the page has `--inits waves-few-steps waves identity 33 paper`), and columns for
+the start and each budget, with the PSNR below each picture. The records are made with
 `hyperinit benchmark --thumbnails`.
 """
 
@@ -47,10 +47,10 @@ def draw(
     """The picture, as a PNG file.
 
     Args:
-        records: Of any images and inits.
+        records: Records of any images and inits.
         thumbnails: Their pictures.
-        image: Which of the images.
-        inits: Which of the inits, in this order; None: all.
+        image: The image to show.
+        inits: The inits to show, in this order; None: all.
 
     Raises:
         InputError: no fit of this image has pictures.
@@ -64,7 +64,7 @@ def draw(
     }
     rows = {label: row for label, row in rows.items() if len(row) > 1}
     if not rows:
-        raise InputError(f"no pictures of fits of {image!r}: run the benchmark with --thumbnails")
+        raise InputError(f"no pictures of fits of {image!r}; run the benchmark with --thumbnails")
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(1.75 * columns + 0.6, 2.0 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -87,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("records", type=Path, metavar="RECORDS", help="record file")
-    parser.add_argument("--image", help="as the records name it (default: the first)")
+    parser.add_argument("--image", help="name of the image in the records (default: the first)")
     parser.add_argument(
-        "--inits", nargs="+", metavar="INIT", help="in this order (default: all, as recorded)"
+        "--inits", nargs="+", metavar="INIT", help="inits in this order (default: all, as recorded)"
     )
     parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png")
     arguments = parser.parse_args(argv)

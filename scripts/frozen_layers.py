@@ -1,4 +1,4 @@
-"""Which layers have to be trained? Freezes sets of layers of an init and measures the rest's fit.
+"""Which layers must be trained? Freezes sets of layers of an init and measures the rest's fit.
 
     python scripts/frozen_layers.py --quick
     python scripts/frozen_layers.py --inits 33 runs/NAME --images DIR --limit 4

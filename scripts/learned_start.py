@@ -1,11 +1,11 @@
-"""Makes the tables and charts of docs/results/learned-start.md anew from committed records.
+"""Updates the tables and charts of docs/results/learned-start.md from committed records.
 
-    python scripts/learned_start.py                    with every records file learned-NAME.jsonl
-    python scripts/learned_start.py learned-96         with these alone
+    python scripts/learned_start.py                    with every record file learned-NAME.jsonl
+    python scripts/learned_start.py learned-96         with only these
 
-Error against budget comes from the records files, what a head start is worth from
-benchmarks/records/oracle.csv (see benchmarks/oracle.py), training compute against gain from
-baselines/records/learned-training.csv, which says of each number where it was published.
+Error against budget comes from the record files, the worth of a head start from
+benchmarks/records/oracle.csv (see benchmarks/oracle.py), and training compute against gain from
+baselines/records/learned-training.csv, which cites the source of each number.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def ladder_png(name: str) -> bytes:
 
 @dataclass(frozen=True)
 class Worth:
-    """What fits from one start still need.
+    """The epochs that fits from one start still need.
 
     Attributes:
-        head_epochs: Of the fit that the start is from; None for the control.
-        mse: Of the start, a geometric mean over photographs.
-        epochs: Target -> mean over photographs, 0 where the start is there; infinite where one
-            photograph never was.
+        head_epochs: Epochs of the fit that the start comes from; None for the control.
+        mse: Error of the start, a geometric mean over photographs.
+        epochs: Target -> mean over photographs; 0 if the start reaches it, infinite if one
+            photograph never does.
     """
 
     head_epochs: float | None
@@ -87,7 +87,7 @@ class Worth:
 
 
 def needed(rows: Sequence[Row], target: float) -> float:
-    """Epochs to a target of one photograph from one start, at the better rate for every budget."""
+    """Epochs to a target for one photograph from one start, at the best rate for every budget."""
     best: dict[float, Row] = {}
     for row in rows:
         if row.budget_epochs not in best or row.mse < best[row.budget_epochs].mse:
@@ -124,7 +124,7 @@ def worths(rows: Sequence[Row]) -> tuple[list[Worth], int]:
 
 
 def oracle_block(rows: Sequence[Row]) -> str:
-    """What is still needed, what is saved, and the chart."""
+    """The epochs still needed, the epochs saved, and the chart."""
     (control, *heads), count = worths(rows)
     like = rows[0]
     lines = [[f"`{CONTROL}`", number(control.mse), *map(number, control.epochs.values())]]
@@ -254,7 +254,7 @@ def _figure(panels: int, xlabel: str, ylabel: str) -> tuple[Any, list[Any]]:
 
 
 def update_page(text: str, names: Sequence[str]) -> str:
-    """The page with all its generated blocks made anew.
+    """The page with all its generated blocks updated.
 
     Raises:
         InputError: a file is missing or unusable, or a block does not end.

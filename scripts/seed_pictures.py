@@ -1,10 +1,10 @@
-"""What the seed experiment shows in pictures: its three levels of error, and the ghost of row 20.
+"""Pictures of the seed experiment: its three levels of error, and the ghost of row 20.
 
     python scripts/seed_pictures.py cat.jpg -o docs/results/seed-pictures.png
 
-From left to right: the photograph; a fit of init 33 where it first comes to each of the three
-targets; a fit of row 20, which has no biases but the output's and so can only make a constant plus
-an odd function; and the best that any such function can do.
+From left to right: the photograph; a fit from init 33 when it first reaches each of the three
+targets; a fit from row 20, which has only an output bias and so can only show a constant plus an
+odd function; and the best such function.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ GHOST_EPOCHS = 16.0
 
 
 def looks(image: Tensor, name: str, config: FitConfig) -> Iterator[FitResult]:
-    """A fit as it stands at each of its evaluations."""
+    """The results of a fit at each of its evaluations."""
     init = spec_init(name, row(name).init, PROTOCOL.width, PROTOCOL.depth)
     for (result,) in descent(init.start(image, 0), image, config):
         yield result
 
 
 def best_odd(image: Tensor) -> tuple[Tensor, float]:
-    """The image that is nearest to this one among a constant plus an odd function; its MSE."""
+    """The constant plus odd function that is nearest to the image, and its MSE."""
     rgb = image_to_rgb(image)
     best = rgb.mean(dim=0) + (rgb - rgb.flip(-2)) / 2  # flipped: turned by 180 degrees
     return rgb_to_image(best, *image.shape[-2:]), float((best - rgb).square().mean())

@@ -1,4 +1,4 @@
-"""Makes a hypernetwork that comes with the package of a run, of either method.
+"""Turns a run, of either method, into a hypernetwork that comes with the package.
 
     python scripts/ship_checkpoint.py runs/NAME photo-224
 
@@ -34,17 +34,18 @@ from hyperinit.siren.store import CHECKPOINT_NAME, file_kind, load_tensors, save
 
 CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 
-# What is kept of a checkpoint's facts: a machine's paths and loggers are nobody's business.
+# The facts of a checkpoint that are kept; a machine's paths and loggers stay private.
 _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch")
 
-# What reads an image is by far the largest part. Half precision moves a start by nothing, 8 bits
-# move its error by 0.2 % (docs/research-log.md 58, 85): they are for what is large otherwise.
+# The reader of images is by far the largest part. Half precision does not affect a start, and 8
+# bits change its error by 0.2 % (docs/research-log.md 58, 85); they are for readers that are
+# otherwise too large.
 _READER = "model/reader"
 _READS = (_READER, "model/modulator")
 _READ_TYPES = (torch.float16, torch.float8_e5m2)
 MOST_BYTES = 8_000_000
 
-# What only a training that continues needs.
+# Tensors that only continued training needs.
 _TRAINS = ("model/moments",)
 
 
@@ -59,18 +60,18 @@ def ship(
     """Writes both files; returns the checkpoint's path.
 
     Args:
-        run: Its directory.
-        name: In `PRETRAINED`.
+        run: The run directory.
+        name: A name in `PRETRAINED`.
         checkpoints_dir, configs_dir: Where the files go.
-        lr_factor: See `LearnedConfig`, where fits of training photographs from it have shown that
-            another one suits them than those of its training had.
-        read_numbers: Of a linear reader only the first so many are kept, where all take too much
-            room: an image's cosines hardly depend on each other.
+        lr_factor: See `LearnedConfig`; to be given if fits of training photographs have shown that
+            another one suits them better than the one used in training.
+        read_numbers: Keep only the first of a linear reader's numbers, if all take too much space:
+            an image's cosine coefficients hardly depend on each other.
 
     Raises:
         InputError: the run's checkpoint cannot be read, is for a SIREN of another size, has no
-            settings of its training as it was shipped itself, or does not read so many numbers; or
-            `lr_factor` is no number above 0, which nobody could load. Nothing is written then.
+            training settings because it was shipped itself, or reads fewer numbers; or `lr_factor`
+            is not a positive number, so that it could not be loaded. Then nothing is written.
     """
     if lr_factor is not None and not 0 < lr_factor < inf:
         raise InputError(f"--lr-factor must be a positive number, not {lr_factor}")
@@ -79,7 +80,7 @@ def ship(
     task = REPTILE if file_kind(run / CHECKPOINT_NAME) == LEARNED_KIND else HYPERNETWORK
     tensors, info = load_tensors(run / CHECKPOINT_NAME, task.kind)
     if "train" not in info:
-        raise InputError(f"{run}: says nothing of its training: give a run directory")
+        raise InputError(f"{run}: has no training settings; give a run directory")
     config: Any = from_dict(
         task.config, {**info["train"], "data": "DIR", "wandb": "auto"}, source=name
     )
@@ -106,7 +107,7 @@ def ship(
 
 
 def _first_numbers(tensors: Mapping[str, Tensor], count: int, run: Path) -> dict[str, Tensor]:
-    """The tensors with a reader of the first `count` numbers, which is given them as large."""
+    """The tensors with a reader of the first `count` numbers, scaled to the same size."""
     reader = tensors.get(_READER)
     if reader is None:
         raise InputError(f"--read-numbers is for a linear start, which {run} is not")
@@ -114,12 +115,12 @@ def _first_numbers(tensors: Mapping[str, Tensor], count: int, run: Path) -> dict
         raise InputError(
             f"--read-numbers must be 1 to {len(reader)}, which {run} reads, not {count}"
         )
-    # What is read is divided by the root of how many numbers there are (`LearnedInit.read`).
+    # `LearnedInit.read` divides the numbers by the root of their count.
     return {**tensors, _READER: reader[:count] * (count / len(reader)) ** 0.5}
 
 
 def _small(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those that read an image in the first of _READ_TYPES that is small enough."""
+    """The tensors, with the image reader in the first of _READ_TYPES that is small enough."""
     for dtype in _READ_TYPES:
         stored = {k: v.to(dtype) if k.startswith(_READS) else v for k, v in tensors.items()}
         if sum(value.nbytes for value in stored.values()) <= MOST_BYTES:
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--lr-factor",
         type=RATE,
         metavar="X",
-        help="the rate that suits fits from it, relative to the default (default: as trained)",
+        help="learning rate of fits from it, relative to the default (default: as trained)",
     )
     parser.add_argument(
         "--read-numbers",

@@ -11,13 +11,13 @@ docs/reference/rivals.md says what they are.
 
 default    its published settings on 96 x 96 pixels and SIREN 4 x 128, for five minutes
 base       these settings on 224 x 224 and 5 x 256, until the published number of steps
-published  its own sizes too
-tiny       to see that everything works
+published  with its own sizes too
+tiny       a check that everything works
 
-Unless published, the transformers of transinr and ipc are smaller, and their steps 3,000; so is the
-residual network of seed-hyper.
+Except in published, the transformers of transinr and ipc are smaller and take 3,000 steps, and the
+residual network of seed-hyper is smaller too.
 
-The run directory is laid out as meta_train.py's, and is an init for benchmark.py.
+The run directory has the layout of meta_train.py's, and is an init for benchmark.py.
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ def presets(name: str) -> dict[str, dict[str, Any]]:
 
 
 def images(name: str, photos: Photographs, config: BaselineConfig) -> TrainingImages:
-    """What a rival trains on; before anything is written.
+    """The training images of a rival; called before anything is written.
 
     Raises:
-        InputError: it is another one than NAME, whose settings are not this one's.
+        InputError: the config is for another rival than NAME.
     """
     if name not in ("", config.rival):
         raise InputError(
-            f"{config.rival} is what the run, --config or --rival says, and not {name}: leave out"
-            " one of the two"
+            f"the run, --config or --rival says {config.rival}, but NAME is {name}; leave out one"
+            " of the two"
         )
     return RIVALS[config.rival].images(photos, config)
 
 
 def program(name: str) -> Program[BaselineConfig]:
-    """The script for one rival, or "" where a config or a run has to say which."""
+    """The script for one rival; "" if a config or a run must say which."""
     return Program(
         prog="train_baseline.py",
         description=__doc__ or "",

@@ -88,9 +88,7 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
     caplog.clear()
     with caplog.at_level("WARNING", "hyperinit"):
         assert load_init("hyper", BY_NAME, 65, 3).name == "waves-steps"
-    assert (
-        "no learned start comes with the package" in caplog.text and "3 x 65" in caplog.text
-    )
+    assert "no learned start comes with the package" in caplog.text and "3 x 65" in caplog.text
     with pytest.raises(InputError, match="photo-224"):
         load_pretrained("photo-225")
 
@@ -148,7 +146,7 @@ def test_what_nobody_could_load_does_not_replace_what_ships(tmp_path, monkeypatc
             ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path, lr_factor)
     assert shipped.read_bytes() == before
     shipped.replace(tmp_path / "checkpoint.safetensors")  # has been shipped: no run's any more
-    with pytest.raises(InputError, match="says nothing of its training: give a run directory"):
+    with pytest.raises(InputError, match="has no training settings; give a run directory"):
         ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
 
 
