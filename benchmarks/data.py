@@ -1,17 +1,16 @@
-"""What a data set costs in memory and time, whatever its size: shards of pictures made on the fly.
+"""The cost of a data set in memory and time, by its size: shards of pictures made on the fly.
 
     python benchmarks/data.py                              1,000 to 100,000 pictures of 8 x 8
     python benchmarks/data.py --counts 1000 --side 224     fewer and larger ones
 
     python benchmarks/data.py --what fit learn generate    a tiny SIREN for each of them, in a file
 
-For every count a process of its own opens the set. To train, that is with no memory for pixels, so
-that each picture is read again when it is drawn, and batches of 32 are made; `ms` is of one batch.
-For the others it is `hyperinit fit`, `fit --learn` or `generate` that gives each picture its file;
-`ms` is of one picture. Then the last file is removed and the command given again: `continued` is
-what it takes to find the one that is missing, and to make it. Times are of the CPU, without waiting
-for the disk. `MiB` is the most memory that the process had beyond what it had before it opened the
-set.
+For every count a separate process opens the set. For training, there is no memory for pixels, so
+each picture is read again when it is drawn; the process makes batches of 32, and `ms` is for one
+batch. Otherwise `hyperinit fit`, `fit --learn` or `generate` writes a file for each picture, and
+`ms` is for one picture. Then the last file is removed and the command is repeated: `continued` is
+the time to find the missing one and make it. Times are CPU times, without waiting for the disk.
+`MiB` is the peak memory of the process beyond what it had before it opened the set.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 
 BATCHES, BATCH_IMAGES, SHARD_IMAGES = 20, 32, 10_000
 
-# The smallest network and fit there are, so that all else is what is seen.
+# The smallest possible network and fit, so that everything else dominates.
 TINY_FIT = "--init 33 --width 4 --depth 1 --budget-epochs 1 --fit engine=eager --threads 1 --json"
 
 
 def write_shards(folder: Path, count: int, side: int) -> str:
-    """Noise of so many pictures, each another; returns what `--data` takes."""
+    """Writes `count` different pictures of noise; returns the value for `--data`."""
     import numpy as np
     from PIL import Image
 
@@ -62,13 +61,13 @@ def write_shards(folder: Path, count: int, side: int) -> str:
 
 @dataclass
 class Row:
-    """What one set took, in CPU time.
+    """The cost of one set, in CPU time.
 
     Attributes:
-        images: In it.
-        open_sec: Until it was open.
-        ms: Of one batch, or of one picture.
-        again_sec: Until a command that was stopped before the last picture had made it.
+        images: Number of images.
+        open_sec: Time to open it.
+        ms: Time for one batch, or for one picture.
+        again_sec: Time for a repeated command to make the one missing file.
     """
 
     images: int
@@ -98,12 +97,12 @@ def fit(data: str, memory_mib: int) -> Row:
 
 
 def learn(data: str, memory_mib: int) -> Row:
-    """The same, each from what the ones before it taught."""
+    """The same, with starts learned on the way."""
     return _each(["fit", data, *TINY_FIT.split(), "--learn"], data)
 
 
 def generate(data: str, memory_mib: int) -> Row:
-    """Writes a start of a few units for every picture, from a hypernetwork that nobody trained."""
+    """Writes a start of a few units for every picture, from an untrained hypernetwork."""
     from hyperinit.app.meta_train import PRESETS
     from hyperinit.learn.state import new_state, save_state
     from hyperinit.learn.task import HYPERNETWORK, TrainConfig
@@ -116,7 +115,7 @@ def generate(data: str, memory_mib: int) -> Row:
 
 
 def _each(argv: list[str], data: str) -> Row:
-    """Gives every picture a file, and once more what is missing."""
+    """Makes a file for every picture, and then again for a missing one."""
     from hyperinit.photos.load import open_source
     from hyperinit.sets.results import result_name
 
@@ -134,7 +133,7 @@ def _each(argv: list[str], data: str) -> Row:
 
 
 def _command_sec(argv: list[str]) -> float:
-    """CPU seconds that a command takes in this process; what it prints is thrown away."""
+    """CPU seconds that a command takes in this process; its output is discarded."""
     from hyperinit.app.cli import main
 
     began = time.process_time()
@@ -166,8 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--side", type=int, default=8, help="of the pictures, in pixels (8)")
-    parser.add_argument("--memory-mib", type=int, default=0, help="for pixels (0)")
+    parser.add_argument("--side", type=int, default=8, help="side of the pictures in pixels (8)")
+    parser.add_argument("--memory-mib", type=int, default=0, help="memory for pixels (0)")
     parser.add_argument("--what", choices=WHAT, nargs="+", default=["train"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

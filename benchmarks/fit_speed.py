@@ -1,4 +1,4 @@
-"""One photograph, several fit loops -> a Markdown table of what a step of each costs here.
+"""One photograph, several fit loops -> a Markdown table of the cost of their steps.
 
     python benchmarks/fit_speed.py                       224 x 224, SIREN 5 x 256
     python benchmarks/fit_speed.py --image cat.png --row "engine:hidden_dtype=bfloat16,lr=5e-4"
@@ -6,9 +6,9 @@
     python benchmarks/fit_speed.py --size 2048 --row engine
     python benchmarks/fit_speed.py --smoke               seconds: does everything run?
 
-Every row runs in a process of its own with the same number of threads, one round of all rows after
-the other, so that a change in the machine's load hits all alike; medians over the rounds are shown.
-Time on an otherwise idle machine.
+Every row runs in a separate process with the same number of threads. All rows run once per round,
+so that a change in the machine's load affects all alike; the table has medians over the rounds.
+Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Sine(nn.Module):
 
 
 def plain_loop(image: Tensor, width: int, depth: int, batch_pixels: int, steps: int) -> float:
-    """Seconds a step of a SIREN fit as it is commonly written: nn.Linear, Adam, random pixels."""
+    """Seconds per step of a commonly written SIREN fit: nn.Linear, Adam, random pixels."""
     height, wide = image.shape[-2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, wide), indexing="ij")
     coords = torch.stack((x, y), dim=-1).reshape(-1, 2)
@@ -95,12 +95,12 @@ def plain_loop(image: Tensor, width: int, depth: int, batch_pixels: int, steps: 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        loss.item()  # it is logged
+        loss.item()  # as if logged
     return (time.perf_counter() - begin) / steps
 
 
 def _fit_row(image: Tensor, start: Params, config: FitConfig, arguments: Any) -> dict[str, Any]:
-    """Cost of a step of `fit`; what happens once (compiling) is told apart by a first short fit."""
+    """Cost of a step of `fit`; a first short fit separates one-time costs such as compiling."""
     pixels = image.shape[-2] * image.shape[-1]
     batch = config.step_pixels(pixels)
     epochs = arguments.steps * batch / pixels
@@ -116,16 +116,16 @@ def _fit_row(image: Tensor, start: Params, config: FitConfig, arguments: Any) ->
 
 
 class _Enough(Exception):
-    """The seed's protocol is at the target, or at its cap."""
+    """The seed's protocol has reached the target, or its cap."""
 
 
 def _train_to_target(
     image: Tensor, start: Params, config: FitConfig, target: float, cap_sec: float
 ) -> dict[str, float]:
-    """Seconds until the smoothed training loss is at the target; infinite where the cap is first.
+    """Seconds until the smoothed training loss reaches the target; infinite if the cap comes first.
 
-    What the seed experiment reads its epochs from is not known; of the two readings this is the
-    one that is there sooner.
+    It is not known from which curve the seed experiment reads its epochs; of the two candidates,
+    this one reaches the target sooner.
     """
     epoch = config.step_pixels(image.shape[-2] * image.shape[-1]) / image[0].numel()
     evals = tuple(CHECK_STEPS * epoch * (i + 1) for i in range(3000))
@@ -189,7 +189,7 @@ def _measure_many(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
         pairs = zip(starts, images, strict=True)
         return [fit(start, image, config, budget_epochs=budget_epochs) for start, image in pairs]
 
-    fit_all(arguments.many_epochs / 10)  # what happens once in a process is off the clock
+    fit_all(arguments.many_epochs / 10)  # warm-up, off the clock
     begin = time.perf_counter()
     results = fit_all(arguments.many_epochs)
     sec = time.perf_counter() - begin
@@ -215,13 +215,13 @@ def _parser() -> Parser:
     parser.add_argument("--image", type=Path, help="photograph (scikit-image's cat)")
     for name, value, text in (
         ("size", 224, "centre square of the photograph, in pixels"),
-        ("width", 256, "of the SIREN"),
-        ("depth", 5, "of the SIREN"),
-        ("batch-pixels", 2048, "per step; the seed's protocol has its own"),
-        ("steps", 100, "per row and round"),
-        ("rounds", 3, "of all rows"),
-        ("threads", torch.get_num_threads(), "of every row"),
-        ("many", 16, "small fits together"),
+        ("width", 256, "units of the SIREN's sine layers"),
+        ("depth", 5, "sine layers of the SIREN"),
+        ("batch-pixels", 2048, "pixels per step; the seed's protocol has its own"),
+        ("steps", 100, "steps per row and round"),
+        ("rounds", 3, "rounds of all rows"),
+        ("threads", torch.get_num_threads(), "CPU threads of every row"),
+        ("many", 16, "number of small fits that run together"),
         ("many-size", 64, "their images"),
         ("many-width", 64, "their SIRENs"),
         ("many-depth", 3, "their SIRENs"),
@@ -235,7 +235,7 @@ def _parser() -> Parser:
         default=600.0,
         help="with --target-mse: when to give up on the seed's protocol (600)",
     )
-    parser.add_argument("--row", action="append", metavar="ROW", help="instead of all; repeatable")
+    parser.add_argument("--row", action="append", metavar="ROW", help="only this row; repeatable")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--measure", metavar="ROW", help=argparse.SUPPRESS)
     return parser

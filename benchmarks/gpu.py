@@ -1,11 +1,11 @@
-"""One image and many, on a GPU and on the CPU -> seconds to each quality, images a second.
+"""One image and many, on a GPU and on the CPU -> seconds to each quality, images per second.
 
     python benchmarks/gpu.py --out gpu.json     under five minutes on a GPU
     python benchmarks/gpu.py --rehearse         at reduced size on a CPU, within a minute
     python benchmarks/gpu.py --report           runs nothing: record -> docs
 
-Images are made on the spot. The GPU's fits are checked against the CPU's: where they end must agree
-to within TOLERANCE_DB, or the exit code is 1. Time on an otherwise idle machine.
+Images are generated. The GPU's fits are checked against the CPU's: their final PSNR must agree to
+within TOLERANCE_DB, or the exit code is 1. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ RECORD, DOCUMENT = ROOT / "benchmarks/records/gpu.json", ROOT / "docs/results/fi
 RECORDS = ROOT / "baselines" / "records"  # of the page's other tables
 
 LEVELS_DB = (30, 35, 40, 44)
-TOLERANCE_DB = 0.5  # fits round differently on another device, and go their own ways
+TOLERANCE_DB = 0.5  # rounding differs between devices, and a fit amplifies it
 WARM_EPOCHS = 0.25
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is fitted.
+    """The sizes of the fits.
 
     Attributes:
-        side: Of the images, in pixels.
-        width, depth: Of the SIRENs.
+        side: Side of the images in pixels.
+        width, depth: Width and depth of the SIRENs.
         epochs: Budget of one image's fit.
         many: Images that are fitted together on the GPU.
-        cpu_many: As many of them on the CPU, whose images a second are those of any number.
+        cpu_many: How many of them on the CPU, where images per second do not depend on it.
         many_epochs: Budget of each of these.
     """
 
@@ -76,7 +76,7 @@ REHEARSAL = Sizes(side=32, width=32, depth=3, epochs=8.0, many=8, cpu_many=4, ma
 
 
 def image_of(seed: int, side: int) -> Tensor:
-    """Blobs and gratings under fine texture, so that no quality comes for nothing."""
+    """Blobs and gratings under fine texture, so that every quality takes some fitting."""
     coarse = synthetic_image(seed, side)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(3, max(side // 4, 1), max(side // 4, 1), generator=generator)
@@ -84,14 +84,14 @@ def image_of(seed: int, side: int) -> Tensor:
 
 
 def starts_of(images: Sequence[Tensor], sizes: Sizes) -> list[Start]:
-    """The command's default init, a draw of its own for each image."""
+    """The command's default init, with a separate draw for each image."""
     spec = named_init("identity")
     init = sized_init("identity-sized", spec, sizes.width, sizes.depth, SIZED_POWER)
     return [init.start(image, seed) for seed, image in enumerate(images)]
 
 
 def _level_sec(result: FitResult, level: float) -> float | None:
-    """Seconds at the first evaluation of at least so many dB; None where there is none."""
+    """Seconds at the first evaluation with at least `level` dB; None if there is none."""
     return next((point.sec for point in result.curve if point.psnr >= level), None)
 
 
@@ -100,14 +100,14 @@ def _curve_epochs(epochs: float) -> tuple[float, ...]:
 
 
 def measure_one(device: torch.device, sizes: Sizes, **options: Any) -> dict[str, Any]:
-    """One image: its seconds to each level, what a step costs, where it ends."""
+    """One image: its seconds to each level, the cost of a step, the final PSNR."""
     image = image_of(0, sizes.side).to(device)
     (start,) = starts_of([image], sizes)
     fit(start, image, budget_epochs=WARM_EPOCHS, eval_epochs=(), **options)  # libraries, kernels
     looks = _curve_epochs(sizes.epochs)
     result = fit(start, image, budget_epochs=sizes.epochs, eval_epochs=looks, **options)
     end = result.curve[-1]
-    # Of the second half: what happens once in a fit, as capturing, is not a step's.
+    # From the second half, so that one-time costs of a fit, such as capturing, do not count.
     half = result.curve[len(result.curve) // 2]
     step_ms = 1000 * (end.sec - half.sec) / max(end.steps - half.steps, 1)
     return {
@@ -124,7 +124,7 @@ def measure_one(device: torch.device, sizes: Sizes, **options: Any) -> dict[str,
 def measure_many(
     device: torch.device, sizes: Sizes, count: int, together: int | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Many images: how many a second, as decided by the device or so many at a time."""
+    """Many images: images per second, with the device's choice or a given number at a time."""
     options = {"eval_epochs": (), **options}
     images = [image_of(seed, sizes.side).to(device) for seed in range(count)]
     begin = _now(device)
@@ -161,7 +161,7 @@ def _now(device: torch.device) -> float:
 
 
 def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, Any]:
-    """All rows. What matters least comes last, and is left out when the time is up."""
+    """Measures all rows. The least important come last, and are left out when the time is up."""
     begin = time.perf_counter()
     one: dict[str, Any] = {}
     many: dict[str, Any] = {}
@@ -212,7 +212,7 @@ def measure(device: torch.device, sizes: Sizes, budget_sec: float) -> dict[str, 
 
 
 def disagreements(found: dict[str, Any]) -> list[str]:
-    """Where the device's fits end elsewhere than the CPU's: a line for each."""
+    """A line for each fit whose final PSNR differs between the device and the CPU."""
     one, many = found["one"], found["many"]
     pairs = [("one image", one["device"]["psnr"], one["cpu"]["psnr"])]
     both = zip(many["device"]["psnr"], many["cpu"]["psnr"], strict=False)
@@ -269,7 +269,7 @@ def update_document(text: str, found: dict[str, Any]) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """The environment that the numbers depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
         "device": name,
@@ -287,13 +287,13 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--device", default="cuda", metavar="auto|cpu|cuda|mps", help="beside the CPU (cuda)")
+    add("--device", default="cuda", metavar="auto|cpu|cuda|mps", help="besides the CPU (cuda)")
     add("--rehearse", action="store_true", help="on the CPU, at reduced size, within a minute")
     add("--report", action="store_true", help="run nothing; write the tables of the record")
     add("--out", type=Path, help="write a record: OUT.json")
-    add("--threads", type=int, help="of the CPU's rows (as many as the work is worth)")
-    add("--many", type=int, default=Sizes.many, help=f"images together ({Sizes.many})")
-    add("--budget-sec", type=float, default=200.0, help="when no further row is begun (200)")
+    add("--threads", type=int, help="CPU threads of the CPU's rows (as many as pay off)")
+    add("--many", type=int, default=Sizes.many, help=f"images fitted together ({Sizes.many})")
+    add("--budget-sec", type=float, default=200.0, help="begin no new row after this (200)")
     return parser
 
 

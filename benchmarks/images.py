@@ -1,11 +1,11 @@
-"""How long photographs take to be read and reduced, and what memory that takes.
+"""The time and memory that reading and resizing photographs takes.
 
     python benchmarks/images.py                        one thread, a photograph of 4000 x 3000
     python benchmarks/images.py --height 6000 --width 8000 --repeats 5
 
-Prints two Markdown tables. What is done with one photograph: the median of the repeats. What
-`benchmark` and `meta-train` do to load a directory of them: once, each in a process of its own, so
-that its peak memory is its own. Time on an otherwise idle machine.
+Prints two Markdown tables: operations on one photograph (medians of the repeats), and what
+`benchmark` and `meta-train` do to load a directory of them (once, each in a separate process for
+its peak memory). Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hyperinit.siren.network import render
 
 
 def median_sec(function: Callable[[], Any], repeats: int) -> float:
-    """Of a call, after one that is not timed."""
+    """Median seconds of a call, after an untimed one."""
     function()
     seconds = []
     for _ in range(repeats):
@@ -47,7 +47,7 @@ def median_sec(function: Callable[[], Any], repeats: int) -> float:
 
 
 def peak_mib() -> float:
-    """The most memory that the process has had so far, or since `forget_peak`."""
+    """The peak memory of the process so far, or since `forget_peak`."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -56,13 +56,13 @@ def peak_mib() -> float:
 
 
 def forget_peak() -> None:
-    """Begins anew with what the process has now, where the system can."""
+    """Resets the peak to the current memory, if the system can."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def imported(directory: str) -> None:
-    """Nothing: what the imports take alone."""
+    """Does nothing: only the imports."""
 
 
 def to_test(directory: str) -> None:
@@ -71,18 +71,18 @@ def to_test(directory: str) -> None:
 
 
 def to_test_two(directory: str) -> None:
-    """`hyperinit benchmark --images DIR --limit 2`, of which the first cannot be read."""
+    """`hyperinit benchmark --images DIR --limit 2`, where the first image cannot be read."""
     found, skipped = images_to_test([directory], Protocol().image_size, 2)
     assert len(found) == 2 and len(skipped) == 1, (len(found), skipped)
 
 
 def to_train(directory: str) -> None:
-    """`hyperinit meta-train --data DIR`, by its presets for squares of 96 pixels."""
+    """`hyperinit meta-train --data DIR`, with its presets for squares of 96 pixels."""
     load(directory, keep_side=4 * 96)
 
 
 def to_train_two(directory: str) -> None:
-    """`hyperinit meta-train --data DIR --data-limit 2`, of which the first cannot be read."""
+    """`hyperinit meta-train --data DIR --data-limit 2`, where the first image cannot be read."""
     found = load(directory, keep_side=4 * 96, limit=2, held_out_fraction=0)
     assert len(found.train) == 2, found.train
 
@@ -105,13 +105,13 @@ def measured(function: Callable[[str], None], directory: str) -> tuple[float, fl
 
 
 def alone(function: Callable[[str], None], directory: str) -> tuple[float, float]:
-    """The same of a new process."""
+    """The same in a new process."""
     with ProcessPoolExecutor(1, get_context("fork")) as pool:
         return pool.submit(measured, function, directory).result()
 
 
 def write_photographs(name: str, count: int, height: int, width: int) -> None:
-    """Photographs as JPEG files, no two alike, and before them a file that is none."""
+    """Writes different photographs as JPEG files, and before them a file that is not an image."""
     directory = Path(name)
     (directory / "0.jpg").write_bytes(b"not a photograph")
     for i in range(1, count + 1):
@@ -124,8 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--height", type=int, default=3000)
     parser.add_argument("--width", type=int, default=4000)
-    parser.add_argument("--size", type=int, default=224, help="side that is reduced to")
-    parser.add_argument("--photographs", type=int, default=12, help="in a directory, at most")
+    parser.add_argument("--size", type=int, default=224, help="side to resize to")
+    parser.add_argument("--photographs", type=int, default=12, help="photographs in a directory")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Records of benchmarks: one JSON object a line, added as a measurement ends."""
+"""Records of benchmarks: one JSON object per line, appended as each measurement ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Line = dict[str, Any]
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a record; none where there is no file.
+    """The lines of a record; empty if there is no file.
 
-    A last line that is no JSON is left out: a run was cut off while it wrote.
+    A last line that is not JSON is left out: a run was interrupted while writing it.
 
     Raises:
-        InputError: the file cannot be read, or another line is no JSON object.
+        InputError: the file cannot be read, or another line is not a JSON object.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -35,13 +35,13 @@ def read_lines(path: Path) -> list[Line]:
                 continue
             raise InputError(f"{shown_path(path)}, line {number}: not JSON") from None
         if not isinstance(record, dict):
-            raise InputError(f"{shown_path(path)}, line {number}: no JSON object")
+            raise InputError(f"{shown_path(path)}, line {number}: not a JSON object")
         found.append(record)
     return found
 
 
 def append_line(path: Path, line: Line) -> None:
-    """Adds a line to a record, and takes one off that a run was cut off in."""
+    """Appends a line to a record, after removing an unfinished one."""
     make_directory(path.parent)
     with open(path, "a+b") as file:
         file.seek(0)

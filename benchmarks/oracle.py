@@ -1,15 +1,15 @@
-"""What is a head start worth? Fits from where real fits of the image have got to -> a CSV file.
+"""What is a head start worth? Fits that start from real fits of the same image -> a CSV file.
 
     python benchmarks/oracle.py --images DIR --limit 4
     python benchmarks/oracle.py --images DIR --limit 4 --lr-factors 0.5      one more rate
 
-An oracle start knows the image: its parameters are those of a fit from `identity-sized` that was
-declared to last 0.25, 0.5, 1, 2 or 4 epochs. What a fit from there still needs is a floor under
-what any learned start, whose parameters are as good, can leave to do. The control is `untrained`.
+An oracle start knows the image: its parameters are those of a fit from `identity-sized` with a
+declared budget of 0.25, 0.5, 1, 2 or 4 epochs. The epochs that a fit from there still needs are a
+lower bound for any learned start with equally good parameters. The control is `untrained`.
 
-Every line is one fit over a declared budget at a multiple of its default rate, seeds other than the
-head start's. Budgets rise until the hardest target is reached. Fits that are in the file are not
-made again, so that an interrupted run continues. `scripts/learned_start.py` draws what comes out.
+Every line is one fit over a declared budget, at a multiple of its default rate, with other seeds
+than the head start. Budgets rise until the hardest target is reached. Fits in the file are not made
+again, so an interrupted run continues. `scripts/learned_start.py` draws the results.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Row:
     """One fit.
 
     Attributes:
-        image, sha256: Of the photograph's centre square.
+        image, sha256: Name and hash of the photograph's centre square.
         size: Its side in pixels.
-        depth, width: Of the SIREN.
+        depth, width: Depth and width of the SIREN.
         start: CONTROL or ORACLE.
-        head_epochs: Of the fit that an oracle start is from; 0 for the control.
-        lr_factor: On the rate that suits the fit.
-        budget_epochs: Declared; what making the control's start costs is part of it. 0 is the
+        head_epochs: Epochs of the fit that an oracle start comes from; 0 for the control.
+        lr_factor: Factor on the learning rate that suits the fit.
+        budget_epochs: The declared budget, including the cost of the control's start. 0 is the
             start itself.
-        epochs: Spent.
-        mse: Over all pixels at the end, in ImageNet-normalised units.
+        epochs: The epochs spent.
+        mse: Final error over all pixels, in ImageNet-normalised units.
     """
 
     image: str
@@ -81,10 +81,10 @@ class Row:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The fits of a file; none where there is no file.
+    """The fits in a file; empty if there is no file.
 
     Raises:
-        InputError: a line is not one that `write_row` wrote.
+        InputError: a line was not written by `write_row`.
     """
     if not Path(path).exists():
         return []
@@ -105,7 +105,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def write_row(path: str | Path, row: Row) -> None:
-    """Adds a fit to a file, with a header where there is none."""
+    """Appends a fit to a file, with a header if there is none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", newline="") as file:
@@ -116,7 +116,7 @@ def write_row(path: str | Path, row: Row) -> None:
 
 
 def head_start(image: Tensor, depth: int, width: int, epochs: float) -> Start:
-    """Where a fit of so many declared epochs from `identity-sized` gets to, as if it were free."""
+    """The end of a fit from `identity-sized` over `epochs` declared epochs, as a free start."""
     drawn = sized_init("identity-sized", named_init("identity"), width, depth, SIZED_POWER)
     start = drawn.start(image, HEAD_SEED)
     fitted = fit(start, image, FitConfig(budget_epochs=epochs, eval_epochs=(), seed=HEAD_SEED))
@@ -129,11 +129,11 @@ def ladder(
     """(budget, epochs spent, error) of fits over rising budgets, until the hardest target.
 
     Args:
-        start: Where they begin; budgets that making it exceeds are left out.
+        start: The start; budgets below its own cost are left out.
         image: (3, H, W) in [0, 1].
-        lr_factor: On the rate that suits.
-        done: Errors of the budgets that are known already, the smallest budget first; 0 is one.
-        most_epochs: No budget is larger.
+        lr_factor: Factor on the suitable learning rate.
+        done: Errors of the budgets that are known already, the smallest budget (0) first.
+        most_epochs: The largest budget.
     """
     budgets = [0.0, *(b for b in BUDGETS if start.epochs < b <= most_epochs)]
     for i, budget in enumerate(budgets):
@@ -152,7 +152,7 @@ def ladder(
 
 
 def measure(arguments: argparse.Namespace, name: str, sha256: str, image: Tensor) -> Iterator[Row]:
-    """All fits of one photograph that the file has not, at all rates."""
+    """All fits of one photograph that are not in the file, at all rates."""
     depth, width = arguments.depth, arguments.width
     known = read_rows(arguments.out)
     starts: dict[tuple[str, float], Start] = {}
@@ -181,12 +181,12 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--images", nargs="+", required=True, metavar="SOURCE", help="photographs, or a directory")
-    add("--limit", type=int, help="only the first so many photographs")
+    add("--limit", type=int, help="use only this many photographs, the first ones")
     add("--size", type=int, default=96, help="centre square, in pixels (96)")
     add("--depth", type=int, default=4, help="sine layers (4)")
     add("--width", type=int, default=128, help="units of each (128)")
     add("--heads", type=float, nargs="+", default=list(HEADS), help="epochs of the head starts")
-    add("--lr-factors", type=float, nargs="+", default=[1.0], help="on the default rate (1)")
+    add("--lr-factors", type=float, nargs="+", default=[1.0], help="factors on the rate (1)")
     add("--most-epochs", type=float, default=max(BUDGETS), help="largest budget (16)")
     add("--out", type=Path, default=OUT, help="CSV file (benchmarks/records/oracle.csv)")
     return parser

@@ -1,4 +1,4 @@
-"""One photograph, what users would pick instead of this project, and this project -> a table.
+"""One photograph, this project and the alternatives that users would pick -> a table.
 
     python benchmarks/peers.py                             96 x 96, SIREN 4 x 128: ten minutes
     python benchmarks/peers.py --image a.png b.png --size 224 --width 256 --depth 5
@@ -6,11 +6,11 @@
     python benchmarks/peers.py --quick                     half a minute: does everything run?
     python benchmarks/peers.py --report                    runs nothing: record -> docs
 
-Measured are seconds and epochs until 30, 35, 40 and 44 dB, PSNR after 500, 1,000, 2,000 and 5,000
-steps, and memory. Every peer has a process of its own; they take turns of a second, so that a
-change in the machine's load hits all alike. A fit that must be told its end (ours) is measured as
-several fits, each told another end. A peer that is finished has a line in the record, and a run
-that was interrupted continues with those that have none. Time on an otherwise idle machine.
+It measures seconds and epochs to 30, 35, 40 and 44 dB, PSNR after 500, 1,000, 2,000 and 5,000
+steps, and memory. Every peer has a separate process. They take turns of a second, so that a change
+in the machine's load affects all alike. A fit with a declared end (ours) is measured as several
+fits with different ends. A finished peer has a line in the record, and an interrupted run continues
+with those that have none. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ def _parser() -> Parser:
     )
     for name, value, text in (
         ("size", 96, "centre square of a photograph, in pixels"),
-        ("width", 128, "of the SIRENs"),
+        ("width", 128, "units of the SIRENs' sine layers"),
         ("depth", 4, "sine layers of the SIRENs"),
-        ("seed", 0, "of starts and of pixels"),
-        ("threads", 1, "of every peer"),
+        ("seed", 0, "seed of starts and of pixels"),
+        ("threads", 1, "CPU threads of every peer"),
     ):
         add(f"--{name}", type=int, default=value, help=f"{text} ({value})")
     add(
         "--seconds-limit",
         type=float,
         default=20.0,
-        help="of one fit of a peer, on its own clock (20); the SIREN paper's has 4 times that",
+        help="seconds for a fit of a peer, on its own clock (20); 4 times that for the SIREN paper",
     )
     add("--peers", nargs="+", default=list(PEERS), metavar="NAME", help="all: " + ", ".join(PEERS))
-    add("--slice-sec", type=float, default=1.0, help="of one turn (1)")
-    add("--quick", action="store_true", help="tiny sizes, half a second a fit")
+    add("--slice-sec", type=float, default=1.0, help="seconds per turn (1)")
+    add("--quick", action="store_true", help="tiny sizes, half a second per fit")
     add("--out", type=Path, help="record (benchmarks/records/peers.jsonl; with --quick runs/)")
     add("--report", action="store_true", help="run nothing; write the table and chart of docs/")
     add("--most-steps", type=int, default=5000, help=argparse.SUPPRESS)
@@ -92,10 +92,10 @@ def load(source: str, size: int) -> Tensor:
 
 
 def check_peers(names: Sequence[str]) -> None:
-    """Finds out before any work whether all peers can be run.
+    """Checks before any work whether all peers can be run.
 
     Raises:
-        InputError: no such peer, or its package is not installed.
+        InputError: there is no such peer, or its package is not installed.
     """
     for name in names:
         if name not in PEERS:
@@ -110,7 +110,7 @@ def check_peers(names: Sequence[str]) -> None:
 
 
 def key_of(arguments: argparse.Namespace, source: str, image: Tensor) -> Record:
-    """What a line of the record must agree in to be this run's."""
+    """The fields in which a line of the record must agree to belong to this run."""
     return {
         "image": image_facts(Path(source).name, image),
         "width": arguments.width,
@@ -123,7 +123,7 @@ def key_of(arguments: argparse.Namespace, source: str, image: Tensor) -> Record:
 
 
 def task_of(arguments: argparse.Namespace, image: Tensor) -> Task:
-    """What every peer is given."""
+    """The task that every peer gets."""
     return Task(
         image,
         arguments.width,

@@ -1,15 +1,15 @@
-"""How much faster two processes meta-train than one: seconds of an outer step, on idle cores.
+"""How much faster two processes meta-train than one: seconds per outer step, on idle cores.
 
     python benchmarks/processes.py                     one process and two, 96 x 96, 8 images a step
     python benchmarks/processes.py --processes 1 2 4   more of them
-    python benchmarks/processes.py --size 32 --steps 4 --rounds 1   to see that it works
+    python benchmarks/processes.py --size 32 --steps 4 --rounds 1   checks that it works
 
-Every process has one thread. Rounds alternate between the numbers of processes, as what else the
-machine does changes; a row has the median of the rounds, and how many times as fast it is as the
-first row. The first steps of every run are not timed.
+Every process has one thread. Rounds alternate between the numbers of processes, because the
+machine's load changes. A row has the median of the rounds, and the speed-up over the first row. The
+first steps of every run are not timed.
 
-`apart` is what the machine gives at most: as many processes at once, each with its part of the
-images in a training of its own, so that none waits for another and nothing is added up.
+`apart` is the most that the machine allows: the same number of processes at once, each training on
+its part of the images alone, so that none waits for another and no gradients are summed.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def worker(size: int, batch_images: int, steps: int) -> None:
 
 
 def step_sec(count: int, arguments: argparse.Namespace, apart: bool = False) -> float:
-    """Seconds of an outer step in so many processes, which are started and waited for.
+    """Starts `count` processes; returns the seconds of an outer step.
 
     Args:
-        count: Of the processes.
-        arguments: Of the command line.
-        apart: Each trains its part of the images alone; the slowest counts.
+        count: Number of processes.
+        arguments: The parsed command line.
+        apart: Whether each trains its part of the images alone; the slowest counts.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels (96)")
-    parser.add_argument("--batch-images", type=int, default=8, help="of an outer step (8)")
-    parser.add_argument("--steps", type=int, default=30, help="that are timed in a run (30)")
+    parser.add_argument("--batch-images", type=int, default=8, help="images per outer step (8)")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps per run (30)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

@@ -1,12 +1,11 @@
-"""Signals that are no photographs -> a Markdown table of fits from two inits.
+"""Signals other than photographs -> a Markdown table of fits from several inits.
 
     python benchmarks/signals.py                         all signals: two minutes of one core
     python benchmarks/signals.py --signals speech --inits paper paper@100 identity-sized
     python benchmarks/signals.py --smoke                 seconds: does everything run?
 
-All signals are made here, the same on every machine but for rounding. Every fit is the package's
-default at the same budget; only the init differs. The tables of docs/guides/signals.md are from
-here.
+All signals are generated, equal on every machine up to rounding. Every fit is the package's default
+at the same budget; only the init differs. The tables of docs/guides/signals.md come from here.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class Case:
     """One signal and the fit that suits its size.
 
     Attributes:
-        about: What it is; one line.
-        make: It, (C, *sides) in [-1, 1].
-        width, depth: Of the SIREN.
-        budget_epochs: Of each fit.
+        about: A description in one line.
+        make: Makes the signal, (C, *sides) in [-1, 1].
+        width, depth: Width and depth of the SIREN.
+        budget_epochs: Budget of each fit.
     """
 
     about: str
@@ -76,7 +75,7 @@ def chirp(samples: int = 8000) -> Tensor:
 
 
 def cut_out(side: int = 64) -> Tensor:
-    """The astronaut of scikit-image, cut out with a soft edge: R, G, B and alpha."""
+    """scikit-image's astronaut, cut out with a soft edge: R, G, B and alpha."""
     picture = square_crop(hyperinit.to_image(astronaut()), side)
     x, y = grid_coords((side, side)).T
     alpha = torch.sigmoid(12 * (0.7 - (x**2 + 1.6 * y**2).sqrt())).view(1, side, side)
@@ -84,7 +83,7 @@ def cut_out(side: int = 64) -> Tensor:
 
 
 def bands(side: int = 48, count: int = 8) -> Tensor:
-    """A scene of three materials with a spectrum each, in eight bands."""
+    """A scene of three materials, each with its spectrum, in eight bands."""
     amounts = synthetic_image(2, side)
     nm = torch.linspace(400, 1000, count)
     spectra = torch.stack(
@@ -99,7 +98,7 @@ def bands(side: int = 48, count: int = 8) -> Tensor:
 
 
 def volume(side: int = 24) -> Tensor:
-    """A density: ellipsoids in one another, as a scan of a head has them, with a grain."""
+    """A density: nested ellipsoids, as in a scan of a head, with a grain."""
     x, y, z = grid_coords((side, side, side)).T
     density = torch.zeros(side**3)
     shells = ((0.85, 0.7, 0.8, 0.0, 0.9), (0.75, 0.6, 0.7, 0.0, -0.6), (0.2, 0.35, 0.3, 0.3, 0.4))

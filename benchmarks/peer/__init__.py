@@ -1,1 +1,1 @@
-"""What `benchmarks/peers.py` is made of: the peers, the runner that takes turns, the report."""
+"""The parts of `benchmarks/peers.py`: the peers, the runner that takes turns, the report."""

@@ -1,4 +1,4 @@
-"""Image + fit so far -> which pixels the next step sees: one row of CHOOSERS per published way.
+"""Image + fit so far -> the pixels of the next step: one row of CHOOSERS per published method.
 
 Written from the papers' settings; none of this is the authors' code.
 """
@@ -21,13 +21,13 @@ from hyperinit.stepping.samplers import PointBatches
 
 @dataclass(frozen=True)
 class View:
-    """What a chooser sees of its fit.
+    """The part of a fit that a chooser sees.
 
     Attributes:
         image: (3, H, W) in [0, 1].
         coords: (P, 2), the centres of all pixels.
-        colours: (P, 3), what the SIREN is fitted to there.
-        params: Where the fit stands; changed in place.
+        colours: (P, 3), the target colours at these.
+        params: The current parameters; changed in place.
     """
 
     image: Tensor
@@ -36,22 +36,22 @@ class View:
     params: Params
 
     def residuals(self) -> Tensor:
-        """Of all pixels, signed: (P, 3)."""
+        """Signed residuals of all pixels: (P, 3)."""
         return predict(self.params, self.coords) - self.colours
 
 
 class Chooser:
-    """All pixels, every step: the full batch. What others override is told here.
+    """All pixels in every step: the full batch. Base class that documents what others override.
 
     Attributes:
-        forward_visits: Pixels that were looked at so far without being descended on.
-        needs_slopes: Whether `saw` is to be given the loss's slopes by the coordinates.
+        forward_visits: Pixels evaluated so far without a gradient step on them.
+        needs_slopes: Whether `saw` needs the loss's derivatives with respect to coordinates.
 
     Args:
         view: See View.
-        batch_pixels: Pixels a step, N.
-        steps: Of the whole fit, as planned.
-        generator: All randomness.
+        batch_pixels: Pixels per step, N.
+        steps: Planned steps of the whole fit.
+        generator: The source of all randomness.
     """
 
     needs_slopes = False
@@ -73,24 +73,25 @@ class Chooser:
         return slice(None)
 
     def weights(self, residuals: Tensor) -> Tensor | None:
-        """Signed residuals (N, 3) of the batch -> what each pixel's loss counts, (N,)."""
+        """Signed residuals (N, 3) of the batch -> the weight of each pixel's loss, (N,)."""
         return None
 
     def saw(self, errors: Tensor, slopes: Tensor | None) -> None:
-        """Is told how the batch went, before its step.
+        """Receives the errors of the batch, before its step.
 
         Args:
             errors: (N,) mean squares over the channels, unweighted.
-            slopes: (N, 2) of the mean weighted loss by the coordinates, if `needs_slopes`.
+            slopes: (N, 2) derivatives of the mean weighted loss with respect to the coordinates,
+                if `needs_slopes`.
         """
 
     def _random(self, among: Tensor, count: int) -> Tensor:
-        """So many of `among`, without replacement."""
+        """`count` of `among`, without replacement."""
         return among[torch.randperm(len(among), generator=self.generator)[:count]]
 
 
 class Points(Chooser):
-    """Random points between pixels, as the seed experiment has; its colours are normalised."""
+    """Random points between pixels, as in the seed experiment, with normalised colours."""
 
     def __init__(
         self, view: View, batch_pixels: int, steps: int, generator: torch.Generator

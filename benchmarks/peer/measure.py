@@ -1,4 +1,4 @@
-"""A fit -> points: of a curve that is watched, or of several fits that are told their end."""
+"""A fit -> points: of a curve that is watched, or of several fits with a declared end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hyperinit.base.clock import Clock
 from hyperinit.siren.network import SirenConfig, param_shapes
 
 LEVELS = (30.0, 35.0, 40.0, 44.0)  # PSNR in dB on [0, 1]
-STEP_MARKS = (500, 1000, 2000, 5000)  # after which the literature prints PSNRs
-LADDER = (30, 60, 125, 250, *STEP_MARKS)  # steps of fits that are told their end
-# A fit that is told its end is made so often where it is short; the median of its seconds counts.
+STEP_MARKS = (500, 1000, 2000, 5000)  # steps after which the literature prints PSNRs
+LADDER = (30, 60, 125, 250, *STEP_MARKS)  # steps of fits with a declared end
+# Short fits with a declared end are repeated this often; the median of their seconds counts.
 REPEATS, REPEAT_BELOW_SEC = 3, 1.0
-TUNE_STEPS = 500  # of the fits that a rate is chosen by, where a fit is told its end; or fewer,
+TUNE_STEPS = 500  # steps of the fits that choose a rate for fits with a declared end; or fewer,
 TUNE_SHARE = 0.1  # so that none takes more than this share of the limit
-LOST_PSNR = -99.0  # of a fit that has blown up: JSON has no infinity
+LOST_PSNR = -99.0  # of a fit that has diverged, because JSON has no infinity
 LOOK_SHARE, LEAST_LOOK_SEC = 0.04, 0.02  # seconds between two looks, relative to those so far
 
 
@@ -31,11 +31,11 @@ class Task:
 
     Attributes:
         image: (3, H, W) in [0, 1].
-        width, depth: Of SIRENs.
-        limit_sec: Of a fit, on its own clock.
-        most_steps: Of a fit: what schedules run over. One that has all LEVELS ends there; one that
-            has not may still come to them by its limit.
-        seed: Of starts and pixels.
+        width, depth: Width and depth of SIRENs.
+        limit_sec: Time limit of a fit, on its own clock.
+        most_steps: Steps that schedules run over. A fit that has reached all LEVELS ends there; any
+            other may continue to its time limit.
+        seed: Seed of starts and pixels.
     """
 
     image: Tensor
@@ -54,14 +54,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a fit stands, or one has ended.
+    """The state of a running or finished fit.
 
     Attributes:
-        steps: Taken.
+        steps: Steps taken.
         epochs: Pixel visits / pixels.
-        sec: On the fit's clock; looking at it is not.
-        psnr: Of all pixels in dB on [0, 1].
-        bytes: Of a coded file.
+        sec: Seconds on the fit's clock, without evaluations.
+        psnr: PSNR over all pixels, in dB on [0, 1].
+        bytes: Size of a coded file.
     """
 
     steps: int
@@ -72,7 +72,7 @@ class Point:
 
 
 class Fit(Protocol):
-    """What all fits that are watched step by step have."""
+    """The interface of fits that are watched step by step."""
 
     steps: int
     weights: int
@@ -82,7 +82,7 @@ class Fit(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether its rate has come to nothing."""
+        """Whether its learning rate has decayed to 0."""
 
     @property
     def epochs(self) -> float:
@@ -95,12 +95,12 @@ class Fit(Protocol):
         """Colours of all pixels on [0, 1]: (P, 3)."""
 
 
-# A row's points as they come, after facts about the fit; None where there is nothing yet.
+# A row's points as they come, after facts about the fit; None if there is nothing new yet.
 Points = Iterator["Point | dict[str, Any] | None"]
 
 
 def psnr_of(shown: Tensor, image: Tensor) -> float:
-    """Of colours (P, 3) on [0, 1], unclipped, in dB; LOST_PSNR where they are no numbers."""
+    """PSNR of colours (P, 3) on [0, 1], unclipped, in dB; LOST_PSNR if they are not finite."""
     mse = float((shown - image.flatten(1).T).square().mean())
     return -10 * math.log10(max(mse, 1e-12)) if math.isfinite(mse) else LOST_PSNR
 
@@ -111,10 +111,10 @@ def facts_of(made: Fit) -> dict[str, Any]:
 
 
 def curve(makers: Sequence[Callable[[Task, int], Fit]], task: Task) -> Points:
-    """One fit watched step by step, of the maker whose fit is best after a share of the limit.
+    """One fit watched step by step, from the maker whose fit is best after a share of the limit.
 
     Args:
-        makers: (task, steps planned) -> a fit at its start; more than one for a choice of rates.
+        makers: (task, planned steps) -> a fit at its start; more than one for a choice of rates.
     """
     chosen, best = makers[0], -math.inf
     for make in makers if len(makers) > 1 else ():
@@ -153,7 +153,7 @@ def _watch(make: Callable[[Task, int], Fit], task: Task) -> Points:
 
 
 def ladder(one: Callable[[Task, int], tuple[Point, dict[str, Any]]], task: Task) -> Points:
-    """Fits that are told their end, each from the start, of more and more steps."""
+    """Fits with a declared end, each from the start, of more and more steps."""
     one(task, 3)  # what happens once in a process is off the clock
     last: Point | None = None
     for steps in LADDER:

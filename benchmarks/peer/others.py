@@ -1,4 +1,4 @@
-"""Peers that this project's SIREN is no part of: siren-pytorch, a grid of features, JPEG, WebP."""
+"""Peers without this project's SIREN: siren-pytorch, a grid of features, JPEG, WebP."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class AdamFit:
 
 
 class SirenPytorchFit(AdamFit):
-    """siren-pytorch's wrapper, as its README fits an image, by Adam at torch's default rate.
+    """siren-pytorch's wrapper, fitted as in its README, with Adam at torch's default rate.
 
-    The wrapper makes no optimiser; 1e-3 is what `torch.optim.Adam(net.parameters())` gives. Its
-    hidden layers have omega_0 1, its colours are [0, 1], its batch is the whole image.
+    The wrapper has no optimiser; 1e-3 is the default of `torch.optim.Adam(net.parameters())`. Its
+    hidden layers have omega_0 1, its colours are in [0, 1], and its batch is the whole image.
 
     Attributes:
         epochs, weights, batch_pixels, lr: As of SirenFit.
@@ -86,7 +86,7 @@ class SirenPytorchFit(AdamFit):
 
 
 class GridFit(AdamFit):
-    """A small grid of features in the manner of Instant-NGP (arXiv 2201.05989): no SIREN.
+    """A small grid of features like Instant-NGP (arXiv 2201.05989), without a SIREN.
 
     Levels of square grids, each at most 1.5 times as fine as the one before, from 16 to the image's
     longer side; two features at each corner, interpolated bilinearly; corners of a level that has
@@ -191,12 +191,12 @@ def fewest_bytes(image: Tensor, codec: str, level: float) -> tuple[int, float, f
     """The smallest file of a codec that shows an image this well.
 
     Args:
-        image: (3, H, W) in [0, 1]; what is coded are its 8-bit values, compared is with itself.
+        image: (3, H, W) in [0, 1]; its 8-bit values are coded, and compared with the image itself.
         codec: A row of CODECS.
         level: PSNR in dB on [0, 1].
 
     Returns:
-        (bytes, PSNR, seconds of coding it once), or None where no quality is good enough.
+        (bytes, PSNR, seconds of coding it once), or None if no quality is good enough.
     """
     from PIL import Image
 

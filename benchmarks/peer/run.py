@@ -1,4 +1,4 @@
-"""Peers that take turns, each in a process of its own -> one line of a record for each."""
+"""Peers that take turns, each in a separate process -> one line of a record for each."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Record = dict[str, Any]
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had so far."""
+    """The peak memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def work(peer: Peer, task: Task, slices: Iterable[float], tell: Callable[[Record], None]) -> None:
-    """The peer's side: works for so many seconds each time, and tells what came of it.
+    """The peer's side: works for a slice of time, then reports, and so on.
 
     Args:
         peer, task: What is measured.
-        slices: Seconds; a fit that is told its end is not cut, so a slice may take longer.
-        tell: Takes the new `points`, `facts` if there are new ones, whether it is `done`, and what
-            the process has taken so far.
+        slices: Seconds; a fit with a declared end is not interrupted, so a slice may take longer.
+        tell: Receives the new `points`, any new `facts`, whether it is `done`, and the resources
+            that the process has used so far.
     """
     items = peer.points(task)
     base, wall, cpu = peak_mib(), 0.0, 0.0
@@ -70,12 +70,12 @@ def _rounded(point: Point) -> list[float | int | None]:
 
 @dataclass(frozen=True)
 class Job:
-    """What a peer's process is told.
+    """The job of a peer's process.
 
     Attributes:
         peer: A row of PEERS.
-        task: Its limit is the row's patience times as long.
-        threads: Of torch.
+        task: The task; its limit is multiplied by the row's patience.
+        threads: torch's threads.
     """
 
     peer: str
@@ -91,9 +91,9 @@ def _serve(job: Job, pipe: Connection) -> None:
     task = replace(job.task, limit_sec=job.task.limit_sec * peer.patience)
     try:
         work(peer, task, iter(pipe.recv, None), pipe.send)
-    except (EOFError, KeyboardInterrupt):  # the one who asks has gone
+    except (EOFError, KeyboardInterrupt):  # the parent process has gone
         return
-    except Exception as error:  # whatever it is: the other peers' work is not lost
+    except Exception as error:  # any error: the other peers' work must not be lost
         name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         pipe.send({"error": f"{name}{error}".splitlines()[0]})
 
@@ -109,10 +109,10 @@ class _Worker:
         theirs.close()
 
     def slice(self, sec: float) -> bool:
-        """Lets it work for so long; whether it is done.
+        """Lets it work for `sec`; returns whether it is done.
 
         Raises:
-            InputError: it cannot, or has died.
+            InputError: it failed or died.
         """
         try:
             self._pipe.send(sec)
@@ -126,7 +126,7 @@ class _Worker:
         return bool(reply["done"])
 
     def end(self) -> None:
-        """Leaves no process behind."""
+        """Ends the process."""
         self._process.kill()
         self._process.join()
 
@@ -137,15 +137,15 @@ def take_turns(
     finished: Callable[[str, Record], None],
     failed: Callable[[str, str], None],
 ) -> None:
-    """Runs all peers, a slice of each after the other, until all are done.
+    """Runs all peers in turns of a slice each, until all are done.
 
-    So a change in the machine's load hits all alike, and none runs while another does.
+    So a change in the machine's load affects all alike, and none runs while another does.
 
     Args:
         jobs: One for each peer.
-        slice_sec: Of one turn.
-        finished: Takes a peer's name and all that was told.
-        failed: Takes a peer's name and one line.
+        slice_sec: Seconds per turn.
+        finished: Called with a peer's name and all that it reported.
+        failed: Called with a peer's name and one line.
     """
     # Of one process that has imported what all need, and has done nothing yet.
     known = multiprocessing.get_all_start_methods()
@@ -174,12 +174,12 @@ def take_turns(
 
 
 def record_of(name: str, key: Record, reply: Record) -> Record:
-    """What is written of a peer.
+    """The record of a peer.
 
     Args:
         name: A row of PEERS.
-        key: What was fitted, and how long it might take.
-        reply: All that its process told.
+        key: What was fitted, and the time limit.
+        reply: All that its process reported.
     """
     peer = PEERS[name]
     measured = {k: reply[k] for k in ("base_mib", "peak_mib", "cpu_share")}
@@ -198,13 +198,13 @@ def record_of(name: str, key: Record, reply: Record) -> Record:
 
 
 def read_record(path: Path) -> list[Record]:
-    """The lines of a record; none where there is no file.
+    """The lines of a record; empty if there is no file.
 
     Raises:
-        InputError: a line is none that `record_of` makes.
+        InputError: a line was not made by `record_of`.
     """
     records = read_lines(path)
     for number, record in enumerate(records, 1):
         if record.get("format") != FORMAT:
-            raise InputError(f"{shown_path(path)}, line {number}: no record of peers")
+            raise InputError(f"{shown_path(path)}, line {number}: not a record of peers")
     return records

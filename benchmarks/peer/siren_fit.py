@@ -1,7 +1,7 @@
-"""Recipe + image -> the steps of one SIREN fit, by this project's gradients and optimisers.
+"""Recipe + image -> the steps of one SIREN fit, with this project's gradients and optimisers.
 
-All SIREN rows but siren-pytorch's are taken by these steps, so that seconds differ by what is
-done and not by how well it was programmed.
+All SIREN rows except siren-pytorch's use these steps, so that seconds differ by method and not by
+quality of the implementation.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ OUR_START = "identity-sized"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a SIREN is fitted: as published, or as we do with one part exchanged.
+    """How a SIREN is fitted: as published, or as we do with one part replaced.
 
     Attributes:
         init: A name that `hyperinit fit --init` knows.
-        omega_0: Of the network; None: the init's own.
+        omega_0: The network's omega_0; None: the init's own.
         colours: A row of COLOURS.
         chooser: A row of CHOOSERS.
-        batch: Pixels a step: a share of the image up to 1, a number above; None: as we choose.
-        lr: None: what suits our fit, times `lr_factor`.
-        lr_factor: On the rate.
-        optimizer: A row of OPTIMIZERS; "adamw" with no decay is Adam.
-        betas: Of the optimiser.
+        batch: Pixels per step: a share of the image up to 1, a number above; None: our choice.
+        lr: Learning rate; None: the one that suits our fit, times `lr_factor`.
+        lr_factor: Factor on that rate.
+        optimizer: A row of OPTIMIZERS; "adamw" without decay is Adam.
+        betas: The optimiser's betas.
         weight_decay: Decoupled.
         schedule: A row of DECAY_POWERS, or "cosine" to 0, over the planned steps.
         our_layer_rates: Whether layers have our factors on the rate, or one rate for all.
-        muon_lr: Of Muon on the hidden matrices; None: they are fitted as the rest is.
+        muon_lr: Muon's rate for the hidden matrices; None: they are fitted like the rest.
     """
 
     init: str = "paper"
@@ -68,7 +68,7 @@ class Recipe:
     muon_lr: float | None = None
 
     def batch_pixels(self, pixels: int) -> int:
-        """Pixels a step of an image that has so many."""
+        """Pixels per step for an image with `pixels` pixels."""
         if self.batch is None:
             return suitable_batch(pixels)
         return max(1, round(self.batch * pixels if self.batch <= 1 else self.batch))
@@ -84,9 +84,9 @@ class SirenFit:
     Args:
         image: (3, H, W) in [0, 1].
         recipe: See Recipe.
-        width, depth: Of the network.
-        planned_steps: Of the whole fit: what schedules and choosers run over.
-        seed: Of the start and the pixels.
+        width, depth: Width and depth of the network.
+        planned_steps: Steps of the whole fit, over which schedules and choosers run.
+        seed: Seed of the start and the pixels.
     """
 
     def __init__(
@@ -133,12 +133,12 @@ class SirenFit:
 
     @property
     def over(self) -> bool:
-        """Whether its rate has come to nothing."""
+        """Whether its learning rate has decayed to 0."""
         return self.recipe.schedule != "constant" and self.steps >= self.planned_steps
 
     @property
     def epochs(self) -> float:
-        """Pixel visits / pixels, those that were only looked at included."""
+        """Pixel visits / pixels, including pixels that were only evaluated."""
         return (self._visits + self._chooser.forward_visits) / self.pixels
 
     @torch.no_grad()
