@@ -314,7 +314,7 @@ def test_a_sound_is_fitted_and_drawn_from_the_command_line(tmp_path, capsys, mon
         assert (two.getframerate(), two.getnframes()) == (22050, 800)
     capsys.readouterr()
     assert cli.main(["export", "x.safetensors", "--to", "int8"]) == 0
-    assert "400: PSNR to the full one" in capsys.readouterr().out
+    assert "400: PSNR to the full SIREN" in capsys.readouterr().out
     for arguments, message in (
         (["render", "x.safetensors", "--size", "4x4", "-o", "y.wav"], "must look like 8000"),
         (["render", "x.safetensors", "-o", "y.png"], "must end in"),
