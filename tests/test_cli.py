@@ -164,7 +164,15 @@ def test_bad_input_is_one_line_and_changes_nothing(tmp_path, checkpoint, photo, 
             "order=xy",
             *o,
         ],
-        f"{checkpoint} is no file": ["generate", photo, "--init", checkpoint, "--index", "0", *o],
+        f"{checkpoint} is not a file": [
+            "generate",
+            photo,
+            "--init",
+            checkpoint,
+            "--index",
+            "0",
+            *o,
+        ],
         "brings a network of its own": [
             *("generate", photo, "--init", checkpoint, "--width", "300", *o)
         ],

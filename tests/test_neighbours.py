@@ -87,5 +87,5 @@ def test_a_directory_with_a_damaged_siren_is_refused_by_name(fitted, tmp_path):
 def test_a_directory_of_sirens_of_signals_is_refused_by_name(tmp_path):
     start = signal_start(torch.zeros(1, 300), width=8, depth=1)
     save_params(tmp_path / "sound.safetensors", start.params)
-    with pytest.raises(InputError, match=f"{tmp_path.name}: an image takes a SIREN from 2"):
+    with pytest.raises(InputError, match=f"{tmp_path.name}: an image needs a SIREN from 2"):
         load_init(str(tmp_path), NAMED_INITS, WIDTH, DEPTH)

@@ -389,7 +389,7 @@ def test_sound_of_no_known_rate_is_refused_before_the_fit(
 @pytest.mark.parametrize(
     ("name", "out", "size", "message"),
     [
-        ("sound", "x.wav", [], "x.wav: no sampling rate is known: write .npy"),
+        ("sound", "x.wav", [], "x.wav: the sampling rate is unknown; write .npy"),
         ("rated", "x.wav", ["--size", "999999"], "x.wav: cannot have a sampling rate of"),
         ("image", "x.jpg", ["--size", "1x65501"], "x.jpg: a JPEG has at most 65500 pixels a side"),
     ],

@@ -255,11 +255,11 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
 
 
 def check_records_file(out: Path, inputs: Sequence[str]) -> None:
-    """Refuses a file for records that must not be one, or whose chart would replace a picture.
+    """Refuses a bad file for records, or one whose chart would replace another picture.
 
     Raises:
-        InputError: its suffix is of another kind of file, it is a submission, or it is read, or
-            another picture or what is read is where its chart goes.
+        InputError: its suffix is that of another kind of file, it is a submission or an input, or
+            its chart would replace an input or another picture.
     """
     from hyperinit.report.charts import is_chart
 

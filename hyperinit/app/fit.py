@@ -62,8 +62,8 @@ def build(prog: str) -> Parser:
     add(
         "--learn",
         action=argparse.BooleanOptionalAction,
-        help="of a set: each image starts from what the fits of those before it taught "
-        "(default: 100 or more, no init is named, and fits are short)",
+        help="for a set: learn the start of each image from the fits before it (default: if there "
+        "are 100 images or more, no init is named, and fits are short)",
     )
     add(
         "--dry-run",
@@ -94,7 +94,7 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         aliases: Other flags for `--init`.
     """
     add = parser.add_argument
-    suits = "waves-steps in long fits, waves-few-steps in short ones; of tiny images"
+    suits = "waves-steps in long fits, waves-few-steps in short ones; for tiny images"
     add(
         *("--init", *aliases),
         default=default,
@@ -257,7 +257,7 @@ def fit_config(arguments: argparse.Namespace, parser: Parser) -> FitConfig:
         if name in DECLARED or name in FitConfig.__dataclass_fields__:
             continue
         if flag in parser._option_string_actions:
-            raise InputError(f"--fit: {name} is not an option of a fit: use {flag} {value}".rstrip())
+            raise InputError(f"--fit: {name} is not a fit option; use {flag} {value}".rstrip())
         raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
     budget_epochs = arguments.budget_epochs
     if budget_epochs is None:

@@ -229,7 +229,7 @@ def _describe(photos: Photographs, config: LoopConfig, processes: Processes) -> 
         f"{len(photos.skipped)} skipped"
     )
     if config.compare_images and not photos.held_out:
-        say("no image is held out: no evaluation and no comparison")
+        say("no image is held out, so there is no evaluation and no comparison")
     if processes.count > 1:
         say(f"{processes.count} processes share the images of a step")
 

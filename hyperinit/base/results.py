@@ -180,12 +180,12 @@ def count(n: int, what: str) -> str:
 
 
 def result(kind: str, text: str | None, /, **fields: Any) -> None:
-    """A result on stdout: a text for people, or an object {"kind": KIND, ...} with `--json`.
+    """Prints a result on stdout: a text, or an object {"kind": KIND, ...} with `--json`.
 
     Args:
         kind: A row of RESULTS.
-        text: None: nothing is printed for people.
-        **fields: All of that row, and no others; paths and names as they are, as JSON can hold any.
+        text: The text; None prints nothing without `--json`.
+        **fields: All fields of that row, and no others; paths and names unchanged.
     """
     results(kind, text, [fields])
 

@@ -181,10 +181,10 @@ def _is_a(kind: type, value: Any) -> bool:
 
 
 def check(config: DataclassInstance) -> None:
-    """For `__post_init__` of a config dataclass: InputError names a field of wrong type or size.
+    """For `__post_init__` of a config dataclass: an InputError names a field that is wrong.
 
-    A field that is a dataclass itself has been checked when that was made. Numbers of numpy, and
-    lists, become Python's own numbers and tuples, which torch and JSON take.
+    A field that is itself a dataclass was checked when it was made. NumPy numbers and lists become
+    Python numbers and tuples, which torch and JSON accept.
     """
     for name, setting in _settings(type(config)).items():
         if setting.kind in _KINDS:

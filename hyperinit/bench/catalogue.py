@@ -21,16 +21,16 @@ OURS = {
     "33-sized": "row 33 with the first layer times (side / 224)^0.5",
     "identity": "every unit starts as a single wave, which the hidden layers pass on",
     "identity-sized": "identity with the first layer times (side / 224)^0.5",
-    "waves": "identity with waves that are spread evenly, and more of them long",
-    "waves-sized": "waves with the first layer times (side / 224)^0.5; what `hyperinit fit` takes"
-    " below 0.6 epochs",
-    "waves-mid": "waves with fewer long ones: ahead of it from two epochs on",
+    "waves": "identity with waves that are spread evenly, more of them long",
+    "waves-sized": "waves with the first layer times (side / 224)^0.5; the default of"
+    " `hyperinit fit` below 0.6 epochs",
+    "waves-mid": "waves with fewer long ones: ahead of waves from two epochs on",
     "waves-mid-sized": "waves-mid with the first layer times (side / 224)^0.5",
     "untrained": "identity-sized after a few gradient steps on the image, which count as epochs",
-    "waves-steps": "such steps from a draw like waves, finer the larger the network is for the"
-    " image; what `hyperinit fit` takes for long fits",
-    "waves-few-steps": "fewer of them, on fewer pixels, from waves-mid or, where the network is"
-    " large for the image, from a finer draw; what `hyperinit fit` takes for fewer epochs",
+    "waves-steps": "such steps from a draw like waves, finer if the network is large for the"
+    " image; the default of `hyperinit fit` for long fits",
+    "waves-few-steps": "fewer steps on fewer pixels, from waves-mid or, if the network is large"
+    " for the image, from a finer draw; the default of `hyperinit fit` for shorter fits",
 }
 
 

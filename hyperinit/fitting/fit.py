@@ -76,7 +76,7 @@ def fit(
 
 
 def as_start(start: Params | Start) -> Start:
-    """Parameters that cost nothing, or a start as it is; detached from any graph.
+    """Parameters as a start that costs nothing, or a given start; detached from any graph.
 
     Raises:
         InputError: it is neither.
@@ -145,7 +145,7 @@ def failure(result: FitResult) -> str:
     # The error hardly fell at any rate.
     if result.diverged and result.restarts and isfinite(last.mse):
         return (
-            f"the fit was given up after {count(result.restarts, 'restart')}, its error hardly"
+            f"the fit was given up after {count(result.restarts, 'restart')}, as its error hardly"
             f" falls (MSE {first.mse:.3g} -> {kept.mse:.3g}): max_restarts=0 fits without giving up"
         )
     if result.diverged:

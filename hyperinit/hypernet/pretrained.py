@@ -89,16 +89,16 @@ def hyper_for(
     target_mse: float | None = None,
     pixels: int | None = None,
 ) -> str:
-    """What "hyper" is for a SIREN of this size: the best start of those that look at the image.
+    """The init that "hyper" stands for: the best start that looks at the image, for this size.
 
-    That is a start that has learned nothing (`suitable_start`) where nothing that was learned is
-    ahead of it, or for its size, and a line says so.
+    If no learned start for this size is ahead, it is one that has learned nothing
+    (`suitable_start`), and a warning says so.
 
     Args:
         width, depth: Of the SIREN.
-        budget_epochs: Of the fit; None: not known.
-        target_mse: Where its end is found on the way.
-        pixels: Of the image; None: not known.
+        budget_epochs: The fit's budget; None: not known.
+        target_mse: The target of a fit whose end is found on the way.
+        pixels: Pixels of the image; None: not known.
     """
     name, untaught = pretrained_for(width, depth), UNTAUGHT
     if budget_epochs is not None:

@@ -42,20 +42,21 @@ RATE_POWER = -1.7  # of the hidden layers' factor
 
 @dataclass(frozen=True)
 class Stepping:
-    """A draw, sized, and the gradient steps on the image that are taken from it.
+    """A sized draw, and the gradient steps on the image that are taken from it.
 
     Attributes:
         draw: See `sized_init`.
-        steps: How many.
-        step_epochs: Pixels of each, of those that a small image has; of a large one they are
-            MAX_STEP_PIXELS, or
-        large_step_epochs: so many of its own, up to LARGE_STEP_PIXELS.
-        factor: On FIRST_STEP.
-        decay: Of the steps' sizes, from each to the next.
-        lr_factor: On the rate of the draw: a start that shows the image already takes less.
+        steps: Number of steps.
+        step_epochs: Pixels of each step, as a share of the image's pixels, up to MAX_STEP_PIXELS.
+        large_step_epochs: For large images a share of their pixels, up to LARGE_STEP_PIXELS, if
+            that is more than MAX_STEP_PIXELS.
+        factor: Factor on FIRST_STEP.
+        decay: Factor on the step sizes from each step to the next.
+        lr_factor: Factor on the draw's learning rate: a start that already shows the image needs
+            a lower one.
         large: The draw for networks that are large for their image; None: the same.
-        finest: The first layer's waves are the finer, the larger the network is for its image: up
-            to so many times as fine as drawn, less on tiny images; and a wide network's other
+        finest: The larger the network is for its image, the finer the first layer's waves: up to
+            this many times as fine as drawn, less on tiny images; and a wide network's other
             layers have larger gains, see `widened`. 0: all as drawn.
     """
 
@@ -114,10 +115,10 @@ class Stepping:
 
 
 def widened(draw: InitSpec, width: int, fineness: float) -> InitSpec:
-    """A draw for long fits, as a network of this width wants it; up to NARROW_WIDTH as it is.
+    """A draw for long fits, adapted to a network of this width; up to NARROW_WIDTH unchanged.
 
     Args:
-        draw: Found for narrow networks.
+        draw: The draw that was found for narrow networks.
         width: Units of the SIREN's sine layers.
         fineness: How large the network is for its image: 1 for 5 x 256 at 224 x 224.
     """
@@ -181,10 +182,10 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
 
 
 def many_epochs(pixels: int | None) -> float:
-    """Epochs from which on a fit of so many pixels ends lowest from `waves-steps`.
+    """Length of a fit, in epochs, from which it ends lowest from `waves-steps`.
 
     Args:
-        pixels: Of the image; None: not known, taken for few.
+        pixels: Pixels of the image; None: not known, assumed to be few.
     """
     if pixels is None:
         return MANY_EPOCHS

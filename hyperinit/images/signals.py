@@ -234,11 +234,11 @@ def check_holds(
         check_sides(path, *sides)
     elif Path(path).suffix.lower() == ".wav":
         if rate_hz is None:
-            raise InputError(f"{name}: no sampling rate is known: write .npy")
+            raise InputError(f"{name}: the sampling rate is unknown; write .npy")
         try:
             _check_rate(rate_hz, channels)
         except ValueError as error:
-            raise InputError(f"{name}: cannot have {error}: write .npy") from error
+            raise InputError(f"{name}: cannot have {error}; write .npy") from error
 
 
 def save_samples(samples: Tensor, path: str | os.PathLike[str], rate_hz: int | None = None) -> None:

@@ -118,15 +118,15 @@ class LoopConfig:
     )
     checkpoint_sec: float = option(120.0, "seconds between checkpoints", above=0)
     eval_steps: int = option(100, "outer steps between evaluations on held-out images", at_least=1)
-    compare_budgets: tuple[float, ...] = option((1.0, 4.0, 8.0), "budgets of the comparison")
-    compare_lrs: tuple[float, ...] = option((2e-4, 4e-4, 8e-4), "its learning rates")
+    compare_budgets: tuple[float, ...] = option((1.0, 4.0, 8.0), "budgets to compare at, epochs")
+    compare_lrs: tuple[float, ...] = option((2e-4, 4e-4, 8e-4), "learning rates to compare at")
     compare_images: int = option(
         4,
-        "held-out images that it and evaluations take; 0: neither is made",
+        "held-out images for evaluations and the final comparison; 0: neither is made",
         at_least=0,
         at_most=MOST_IMAGES,
     )
-    seed: int = option(0, "of the base init, the batches and the pixels", at_least=0, below=2**63)
+    seed: int = option(0, "seed of base init, batches and pixels", at_least=0, below=2**63)
     threads: int | None = option(
         None, "CPU threads; none: torch's default", at_least=1, at_most=2**10
     )

@@ -73,8 +73,8 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     images = count(len(about["images"]), "image")
     say(
         f"{count(about['records'], 'record')} of {', '.join(map(shown_path, about['inits']))} on"
-        f" {images}, measured on {about['places'][0]}: {shown_path(out)} is complete. Put it into a"
-        " pull request, with the init's code."
+        f" {images}, measured on {about['places'][0]}: {shown_path(out)} is complete. Open a pull"
+        " request with it and the init's code."
     )
     counts = {"records": about["records"], "images": len(about["images"])}
     result("submission", None, out=str(out), **counts)

@@ -83,7 +83,7 @@ def append_record(path: str | Path, record: Record) -> None:
 
 
 def repair_jsonl(path: str | Path) -> None:
-    """Cuts an unfinished last line off a JSONL file; one that only lacks its newline gets it."""
+    """Removes an unfinished last line of a JSONL file, or adds a newline that alone is missing."""
     path = Path(path)
     if not path.exists():
         return

@@ -338,7 +338,7 @@ def _all_ladder_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str
 
 
 def _curve_costs(ladders: Mapping[Pair, Ladder], target: float) -> dict[str, Cost]:
-    """First time along the curve that each error is there, in the track's unit."""
+    """The first cost along the curve at which the target is reached, in the track's unit."""
     found = {}
     for key, error in (("epochs", attrgetter("mse")), ("train", attrgetter("train_mse"))):
         values, limits, unit = {}, {}, "seed epochs"

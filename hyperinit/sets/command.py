@@ -193,7 +193,7 @@ def estimate(
     need = left * sum(path.stat().st_size for path in made) / len(made)
     text = (
         f"{count(len(names), 'image')}, {finished} finished: about {shown_sec(sec * left)} and"
-        f" {shown_bytes(need)} for the rest ({sec:.2g} s an image from {init.name}, by"
+        f" {shown_bytes(need)} for the rest ({sec:.2g} s per image from {init.name}, by"
         f" {tried.fitted} fitted and thrown away)"
     )
     if out is None:

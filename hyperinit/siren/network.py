@@ -315,8 +315,7 @@ class Siren(nn.Module):
         return apply(self.params, coords)
 
 
-# Pixels evaluated at a time, by all SIRENs together: bounds the memory that large images take. On a
-# CPU, chunks that fit in its caches are twice as fast.
+# Pixels evaluated at a time by all SIRENs together, to bound memory; small chunks suit CPU caches.
 CHUNK_PIXELS = {"cpu": 1024}
 OTHER_CHUNK_PIXELS = 65536
 ONEDNN_WIDTH = 128  # from this width on oneDNN's products are faster, if they are at all

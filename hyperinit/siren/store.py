@@ -91,8 +91,8 @@ def _one_line(error: object) -> str:
 
 
 def is_of_torch(content: bytes) -> bool:
-    """Whether a file begins as torch.save writes it; so may the length of a safetensors header."""
-    return content.startswith(_PYTORCH_STARTS) and content[8:9] != b"{"  # as a header begins
+    """Whether a file begins like one of torch.save, and not like a safetensors header."""
+    return content.startswith(_PYTORCH_STARTS) and content[8:9] != b"{"  # "{" begins a header
 
 
 @contextlib.contextmanager
@@ -232,7 +232,7 @@ def save_params(path: str | Path, params: Params, **info: Any) -> None:
 
 
 def readable_facts(path: str | Path, params: Params, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a file of SIRENs, the network's included.
+    """The facts for a file of SIRENs, including those of the network.
 
     Raises:
         InputError: they could not be read again.

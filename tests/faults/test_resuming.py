@@ -54,7 +54,7 @@ def test_a_method_that_is_not_the_runs_own_is_refused(tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*TINY, "--out", str(run)]) == 0
     line = refused(["--resume", run, *REPTILE], capsys)
-    assert "own method, hypernetwork: leave out --method" in line
+    assert "own method, hypernetwork; leave out --method" in line
     assert main(["--resume", str(run), "--method", "hypernetwork"]) == 0
 
 
@@ -136,7 +136,10 @@ def test_a_run_that_its_time_limit_ends_says_so_and_how_it_goes_on(tmp_path, cap
 def test_where_nothing_is_held_out_it_is_said_that_nothing_is_compared(tmp_path, capsys):
     images = [*TINY[:-1], "1", "--held-out-fraction", "0"]
     assert main([*images, "--out", str(tmp_path / "run")]) == 0
-    assert "no image is held out: no evaluation and no comparison" in capsys.readouterr().err
+    assert (
+        "no image is held out, so there is no evaluation and no comparison"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT_NAME, "config.toml", "metrics.jsonl"])
