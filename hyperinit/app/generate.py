@@ -227,7 +227,7 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _is_fitted(path: Path) -> bool:
-    """Whether a fit has written a file, which took longer than what is made here."""
+    """Whether a file was written by a fit, which took longer than making a start."""
     from hyperinit.siren.store import PARAMS_KIND, read_info
 
     try:

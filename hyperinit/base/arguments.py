@@ -96,16 +96,16 @@ def number(*, least: float = 0.0, above: bool = False, most: float) -> Callable[
 
 
 def _path(text: str) -> Path:
-    """A path of a command line: "", a variable of the shell that is not set, is not "."."""
+    """A path on a command line; "" (an unset shell variable) is refused, not read as "."."""
     if not text:
         raise argparse.ArgumentTypeError("must name a file or a directory, not ''")
     return Path(text)
 
 
 def named_source(text: str) -> tuple[str, str]:
-    """("NAME", "SOURCE") of an init that is typed as NAME=SOURCE, where NAME may be "".
+    """("NAME", "SOURCE") of an init typed as NAME=SOURCE; NAME may be "".
 
-    A file that has such a name itself comes first.
+    An existing file of exactly that name takes precedence.
     """
     name, equals, source = text.partition("=")
     return (name, source) if equals and name and not os.path.exists(text) else ("", text)

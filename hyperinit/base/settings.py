@@ -195,7 +195,7 @@ def check(config: DataclassInstance) -> None:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether a value is of Python's own types, as files hold them."""
+    """Whether a value has only Python's own types, which files can hold."""
     parts = value if type(value) is tuple else (value,)
     return all(type(part) in (*_KINDS, types.NoneType) for part in parts)
 

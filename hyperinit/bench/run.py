@@ -210,7 +210,7 @@ def open_records(
         InputError: another process has locked it, the directory is missing, or see RecordFile.
     """
     try:
-        place = written_place(path)  # the lock of a link's file is the file's own
+        place = written_place(path)  # for a link, the lock is that of its target
     except OSError as error:
         raise InputError(f"cannot write {shown_path(path)}: {error.strerror}") from error
     with exclusive(f"{place}.lock"):

@@ -66,8 +66,8 @@ def check_own_sizes(
 
 
 def check_apart(init: str, folder: Path) -> None:
-    """Refuses to write where the SIRENs lie that an init is made of: with one more, or another, it
-    is another init, and the same command no longer continues.
+    """Refuses to write into the directory of SIRENs that an init is made of: a new or changed file
+    would change the init, and the same command could not continue.
 
     Raises:
         InputError: the folder is that directory.

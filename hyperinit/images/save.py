@@ -20,14 +20,14 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95},
     ".jpeg": {"format": "JPEG", "quality": 95},
 }
-MOST_SIDE = {"JPEG": 65500}  # pixels that libjpeg writes; a PNG has room for any image
+MOST_SIDE = {"JPEG": 65500}  # pixels, libjpeg's limit; a PNG can hold any image
 
 
 def check_sides(path: str | os.PathLike[str], height: int, width: int) -> None:
     """Refuses an image that is too long for the format of its file.
 
     Raises:
-        InputError: it is; the line says what holds it.
+        InputError: it is; the message names a format that can hold it.
     """
     most = MOST_SIDE.get(SAVE_OPTIONS.get(Path(path).suffix.lower(), {}).get("format", ""))
     if most is not None and max(height, width) > most:

@@ -223,7 +223,7 @@ def output_suffixes(dims: int, channels: int) -> list[str]:
 def check_holds(
     path: str | os.PathLike[str], channels: int, sides: Sequence[int], rate_hz: int | None
 ) -> None:
-    """Refuses samples that a file of this suffix cannot hold, before there are any.
+    """Refuses samples that a file with this suffix cannot hold, before they are drawn.
 
     Raises:
         InputError: an image is too long for a JPEG, or `path` is a .wav file and the sampling rate

@@ -38,7 +38,7 @@ def thumbnail_of(params: Params) -> Tensor:
 
 
 def holds_sirens(directory: Path) -> bool:
-    """Whether there are SIRENs for `neighbour_init` in a directory, which is none of a run."""
+    """Whether a directory holds SIRENs for `neighbour_init`, and is not a run directory."""
     is_run = (directory / CHECKPOINT_NAME).exists()
     return directory.is_dir() and not is_run and any(directory.glob("*.safetensors"))
 
@@ -51,7 +51,7 @@ def neighbour_init(name: str, directory: str | Path) -> Init:
     costs one epoch; that and reading the chosen file are on the clock.
 
     Raises:
-        InputError: as `ParamDataset`, or the SIRENs show no images, or a file is damaged.
+        InputError: as `ParamDataset`, or the SIRENs do not show images, or a file is damaged.
     """
     dataset = ParamDataset(directory)
     try:

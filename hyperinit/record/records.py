@@ -29,9 +29,9 @@ SUBMISSION_START = b'{"submission": '  # first line of a submission, about its r
 
 
 def beside(records: str | Path, suffix: str) -> Path:
-    """A file or folder that goes with a record file: NAME.jsonl -> NAME and a suffix.
+    """A file or folder that belongs to a record file: NAME.jsonl -> NAME and a suffix.
 
-    Other endings stay in its name: "try.1" and "try.2" would share their plans and their chart.
+    Other endings are kept, because otherwise "try.1" and "try.2" would share plans and chart.
     """
     path = Path(records)
     name = path.stem if path.suffix.lower() == ".jsonl" else path.name
@@ -39,7 +39,7 @@ def beside(records: str | Path, suffix: str) -> Path:
 
 
 def is_submission(path: str | Path) -> bool:
-    """Whether a file begins as a submission does; False where it is not there."""
+    """Whether a file begins like a submission; False if it does not exist."""
     if not Path(path).is_file():
         return False
     try:
@@ -102,7 +102,7 @@ def repair_jsonl(path: str | Path) -> None:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether a line without its newline has all else, as where an editor has left that out."""
+    """Whether a line lacks only its newline, as some editors leave it."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

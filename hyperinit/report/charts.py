@@ -62,7 +62,7 @@ def png(figure: Figure) -> bytes:
 
 
 def is_chart(path: Path) -> bool:
-    """Whether a file begins as what `png` makes does, whatever version made it."""
+    """Whether a file begins like the output of `png`, of any version."""
     try:
         with open(path, "rb") as file:
             return b"Matplotlib" in file.read(200)

@@ -63,7 +63,7 @@ def headline(found: GroupScore) -> list[str]:
 
 
 def _rates(found: GroupScore) -> str:
-    """How learning rates were chosen; of inits without tuning runs among others, that too."""
+    """How learning rates were chosen, including inits without tuning runs among others."""
     tuned_on, on = found.group.tuned_on, found.chosen_on
     by = f"chosen {found.track.chosen_by}"
     if found.track.along_curve or not tuned_on or TUNING not in on.values():

@@ -10,16 +10,16 @@ from hyperinit.base.errors import InputError
 from hyperinit.record.records import CurvePoint, Record
 from hyperinit.record.tracks import track_of
 
-MAX_CURVE_POINTS = 150  # of a curve that is drawn
+MAX_CURVE_POINTS = 150  # of a drawn curve
 
 
 def curve_cost(run: Record, point: CurvePoint) -> float:
-    """What a fit has cost by a point of its curve, in its track's unit, making the start included.
+    """The cost of a fit up to a point of its curve, in its track's unit, including the start.
 
-    A seed epoch is as many steps as it takes to visit as many points as the image has pixels.
+    A seed epoch is the number of steps that visit as many points as the image has pixels.
 
     Raises:
-        InputError: the record does not say its batches' size.
+        InputError: the record does not state its batch size.
     """
     if track_of(run.track).full_batch:
         return point.epochs
@@ -35,7 +35,7 @@ def curve_cost(run: Record, point: CurvePoint) -> float:
 def median_curve(
     runs: Sequence[Record], cost: Callable[[CurvePoint], float]
 ) -> list[tuple[float, float]]:
-    """Medians over the runs at every evaluation that all of them have: (cost, error)."""
+    """Medians over the runs at every evaluation that all runs have: (cost, error)."""
     by_step: dict[float, list[CurvePoint]] = {}
     for point in (point for run in runs for point in run.curve):
         by_step.setdefault(point.steps, []).append(point)

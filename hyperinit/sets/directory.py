@@ -181,10 +181,10 @@ def fit_directory(  # more than 60 lines: half is its docstring, because users c
 
 
 def _own_size(size: Any) -> int | tuple[int, int] | None:
-    """A side, or height and width where these differ, as files name them.
+    """A side, or height and width if these differ, in the form that files store.
 
     Raises:
-        InputError: no whole numbers, or no size that an image is resized to.
+        InputError: they are not whole numbers, or not a valid size of an image.
     """
     if size is None:
         return None

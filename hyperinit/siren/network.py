@@ -202,7 +202,7 @@ class Params(Mapping[str, Tensor]):
 
 
 def check_params(params: Any) -> Params:
-    """Refuses anything else, such as a module, with an InputError."""
+    """Refuses anything other than `Params`, such as a module, with an InputError."""
     if not isinstance(params, Params):
         own = ": give its .params" if isinstance(getattr(params, "params", None), Params) else ""
         raise InputError(f"params must be Params, not {type(params).__name__}{own}")

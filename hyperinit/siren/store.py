@@ -249,10 +249,10 @@ def readable_facts(path: str | Path, params: Params, info: Mapping[str, Any]) ->
 
 
 def _in_float32(name: str, params: Params) -> Params:
-    """Parameters as they are read.
+    """Checks parameters that were read from a file.
 
     Raises:
-        InputError: they are no SIREN's, nor those of a stack, or no finite floating-point numbers.
+        InputError: they are not those of a SIREN or a stack, or not finite floating-point numbers.
     """
     if params.batch_shape == (0,) or len(params.batch_shape) > 1:
         raise InputError(f"{name}: expected one SIREN or a stack, not {params.batch_shape}")
