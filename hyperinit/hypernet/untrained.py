@@ -32,8 +32,8 @@ LARGE_WEIGHTS = 8
 USUAL_WEIGHTS, USUAL_WIDTH = 5.3, 256
 FINE_PIXELS = 64 * 64
 COARSEST = 0.7  # the coarsest that was measured: 3 x 64 at 48 x 48
-# Networks that are wider than this want, in long fits, larger gains of the hidden layers and of the
-# output layer too, the larger they are for their image, and lower rates (research log, 107).
+# In long fits, wider networks than this need larger gains of the hidden and output layers, the
+# larger they are for their image, and lower learning rates (research log, 107).
 NARROW_WIDTH = 128
 HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN = 1.1, 0.45, 1.3
 OUTPUT_GAIN, MOST_OUTPUT = 1.4, 1.5
@@ -159,9 +159,9 @@ WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
 
-# Epochs from which on a fit ends lowest from few steps, and from many at 64 x 64 pixels: fewer for
-# larger images, see `many_epochs` (research log, 94, 106, 107). Above USUAL_PIXELS all images have
-# batches of one size, so an epoch is a longer fit.
+# Length of a fit, in epochs, from which it ends lowest after few steps, and after many at 64 x 64
+# pixels; for larger images fewer epochs, see `many_epochs` (research log, 94, 106, 107). Above
+# USUAL_PIXELS all images have batches of one size, so an epoch is a longer fit.
 FEW_EPOCHS, MANY_EPOCHS = 0.6, 5.2
 MANY_PIXELS, MANY_POWER = 64 * 64, -0.22
 USUAL_PIXELS = 256 * 256
