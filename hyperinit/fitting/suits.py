@@ -54,7 +54,7 @@ ACTIVATION_BYTES, PIXEL_BYTES = 8, 24
 
 
 def default_lr(config: SirenConfig) -> float:
-    """The rate of AdamW for networks of this width: 5e-4 at width 256, inverse in width."""
+    """AdamW's learning rate for networks of this width: 5e-4 at width 256, ~ 1 / width."""
     return 0.128 / config.width
 
 

@@ -114,7 +114,7 @@ def _compared(second: InitScore, unit: str, found: Ratio) -> str:
         return ""
     text = f"It needs {number(found.mean)} times the {unit} of {other}"
     if found.low is None or found.high is None:
-        return f"{text} on a single photograph, the only one measured; others may differ."
+        return f"{text} on a single photograph, the only one with a ratio; others may differ."
     text += f" (95 % interval over images {number(found.low)} to {number(found.high)}"
     text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
     if found.n < found.pairs:

@@ -63,7 +63,7 @@ class SirenConfig:
                 raise InputError(f"siren {field} must be a whole number, not {value!r}")
             if not 1 <= int(value) <= most:
                 raise InputError(f"siren {field} must be 1 to {most}, not {value}")
-            object.__setattr__(self, field, int(value))  # numpy's are none that JSON holds
+            object.__setattr__(self, field, int(value))  # JSON cannot hold numpy's
         if self.weights > MAX_NUMBERS:
             raise InputError(
                 f"a siren of {self.depth} x {self.width} has {self.weights:.1e} numbers, more than"
