@@ -830,7 +830,7 @@ def test_ctrl_c_says_how_to_go_on(command, monkeypatch, capsys):
 
     monkeypatch.setattr(Trial, "run", interrupt)
     assert script.main(command()) == 130
-    assert "continues where it stopped" in capsys.readouterr().err
+    assert "continues from there" in capsys.readouterr().err
 
 
 OWN_MODULES = {

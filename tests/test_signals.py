@@ -368,7 +368,7 @@ def test_other_programs_are_given_the_same_values(tmp_path, dims, channels):
         hidden = hidden @ stored[f"layers.{i}.weight"].T + stored[f"layers.{i}.bias"]
         hidden = np.sin(stored["omega_0"] * hidden) if i < params.config.depth else hidden
     assert np.allclose(hidden, expected.numpy(), atol=1e-4)
-    with pytest.raises(InputError, match="an image takes"):
+    with pytest.raises(InputError, match="an image needs"):
         hyperinit.write_siren(tmp_path / "x.frag", params, "glsl")
 
 

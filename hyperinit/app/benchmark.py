@@ -235,7 +235,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None
-    again = advising("the same command continues where it stopped")
+    again = advising("the same command continues from there")
     if arguments.verify is not None:
         with open_records(out, thumbnails, workers) as file, again:
             return check(plan, file, arguments.verify)
