@@ -42,6 +42,8 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of half an epoch
         (40, None, ["--target-mse", "0.05", "--width", "32", "--depth", "3"], "waves-few-steps"),
         (40, None, ["--target-mse", "8e-4", "--width", "64", "--depth", "3"], "waves-steps"),
+        # a network that is large for its image is there sooner
+        (40, None, ["--target-mse", "8e-4", "--width", "170", "--depth", "3"], "waves-few-steps"),
     ],
 )
 def test_the_start_suits_the_image_and_the_budget(tmp_path, side, budget, more, expected):

@@ -172,6 +172,7 @@ TINY_WEIGHTS = 12  # per pixel
 # per pixel, needs waves of all lengths instead of long ones: up to 16 dB (research log, 76, 84).
 WAVES_EPOCHS, MANY_WEIGHTS = 2.2, 24
 USUAL_EPOCHS, USUAL_POWER = 1.8, -0.52  # epochs to an error of 0.02, and their power of the error
+SOONER_POWER = -0.25  # of these epochs, with the weights per pixel above USUAL_WEIGHTS (108)
 
 
 def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> float:
@@ -209,14 +210,16 @@ def suitable_start(
         width, depth: Of the SIREN.
         budget_epochs: The fit's budget.
         target_mse: The target of a fit whose end is found on the way. It is assumed to take as many
-            epochs as a photograph of 96 x 96 usually does (records learned-96), if that is less.
+            epochs as a photograph of 96 x 96 usually does (records learned-96), fewer if the
+            network is large for its image, and never more than the budget.
         takes_steps: Whether gradient steps are possible: they are for photographs and the usual
             omega_0.
     """
     epochs = expected_epochs(budget_epochs, target_mse)
-    is_many = epochs >= many_epochs(pixels)
-    epochs *= max((pixels or 0) / USUAL_PIXELS, 1)
     ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
+    sooner = max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER if target_mse else 1
+    is_many = epochs * sooner >= many_epochs(pixels)
+    epochs *= max((pixels or 0) / USUAL_PIXELS, 1)
     least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
     if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
         return "waves-steps" if is_many else "waves-few-steps"
