@@ -215,7 +215,6 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
             )
         check_directory(out, may_be_made=True)
     inputs = [*arguments.images, named_source(arguments.init)[1]]
-    check_apart(arguments.init, written_place(paths[0]).parent)
     for path in paths:
         check_output(path, [".safetensors"], SIREN, inputs=inputs, may_be_made=path != out)
         if path != out and _is_fitted(path):
@@ -223,6 +222,7 @@ def _outputs(arguments: argparse.Namespace) -> list[Path]:
                 f"{shown_path(path)}: is there already and is a fitted SIREN, which would be lost:"
                 " choose another directory"
             )
+    check_apart(arguments.init, written_place(paths[0]).parent)
     return paths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -52,12 +53,14 @@ def check_output(
     try:
         folder = written_place(path).parent
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _too_long(name, MAX_NAME_BYTES) from error
         raise InputError(f"cannot write {name}: {error.strerror}") from error
     check_directory(folder, may_be_made=may_be_made)
     place = _standing(folder) if may_be_made else folder
     longest = MAX_NAME_BYTES if os.name == "nt" else os.pathconf(place, "PC_NAME_MAX")
     if len(os.fsencode(path.name)) > longest:
-        raise InputError(f"{name}: the name is longer than {longest} bytes; choose a shorter one")
+        raise _too_long(name, longest)
     if path.is_dir():
         raise InputError(f"{name}: is a directory; choose another file to write")
     if not path.exists():
@@ -92,6 +95,10 @@ def check_directory(path: str | os.PathLike[str], *, may_be_made: bool = False) 
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write to {shown_path(place)}: {reason}") from error
+
+
+def _too_long(name: str, longest: int) -> InputError:
+    return InputError(f"{name}: the name is longer than {longest} bytes; choose a shorter one")
 
 
 def _standing(path: Path) -> Path:

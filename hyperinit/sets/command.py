@@ -71,7 +71,7 @@ def fit_images(
     work = config.step_pixels(height * width) * arguments.width**2
     work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
 
-    def run(out: Path, told: Told, most_images: int) -> DirectoryReport:
+    def run(out: Path, told: Told, most_images: int | None) -> DirectoryReport:
         return fit_directory(
             images,
             out,
@@ -99,7 +99,7 @@ def fit_images(
                 text = estimate(names, tried, made, out, init)
             print_result("estimate", text, text=text)
             return 0
-        report = run(out, told, len(names))
+        report = run(out, told, arguments.limit)
     _tell(report, source, out)
     return 1 if report.failed or report.missed else 0
 
