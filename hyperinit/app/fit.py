@@ -168,9 +168,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     arguments.width = arguments.width or _width(arguments, image)
     if not is_named:
         arguments.init = _default_init(arguments, config, image)
-    sizes = arguments.width, arguments.depth
+    sizes, length = (arguments.width, arguments.depth), (config.budget_epochs, arguments.target_mse)
     if arguments.init == "hyper" and arguments.omega_0 is None:
-        length = config.budget_epochs, arguments.target_mse
         arguments.init = hyper_for(*sizes, *length, _pixels(arguments, image))
     named = inits_for_fit(arguments.init, arguments.omega_0)
     theirs = typed.theirs_of(arguments.theirs)
@@ -185,7 +184,6 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
 
         if known not in named:
             check_own_sizes(asked, init, arguments.size)
-        length = config.budget_epochs, arguments.target_mse
         best = base_of_learning(*length, takes_steps=arguments.omega_0 is None)
         base = None if is_named else load_init(best, named, *sizes)
         return fit_images(arguments, init, base, config, device)

@@ -108,9 +108,9 @@ class Stepping:
             facts |= {"large_step_epochs": self.large_step_epochs}
         if self.finest:
             facts |= {"finest": self.finest, "usual_weights": USUAL_WEIGHTS}
-        if self.finest and width > NARROW_WIDTH:
-            facts |= {"hidden_gain": [HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN]}
-            facts |= {"output_gain": [OUTPUT_GAIN, MOST_OUTPUT]}
+            if width > NARROW_WIDTH:
+                facts |= {"hidden_gain": [HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN]}
+                facts |= {"output_gain": [OUTPUT_GAIN, MOST_OUTPUT]}
         return {**facts, "hidden": hidden, "output": output, "output_bias": output_bias}
 
 
@@ -182,6 +182,11 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
+def epoch_length(pixels: int | None) -> float:
+    """Steps of an epoch relative to one of USUAL_PIXELS; 1 for smaller images."""
+    return max((pixels or 0) / USUAL_PIXELS, 1.0)
+
+
 def many_epochs(pixels: int | None) -> float:
     """Length of a fit, in epochs, from which it ends lowest from `waves-steps`.
 
@@ -191,7 +196,7 @@ def many_epochs(pixels: int | None) -> float:
     if pixels is None:
         return MANY_EPOCHS
     epochs = MANY_EPOCHS * (min(pixels, USUAL_PIXELS) / MANY_PIXELS) ** MANY_POWER
-    return float(epochs / max(pixels / USUAL_PIXELS, 1))
+    return float(epochs / epoch_length(pixels))
 
 
 def suitable_start(
@@ -219,7 +224,7 @@ def suitable_start(
     ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
     sooner = max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER if target_mse else 1
     is_many = epochs * sooner >= many_epochs(pixels)
-    epochs *= max((pixels or 0) / USUAL_PIXELS, 1)
+    epochs *= epoch_length(pixels)
     least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
     if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
         return "waves-steps" if is_many else "waves-few-steps"
