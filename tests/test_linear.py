@@ -87,7 +87,7 @@ def test_outer_steps_find_where_fits_end_if_that_depends_linearly_on_the_image()
         fitted = from_vector(ends(images), model.config.siren)
         state.optimizer.zero_grad()
         model.remember(images)
-        correction_loss(model, images, fitted).backward()
+        correction_loss(model, images, model(images), fitted).backward()
         state.optimizer.step()
     assert missed() < 0.2 * first
 
@@ -145,7 +145,7 @@ def test_no_image_counts_twice_where_a_process_was_lost_in_its_step(tmp_path):
 def test_finished_one_cannot_be_trained_further():
     model = LearnedInit(LearnedConfig(siren=base().config, read_numbers=4), base())
     with pytest.raises(InputError, match="cannot continue"):
-        correction_loss(model, PHOTO[None], stack_params([base()]))
+        correction_loss(model, PHOTO[None], model(PHOTO[None]), stack_params([base()]))
 
 
 def test_one_that_reads_nothing_is_as_before():

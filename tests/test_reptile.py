@@ -13,7 +13,8 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.settings import from_dict
 from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.fitting.fit import fit
-from hyperinit.hypernet.learned import load_learned
+from hyperinit.hypernet.learned import LearnedConfig, load_learned
+from hyperinit.hypernet.untrained import STEPPED
 from hyperinit.inits.start import Start
 from hyperinit.learn import loop
 from hyperinit.learn.loop import Stop, train, train_step
@@ -81,6 +82,33 @@ def test_theta_0_begins_as_the_sized_draw_and_moves_towards_the_mean_of_the_fits
         )
         assert not torch.equal(value, before[name])
     assert metrics["train/mse_after"] < metrics["train/mse_before"]
+
+
+def test_with_gradient_steps_it_begins_as_the_start_whose_steps_it_takes():
+    config = replace(TINY, base_init="waves-mid-sized", gradient_steps="waves-few-steps")
+    model, image = new_state(REPTILE, config).model, smooth_image()
+    own, like = model.start(image), STEPPED["waves-few-steps"]("few", 16, 2).start(image, 0)
+    assert_same(own.params, like.params)
+    found, wanted = (replace(start, params=like.params, sec=0.0) for start in (own, like))
+    assert repr(found) == repr(wanted)
+
+
+def test_where_gradient_steps_begin_moves_by_what_fits_add_to_them():
+    steps = {"base_init": "waves-mid-sized", "gradient_steps": "waves-few-steps"}
+    config = replace(TINY, batch_images=2, eps=0.2, fit_lr=1e-3, **steps)
+    state, images = new_state(REPTILE, config), neighbours(2, seed=0)
+    before = state.model.draw(0)
+    generator = torch.Generator().manual_seed(loop._step_seed(config.seed, 0))
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    starts = [state.model.start(image, seed + i) for i, image in enumerate(images)]
+    how = {"budget_epochs": config.horizon_epochs, "lr": 1e-3, "eval_epochs": (), "seed": seed}
+    free = [replace(start, epochs=0.0) for start in starts]  # of a fit's horizon
+    ends = [fit(start, image, **how).params for start, image in zip(free, images, strict=True)]
+    train_step(state, config, images)
+    for name, value in state.model.draw(0).items():
+        moved = [end[name] - start.params[name] for end, start in zip(ends, starts, strict=True)]
+        mean = torch.stack(moved).mean(dim=0)
+        torch.testing.assert_close(value - before[name], 0.2 * mean, rtol=1e-2, atol=1e-5)
 
 
 def test_eps_falls_linearly_to_a_tenth():
@@ -159,6 +187,14 @@ def test_the_command_trains_resumes_and_compares_it_and_a_benchmark_takes_it(tmp
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         replace(TINY, **changes)
+
+
+def test_gradient_steps_that_no_start_takes_are_refused():
+    config = new_state(REPTILE, TINY).model.config
+    with pytest.raises(InputError, match="unknown gradient_steps 'few'"):
+        replace(config, gradient_steps="few")
+    with pytest.raises(InputError, match="cannot be combined"):
+        LearnedConfig(config.siren, inner_steps=1, adapts=True, gradient_steps="untrained")
 
 
 def test_an_unknown_method_is_one_line(capsys):

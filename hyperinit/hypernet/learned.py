@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperinit.base.arguments import check_seed
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.hypernet.hub import Origin, Shared
 from hyperinit.hypernet.inner import MAX_INNER_STEPS, StepSizes, adapt, plain_mse
 from hyperinit.hypernet.modulation import ModulationConfig, Modulator, Trunk, TrunkConfig
 from hyperinit.hypernet.restore import base_from, config_from, restored
+from hyperinit.hypernet.untrained import STEPPINGS, Stepping
 from hyperinit.images.cosines import MOST_COSINES, lowest_cosines
 from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.linear import gains, with_one
@@ -57,6 +58,8 @@ class LearnedConfig:
         modulation: The transformer that turns the learned weights into an image's; None: they are
             the same for all images.
         trunk: The residual network that predicts all of an image's weights; None likewise.
+        gradient_steps: Name in `STEPPINGS`: the init ends with these gradient steps on the image,
+            which have learned nothing themselves. None: with none of them.
     """
 
     siren: SirenConfig
@@ -73,6 +76,7 @@ class LearnedConfig:
     read_numbers: int = option(0, at_least=0, at_most=MOST_COSINES)
     memory_images: int = option(0, at_least=0)
     trunk: TrunkConfig | None = None
+    gradient_steps: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,6 +86,11 @@ class LearnedConfig:
             raise InputError("trunk cannot be combined with heads, read_numbers or a modulation")
         if self.modulation is not None:
             self.modulation.layers(self.siren)  # checks that there are any
+        if self.gradient_steps is not None:
+            if self.gradient_steps not in STEPPINGS:
+                raise unknown_name("gradient_steps", self.gradient_steps, STEPPINGS)
+            if self.adapts:
+                raise InputError("gradient_steps cannot be combined with inner steps that adapt")
 
 
 class LearnedInit(Shared, nn.Module):
@@ -141,14 +150,23 @@ class LearnedInit(Shared, nn.Module):
             "read_numbers",
             "memory_images",
             "trunk",
+            "gradient_steps",
         ]  # fields that were added after the first checkpoints
         return {"learned": as_recorded(self.config, new)}
 
     @property
     def prefers(self) -> Preference:
         """See Start."""
-        looks = self.reader is not None or self.modulator is not None or self.config.adapts
+        config = self.config
+        looks = self.reader is not None or self.modulator is not None
+        looks = looks or config.adapts or config.gradient_steps is not None
         return Preference.of(self.base.params, shows_image=looks)
+
+    @property
+    def stepping(self) -> Stepping | None:
+        """The gradient steps with which the init ends, see LearnedConfig."""
+        name = self.config.gradient_steps
+        return None if name is None else STEPPINGS[name]
 
     def _draw_output(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Weight (3, width) and bias (3,) of a fresh output layer."""
@@ -228,6 +246,8 @@ class LearnedInit(Shared, nn.Module):
     def generate_epochs(self, image: Tensor) -> float:
         """The cost of `generate` in pixel visits / pixels of the image (3, H, W)."""
         pixels = image.shape[-2] * image.shape[-1]
+        if self.stepping is not None:
+            return self.stepping.cost_epochs(pixels)
         steps = self.config.inner_steps if self.config.adapts else 0
         return steps * min(self.config.inner_pixels, pixels) / pixels
 
@@ -236,11 +256,14 @@ class LearnedInit(Shared, nn.Module):
         """The initial weights for one image.
 
         Args:
-            image: Anything that `to_image` accepts. Only a transformer, a linear reader and inner
-                steps look at it.
-            seed: Seed of a drawn output layer, and of the pixels that inner steps see.
+            image: Anything that `to_image` accepts. Only a transformer, a linear reader and
+                gradient steps look at it.
+            seed: Seed of a drawn output layer, and of the pixels that gradient steps see.
         """
         params = self.unadapted(image, seed=seed)
+        if self.stepping is not None:
+            picture = plain(to_image(image)).to(params.device)
+            return self.stepping.take(params, picture, check_seed(seed))
         return self.adapted(params, image, seed=seed) if self.config.adapts else params
 
     def unadapted(self, image: ImageSource, *, seed: int) -> Params:

@@ -88,6 +88,20 @@ class Stepping:
             for k in range(self.steps)
         ]
 
+    def take(
+        self, params: Params, image: Tensor, seed: int, *, factor: float | None = None
+    ) -> Params:
+        """One SIREN after all steps on an image (3, H, W).
+
+        Args:
+            params: Detached.
+            image: On the device of `params`.
+            seed: Seed of the pixels.
+            factor: Replaces the attribute.
+        """
+        sizes = self.sizes(params, self.factor if factor is None else factor)
+        return adapt(params, image, sizes, self.step_pixels(image[0].numel()), seed=seed)
+
     def draw_for(self, width: int, depth: int, pixels: int) -> InitSpec:
         """The draw for a SIREN of this size and an image with `pixels` pixels."""
         ratio = SirenConfig(width, depth).weights / pixels
@@ -158,6 +172,12 @@ WAVES_STEPS = Stepping(
 WAVES_FEW_STEPS = Stepping(
     NAMED_INITS["waves-mid"], 6, 1 / 72, 0.75, 0.8, lr_factor=0.82, large=LONG_DRAW
 )
+
+STEPPINGS = {
+    "untrained": UNTRAINED,
+    "waves-steps": WAVES_STEPS,
+    "waves-few-steps": WAVES_FEW_STEPS,
+}
 
 # Length of a fit, in epochs, from which it ends lowest after few steps, and after many at 64 x 64
 # pixels; for larger images fewer epochs, see `many_epochs` (research log, 94, 106, 107). Above
@@ -261,11 +281,9 @@ def _stepped(
     factor = kind.factor if factor is None else factor
 
     def make(image: Tensor, seed: int) -> Start:
-        pixels = image[0].numel()
-        draw = kind.draw_for(width, depth, pixels)
+        draw = kind.draw_for(width, depth, image[0].numel())
         params = sized_init(name, draw, width, depth, SIZED_POWER).start(image, seed).params
-        sizes = kind.sizes(params, factor)
-        params = adapt(params, image, sizes, kind.step_pixels(pixels), seed=seed)
+        params = kind.take(params, image, seed, factor=factor)
         return Start(params, lr_factor=draw.lr_factor * kind.lr_factor, prefers=SUITS)
 
     facts = kind.facts(factor, width)
@@ -279,13 +297,8 @@ def _stepped(
     )
 
 
-# (name in tables, width, depth, factor on all step sizes or None) -> Init.
-untrained = partial(_stepped, UNTRAINED, "untrained")
-waves_steps = partial(_stepped, WAVES_STEPS, "waves_steps")
-waves_few_steps = partial(_stepped, WAVES_FEW_STEPS, "waves_few_steps")
-
+# Name -> (name in tables, width, depth, factor on all step sizes or None) -> Init.
 STEPPED = {
-    "untrained": untrained,
-    "waves-steps": waves_steps,
-    "waves-few-steps": waves_few_steps,
+    name: partial(_stepped, kind, name.replace("-", "_")) for name, kind in STEPPINGS.items()
 }
+untrained, waves_steps = STEPPED["untrained"], STEPPED["waves-steps"]

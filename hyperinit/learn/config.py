@@ -133,7 +133,6 @@ class LoopConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = option(
         "auto", "W&B mode; auto: online with an API key, else offline"
     )
-
     log: Literal["wandb", "tensorboard", "mlflow", "none"] = option(
         "wandb", "logger in addition to metrics.jsonl"
     )
@@ -260,6 +259,9 @@ class ReptileConfig(LoopConfig):
     fit_lr: float | None = option(
         None, "learning rate of the fits; none: what suits the base init", above=0
     )
+    gradient_steps: Literal["untrained", "waves-steps", "waves-few-steps"] | None = option(
+        None, "take the gradient steps of this start before each fit; none: take none"
+    )
     patch_size: int = option(
         0,
         "side of the patches, in pixels, from which a transformer predicts a residual of all"
@@ -318,10 +320,16 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
     # 96x96, SIREN 4x128, built-in photographs.
     "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
-    "base": {
+    "base": {**SEED_SIZES, "horizon_epochs": 2.0, "compare_lrs": (1.2e-4, 2e-4, 3.4e-4)},
+    # One start for all images, from which gradient steps are taken, for the same problem.
+    "steps": {
         **SEED_SIZES,
-        "horizon_epochs": 2.0,
-        "compare_lrs": (1.2e-4, 2e-4, 3.4e-4),
+        "base_init": "waves-mid-sized",
+        "gradient_steps": "waves-few-steps",
+        "eps": 0.5,
+        "horizon_epochs": 1.0,
+        "batch_images": 32,
+        "max_steps": 200,
     },
     # A linear hypernetwork for 96x96, SIREN 4x128.
     "linear": {
@@ -347,12 +355,7 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
         "eval_steps": 500,
     },
     # Takes seconds: a check that everything works.
-    "tiny": {
-        **TINY_SIZES,
-        "horizon_epochs": 1.0,
-        "max_steps": 6,
-        "eval_steps": 3,
-    },
+    "tiny": {**TINY_SIZES, "horizon_epochs": 1.0, "max_steps": 6, "eval_steps": 3},
 }
 
 

@@ -8,6 +8,9 @@ image's lowest cosine coefficients. Recursive least squares corrects A and theta
 displacements of fits (`inits.linear`). This is a linear hypernetwork, taught only by the fits that
 start from it.
 
+With `gradient_steps` each fit begins after a few gradient steps on its image. What is learned is
+where these begin.
+
 With `patch_size` a transformer reads the image and predicts a residual of all weights. It is taught
 by the same displacements, together with the gradient of the error at the start of the fits.
 """
@@ -25,6 +28,7 @@ from torch import Tensor
 from hyperinit.fitting.many import fit_many, fit_unseen
 from hyperinit.fitting.suits import PIXEL_BYTES, weight_bytes
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedConfig, LearnedInit, load_learned
+from hyperinit.hypernet.untrained import STEPPINGS
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.cosines import MOST_COSINES
 from hyperinit.inits.start import Start
@@ -58,7 +62,7 @@ def displacement_loss(starts: Params, fitted: Params) -> Tensor:
 
 
 def correction_loss(
-    model: LearnedInit, images: Tensor, fitted: Params, share: float = 1.0
+    model: LearnedInit, images: Tensor, starts: Params, fitted: Params, share: float = 1.0
 ) -> Tensor:
     """The same value for a linear reader; its gradient is recursive least squares' step, ().
 
@@ -68,11 +72,12 @@ def correction_loss(
     Args:
         model: Has a reader, with the images in its statistics.
         images: (B, 3, H, W).
-        fitted: B stacked SIRENs, the ends of the images' fits from the model's starts.
+        starts: B stacked SIRENs, where the model has the images' fits start.
+        fitted: The ends of these fits.
         share: The share of the step's images that these are; gradients of all shares are averaged.
     """
     assert model.reader is not None
-    displaced = (to_vector(fitted) - to_vector(model(images))).detach()
+    displaced = (to_vector(fitted) - to_vector(starts)).detach()
     step = model.gains(images).T @ displaced / share  # (read_numbers + 1, parameters)
     towards = (model.reader * step[:-1]).sum() + to_vector(model.base.params) @ step[-1]
     distance = 0.5 * displaced.square().sum(-1).mean()
@@ -132,12 +137,15 @@ def _build(config: ReptileConfig) -> LearnedInit:
     reads = config.read_numbers or config.patch_size
     # A start that is already close to its image needs a lower rate: docs/research-log.md 49.
     factor = start.lr_factor * (READ_LR_FACTOR if reads else 1)
+    if config.gradient_steps is not None:
+        factor *= STEPPINGS[config.gradient_steps].lr_factor
     learned = LearnedConfig(
         siren=start.params.config,
         lr_factor=factor,
         read_numbers=config.read_numbers,
         memory_images=config.memory_images if config.read_numbers else 0,
         modulation=config.modulation,
+        gradient_steps=config.gradient_steps,
     )
     return LearnedInit(learned, start.params, torch.Generator().manual_seed(config.seed))
 
@@ -162,16 +170,30 @@ def _starts_of(model: LearnedInit, images: Tensor) -> Params:
     return starts.map(lambda value: value.float().contiguous())
 
 
+def _stepped(model: LearnedInit, starts: Params, images: Tensor, seed: int) -> Params:
+    """B starts after the model's gradient steps, if it takes any.
+
+    Gradients pass as if there were no steps: where these begin moves by as much as where they end.
+    """
+    if model.stepping is None:
+        return starts
+    begun = starts.map(Tensor.detach).unbatch()
+    pairs = enumerate(zip(begun, images, strict=True))
+    ended = stack_params([model.stepping.take(one, image, seed + i) for i, (one, image) in pairs])
+    moved = {name: (ended[name] - value).detach() for name, value in starts.items()}
+    return Params(starts.config, {name: value + moved[name] for name, value in starts.items()})
+
+
 def _fits(
     model: LearnedInit, config: ReptileConfig, starts: Params, images: Tensor, seed: int
 ) -> Params:
     """The ends of the fits of B images.
 
-    For a reader there are so many fits that none of them is watched or restarted.
+    With a reader, or gradient steps, there are so many fits that none is watched or restarted.
     """
     suits: dict[str, Any] = {"lr_factor": model.config.lr_factor, "prefers": model.prefers}
     starts = starts.map(Tensor.detach)
-    if config.read_numbers or config.patch_size:
+    if config.read_numbers or config.patch_size or config.gradient_steps is not None:
         # Fits for a transformer may use TF32 on a GPU.
         with fast_products(images.device, allowed=bool(config.patch_size)):
             return fit_unseen(Start(starts, **suits), images, replace(config.fit, seed=seed))
@@ -205,14 +227,14 @@ def _loss(
 ) -> StepResult:
     seed, count = int(torch.randint(2**31, (1,), generator=generator)), len(images)
     images = images[part]
-    starts = _starts_of(model, images)
+    starts = _stepped(model, _starts_of(model, images), images, seed + (part.start or 0))
     ends = _fits(model, config, starts, images, seed)
     # With a transformer, errors would dominate a step's cost, so they use as few pixels too.
     looked = START_PIXELS if config.patch_size else EVAL_PIXELS
     drawn = _some_pixels(images, looked, generator)
     before, after, fitted = _no_worse(starts.map(Tensor.detach), ends, drawn)
     if config.read_numbers:
-        loss = correction_loss(model, images, fitted, len(images) / count)
+        loss = correction_loss(model, images, starts, fitted, len(images) / count)
     elif config.patch_size:
         loss = guided_loss(starts, fitted, images, config.start_weight, generator)
     else:
@@ -248,7 +270,7 @@ def _starts(
     model: LearnedInit, config: ReptileConfig, held_out: Tensor
 ) -> tuple[dict[str, Sequence[Params]], dict[str, Any]]:
     """The starts and ends of the fits of held-out images: the errors that training is to lower."""
-    before = [model.unadapted(image, seed=0) for image in held_out]
+    before = [model.generate(image) for image in held_out]
     starts = stack_params(before)
     ends = _fits(model, config, starts, held_out, 0)
     _, _, after = _no_worse(starts, ends, (image_coords(held_out), image_to_rgb(held_out)))
