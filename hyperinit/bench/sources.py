@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib.machinery import ModuleSpec
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hyperinit.base.arguments import named_source
-from hyperinit.base.errors import InputError, unknown_name
+from hyperinit.base.errors import InputError, memory_errors, unknown_name
 from hyperinit.exchange.quantized import INT8_KIND
 from hyperinit.exchange.read import SUFFIXES, read_any, read_foreign
 from hyperinit.hypernet.hub import HUB_PREFIX, local_checkpoint
@@ -123,9 +124,8 @@ def load_init(
             return entry(source, width, depth, number)
         spec = entry if number is None else entry.with_first_scaled(number)
         return spec_init(source, spec, width, depth)
-    path = Path(source)
     if os.path.exists(source):  # False for strings that cannot be paths
-        return _file_init(path, index, theirs or {})
+        return _file_init(Path(source), index, theirs or {})
     if source.startswith(HUB_PREFIX):
         return replace(_file_init(Path(local_checkpoint(source)), None, {}, source), name=source)
     if source == "hyper" or source in PRETRAINED:
@@ -172,6 +172,8 @@ def _unknown(source: str, named: Iterable[str]) -> InputError:
 
 def _file_init(path: Path, index: int | None, theirs: Mapping[str, Any], name: str = "") -> Init:
     """The init of a file, a run or a directory of SIRENs; `name` is for a pretrained model."""
+    if path.suffix == ".py":
+        raise InputError(f"init {path}: which function? Give {path}:FUNCTION")
     if holds_sirens(path):
         return neighbour_init(path.resolve().name, path)
     foreign = path.is_file() and path.suffix.lower() in SUFFIXES[1:]
@@ -226,7 +228,7 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     Raises:
         InputError: the file, module or function does not exist, cannot be imported, or does not
             take an image and a seed; its `epochs` are not a number, negative or not finite; or its
-            `train_hashes` are not texts.
+            `train_hashes` are not texts. When it is called: the function raised an exception.
     """
     place, _, name = source.rpartition(":")
     module = _import(place)
@@ -242,8 +244,32 @@ def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
     known = isinstance(made_from, (list, tuple, set, frozenset))
     if not known or not all(isinstance(one, str) for one in made_from):
         raise InputError(f"train_hashes of {source} must be a list of texts, see image_hash")
-    make = _told(function, {"width": width, "depth": depth}, source)
-    return Init(name, make, _epochs_of(function, source), facts, frozenset(made_from))
+    make = _named(_told(function, {"width": width, "depth": depth}, source), source, module)
+    epochs = _named(_epochs_of(function, source), source, module)
+    return Init(name, make, epochs, facts, frozenset(made_from))
+
+
+def _named(function: Callable[..., Any], source: str, module: ModuleType) -> Callable[..., Any]:
+    """A function of the user's own whose exceptions become one line that names it and its line."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            with memory_errors():
+                return function(*arguments)
+        except InputError:
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
+            where = f", line {lines[-1]}" if lines else ""
+            raise InputError(f"{source}{where}, raises {_reason(error)}") from error
+
+    return call
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _told(function: Any, sizes: Mapping[str, int], source: str) -> Any:
@@ -277,10 +303,7 @@ def _import(place: str) -> ModuleType:
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # a user's module may raise anything on import
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"cannot import {place!r} for an init: {type(error).__name__}: {reason}"
-        ) from error
+        raise InputError(f"cannot import {place!r} for an init: {_reason(error)}") from error
 
 
 def _own_imports(module: ModuleType) -> dict[str, str]:

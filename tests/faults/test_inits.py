@@ -77,6 +77,52 @@ def test_a_function_that_ends_the_program_is_named(tmp_path):
         callable_init(module(tmp_path, "exit('no GPU')")).start(IMAGE, 0)
 
 
+@pytest.mark.parametrize(
+    ("result", "epochs", "said"),
+    [
+        ("{}['gain']", "0", "KeyError: 'gain'"),
+        ("torch.zeros(2) @ torch.zeros(3)", "0", "RuntimeError: "),
+        ("exec('raise Warning')", "0", "Warning$"),
+        ("params", "lambda image: 1 / 0", "ZeroDivisionError: division by zero$"),
+    ],
+)
+def test_a_function_that_raises_is_named_with_its_line(tmp_path, result, epochs, said):
+    source = module(tmp_path, result, epochs)
+    text = (tmp_path / "mine.py").read_text().splitlines()
+    line = 1 + next(i for i, one in enumerate(text) if (result if epochs == "0" else epochs) in one)
+    with pytest.raises(InputError, match=f"{source}, line {line}, raises {said}"):
+        callable_init(source).start(IMAGE, 0)
+
+
+def test_a_function_that_raises_for_an_image_costs_a_set_only_that_image(tmp_path, capsys):
+    """It ended the command with a traceback, and the images after it had no result."""
+    (tmp_path / "images").mkdir()
+    for i, grey in enumerate((0.1, 0.9, 0.2)):
+        save_image(torch.full((3, 8, 8), grey), tmp_path / f"images/{i}.png")
+    source = module(tmp_path, "params if image.mean() < 0.5 else 1 / 0")
+    out = tmp_path / "out"
+    asked = ["fit", str(tmp_path / "images"), "-o", str(out), "--init", source]
+    assert main([*asked, "--budget-epochs", "1"]) == 1
+    assert sorted(path.name[0] for path in out.glob("*.safetensors")) == ["0", "2"]
+    said = capsys.readouterr().err
+    assert "1.png: " in said and "raises ZeroDivisionError" in said
+
+
+@pytest.mark.parametrize(
+    "asked", [["fit", "IMAGE", "--init"], ["benchmark"], ["generate", "IMAGE", "--checkpoint"]]
+)
+def test_a_file_of_functions_alone_asks_for_the_function(tmp_path, asked, capsys):
+    """It was read as a SIREN: "not a readable safetensors file"."""
+    path = module(tmp_path).removesuffix(":start")
+    save_image(IMAGE, tmp_path / "a.png")
+    command = [str(tmp_path / "a.png") if word == "IMAGE" else word for word in asked]
+    out = ["-o" if asked[0] != "benchmark" else "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, path, *out])
+    assert stopped.value.code == 2
+    assert f"{path}:FUNCTION" in capsys.readouterr().err
+
+
 def test_a_function_of_something_else_than_an_image_and_a_seed_is_named(tmp_path):
     for theirs in ("image", "image, seed, size", "image, *, seed"):
         (tmp_path / "mine.py").write_text(f"def start({theirs}):\n    return None\n")
