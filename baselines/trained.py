@@ -61,7 +61,7 @@ class BaselineConfig(AdaptingConfig):
         None, "largest norm of the outer gradient; none: no clipping", above=0
     )
     skip_norm: float | None = option(
-        None, "skip steps whose gradient is this many times its usual norm; none: never", above=0
+        None, "skip steps whose gradient is this many times its usual norm; none: never"
     )
     noise: Literal["uniform", "gaussian", "spectrum", "dead-leaves"] = option(
         "uniform", "snp: the kind of pictures"

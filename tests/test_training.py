@@ -207,6 +207,8 @@ def test_the_rates_rise_and_then_fall_to_nothing():
         {"max_steps": 0},
         {"lr": 0.0},
         {"rank": 0},
+        {"skip_norm": 0.99},  # every step was skipped: "outer loss diverged"
+        {"weight_before": 0.0, "weight_after": 0.0},  # nothing was learned, and nothing said so
         {"base_init": "34"},
         {"data_weights": ("clothing",)},
         {"data_weights": ("clothing=-1",)},

@@ -109,7 +109,7 @@ class LoopConfig:
         1.0, "largest norm of the outer gradient; none: no clipping", above=0
     )
     skip_norm: float | None = option(
-        5.0, "skip steps whose gradient is this many times its usual norm; none: never", above=0
+        5.0, "skip steps whose gradient is this many times its usual norm; none: never", at_least=1
     )
     time_limit_min: float | None = option(
         None,

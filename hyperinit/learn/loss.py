@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from hyperinit.base.errors import InputError
 from hyperinit.hypernet.inner import Objective, StepSizes, take_inner_steps, unit_rms
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.learn.state import StepResult
@@ -27,6 +28,9 @@ class OuterLoss:
             parameters' own size.
         second_order: Differentiate through the inner gradients.
         inner_loop: "functional" (our own, batched) or "higher" (reference, image by image).
+
+    Raises:
+        InputError: both weights of the loss are 0.
     """
 
     query_pixels: int = 1024
@@ -35,6 +39,10 @@ class OuterLoss:
     residual_penalty: float = 0.0
     second_order: bool = True
     inner_loop: Literal["functional", "higher"] = "functional"
+
+    def __post_init__(self) -> None:
+        if not self.weight_before and not self.weight_after:
+            raise InputError("weight_before and weight_after are both 0: nothing would be learned")
 
 
 class UnrolledConfig(Protocol):
