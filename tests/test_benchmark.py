@@ -793,7 +793,7 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--track", "open", "--fit", "lr=1"], "set by the protocol"),
         (["--track", "open", "--fit", "eval_pixels=1"], "set by the protocol"),
         (["--track", "open", "--fit", "stop_mse=1"], "set by the protocol"),
-        (["--track", "open", "--fit", "sampler"], "FIELD=VALUE"),
+        (["--track", "open", "--fit", "sampler"], "--fit takes K=V"),
         (
             ["--track", "open", "--fit", "samplr=points"],
             "--fit: unknown key 'samplr' (did you mean 'sampler'?)",
@@ -802,7 +802,7 @@ def test_a_chart_that_cannot_be_written_loses_no_records(command, tmp_path, caps
         (["--lr", "1e-4"], "--lr is for the seed track"),
         (["--track", "seed", "--lr", "0"], "--lr must be a positive number"),
         (["--quick", "--preset", "small"], "--quick is a preset"),
-        (["--lr-images", "99"], "tuned on 99 images"),
+        (["--lr-images", "99"], "tuned on 99 images, not 10: give 99 with --tuning-images"),
         (["--device", "warp"], "device warp cannot be used"),
         (["--out", "no/such/dir/r.jsonl"], "cannot write"),
         (["--verify", "1"], "no such record file"),

@@ -255,16 +255,30 @@ def theirs_of(pairs: Sequence[str], flag: str = "--theirs") -> dict[str, Any]:
         InputError: a pair is not K=V, or its value is not the number or size that is needed.
     """
     told: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"{flag} takes K=V, such as grid=centres, not {_quoted(pair)}")
+    for name, text in pairs_of(pairs, flag, "grid=centres").items():
         try:
             told[name] = OMEGA(text) if name.endswith("omega") else text
             if name == "size":
                 told[name] = side_or_size(text)
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise InputError(f"{flag} {_cut(pair)}: {error}") from error
+            raise InputError(f"{flag} {_cut(f'{name}={text}')}: {error}") from error
+    return told
+
+
+def pairs_of(pairs: Sequence[str], flag: str, example: str) -> dict[str, str]:
+    """K=V pairs of a command line by their K.
+
+    Raises:
+        InputError: a pair is not K=V, or two have the same K.
+    """
+    told: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"{flag} takes K=V, such as {example}, not {_quoted(pair)}")
+        if name in told:
+            raise InputError(f"{flag}: {_cut(name)} is given twice; give it one value")
+        told[name] = text
     return told
 
 
@@ -324,12 +338,25 @@ def parser_of(command: Callable[[], Any]) -> Parser:
         _seen.reset(token)
 
 
+class _Store(argparse.Action):
+    """Like argparse's, but a flag with several values adds to those that it had before."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        is_again = flag and isinstance(values, list) and before is not self.default
+        setattr(namespace, self.dest, [*before, *values] if is_again else values)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line (exit code 2) and suggest the nearest flag."""
+    """An argparse parser whose errors are one line (exit code 2) and suggest the nearest flag.
+
+    A flag with several values may be given several times, and then has all of them.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
         self.register("type", Path, _path)
+        self.register("action", None, _Store)
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.splitlines())

@@ -90,8 +90,8 @@ class Plan:
         wanted = 0 if row.along_curve else self.protocol.lr_images
         if len(self.tuning_images) != wanted:
             raise InputError(
-                f"learning rates are tuned on {wanted} images (lr_images), not"
-                f" {len(self.tuning_images)}"
+                f"learning rates are tuned on {wanted} images, not {len(self.tuning_images)}: give"
+                f" {wanted} with --tuning-images, or another number as --lr-images"
             )
         tested = {h: i.name for i in self.images for h in (i.hash, i.source_hash) if h}
         for image in self.tuning_images:

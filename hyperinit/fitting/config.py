@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE
+from hyperinit.base.arguments import MAX_COUNT, MAX_EPOCHS, MAX_RATE, pairs_of
 from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.settings import check, from_texts, option
 from hyperinit.fitting.suits import default_lr, suitable_batch, suitable_lr
@@ -196,7 +196,7 @@ def fit_options(
     """("sampler=points", ...) from a command line -> fields of FitConfig, checked as flags are.
 
     Args:
-        pairs: Items of the form FIELD=VALUE.
+        pairs: Items of the form FIELD=VALUE, each field once.
         declared: Fields that are set elsewhere.
         by: What sets them, for the message.
 
@@ -204,12 +204,8 @@ def fit_options(
         InputError: a pair is not of that form, names no field or a declared one, or its value is
             bad.
     """
-    texts = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--fit: {pair!r} is not of the form FIELD=VALUE")
+    texts = pairs_of(pairs, "--fit", "sampler=points")
+    for name in texts:
         if name in declared:
             raise InputError(f"--fit: {name} is set by {by}")
-        texts[name] = text
     return from_texts(FitConfig, texts, source="--fit")

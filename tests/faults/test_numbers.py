@@ -285,3 +285,36 @@ def test_a_target_that_no_network_gets_to_is_said(tmp_path, monkeypatch, capsys)
 def test_a_number_of_conventions_is_refused_by_the_name_of_its_flag(capsys):
     with pytest.raises(InputError, match=r"^--conventions first_omega=nan: "):
         theirs_of(["first_omega=nan"], "--conventions")
+
+
+def test_a_flag_with_several_values_adds_to_those_before_and_one_replaces_them():
+    """`--fit beta1=0.5 --fit sampler=points` fitted without the first, and said nothing."""
+    parser = Parser(prog="p")
+    parser.add_argument("more", nargs="*")
+    parser.add_argument("--images", nargs="+", default=["builtin"])
+    parser.add_argument("--width", type=int, default=1)
+    for _ in range(2):  # and the default stays what it is
+        assert parser.parse_args([]).images == ["builtin"]
+        told = parser.parse_args(
+            ["x", "--images", "a", "b", "--width", "2", "--images", "c", "--width", "3"]
+        )
+        assert (told.more, told.images, told.width) == (["x"], ["a", "b", "c"], 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fit p.png -o o --fit beta1=0.5 beta1=0.6", "--fit: beta1 is given twice"),
+        ("fit p.png -o o --fit beta1=0.5 --fit beta1=0.6", "--fit: beta1 is given twice"),
+        ("benchmark --track open --fit beta1=1 beta1=1", "--fit: beta1 is given twice"),
+        ("fit p.png -o o --theirs order=xy --theirs order=yx", "--theirs: order is given twice"),
+        ("fit p.png -o o --fit beta1", "--fit takes K=V, such as sampler=points, not 'beta1'"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, monkeypatch, capsys, line, said):
+    """The last one counted."""
+    monkeypatch.chdir(tmp_path)
+    save_image(smooth_image(16), tmp_path / "p.png")
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2 and said in capsys.readouterr().err
