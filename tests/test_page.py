@@ -177,6 +177,13 @@ def test_every_group_is_on_the_page_with_its_curves_and_images():
     assert len(charts) == 3 * 4
 
 
+def test_the_window_s_title_ends_with_a_word():
+    html = page(made_up())
+    (said,) = re.findall(r"<title>hyperinit report: (.*?)…</title>", html)
+    sentence = headline(read_groups(made_up())[0])[0]
+    assert sentence.startswith(f"{said} ") and 90 < len(said) < 120
+
+
 @pytest.mark.slow
 def test_titles_name_the_version_and_notes_stand_in_their_section(tmp_path):
     untuned = [record("33", lr=1e-3, version=2), record("33", lr=1e-4, version=2)]
