@@ -207,11 +207,6 @@ def test_module_and_params_have_the_same_names_in_the_same_order(config: SirenCo
         assert torch.equal(value, params[name])
 
 
-def test_a_module_is_one_siren() -> None:
-    with pytest.raises(InputError, match="one SIREN, not 2"):
-        Siren(random_params(TINY, batch=(2,)))
-
-
 # Images ------------------------------------------------------------------------------------------
 
 

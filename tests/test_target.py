@@ -22,7 +22,6 @@ from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, predict
 from hyperinit.siren.store import load_params
-from hyperinit.siren.vectors import stack_params
 
 OPTIONS: dict[str, Any] = {"budget_epochs": 400, "batch_pixels": 64}
 
@@ -108,11 +107,6 @@ def test_a_last_step_that_blows_up_leaves_the_start(side: int) -> None:
     assert not result.reached and not result.improved and len(result.runs) == 1
     assert_same(result.params, start())
     assert result.mse == pytest.approx(grid_mse(start(), image), rel=1e-5)
-
-
-def test_stacked_sirens_are_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match="takes one SIREN, not 2"):
-        fit_to_target(stack_params([start(), start()]), smooth_image(8), 0.1, **OPTIONS)
 
 
 def test_a_start_that_is_no_number_ends_at_once() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hyperinit.base import arguments as typed
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError, unknown_name
-from hyperinit.fitting.command import check_own_sizes, fit_image
+from hyperinit.fitting.command import check_own_sizes, fit_image, pixels_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,7 +170,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
         arguments.init = _default_init(arguments, config, image)
     sizes, length = (arguments.width, arguments.depth), (config.budget_epochs, arguments.target_mse)
     if arguments.init == "hyper" and arguments.omega_0 is None:
-        arguments.init = hyper_for(*sizes, *length, _pixels(arguments, image))
+        arguments.init = hyper_for(*sizes, *length, pixels_of(arguments, image))
     named = inits_for_fit(arguments.init, arguments.omega_0)
     theirs = typed.theirs_of(arguments.theirs)
     device = choose_device(arguments.device)
@@ -220,22 +220,14 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
         return SIGNAL_INIT
     suits_steps = arguments.omega_0 is None and (image is None or shows_image(image))
     sizes, length = (arguments.width, arguments.depth), (config.budget_epochs, arguments.target_mse)
-    return suitable_start(_pixels(arguments, image), *sizes, *length, takes_steps=suits_steps)
-
-
-def _pixels(arguments: argparse.Namespace, image: Tensor | None) -> int | None:
-    """Pixels of the image, or of every image of a directory; None if their sizes differ."""
-    if arguments.size is not None:
-        height, width = arguments.size
-        return int(height * width)
-    return None if image is None else image[0].numel()
+    return suitable_start(pixels_of(arguments, image), *sizes, *length, takes_steps=suits_steps)
 
 
 def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:
     """The width that suits the image, or the common size of a directory's images."""
     from hyperinit.fitting.suits import MIN_WIDTH, suitable_width
 
-    pixels = _pixels(arguments, image)
+    pixels = pixels_of(arguments, image)
     return MIN_WIDTH if pixels is None else suitable_width(pixels, arguments.depth)
 
 

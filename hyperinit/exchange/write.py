@@ -285,8 +285,7 @@ def write_siren(
     form = FORMATS[to]
     if path.suffix.lower() not in form.suffixes:
         raise InputError(f"{shown_path(path)}: {to} files end in {' or '.join(form.suffixes)}")
-    if check_params(params).batch_shape:
-        raise InputError(f"write_siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
+    check_params(params, "write_siren")
     told = {name: value for name, value in conventions.items() if value is not None}
     # The layers, the file's content, and a copy of it while it is made.
     what = f"a file of {params.config.weights} weights"

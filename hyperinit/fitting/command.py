@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from hyperinit.siren.network import Params, SirenConfig
 
 UNWRITTEN = "nothing was written"
+
+
+def pixels_of(arguments: argparse.Namespace, image: Tensor | None = None) -> int | None:
+    """Pixels of the image, or of every image of a set; None if their sizes differ."""
+    if arguments.size is not None:
+        return int(prod(arguments.size))
+    return None if image is None else image[0].numel()
 
 
 def check_sizes(asked: tuple[int | None, int | None], init: str, siren: SirenConfig) -> None:

@@ -154,6 +154,8 @@ def suited(config: FitConfig, start: Start) -> FitConfig:
     """A config whose open settings are filled with what suits the start."""
     if config.optimizer == AUTO:
         config = replace(config, optimizer=start.prefers.optimizer)
+    if config.engine == AUTO and start.params.device.type == "cuda":
+        config = replace(config, engine="eager")  # capturing gains more than compiling
     fields = start.prefers.fit_fields.items()
     config = replace(config, **{k: v for k, v in fields if getattr(config, k) is None})
     if config.rising_rates is not None:

@@ -19,7 +19,7 @@ from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params, Siren
+from hyperinit.siren.network import Params, Siren, check_params
 from hyperinit.siren.signals import to_samples
 
 # Factor on the learning rate when restarting a fit that collapsed early, diverged, or ended worse
@@ -61,9 +61,7 @@ def fit(
     """
     config = with_options(config, options)
     start = as_start(siren.params if isinstance(siren, Siren) else siren)
-    params = start.params
-    if params.batch_shape:
-        raise InputError(f"fit takes one SIREN, not {params.batch_shape[0]} (see fit_many)")
+    params = check_params(start.params, "fit")
     image = plain(to_samples(image, params.config)).to(params.device)
     told: dict[str, Any] = {"on_eval": on_eval, "on_progress": on_progress}
     (result,) = descend(start, image, config, **told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -183,8 +183,6 @@ def make_steps(start: Params, image: Tensor, config: FitConfig, *, work: float) 
         InputError: an option does not fit the network.
     """
     factors = rate_factors(config, start.config.depth)
-    if image.device.type == "cuda" and config.engine == AUTO:
-        config = replace(config, engine="eager")  # capturing gains more than compiling
     dims = start.config.in_features
     batch_pixels = config.step_pixels(prod(image.shape[-dims:]))
     batches = batches_of(image, config, batch_pixels, dims)

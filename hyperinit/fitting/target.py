@@ -28,7 +28,7 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params, predict
+from hyperinit.siren.network import Params, check_params, predict
 from hyperinit.siren.signals import to_samples
 
 # Schedule -> (gain, power): after a share f of a fit's steps, log(error / final error) is about
@@ -160,9 +160,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
     if not 0 < target_mse < inf:
         raise InputError(f"target_mse must be a positive number, not {target_mse}")
     start = as_start(start)
-    if start.params.batch_shape:
-        many = start.params.batch_shape[0]
-        raise InputError(f"fit_to_target takes one SIREN, not {many} (see Params.unbatch)")
+    check_params(start.params, "fit_to_target")
     if not any(rate_factors(config, start.params.config.depth)):
         raise InputError(UNTRAINED)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)

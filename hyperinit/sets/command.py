@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import count
 from hyperinit.base.results import result as print_result
 from hyperinit.base.terminal import Countdown, advising, say, shown_bytes, shown_sec
-from hyperinit.fitting.command import check_apart
+from hyperinit.fitting.command import check_apart, pixels_of
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import too_small
@@ -148,7 +147,7 @@ def _with_learning(
         learn = _learned_before(arguments.out, names)
     if learn is None:  # a named init is used as it is
         epochs = expected_epochs(config.budget_epochs, arguments.target_mse)
-        is_short = epochs < many_epochs(prod(arguments.size) if arguments.size else None)
+        is_short = epochs < many_epochs(pixels_of(arguments))
         learn = base is not None and is_short and len(names) >= LEARN_IMAGES
     if not learn:
         return init

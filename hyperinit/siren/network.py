@@ -201,11 +201,13 @@ class Params(Mapping[str, Tensor]):
         return [self.map(lambda value, i=i: value[i]) for i in range(self.batch_shape[0])]  # type: ignore[misc]
 
 
-def check_params(params: Any) -> Params:
-    """Refuses anything other than `Params`, such as a module, with an InputError."""
+def check_params(params: Any, one_for: str = "") -> Params:
+    """Refuses anything other than `Params`, and several SIRENs for what takes one (its name)."""
     if not isinstance(params, Params):
         own = ": give its .params" if isinstance(getattr(params, "params", None), Params) else ""
         raise InputError(f"params must be Params, not {type(params).__name__}{own}")
+    if one_for and (batch := params.batch_shape):
+        raise InputError(f"{one_for} takes one SIREN, not {batch[0]} (see unbatch, fit_many)")
     return params
 
 
@@ -289,9 +291,7 @@ class Siren(nn.Module):
 
     def __init__(self, params: Params) -> None:
         super().__init__()
-        if params.batch_shape:
-            raise InputError(f"Siren takes one SIREN, not {params.batch_shape[0]} (see unbatch)")
-        self.config = params.config
+        self.config = check_params(params, "Siren").config
         self.layers = nn.ModuleList(Layer(*params.layer(i)) for i in range(self.config.depth + 1))
 
     @classmethod

@@ -66,11 +66,9 @@ def render_signal(
         InputError: the number of sides is wrong, a side is below 1, there are more than
             `MAX_PIXELS` samples, the SIREN is of an image (see `render`), or there are several.
     """
-    config = check_params(params).config
+    config = check_params(params, "render_signal").config
     if config.is_image:
         raise InputError("a SIREN from 2 coordinates to 3 colours is of an image; use render")
-    if params.batch_shape:
-        raise InputError(f"render_signal takes one SIREN, not {params.batch_shape[0]}")
     count = math.prod(sides)
     if len(sides) != config.in_features or min(sides) < 1 or count > MAX_PIXELS:
         raise InputError(

@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import smooth_image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hyperinit.app.cli import main
+from hyperinit.fitting.config import FitConfig, suited
+from hyperinit.fitting.steps import settled_options
 from hyperinit.images.save import save_image
+from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.start import Start
+from hyperinit.siren.network import SirenConfig
 from hyperinit.siren.store import load_params
 from hyperinit.stepping import engine
 
@@ -91,3 +97,12 @@ def test_a_file_says_what_auto_became(photo, tmp_path, monkeypatch):
     out = tmp_path / "default.safetensors"
     assert main(small(photo, "-o", str(out))) == 0
     assert load_params(out)[1]["fit"]["hidden_dtype"] == "float32"  # nothing is left to a timing
+
+
+def test_on_a_gpu_auto_is_eager_and_said_to_be():
+    """Steps are captured there; a long fit was said to be compiled."""
+    one = sample_params(named_init("33"), SirenConfig(8, 2), generator=torch.Generator())
+    with FakeTensorMode(allow_non_fake_inputs=True):  # needs no GPU
+        start = Start(one.map(lambda value: torch.empty(value.shape, device="cuda")))
+        config = suited(FitConfig(engine="auto"), start)
+        assert settled_options(config, start.params, 64, work=1e15)["engine"] == "eager"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import smooth_image
 
 import hyperinit
@@ -150,6 +151,7 @@ INSTEAD_OF_PARAMS = {"Siren": hyperinit.Siren.from_params(GIVEN), "str": "33", "
 def test_what_is_given_in_the_place_of_params_is_named(name):
     given: Any = INSTEAD_OF_PARAMS[name]
     for call in (
+        lambda: hyperinit.Siren(given),
         lambda: hyperinit.render(given, 4, 5),
         lambda: hyperinit.render_signal(given, (4,)),
         lambda: hyperinit.to_vector(given),
@@ -167,6 +169,24 @@ def test_what_is_given_in_the_place_of_params_is_named(name):
         ):
             with pytest.raises(InputError, match=f"Start, not from {type(start).__name__}"):
                 fit()
+
+
+def test_what_takes_one_siren_refuses_a_stack():
+    one = hyperinit.sample_params(
+        hyperinit.named_init("33"),
+        hyperinit.SirenConfig(8, 2, in_features=1, out_features=1),
+        generator=torch.Generator(),
+    )
+    many = one.map(lambda value: value.expand(2, *value.shape))
+    for name, call in {
+        "Siren": lambda: hyperinit.Siren(many),
+        "fit": lambda: hyperinit.fit(many, torch.zeros(1, 9)),
+        "fit_to_target": lambda: hyperinit.fit_to_target(many, torch.zeros(1, 9), 0.1),
+        "render_signal": lambda: hyperinit.render_signal(many, (9,)),
+        "write_siren": lambda: hyperinit.write_siren("x.pt", many, "siren"),
+    }.items():
+        with pytest.raises(InputError, match=f"^{name} takes one SIREN, not 2 .*unbatch"):
+            call()
 
 
 def test_a_number_of_numpy_is_the_number_that_it_is():
