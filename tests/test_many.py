@@ -335,11 +335,11 @@ def test_directories_and_options_that_cannot_be_used_are_refused(photos: Path) -
         (photos.parent / "missing", {}, "no such directory"),
         (photos.parent / "file", {}, "is a file"),
         (photos.parent / "none", {}, "no image files"),
-        (photos, {"batch_images": 0}, "batch_images must be at least 1"),
+        (photos, {"batch_images": 0}, "batch_images must be a whole number of at least 1"),
         (photos, {"size": 0}, "size must be at least 1"),
         (photos, {"size": (8,)}, "size must be a number of pixels, or height and width"),
         (photos, {"size": 8.5}, "size must be a number of pixels, or height and width"),
-        (photos, {"most_images": -1}, "most_images must be at least 1"),
+        (photos, {"most_images": -1}, "most_images must be a whole number of at least 1"),
         (photos, {"target_mse": 0.0}, "target_mse must be a positive number"),
     ):
         with pytest.raises(InputError, match=message):

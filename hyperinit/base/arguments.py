@@ -8,8 +8,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from math import isfinite
-from numbers import Integral
+from math import inf, isfinite
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,6 +121,20 @@ def check_seed(seed: Any) -> int:
     if not is_whole or not MIN_SEED <= seed <= MAX_SEED:
         raise InputError(f"seed must be a whole number of 64 bits, not {seed!r:.60}")
     return int(seed)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuses an argument of the Python API that is not a whole number of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r:.60}")
+
+
+def check_positive(name: str, value: Any) -> float:
+    """Refuses an argument of the Python API that is not a finite number above 0."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < float(value) < inf:
+        raise InputError(f"{name} must be a positive number, not {value!r:.60}")
+    return float(value)
 
 
 def _quoted(text: str) -> str:

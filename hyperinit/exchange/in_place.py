@@ -72,6 +72,8 @@ def init_(  # more than 60 lines: its docstring is long
             init is for another width, depth, or number of inputs or outputs, an image is missing,
             or the seed is not a 64-bit integer. Then nothing has been changed.
     """
+    if not isinstance(net, nn.Module):
+        raise InputError(f"init_ takes a module, not {type(net).__name__}")
     seed = check_seed(seed)
     state = net.state_dict()
     found = find(state, layout)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.errors import InputError
+from hyperinit.base.arguments import check_count
 from hyperinit.exchange.in_place import init_
 
 
@@ -67,8 +67,7 @@ class SirenNet(nn.Module):
         super().__init__()
         sizes = {"dim_in": dim_in, "dim_hidden": dim_hidden, "dim_out": dim_out}
         for name, value in {**sizes, "num_layers": num_layers}.items():
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+            check_count(name, value)
         self.num_layers, self.dim_hidden = num_layers, dim_hidden
         self.layers = nn.ModuleList(
             SineLayer(

@@ -185,8 +185,12 @@ def with_options(config: FitConfig | None, options: dict[str, Any]) -> FitConfig
     """A config, or the default one, with some fields set.
 
     Raises:
-        InputError: there is no such field (the message suggests one), or a value is out of range.
+        InputError: the config is none, there is no such field (the message suggests one), or a
+            value is out of range.
     """
+    if not isinstance(config, FitConfig | None):
+        found = type(config).__name__
+        raise InputError(f"config must be a FitConfig, not {found}; give its fields by their names")
     for name in options.keys() - FitConfig.__dataclass_fields__.keys():
         raise unknown_name("fit option", name, FitConfig.__dataclass_fields__)
     return replace(config or FitConfig(), **options)

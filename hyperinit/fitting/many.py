@@ -73,6 +73,8 @@ def fit_many(
         InputError: an option or an image is unusable; images or SIRENs differ in size.
     """
     config = with_options(config, options)
+    if isinstance(starts, Start):
+        raise InputError("fit_many takes a list of starts, not one Start (see fit)")
     singles = starts.unbatch() if isinstance(starts, Params) else starts
     begun = [as_start(start) for start in singles]
     if not begun or len(begun) != len(images):

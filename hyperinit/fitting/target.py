@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import check_positive
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
@@ -157,8 +158,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
             trained.
     """
     config = with_options(config, options)
-    if not 0 < target_mse < inf:
-        raise InputError(f"target_mse must be a positive number, not {target_mse}")
+    check_positive("target_mse", target_mse)
     start = as_start(start)
     check_params(start.params, "fit_to_target")
     if not any(rate_factors(config, start.params.config.depth)):

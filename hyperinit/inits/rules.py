@@ -263,7 +263,7 @@ def named_init(name: str) -> InitSpec:
     Raises:
         InputError: there is no such name (the message lists the known ones), or X is not a number.
     """
-    known, at, text = name.partition("@")
+    known, at, text = str(name).partition("@")  # a row's number will do
     if known not in NAMED_INITS:
         raise unknown_name("init", name, NAMED_INITS)
     spec = NAMED_INITS[known]

@@ -117,9 +117,15 @@ class Init:
         `make` and `epochs` get copies of the image, so they cannot change it.
 
         Raises:
-            InputError: `make` returned something other than one SIREN or tried to exit the program,
-                `epochs` returned no usable number, or the seed is not a 64-bit integer.
+            InputError: the image is not a tensor, the seed is not a 64-bit integer, `make` returned
+                something other than one SIREN or tried to exit the program, or `epochs` returned no
+                usable number.
         """
+        if not isinstance(image, Tensor):
+            found = type(image).__name__
+            raise InputError(
+                f"init {self.name} takes a tensor (3, H, W), not {found}: see to_image"
+            )
         clock = Clock(image.device)
         # A copy, here and below: an init that writes to its image would change the fitted one.
         shown = image.clone()
@@ -191,6 +197,7 @@ def rule_init(name: str, width: int, depth: int) -> Init:
     Raises:
         InputError: there is no such name, or X is not a number.
     """
+    name = str(name)  # a row's number will do
     known, at, text = name.partition("@")
     if not known.endswith(_SIZED):
         return spec_init(name, named_init(name), width, depth)

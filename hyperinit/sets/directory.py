@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from hyperinit.base.arguments import check_count, check_positive
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import exclusive, make_directory, shown_path, write_or_spare
@@ -144,11 +145,10 @@ def fit_directory(  # more than 60 lines: half is its docstring, because users c
     if not isinstance(init, Init):
         raise InputError(f"init must be an Init, not {type(init).__name__}")
     for what, value in (("batch_images", batch_images), ("most_images", most_images)):
-        if value is not None and value < 1:
-            raise InputError(f"{what} must be at least 1, not {value}")
+        if value is not None:
+            check_count(what, value)
     size = _own_size(size)
-    if target_mse is not None and not 0 < (target_mse := float(target_mse)) < math.inf:
-        raise InputError(f"target_mse must be a positive number, not {target_mse}")
+    target_mse = None if target_mse is None else check_positive("target_mse", target_mse)
     source = directory
     if not isinstance(source, Source):
         source = open_source(source, most_images)

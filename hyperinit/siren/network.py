@@ -11,13 +11,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH
+from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH, check_positive
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
@@ -69,11 +69,9 @@ class SirenConfig:
                 f"a siren of {self.depth} x {self.width} has {self.weights:.1e} numbers, more than"
                 f" {MAX_NUMBERS:.1e}; take a smaller width or depth"
             )
-        omega = self.omega_0
-        is_number = isinstance(omega, Real) and not isinstance(omega, bool)
-        if not is_number or not 0 < float(omega) < math.inf:
-            raise InputError(f"siren omega_0 must be a positive number, not {omega!r}")
-        object.__setattr__(self, "omega_0", omega if type(omega) is int else float(omega))
+        omega_0 = check_positive("siren omega_0", self.omega_0)
+        if type(self.omega_0) is not int:
+            object.__setattr__(self, "omega_0", omega_0)
 
     @property
     def weights(self) -> int:

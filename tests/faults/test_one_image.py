@@ -144,6 +144,7 @@ def test_what_is_no_option_is_not_named_as_one(capsys, name):
 
 
 GIVEN = hyperinit.signal_start(smooth_image(16), width=8, depth=2).params
+MINE = Init("mine", lambda image, seed: GIVEN)
 INSTEAD_OF_PARAMS = {"Siren": hyperinit.Siren.from_params(GIVEN), "str": "33", "NoneType": None}
 
 
@@ -187,6 +188,41 @@ def test_what_takes_one_siren_refuses_a_stack():
     }.items():
         with pytest.raises(InputError, match=f"^{name} takes one SIREN, not 2 .*unbatch"):
             call()
+
+
+def net() -> hyperinit.SirenNet:
+    return hyperinit.SirenNet(2, 8, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: hyperinit.fit(GIVEN, "a.png", {"lr": 1}), "config must be a FitConfig, not dict"),
+        (lambda: hyperinit.fit_many([GIVEN], ["a.png"], 8), "config must be a FitConfig, not int"),
+        (lambda: hyperinit.fit_to_target(GIVEN, "a.png", "0.1"), "target_mse must be a positive"),
+        (lambda: hyperinit.fit_to_target(GIVEN, "a.png", None), "target_mse must be a positive"),
+        (lambda: hyperinit.fit_directory(".", "o", MINE, target_mse="0.1"), "target_mse must be a"),
+        (lambda: hyperinit.fit_directory(".", "o", MINE, batch_images="3"), "batch_images must be"),
+        (lambda: hyperinit.fit_directory(".", "o", MINE, most_images=1.5), "most_images must be a"),
+        (lambda: hyperinit.fit_many(hyperinit.Start(GIVEN), ["a.png"]), "takes a list of starts"),
+        (lambda: MINE.start("a.png", 0), "init mine takes a tensor .* not str: see to_image"),
+        (lambda: hyperinit.init_(net().state_dict()), "init_ takes a module, not OrderedDict"),
+        (lambda: hyperinit.init_(hyperinit.SirenNet), "init_ takes a module, not type"),
+        (lambda: hyperinit.named_init(None), "unknown init 'None'"),
+    ],
+)
+def test_what_is_of_another_type_is_named(place, call, said):
+    """They were a TypeError or an AttributeError from deep inside."""
+    with pytest.raises(InputError, match=said):
+        call()
+    assert not (place / "o").exists()
+
+
+def test_a_row_may_be_named_by_its_number():
+    assert hyperinit.named_init(33) == hyperinit.named_init("33")
+    image = smooth_image(8)
+    starts = [hyperinit.signal_start(image, name, width=8, depth=2) for name in (33, "33")]
+    assert tensors_hash(starts[0].params.tensors) == tensors_hash(starts[1].params.tensors)
 
 
 def test_a_number_of_numpy_is_the_number_that_it_is():
