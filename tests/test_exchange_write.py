@@ -23,7 +23,7 @@ from hyperinit.exchange.layouts import LAYOUTS
 from hyperinit.exchange.read import read_any
 from hyperinit.exchange.write import FORMATS
 from hyperinit.images.coords import pixel_coords
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, SirenConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIZE = (9, 12)
@@ -38,6 +38,17 @@ def siren(name: str = "33", width: int = 10, depth: int = 3) -> Params:
 
 def picture(rgb: Tensor) -> Tensor:
     return rgb.reshape(*SIZE, 3).permute(2, 0, 1).clamp(0, 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_whole_number_as_omega_0_is_written_and_read_again(tmp_path, layout):
+    drawn = siren(width=8, depth=2)
+    params = Params(SirenConfig(8, 2, omega_0=30, unit_std_coords=True), drawn.tensors)
+    path = tmp_path / ("a" + FORMATS[layout].suffixes[-1])
+    hyperinit.write_siren(path, params, layout, size=SIZE)
+    again = hyperinit.read_siren(path, layout, size=SIZE)
+    expected = hyperinit.render(params, *SIZE)
+    torch.testing.assert_close(hyperinit.render(again, *SIZE), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["33", "paper", "20"])  # unit-std coordinates, plain, no biases

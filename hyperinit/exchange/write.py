@@ -96,7 +96,7 @@ def _write_state_dict(name: str, job: Job) -> None:
     if layout.needs == "omega_0":
         if told.first_omega != told.hidden_omega:
             raise InputError(f"{name} has a single omega_0: hidden_omega must equal first_omega")
-        tensors["omega_0"] = torch.tensor([told.first_omega])
+        tensors["omega_0"] = torch.tensor([float(told.first_omega)])
     write_atomically(job.path, _encoded(job.path.suffix.lower(), tensors))
 
 
