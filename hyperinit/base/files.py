@@ -33,7 +33,7 @@ LEFT_OVER_SEC = 3600.0
 
 def shown_path(path: str | os.PathLike[str]) -> str:
     """The path in a form that fits in a one-line message."""
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     return text if text.isprintable() else repr(text)
 
 
@@ -133,8 +133,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        if isinstance(error, OSError):
-            reason = error.strerror or error
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error, (OSError, ValueError)):  # ValueError: no name, or a zero byte in it
+            reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot write {shown_path(path)}: {reason}") from error
         raise
 

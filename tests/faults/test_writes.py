@@ -187,6 +187,14 @@ def test_the_longest_names_and_odd_ones_can_be_written(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted(names)
 
 
+@pytest.mark.parametrize("path", ["", ".", "zero\0byte.safetensors"])
+def test_what_can_be_no_file_name_is_one_line(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot write"):
+        write_atomically(path, b"new")
+    assert not list(tmp_path.iterdir())
+
+
 def test_loaded_tensors_do_not_hang_on_their_file(tmp_path):
     path = tmp_path / "a.safetensors"
     save_params(path, siren(0))
