@@ -34,8 +34,9 @@ from hyperinit.learn.reptile import REPTILE, ReptileConfig
 from hyperinit.learn.state import new_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
 from hyperinit.siren import replay
-from hyperinit.siren.network import Params, SirenConfig, preview
+from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.replay import without_capture
+from hyperinit.siren.signals import preview
 from hyperinit.siren.store import load_siren, save_params
 from hyperinit.stepping.engine import squared_errors
 from hyperinit.stepping.watch import CollapseWatch

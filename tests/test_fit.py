@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import assert_same
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
@@ -21,7 +22,8 @@ from hyperinit.images.coords import image_to_rgb, pixel_coords
 from hyperinit.inits.rules import PAPER_INIT, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
-from hyperinit.siren.network import Params, Siren, SirenConfig, predict, preview
+from hyperinit.siren.network import Params, Siren, SirenConfig, predict
+from hyperinit.siren.signals import preview
 from hyperinit.stepping import engine
 from hyperinit.stepping.samplers import SAMPLERS
 
@@ -100,6 +102,18 @@ def test_params_stay_untouched_and_a_module_is_fitted_in_place() -> None:
     assert not same(siren.params, before) and same(params, before)
     assert all(value.requires_grad for value in siren.parameters())  # can be trained further
     assert not any(value.requires_grad for value in from_module.params.values())
+
+
+def test_a_module_made_in_inference_mode_is_fitted_in_place() -> None:
+    with torch.inference_mode():
+        module = Siren(start_params())
+        result = fit(module, noise(4, 4), budget_epochs=1)
+    assert_same(module.params, result.params)
+
+
+def test_results_can_be_looked_for_in_a_list() -> None:
+    one, other = (fit(start_params(), noise(4, 4), budget_epochs=0) for _ in range(2))
+    assert [one, other].index(other) == 1 and len({one, other}) == 2
 
 
 def test_the_result_does_not_change_when_the_module_does() -> None:
@@ -349,6 +363,12 @@ def test_adamw_moves_by_the_learning_rate_in_its_first_step() -> None:
     for name in params:
         moved = float((result.params[name] - params[name]).abs().max())
         assert moved == pytest.approx(3e-3 if name.startswith("layers.2.") else 1e-3, rel=1e-2)
+
+
+def test_no_momentum_may_be_written_as_a_whole_number() -> None:
+    options = {"budget_epochs": 1, "optimizer": "adamw"}
+    whole = fit(start_params(), noise(4, 4), beta1=0, **options)
+    assert_same(whole.params, fit(start_params(), noise(4, 4), beta1=0.0, **options).params)
 
 
 def test_weight_decay_shrinks_weights() -> None:

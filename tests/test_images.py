@@ -261,6 +261,17 @@ def test_to_image_refuses_what_is_no_image(source: object, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_a_picture_closed_before_it_was_read_says_what_to_do(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        pass
+    with pytest.raises(InputError, match=r"PIL image: closed before .*load\(\)"):
+        to_image(picture)
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.load()
+    assert to_image(picture).shape == (3, 4, 4)
+
+
 def test_every_eight_bit_value_survives() -> None:
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(from_uint8(values)), values)

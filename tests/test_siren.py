@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import COORD_STD, RGB_MEAN, RGB_STD, pixel_coords
 from hyperinit.inits.rules import NAMED_INITS, sample_params
+from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, Siren, SirenConfig, apply, param_shapes, predict, render
-from hyperinit.siren.signals import render_samples
+from hyperinit.siren.signals import render_samples, render_signal
+from hyperinit.siren.vectors import from_vector, to_vector
 
 TINY = SirenConfig(width=8, depth=2)
 CONFIGS = {
@@ -287,6 +290,42 @@ def test_params_name_the_tensor_that_does_not_fit(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Params(TINY, changed(name, value))
+
+
+def test_params_are_tensors_with_one_leading_dimension_at_most() -> None:
+    arrays = {name: value.numpy() for name, value in random_params(TINY).items()}
+    with pytest.raises(InputError, match=r"layers\.0\.weight must be a tensor, not ndarray"):
+        Params(TINY, arrays)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"layers\.0\.weight has shape \(2, 3, 8, 2\)"):
+        random_params(TINY, batch=(2, 3))
+
+
+def test_params_can_be_looked_for_in_a_list() -> None:
+    ours, same = random_params(TINY), random_params(TINY)
+    assert [ours, same].index(same) == 1 and len({ours, same}) == 2
+
+
+def test_whole_numbers_as_parameters_are_not_drawn_as_zeros() -> None:
+    whole = random_params(TINY).map(lambda value: value.int())
+    for use in (lambda: render(whole, 2, 2), lambda: Siren(whole)):
+        with pytest.raises(InputError, match="must be floating-point numbers"):
+            use()
+
+
+def test_what_is_no_size_is_named() -> None:
+    sound = random_params(SirenConfig(width=8, depth=2, in_features=1, out_features=1))
+    with pytest.raises(InputError, match=r"sides must be whole numbers, not \(2\.5, 2\)"):
+        render(random_params(TINY), 2.5, 2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sides must be whole numbers, not 7"):
+        render_signal(sound, 7)  # type: ignore[arg-type]
+    assert render(random_params(TINY), np.int64(3), np.int64(2)).shape == (3, 3, 2)  # type: ignore[arg-type]
+
+
+def test_what_is_not_params_or_a_vector_is_named() -> None:
+    with pytest.raises(InputError, match=r"params must be Params, not Start: give its \.params"):
+        Siren(Start(random_params(TINY)))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="vector must be a tensor, not ndarray"):
+        from_vector(to_vector(random_params(TINY)).numpy(), TINY)  # type: ignore[arg-type]
 
 
 def test_params_of_a_network_with_biases_do_not_fit_one_without() -> None:

@@ -24,7 +24,7 @@ from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.charts import plain_text, png
 from hyperinit.report.tables import at_best_lr, comparison_table
 from hyperinit.score.groups import choice_at, select_choices
-from hyperinit.siren.network import preview
+from hyperinit.siren.signals import preview
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

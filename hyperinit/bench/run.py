@@ -37,7 +37,7 @@ from hyperinit.record.records import CurvePoint, Record, append_record, read_rec
 from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.record.tracks import track_of
 from hyperinit.score.groups import Choice, choice_at, select_choices
-from hyperinit.siren.network import preview
+from hyperinit.siren.signals import preview
 from hyperinit.spread.engines import Engine, WorkLost
 
 TUNING_SEED = 1_000_000  # never a test seed

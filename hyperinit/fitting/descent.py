@@ -73,7 +73,7 @@ class Replan(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FitResult:
     """The result of a fit.
 

@@ -67,8 +67,9 @@ def fit(
     (result,) = descend(start, image, config, **told)
     result = restart_failed(result, start, image, config, **told)
     if isinstance(siren, Siren):
-        with torch.no_grad():
-            for name, value in siren.params.items():
+        for name, value in siren.params.items():
+            # One that was made in inference mode can only be changed in inference mode.
+            with torch.inference_mode() if value.is_inference() else torch.no_grad():
                 value.copy_(result.params[name])
     return result
 

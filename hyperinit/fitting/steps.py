@@ -14,9 +14,9 @@ from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, CREDIT, FitConfig
 from hyperinit.images.coords import image_coords, image_to_rgb
 from hyperinit.siren.device import has_bfloat16_units
-from hyperinit.siren.network import Params, layer_of
+from hyperinit.siren.network import Params
 from hyperinit.siren.replay import Replayed
-from hyperinit.siren.vectors import FlatParams
+from hyperinit.siren.vectors import FlatParams, layer_of
 from hyperinit.stepping.credit import CreditSampler
 from hyperinit.stepping.engine import SquaredErrors, loss_of, settled
 from hyperinit.stepping.gradients import Gradients, LowGradients, scaled_coords
@@ -247,7 +247,7 @@ def adamw(params: Params, config: FitConfig, factors: Sequence[float]) -> torch.
     return torch.optim.AdamW(
         [{"params": values, "factor": factor} for (_, factor), values in groups.items()],
         lr=1.0,
-        betas=(config.beta1, config.beta2),
+        betas=(float(config.beta1), float(config.beta2)),  # torch refuses the integer 0
         weight_decay=config.weight_decay,
         fused=True,
     )

@@ -87,7 +87,7 @@ class Run:
     lr: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TargetResult:
     """The result of `fit_to_target`.
 

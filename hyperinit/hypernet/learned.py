@@ -28,9 +28,9 @@ from hyperinit.inits.linear import gains, with_one
 from hyperinit.inits.rules import PAPER_INIT, Preference, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params, Siren, SirenConfig, features, layer_of
+from hyperinit.siren.network import Params, Siren, SirenConfig, features
 from hyperinit.siren.store import checkpoint_file, load_tensors
-from hyperinit.siren.vectors import from_vector, to_vector
+from hyperinit.siren.vectors import from_vector, layer_of, to_vector
 
 LEARNED_KIND = "hyperinit-learned-init-1"
 

@@ -25,7 +25,8 @@ from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import Preference, named_init, sample_params
 from hyperinit.inits.start import Start, start_of
 from hyperinit.siren.ambient import plain, with_own_settings
-from hyperinit.siren.network import Params, Siren, SirenConfig, layer_of, param_shapes
+from hyperinit.siren.network import Params, Siren, SirenConfig, param_shapes
+from hyperinit.siren.vectors import layer_of
 
 CHECKPOINT_KIND = "hyperinit-hypernetwork-1"
 

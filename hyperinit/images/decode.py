@@ -193,7 +193,7 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     mode = picture.mode
     white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None
     key = picture.info.get("transparency")
-    _load(picture)
+    _load(picture, name)
     upright = ImageOps.exif_transpose(picture)
     if white is not None:
         values = torch.from_numpy(np.array(upright, dtype=np.float32))
@@ -213,12 +213,14 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     return _unit(in_srgb(upright, profile, name))
 
 
-def _load(picture: Image.Image) -> None:
+def _load(picture: Image.Image, name: str) -> None:
     """Reads the pixels of a picture that may not have been read yet.
 
     Pillow 12.3 memory-maps an uncompressed TIFF that has a path, at its upright size. If the image
     is stored rotated, its rows come out scrambled. Without a path, Pillow does not memory-map.
     """
+    if isinstance(picture, ImageFile.ImageFile) and picture.tile and picture.fp is None:
+        raise InputError(f"{name}: closed before its pixels were read; call its load() before")
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         picture.load()
         return

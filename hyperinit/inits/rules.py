@@ -16,7 +16,8 @@ from hyperinit.base.errors import InputError, check_memory, unknown_name
 from hyperinit.base.settings import as_recorded, check, option
 from hyperinit.inits.waves import even_phases, even_waves
 from hyperinit.siren.ambient import with_own_settings
-from hyperinit.siren.network import Params, SirenConfig, layer_of, param_shapes
+from hyperinit.siren.network import Params, SirenConfig, param_shapes
+from hyperinit.siren.vectors import layer_of
 
 
 @dataclass(frozen=True)

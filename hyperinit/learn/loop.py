@@ -26,7 +26,8 @@ from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.learn.config import LoopConfig
 from hyperinit.learn.state import Batches, TrainState, save_state
 from hyperinit.learn.tracking import Tracker
-from hyperinit.siren.network import Params, predict, preview
+from hyperinit.siren.network import Params, predict
+from hyperinit.siren.signals import preview
 from hyperinit.siren.store import CHECKPOINT_NAME
 from hyperinit.spread.processes import ALONE, Processes
 

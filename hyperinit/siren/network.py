@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH, check_positive
+from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH, check_positive, whole_sides
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
@@ -102,11 +102,6 @@ class SirenConfig:
             )
 
 
-def layer_of(name: str) -> int:
-    """The layer that a parameter such as "layers.3.bias" belongs to; 0 is the first."""
-    return int(name.split(".")[1])
-
-
 def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, input side first: `layers.<i>.weight` is (out, in)."""
     sizes = [config.in_features, *[config.width] * config.depth, config.out_features]
@@ -118,7 +113,7 @@ def param_shapes(config: SirenConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@dataclass(frozen=True, eq=False)  # comparing tensors gives no single truth value
+@dataclass(frozen=True, eq=False)
 class Params(Mapping[str, Tensor]):
     """Weights and biases of one SIREN, or of B SIRENs stacked in a leading dimension.
 
@@ -140,13 +135,19 @@ class Params(Mapping[str, Tensor]):
             if name not in shapes or name not in self.tensors:
                 state = "missing from" if name in shapes else "not a parameter of"
                 raise InputError(f"{name} is {state} a SIREN with {self.config}")
-        batch = self.batch_shape
+        for name, value in self.tensors.items():
+            if not isinstance(value, Tensor):
+                raise InputError(f"{name} must be a tensor, not {type(value).__name__}")
+        batch = self.batch_shape[:1]  # one leading dimension at most
         for name, shape in shapes.items():
             found = tuple(self.tensors[name].shape)
             if found != (*batch, *shape):
                 raise InputError(f"{name} has shape {found}, expected {(*batch, *shape)}")
         # Always the same order, whatever order a file or a caller had.
         object.__setattr__(self, "tensors", {name: self.tensors[name] for name in shapes})
+
+    # By identity: comparing tensors gives no single truth value.
+    __eq__, __hash__ = object.__eq__, object.__hash__
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -206,6 +207,9 @@ def check_params(params: Any, one_for: str = "") -> Params:
         raise InputError(f"params must be Params, not {type(params).__name__}{own}")
     if one_for and (batch := params.batch_shape):
         raise InputError(f"{one_for} takes one SIREN, not {batch[0]} (see unbatch, fit_many)")
+    for name, value in params.items():
+        if not value.is_floating_point():
+            raise InputError(f"{name} must be floating-point numbers, not {value.dtype}")
     return params
 
 
@@ -343,7 +347,7 @@ def predict(params: Params, coords: Tensor, chunk_pixels: int | None = None) -> 
 
 def _chunk_pixels(params: Params, device: torch.device) -> int:
     together = CHUNK_PIXELS.get(device.type, OTHER_CHUNK_PIXELS)
-    return max(together // math.prod(params.batch_shape), 1)
+    return max(together // max(math.prod(params.batch_shape), 1), 1)
 
 
 def render(
@@ -363,6 +367,7 @@ def render(
             an image.
     """
     check_params(params).config.check_image()
+    height, width = whole_sides((height, width))
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         most = f"at least 1 x 1 and at most {MAX_PIXELS / 1e6:g} million pixels"
         raise InputError(f"an image to draw must have {most}, not {height} x {width}")
@@ -390,9 +395,3 @@ def check_drawing(params: Params, count: int, smaller: str) -> None:
         numbers = siren.out_features * count * math.prod(params.batch_shape)
         what = f"drawing {count} samples of a SIREN of {siren.depth} x {siren.width}"
         check_memory(4.0 * (numbers + chunk * siren.width), what, f"take {smaller}")
-
-
-def preview(params: Params, image: Tensor) -> Tensor:
-    """The rendering of `params` at the image's size: (3, H, W) in [0, 1]."""
-    height, width = image.shape[-2:]
-    return render(params, height, width)

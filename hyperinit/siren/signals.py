@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hyperinit.base.arguments import whole_sides
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
@@ -69,6 +70,7 @@ def render_signal(
     config = check_params(params, "render_signal").config
     if config.is_image:
         raise InputError("a SIREN from 2 coordinates to 3 colours is of an image; use render")
+    sides = whole_sides(sides)
     count = math.prod(sides)
     if len(sides) != config.in_features or min(sides) < 1 or count > MAX_PIXELS:
         raise InputError(
@@ -92,3 +94,9 @@ def render_samples(
         height, width = sides
         return render(params, height, width, on_drawn=on_drawn)
     return render_signal(params, sides, on_drawn=on_drawn)
+
+
+def preview(params: Params, image: Tensor) -> Tensor:
+    """The rendering of `params` at the image's size: (3, H, W) in [0, 1]."""
+    height, width = image.shape[-2:]
+    return render(params, height, width)

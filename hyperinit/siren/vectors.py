@@ -12,6 +12,11 @@ from hyperinit.base.errors import InputError
 from hyperinit.siren.network import Params, SirenConfig, check_params, param_shapes
 
 
+def layer_of(name: str) -> int:
+    """The layer that a parameter such as "layers.3.bias" belongs to; 0 is the first."""
+    return int(name.split(".")[1])
+
+
 def to_vector(params: Params) -> Tensor:
     """One SIREN -> (P,), B stacked ones -> (B, P): in the order of `param_shapes`."""
     batch = check_params(params).batch_shape
@@ -24,6 +29,8 @@ def from_vector(vector: Tensor, config: SirenConfig) -> Params:
     Raises:
         InputError: the vector's length is not the number of parameters of this config.
     """
+    if not isinstance(vector, Tensor):
+        raise InputError(f"vector must be a tensor, not {type(vector).__name__}")
     shapes = param_shapes(config)
     sizes = [math.prod(shape) for shape in shapes.values()]
     if vector.ndim not in (1, 2) or vector.shape[-1] != sum(sizes):
@@ -91,7 +98,7 @@ class FlatParams:
         self.params = Params(params.config, tensors)
         layer_sizes = [0] * (params.config.depth + 1)
         for name, size in zip(shapes, sizes, strict=True):
-            layer_sizes[int(name.split(".")[1])] += size
+            layer_sizes[layer_of(name)] += size
         self.layers = self.vector.split(layer_sizes)
         if not zeros:
             with torch.no_grad():
@@ -106,5 +113,5 @@ class FlatParams:
         """The parameters of one of B stacked SIRENs: a list of tensors for each layer."""
         layers: list[list[Tensor]] = [[] for _ in self.layers]
         for name, value in self.params.items():
-            layers[int(name.split(".")[1])].append(value[index])
+            layers[layer_of(name)].append(value[index])
         return layers
