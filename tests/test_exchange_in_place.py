@@ -55,7 +55,7 @@ def test_the_example_of_siren_pytorch_runs_with_another_import():
     torch.testing.assert_close(theirs(coords), net(coords))
 
 
-@pytest.mark.parametrize(("dim_in", "dim_out"), [(1, 1), (3, 1), (2, 4), (2, 1)])
+@pytest.mark.parametrize(("dim_in", "dim_out"), [(1, 1), (3, 1), (2, 4), (2, 1), (6, 4)])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_other_signals_than_images_are_initialised(dim_in, dim_out, use_bias):
     net = hyperinit.SirenNet(dim_in, 16, dim_out, 3, use_bias=use_bias, seed=0)
@@ -123,8 +123,15 @@ def test_numbers_of_numpy_are_seeds():
         a, b = (hyperinit.SirenNet(2, 16, 3, 2, seed=own) for own in (seed, int(seed)))
         assert torch.equal(a.last_layer.weight, b.last_layer.weight)
         hyperinit.signal_start(torch.zeros(1, 50), seed=seed)
+    hyperinit.SirenNet(*np.array([2, 16, 3, 2]))  # and numbers of units and layers
     size = tuple(np.array([9, 12]))  # and sides
     assert hyperinit.init_(hyperinit.SirenNet(2, 16, 3, 2), size=size) is not None
+
+
+def test_a_siren_of_ours_is_not_taken_for_another_program_s():
+    net = hyperinit.Siren(drawn())
+    with pytest.raises(InputError, match=r"make it from Params, Siren\(params\)"):
+        hyperinit.init_(net, init=drawn(), size=SIZE)
 
 
 def test_numbers_that_are_none_stay_out_of_a_network():

@@ -528,6 +528,11 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
         fit(start_params(), noise(4, 4), **options)
 
 
+def test_what_is_no_config_is_named() -> None:
+    with pytest.raises(InputError, match="config must be a FitConfig, not dict; give options by"):
+        fit(start_params(), noise(4, 4), {"budget_epochs": 1})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("lr", "1e-3"), ("budget_epochs", "8"), ("batch_pixels", "2048")]
 )

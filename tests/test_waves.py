@@ -48,6 +48,11 @@ def test_a_seed_turns_the_whole_and_waves_of_signals_have_their_dimensions(dims)
     assert torch.equal(one, other) == (dims == 1)  # one coordinate has no directions
 
 
+def test_waves_of_more_coordinates_have_the_same_lengths():
+    lengths, others = (even_waves(32, dims, 1.5, seeded(0)).norm(dim=1) for dims in (2, 6))
+    torch.testing.assert_close(lengths, others)
+
+
 def test_the_init_is_identity_with_such_a_first_layer():
     spec = NAMED_INITS["waves"]
     params = sample_params(spec, spec.siren_config(16, 3), generator=seeded(0))

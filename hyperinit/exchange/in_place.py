@@ -19,7 +19,7 @@ from hyperinit.images.decode import ImageSource, to_image
 from hyperinit.inits.rules import InitSpec, named_init, sample_params
 from hyperinit.inits.start import Init
 from hyperinit.siren.ambient import with_own_settings
-from hyperinit.siren.network import Params
+from hyperinit.siren.network import Params, Siren
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -52,7 +52,7 @@ def init_(  # more than 60 lines: its docstring is long
     Args:
         net: siren-pytorch's SirenNet, alone or in a wrapper, the SIREN authors' or COIN's network,
             or any module whose layers a layout of docs/siren-files.md recognises. A hand-designed
-            init takes any number of inputs and outputs.
+            init takes up to 16 inputs and any number of outputs.
         image: (3, H, W) in [0, 1], a path or anything else that `to_image` accepts; needed by inits
             that look at it.
         init: A hand-designed init by name ("waves", "33", "33@0.5") or as an InitSpec;
@@ -75,6 +75,8 @@ def init_(  # more than 60 lines: its docstring is long
     if not isinstance(net, nn.Module):
         raise InputError(f"init_ takes a module, not {type(net).__name__}")
     seed = check_seed(seed)
+    if any(isinstance(module, Siren) for module in net.modules()):
+        raise InputError("a Siren of ours has our conventions: make it from Params, Siren(params)")
     state = net.state_dict()
     found = find(state, layout)
     numbers = sum(state[key].numel() for pair in found.keys for key in pair if key)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -66,9 +67,10 @@ class Start:
     def __post_init__(self) -> None:
         for name, bound in (("epochs", ">= 0"), ("sec", ">= 0"), ("lr_factor", "> 0")):
             value = getattr(self, name)
-            is_usable = isinstance(value, (int, float)) and 0 <= value < inf
-            if not is_usable or (name == "lr_factor" and value == 0):
+            is_number: bool = isinstance(value, Real)
+            if not (is_number and 0 <= value < inf) or (name == "lr_factor" and value == 0):
                 raise InputError(f"a start's {name} must be a number {bound}, not {value!r}")
+            object.__setattr__(self, name, float(value))  # JSON cannot hold numpy's
         if not isinstance(self.params, Params):
             return  # the caller refuses it, and can name the init that returned it
         for name, tensor in self.params.items():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Steps from one wave to the next, as fractions of the circle (or sphere) and of a period.
 _GOLDEN, _PLASTIC, _PHASE = (5**0.5 - 1) / 2, 0.7548776662466927, 2**0.5 - 1
@@ -28,10 +28,10 @@ def even_waves(count: int, dims: int, power: float, generator: torch.Generator) 
 
     Args:
         count: Number of waves.
-        dims: Number of coordinates; 1, 2 or 3.
+        dims: Number of coordinates. Of more than 3, directions are drawn independently.
         power: The higher, the more of them are long waves. With 1 and two coordinates, lengths are
             distributed as those of vectors of normal numbers.
-        generator: Draws the rotation of the whole.
+        generator: Draws the rotation of the whole, or all directions.
     """
     number = torch.arange(count, dtype=torch.float64)
     length = _TOP * ((-2 * torch.log1p(-(number + 0.5) / count)).sqrt() / _TOP) ** power
@@ -46,6 +46,9 @@ def even_phases(count: int, bound: float, generator: torch.Generator) -> Tensor:
 
 def _directions(number: Tensor, dims: int, generator: torch.Generator) -> Tensor:
     """Unit vectors (count, dims) over half of all directions: opposite waves are the same wave."""
+    if dims > 3:
+        drawn = torch.randn(len(number), dims, generator=generator, device=generator.device)
+        return nn.functional.normalize(drawn.cpu().double())
     turn = math.pi * _turned(number * _GOLDEN, generator)
     if dims == 1:
         return torch.ones_like(number)[:, None]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,7 +23,7 @@ from hyperinit.images.pixels import image_hash
 from hyperinit.images.save import save_image
 from hyperinit.inits.neighbours import neighbour_init
 from hyperinit.inits.rules import named_init, sample_params
-from hyperinit.inits.start import Init, Start, spec_init
+from hyperinit.inits.start import Init, Start, spec_init, start_facts
 from hyperinit.photos.workload import NamedImage
 from hyperinit.record.protocol import Protocol
 from hyperinit.siren.network import Params
@@ -176,6 +178,13 @@ def test_a_rate_s_factor_that_is_no_number_above_0_is_one_line(value):
         Start(params, lr_factor=value)
     with pytest.raises(InputError, match="init mine: a start's lr_factor must be a number > 0"):
         Init("mine", lambda image, seed: params, lr_factor=value).start(IMAGE, 0)
+
+
+def test_costs_and_factors_may_be_numbers_of_numpy():
+    params = DRAWN.start(IMAGE, 0).params
+    start = Start(params, np.float32(0.5), np.int64(2), np.float32(0.25))
+    assert (start.epochs, start.sec, start.lr_factor) == (0.5, 2.0, 0.25)
+    assert json.loads(json.dumps(start_facts(start)))["epochs"] == 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
