@@ -94,7 +94,9 @@ class Conventions:
             value = getattr(self, field)
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not 0 < value <= MAX_OMEGA:
-                raise InputError(f"{field} must be a positive number, not {value!r}")
+                raise InputError(
+                    f"{field} must be a positive number of at most {MAX_OMEGA:g}, not {value!r}"
+                )
         tables: dict[str, Any] = {"order": ORDERS, "grid": GRIDS, "colours": [*COLOURS, VALUES]}
         for field, known in tables.items():
             if getattr(self, field) not in known:

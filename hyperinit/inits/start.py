@@ -30,7 +30,7 @@ from hyperinit.inits.rules import (
     sample_params,
 )
 from hyperinit.inits.spectrum import first_layer_factor, side_factor
-from hyperinit.siren.ambient import plain, with_own_settings
+from hyperinit.siren.ambient import in_forked_processes, plain, with_own_settings
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import tensors_hash
 
@@ -40,6 +40,14 @@ _SIZED = "-sized"
 # Starts are made one at a time, because an init may draw from torch's global generator. An init may
 # call another one, so the lock is reentrant.
 _starting = threading.RLock()
+
+
+def _unlocked() -> None:
+    global _starting
+    _starting = threading.RLock()
+
+
+in_forked_processes(_unlocked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +89,11 @@ class Start:
         object.__setattr__(self, "params", self.params.map(lambda value: value.to(torch.float32)))
 
 
+def _costs_nothing(image: Tensor) -> float:
+    """Unlike a lambda, it can be sent to another process."""
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Init:
     """Anything that returns a SIREN for an image.
@@ -102,7 +115,7 @@ class Init:
 
     name: str
     make: Callable[[Tensor, int], Params | Start]
-    epochs: Callable[[Tensor], float] = lambda image: 0.0
+    epochs: Callable[[Tensor], float] = _costs_nothing
     facts: dict[str, Any] = field(default_factory=dict)
     train_hashes: frozenset[str] = frozenset()
     lr_factor: float = 1.0

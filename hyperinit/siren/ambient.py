@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
@@ -67,6 +68,15 @@ def own_products() -> Iterator[None]:
         yield
 
 
+def in_forked_processes(function: Callable[[], object]) -> None:
+    """Has every process that is forked from this one call a function first.
+
+    Such a process has only the thread that forked it; what other threads held, they hold forever.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=function)
+
+
 class _Shared(Generic[Value]):
     """A process-wide setting of which each thread may want a value of its own.
 
@@ -86,6 +96,15 @@ class _Shared(Generic[Value]):
         self._lock = threading.Lock()
         self._inside: dict[int, list[Value]] = {}  # thread -> wanted values, the innermost last
         self._restore: Callable[[], object] = lambda: None
+        in_forked_processes(self._forget_other_threads)
+
+    def _forget_other_threads(self) -> None:
+        self._lock = threading.Lock()
+        thread = threading.get_ident()
+        others = self._inside.keys() - {thread}
+        self._inside = {own: values for own, values in self._inside.items() if own == thread}
+        if others and not self._inside:
+            self._restore()
 
     @contextlib.contextmanager
     def wanted(self, value: Value) -> Iterator[None]:

@@ -288,7 +288,8 @@ class Siren(nn.Module):
     """The same network as `apply`, as a module: its parameters are the entries of `Params`.
 
     Args:
-        params: One SIREN; copied, so that training the module does not change it.
+        params: One SIREN; copied, so that training the module does not change it. To store what
+            was trained, use `save_params` and `.params`: a state dict does not say omega_0.
     """
 
     def __init__(self, params: Params) -> None:

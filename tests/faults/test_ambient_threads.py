@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
+import signal
 import threading
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from test_ambient_images import default_float64, low_precision_products
 
+from hyperinit.inits import start
+from hyperinit.inits.rules import named_init
+from hyperinit.inits.start import Init, Start, spec_init
 from hyperinit.siren.ambient import own_settings, products_of
 
 
@@ -74,3 +83,68 @@ def test_a_block_that_fails_leaves_the_settings_of_the_process():
         with pytest.raises(ValueError, match="on the way"), own_settings():
             raise ValueError("on the way")
         assert torch.get_default_dtype() == torch.float64
+
+
+def while_a_thread_is_inside(block, check: Callable[[], bool]) -> bool:
+    """What a process finds that is forked while another thread is inside a block."""
+    inside, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with block():
+            inside.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if not child:
+        signal.alarm(10)  # ends it if it waits for the other thread, which it does not have
+        os._exit(0 if check() else 1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    return status == 0
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+@needs_fork
+@pytest.mark.parametrize("surroundings", [default_float64, low_precision_products])
+def test_a_process_forked_on_the_way_has_the_settings_of_the_process(surroundings):
+    with surroundings():
+        before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+
+        def check() -> bool:
+            with own_settings():
+                inside = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+            after = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+            return inside == (torch.float32, "highest") and after == before
+
+        assert while_a_thread_is_inside(own_settings, check)
+
+
+@needs_fork
+def test_a_process_forked_while_a_start_is_made_makes_its_own():
+    image = torch.zeros(3, 4, 4)
+    drawn = spec_init("33", named_init("33"), 4, 1)
+
+    @contextlib.contextmanager
+    def starting():
+        with start._starting:
+            yield
+
+    assert while_a_thread_is_inside(starting, lambda: isinstance(drawn.start(image, 0), Start))
+
+
+def make(image, seed):
+    """An init of a user."""
+    return spec_init("33", named_init("33"), 4, 1).start(image, seed).params
+
+
+def test_an_init_can_be_sent_to_another_process():
+    sent = pickle.loads(pickle.dumps(Init("mine", make)))
+    assert sent.start(torch.zeros(3, 4, 4), 0).epochs == 0
