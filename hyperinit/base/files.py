@@ -31,6 +31,15 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 LEFT_OVER_SEC = 3600.0
 
 
+def in_forked_processes(function: Callable[[], object]) -> None:
+    """Has every process that is forked from this one call a function first.
+
+    Such a process has only the thread that forked it; what other threads held, they hold forever.
+    """
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=function)
+
+
 def shown_path(path: str | os.PathLike[str]) -> str:
     """The path in a form that fits in a one-line message."""
     text = os.fsdecode(path)

@@ -30,7 +30,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 from torch import Tensor
 
 from hyperinit.base.errors import InputError, check_memory, memory_errors
-from hyperinit.base.files import shown_path
+from hyperinit.base.files import in_forked_processes, shown_path
 from hyperinit.images.files import (
     IMAGE_FORMATS,
     MAX_FILE_BYTES,
@@ -63,6 +63,12 @@ class _WholeFilesOnly:
         self._lock = threading.Lock()
         self._inside = 0
         self._before = False
+        in_forked_processes(self._forget_threads)
+
+    def _forget_threads(self) -> None:
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside, ImageFile.LOAD_TRUNCATED_IMAGES = 0, self._before
 
     def __enter__(self) -> None:
         with self._lock:

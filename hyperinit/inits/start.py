@@ -19,7 +19,7 @@ from torch import Tensor
 from hyperinit.base.arguments import check_seed
 from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import recorded_name
+from hyperinit.base.files import in_forked_processes, recorded_name
 from hyperinit.images.signals import shows_image, to_signal
 from hyperinit.inits.rules import (
     USUAL,
@@ -30,7 +30,7 @@ from hyperinit.inits.rules import (
     sample_params,
 )
 from hyperinit.inits.spectrum import first_layer_factor, side_factor
-from hyperinit.siren.ambient import in_forked_processes, plain, with_own_settings
+from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.siren.store import tensors_hash
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
@@ -12,6 +11,8 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from hyperinit.base.files import in_forked_processes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -66,15 +67,6 @@ def own_products() -> Iterator[None]:
     """
     with _precision.wanted(_products.get()):
         yield
-
-
-def in_forked_processes(function: Callable[[], object]) -> None:
-    """Has every process that is forked from this one call a function first.
-
-    Such a process has only the thread that forked it; what other threads held, they hold forever.
-    """
-    if hasattr(os, "register_at_fork"):  # not on Windows
-        os.register_at_fork(after_in_child=function)
 
 
 class _Shared(Generic[Value]):

@@ -13,8 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import smooth_image
+from PIL import ImageFile
 from test_ambient_images import default_float64, low_precision_products
 
+from hyperinit.base.errors import InputError
+from hyperinit.images import decode
+from hyperinit.images.decode import load_image
+from hyperinit.images.save import save_image
 from hyperinit.inits import start
 from hyperinit.inits.rules import named_init
 from hyperinit.inits.start import Init, Start, spec_init
@@ -102,7 +108,11 @@ def while_a_thread_is_inside(block, check: Callable[[], bool]) -> bool:
         child = os.fork()
     if not child:
         signal.alarm(10)  # ends it if it waits for the other thread, which it does not have
-        os._exit(0 if check() else 1)
+        ended = 1
+        try:
+            ended = 0 if check() else 1
+        finally:
+            os._exit(ended)
     _, status = os.waitpid(child, 0)
     done.set()
     thread.join()
@@ -138,6 +148,20 @@ def test_a_process_forked_while_a_start_is_made_makes_its_own():
             yield
 
     assert while_a_thread_is_inside(starting, lambda: isinstance(drawn.start(image, 0), Start))
+
+
+@needs_fork
+def test_a_process_forked_while_an_image_is_decoded_refuses_truncated_ones(tmp_path, monkeypatch):
+    save_image(smooth_image(64), tmp_path / "half.png")
+    os.truncate(tmp_path / "half.png", 1000)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+    def check() -> bool:
+        with pytest.raises(InputError, match="unreadable"):
+            load_image(tmp_path / "half.png")
+        return ImageFile.LOAD_TRUNCATED_IMAGES is True  # theirs again
+
+    assert while_a_thread_is_inside(lambda: decode._whole_files_only, check)
 
 
 def make(image, seed):
