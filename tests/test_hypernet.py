@@ -25,6 +25,16 @@ def test_untrained_hypernetwork_returns_its_base_init_exactly(name):
         assert_same(hyper.generate(smooth_image(seed=seed)), hyper.base.params)
 
 
+def test_a_hypernetwork_is_for_images_and_for_the_network_of_its_base():
+    config = tiny_hyper().config
+    with pytest.raises(InputError, match="from 2 coordinates to 3 colours, not from 1 to 3"):
+        replace(config, siren=replace(config.siren, in_features=1))
+    with pytest.raises(InputError, match=r"the base is a SIREN with .*width=16.*not with .*=8"):
+        HyperNetwork(
+            replace(config, siren=replace(config.siren, width=8)), tiny_hyper().base.params
+        )
+
+
 def test_it_outputs_every_parameter_of_the_siren_with_a_leading_batch():
     hyper = shake_heads(tiny_hyper())
     params = hyper(torch.stack([smooth_image(seed=s) for s in range(3)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import exp, pi, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,17 @@ def test_rules_that_came_later_leave_the_facts_of_older_inits_as_they_were() -> 
         *("first", "hidden", "bias", "first_bias", "omega_0", "unit_std_coords")
     }
     assert {"output", "taper"} <= set(NAMED_INITS["identity"].facts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wrong", "said"),
+    [
+        (WeightRule, ("gaussian", 1.0), "dist must be one of uniform, normal, identity, waves"),
+        (WeightRule, ("normal", float("nan")), "gain must be a finite number"),
+        (BiasRule, ("zeros",), r"kind must be one of .*did you mean 'zero'"),
+        (BiasRule, ("torch", 0), "scale must be above 0"),
+    ],
+)
+def test_a_misspelt_rule_does_not_draw_something_else(rule: Any, wrong: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        rule(*wrong)

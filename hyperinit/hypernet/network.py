@@ -59,6 +59,7 @@ class HyperConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        self.siren.check_image()
         if self.encoder_size % 8:
             raise InputError(f"encoder_size must be a multiple of 8, not {self.encoder_size}")
 
@@ -175,6 +176,8 @@ class HyperNetwork(Shared, nn.Module):
         self, config: HyperConfig, base: Params, step_size_start: StepSizeStart = _PLAIN_START
     ) -> None:
         super().__init__()
+        if base.config != config.siren:
+            raise InputError(f"the base is a SIREN with {base.config}, not with {config.siren}")
         self.config = config
         self.base = Siren(base)
         self.encoder = Encoder(config)

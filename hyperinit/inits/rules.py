@@ -35,11 +35,17 @@ class WeightRule:
             weights have, which "waves" of power 1 resemble).
         gain: The factor in the scale.
         power: Of "waves": the higher, the more of them are long.
+
+    Raises:
+        InputError: the name is unknown, or a number is not finite.
     """
 
     dist: Literal["uniform", "normal", "identity", "waves"]
     gain: float
     power: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,10 +68,16 @@ class BiasRule:
             "uniform": uniform within `scale`; "even": evenly spaced over [-scale, scale], not
             random; "waves": within the bound of "torch", but spread evenly; "zero".
         scale: See `kind`.
+
+    Raises:
+        InputError: the name is unknown, or the scale is not a number above 0.
     """
 
     kind: Literal["torch", "uniform", "even", "waves", "zero"]
-    scale: float = 1.0
+    scale: float = option(1.0, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def bound(self, fan_in: int) -> float:
         """The largest absolute bias that this rule can give."""
