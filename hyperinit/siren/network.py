@@ -207,9 +207,6 @@ def check_params(params: Any, one_for: str = "") -> Params:
         raise InputError(f"params must be Params, not {type(params).__name__}{own}")
     if one_for and (batch := params.batch_shape):
         raise InputError(f"{one_for} takes one SIREN, not {batch[0]} (see unbatch, fit_many)")
-    for name, value in params.items():
-        if not value.is_floating_point():
-            raise InputError(f"{name} must be floating-point numbers, not {value.dtype}")
     return params
 
 
@@ -385,11 +382,14 @@ def render(
 
 
 def check_drawing(params: Params, count: int, smaller: str) -> None:
-    """Refuses to draw `count` samples if there is not enough memory.
+    """Refuses to draw `count` samples of whole numbers, or if there is not enough memory.
 
     Raises:
-        InputError: there is not; the message says what would be right.
+        InputError: see above; the message says what would be right.
     """
+    for name, value in params.items():
+        if not value.is_floating_point():
+            raise InputError(f"{name} must be floating-point numbers, not {value.dtype}")
     siren = params.config
     if params.device.type == "cpu":
         chunk = min(count, CHUNK_PIXELS["cpu"])
