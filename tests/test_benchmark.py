@@ -710,7 +710,12 @@ def test_the_command_prints_a_table_and_writes_records_and_a_chart(command, tmp_
 
 def test_a_dry_run_writes_nothing(command, tmp_path, capsys):
     assert script.main(command("--dry-run")) == 0
-    assert "at most" in capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "at most" in told and "r.jsonl" in told
+    assert script.main(command("--dry-run", "--quiet")) == 0
+    assert "at most" in capsys.readouterr().out
+    assert script.main(command("--dry-run", "--quiet", "--json")) == 0
+    assert "at most" in json.loads(capsys.readouterr().out)["text"]
     assert {path.name for path in tmp_path.iterdir()} == {"test", "tuning"}
 
 
@@ -731,9 +736,9 @@ def test_a_track_along_a_curve_counts_the_one_budget_that_it_runs(command, capsy
     """It ran the largest alone, said that it runs all, and its progress never came to the end."""
     how = ("--track", "seed", "--dry-run", "--inits", "33", "--image-size", "16", "--seeds", "1")
     assert script.main(command(*how, "--budgets-epochs", "2,3")) == 0
-    told = capsys.readouterr().err
-    assert "budgets 3 epochs; at most 6 epochs" in told
-    assert "--lr-images, --budgets-epochs but for the largest" in told
+    told = capsys.readouterr()
+    assert "budgets 3 epochs; at most 6 epochs" in told.out
+    assert "--lr-images, --budgets-epochs but for the largest" in told.err
     assert script.main(command(*how, "--budgets-epochs", "3")) == 0
     assert "budgets-epochs" not in capsys.readouterr().err
     protocol = replace(PROTOCOL, budgets_epochs=(2, 3))
@@ -748,10 +753,10 @@ def test_the_names_that_can_be_used_are_listed(capsys):
 
 def test_all_rows_are_the_distinct_ones(command, capsys):
     assert script.main(command("--inits", "all-rows", "--dry-run")) == 0
-    tuned = capsys.readouterr().err.splitlines()[0].split(": inits ")[1].split(", ")
+    tuned = capsys.readouterr().out.splitlines()[0].split(": inits ")[1].split(", ")
     assert len(tuned) == 34 and "34" not in tuned and "26" not in tuned
     assert script.main(command("--inits", "all-rows", "--track", "seed", "--dry-run")) == 0
-    seed = capsys.readouterr().err.splitlines()[0].split(": inits ")[1].split(", ")
+    seed = capsys.readouterr().out.splitlines()[0].split(": inits ")[1].split(", ")
     assert set(seed) - set(tuned) == {"26"}  # differs from 23 in its weight decay
 
 

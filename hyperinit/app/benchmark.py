@@ -41,7 +41,7 @@ from hyperinit.base.arguments import (
     number,
     whole,
 )
-from hyperinit.base.errors import InputError, memory_errors
+from hyperinit.base.errors import InputError, machine_errors
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside, is_same_file
 from hyperinit.base.results import manner, result, results
@@ -184,7 +184,7 @@ def main(
             try:
                 from hyperinit.bench.catalogue import PACKAGE
 
-                with memory_errors():
+                with machine_errors():
                     return _run(arguments, catalogue or PACKAGE)
             except InputError as error:
                 parser.error(str(error))
@@ -227,11 +227,13 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
         raise InputError("--device is for this machine; with --ray use --ray-gpus")
     workers = set_threads(arguments.threads, 1 if on_ray else arguments.workers, arguments.device)
     plan = make_plan(arguments, catalogue, workers)
-    say(describe(plan, out, workers))
+    planned = describe(plan, out, workers)
     if idle:
         say(f"ignored in the {plan.track} track: {', '.join(idle)}")
     if arguments.dry_run:
+        result("estimate", planned, text=planned)
         return 0
+    say(planned)
     if arguments.out is None:
         out.parent.mkdir(exist_ok=True)
     thumbnails = Thumbnails(folder_of(out)) if arguments.thumbnails else None

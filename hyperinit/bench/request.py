@@ -228,5 +228,5 @@ def describe(plan: Plan, out: Path, workers: int) -> str:
         f"test images {tested}; seeds {plan.seeds}\n"
         f"tuning images {tuned or 'none'}\n"
         f"{others}budgets {budgets} epochs; at most {plan.total_epochs:.0f} epochs, {cost} here;"
-        f" records in {out}"
+        f" records in {shown_path(out)}"
     )
