@@ -220,6 +220,23 @@ def test_a_bar_shows_the_time_left_on_a_terminal_and_nothing_in_a_pipe(monkeypat
     assert screen.text == ""
 
 
+@pytest.mark.parametrize("line", [terminal.say, lambda text: results.result("demo", text, url="")])
+def test_lines_between_do_not_make_a_bar_appear_before_its_time(monkeypatch, capsys, line):
+    for _ in terminal.progress(range(3)):
+        line("done")
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).splitlines() == ["done"] * 3
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    for _ in terminal.progress(range(3), leave=False):
+        line("done")
+    assert "0/3" not in screen.text
+    monkeypatch.setattr(terminal, "BAR_AFTER_SEC", 1e-9)
+    for _ in terminal.progress(range(3)):
+        line("done")
+    assert "0/3" in screen.text
+
+
 def test_a_fit_to_a_target_says_how_far_it_will_go():
     from hyperinit import fit_to_target, named_init, sample_params
     from hyperinit.fitting.target import Progress

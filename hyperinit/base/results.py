@@ -7,6 +7,7 @@ do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +47,7 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "failed": {
         "image": ("text", "name below the directory"),
-        "reason": ("text", "why it has no result; also on stderr"),
+        "reason": ("text", "why it has no result, or misses --target-mse; also on stderr"),
     },
     "directory": {
         "out": ("text", "directory of the results"),
@@ -199,6 +200,25 @@ def results(kind: str, text: str | None, rows: Iterable[Mapping[str, Any]]) -> N
     with _between_bars():
         for line in lines:
             print(line, flush=True)
+
+
+@functools.cache  # tqdm is imported only where a bar may be shown
+def bar_class() -> Any:
+    """tqdm's bar, but lines that are printed before its time do not make it appear."""
+    from tqdm import tqdm
+
+    class LateBar(tqdm):
+        def _is_early(self) -> bool:
+            return bool(self._time() < self.start_t + self.delay)
+
+        def clear(self, *arguments: Any, **options: Any) -> None:
+            if not self._is_early():
+                super().clear(*arguments, **options)
+
+        def refresh(self, *arguments: Any, **options: Any) -> Any:
+            return None if self._is_early() else super().refresh(*arguments, **options)
+
+    return LateBar
 
 
 def _between_bars() -> contextlib.AbstractContextManager[Any]:

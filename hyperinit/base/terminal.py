@@ -17,7 +17,7 @@ from multiprocessing.dummy import DummyProcess
 from types import FrameType
 from typing import Any
 
-from hyperinit.base.results import manner, own_manner
+from hyperinit.base.results import bar_class, manner, own_manner
 
 BAR_AFTER_SEC = 2.0  # of work, before a bar is shown
 BAR_EVERY_SEC = 0.1  # shortest time between two updates of a bar
@@ -131,12 +131,10 @@ def progress(*arguments: Any, **settings: Any) -> Any:
     If stderr is not a terminal, it prints a line every half minute, which long logs need and short
     pipes never see.
     """
-    from tqdm import tqdm
-
     shown = sys.stderr.isatty()
     every, delay = (0.5, BAR_AFTER_SEC) if shown else (LOG_LINE_SEC, LOG_LINE_SEC)
     settings = {"mininterval": every, "delay": delay, "disable": manner().quiet, **settings}
-    return tqdm(*arguments, **settings)
+    return bar_class()(*arguments, **settings)
 
 
 def say(text: str) -> None:
@@ -165,11 +163,9 @@ class EpochBar:
     """A progress bar on stderr for a fit that takes longer than two seconds; none in a pipe."""
 
     def __init__(self, budget_epochs: float) -> None:
-        from tqdm import tqdm
-
         self.is_shown = sys.stderr.isatty() and not manner().quiet
         self._seen = ""
-        self._bar = tqdm(
+        self._bar = bar_class()(
             total=budget_epochs,
             delay=BAR_AFTER_SEC,
             mininterval=BAR_EVERY_SEC,
