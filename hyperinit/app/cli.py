@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hyperinit.base.errors import InputError, memory_errors
+from hyperinit.base.errors import InputError, machine_errors
 from hyperinit.base.terminal import forgiving_output, stoppable, visible
 
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with forgiving_output():
         try:
-            with memory_errors():
+            with machine_errors():
                 return stoppable(lambda: run(arguments), owns_process=argv is None)
         except InputError as error:
             return _refuse(str(error))

@@ -17,7 +17,7 @@ import torch
 
 from hyperinit.app.compare import comparison_size, free_name, run_comparison, write_comparison
 from hyperinit.base.arguments import Parser
-from hyperinit.base.errors import InputError, memory_errors
+from hyperinit.base.errors import InputError, machine_errors
 from hyperinit.base.extras import unsent_runs
 from hyperinit.base.files import exclusive, make_directory, write_atomically
 from hyperinit.base.outputs import check_directory, check_outside
@@ -99,7 +99,7 @@ def run_command(argv: Sequence[str] | None, program: Program[Any]) -> int:
     with forgiving_output():
         arguments = parser.parse_args(argv)
         try:
-            with memory_errors(), launched() as processes:
+            with machine_errors(), launched() as processes:
                 return stoppable(lambda: _run_command(arguments, program, processes))
         except InputError as error:
             parser.error(str(error))

@@ -43,6 +43,20 @@ def memory_errors() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Like `memory_errors`, and for Python's error if nothing can be written for a while."""
+    try:
+        with memory_errors():
+            yield
+    except FileNotFoundError as error:
+        if "temporary directory" not in str(error):
+            raise
+        raise InputError(
+            "there is no directory for temporary files: set TMPDIR to one that can be written to"
+        ) from error
+
+
 # Below this, checking the free memory is not worth it.
 SMALL_BYTES = 2**26
 

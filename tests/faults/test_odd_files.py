@@ -270,6 +270,15 @@ def test_commands_on_a_full_or_read_only_disk(place, disk, capsys, monkeypatch):
     assert left <= {"filler"}
 
 
+def test_no_directory_for_temporary_files_is_one_line(place, capsys, monkeypatch):
+    (place / "photos").mkdir()
+    save_image(smooth_image(16), place / "photos" / "a.png")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    line = refused(["fit", "photos", *SMALL, "--dry-run"], capsys)
+    assert "set TMPDIR" in line and len(line.splitlines()) == 1
+
+
 def test_results_of_a_batch_that_cannot_be_written_are_kept_elsewhere(place, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(place))
     (place / "photos").mkdir()
