@@ -230,6 +230,15 @@ def test_an_outdated_document_fails_the_check_until_it_is_updated(records, tmp_p
     assert main(["--check", *arguments]) == 1
 
 
+def test_the_name_of_an_outdated_document_steers_no_terminal(tmp_path, capsys):
+    document = tmp_path / "\x1b[31m.md"
+    document.write_text("<!-- inits -->\n<!-- /inits -->\n")
+    for how, code in (("--check", 1), ("--update", 0)):
+        assert main([how, str(document)]) == code
+        told = capsys.readouterr().err
+        assert "\\x1b[31m.md" in told and "\x1b" not in told
+
+
 def test_a_document_gets_the_table_of_inits_and_keeps_the_rest(tmp_path):
     document = tmp_path / "doc.md"
     document.write_text("before\n<!-- inits -->\nold\n<!-- /inits -->\nafter\n")

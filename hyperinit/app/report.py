@@ -23,7 +23,7 @@ from pathlib import Path
 from hyperinit.base.arguments import Parser, add_manner
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import unsent_runs
-from hyperinit.base.files import make_directory, read_small, write_atomically
+from hyperinit.base.files import make_directory, read_small, shown_path, write_atomically
 from hyperinit.base.outputs import check_directory
 from hyperinit.base.results import count, result, results_markdown
 from hyperinit.base.terminal import forgiving_output, progress, say
@@ -183,7 +183,7 @@ def refresh(documents: Sequence[Path], records_dir: Path, *, write: bool) -> int
             write_atomically(path, new.encode())
     for path in outdated:
         state = "updated" if write else "is outdated; run report.py --update on it"
-        print(f"{path} {state}", file=sys.stderr)
+        print(f"{shown_path(path)} {state}", file=sys.stderr)
         result("document", None, path=str(path), updated=write)
     return 1 if outdated and not write else 0
 
