@@ -93,7 +93,8 @@ def fit_images(
     with ray as engine, on_threads(choose_threads(arguments.threads, work)), kept:
         if arguments.dry_run:
             with TemporaryDirectory() as scratch:
-                tried = run(Path(scratch), Told(Countdown(DRY_IMAGES), quiet=True), DRY_IMAGES)
+                few = min(DRY_IMAGES, arguments.limit or DRY_IMAGES)
+                tried = run(Path(scratch), Told(Countdown(few), quiet=True), few)
                 made = sorted(Path(scratch).glob("*.safetensors"))
                 text = estimate(names, tried, made, out, init)
             print_result("estimate", text, text=text)

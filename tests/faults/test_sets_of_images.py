@@ -187,6 +187,13 @@ def test_a_dry_run_counts_what_the_run_would_take_as_finished(photos, tmp_path, 
     assert {path: path.read_bytes() for path in out.glob("*.safetensors")} == before
 
 
+def test_a_dry_run_fits_no_more_images_than_the_run_would(photos, capsys):
+    line = [str(photos), "--init", "33", "--budget-epochs", "1", *COMMAND]
+    for limit, tried in ((["--limit", "1"], 1), ([], 4)):
+        assert fit_main([*line, "--dry-run", *limit]) == 0
+        assert f"by {tried} fitted and thrown away" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
