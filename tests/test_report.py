@@ -15,6 +15,7 @@ import pytest
 from records import HAND_DESIGNED, SETTINGS, ladder, record
 
 from hyperinit.app import cli
+from hyperinit.app.cli import main as hyperinit_main
 from hyperinit.app.report import main
 from hyperinit.base.errors import InputError
 from hyperinit.inits.markdown import inits_markdown
@@ -84,6 +85,16 @@ def test_seconds_from_different_machines_are_not_compared(records):
     other = [record("22", environment={"processor": "y", "threads": 8})]
     assert "seconds are not comparable" not in markdown(records)
     assert "seconds are not comparable" in markdown([*records, *other])
+
+
+@pytest.mark.parametrize("command", [["report", "-o", "o"], ["score"], ["submit", "--by", "x"]])
+def test_record_files_without_use_are_named(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").touch()
+    for path, said in (("a.jsonl", "a.jsonl: "), (".", ".: no such record file")):
+        with pytest.raises(SystemExit):
+            hyperinit_main([*command, path])
+        assert f"error: {said}" in capsys.readouterr().err
 
 
 def test_no_records_are_no_report():

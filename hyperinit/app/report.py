@@ -29,7 +29,7 @@ from hyperinit.base.results import count, result, results_markdown
 from hyperinit.base.terminal import forgiving_output, progress, say
 from hyperinit.publish.latex import latex
 from hyperinit.publish.rules import rules_markdown
-from hyperinit.record.records import read_records
+from hyperinit.record.records import read_some_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.blocks import update_blocks
 from hyperinit.report.charts import figures, png
@@ -120,7 +120,7 @@ def write_report(
     paths: Sequence[Path], out: Path, reference: str | None, *, tune_on_test: bool = False
 ) -> Story:
     """Writes index.html, report.md, .csv and .tex, and charts of record files into a directory."""
-    records = read_records(paths)
+    records = read_some_records(paths)
     scores = related_scores(records, reference, tune_on_test=tune_on_test, strict=False)
     thumbnails = Thumbnails([folder_of(path) for path in paths])
     story = Story.of(scores, thumbnails)

@@ -36,11 +36,11 @@ def score(argv: Sequence[str], prog: str = "hyperinit score") -> int:
     """Runs `hyperinit score`."""
     arguments = score_parser(prog).parse_args(argv)
     from hyperinit.publish.latex import latex
-    from hyperinit.record.records import read_records
+    from hyperinit.record.records import read_some_records
     from hyperinit.report.tables import csv_text, markdown, score_rows
     from hyperinit.score.beside import related_scores
 
-    records = read_records(arguments.records)
+    records = read_some_records(arguments.records)
     scores = related_scores(records, arguments.reference, tune_on_test=arguments.tune_on_test)
     written = {"markdown": markdown, "csv": csv_text, "latex": latex}[arguments.format]
     results("score", written(scores).rstrip("\n"), score_rows(scores))

@@ -120,15 +120,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     the same path removes.
 
     Raises:
-        InputError: the directory is missing, read-only or full, or the path is a pipe or a device,
-            which would be replaced; no partial file stays behind.
+        InputError: the directory is missing, read-only or full, or the path is a directory, or a
+            pipe or a device, which would be replaced; no partial file stays behind.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
         place = written_place(path)
-        if place.exists() and not place.is_file() and not place.is_dir():
-            raise InputError(f"cannot write {shown_path(path)}: is a pipe or a device")
+        if place.exists() and not place.is_file():
+            what = "a directory" if place.is_dir() else "a pipe or a device"
+            raise InputError(f"cannot write {shown_path(path)}: is {what}")
         temporary, file = _open_temporary(place)
         with file:
             file.write(content)

@@ -53,6 +53,9 @@ def submit(argv: Sequence[str], prog: str = "hyperinit submit") -> int:
     """Runs `hyperinit submit`."""
     arguments = submit_parser(prog).parse_args(argv)
     records: list[Path] = arguments.records
+    for path in records:
+        if not path.is_file():
+            raise InputError(f"{shown_path(path)}: no such record file")
     out: Path = arguments.out or beside(records[0], ".submission.jsonl")
     if out.suffix != ".jsonl":
         raise InputError(f"{shown_path(out)}: a submission's name ends in .jsonl")

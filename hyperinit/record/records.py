@@ -9,7 +9,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, fields
 from math import isfinite
 from pathlib import Path
@@ -120,6 +120,14 @@ def read_records(paths: str | Path | Iterable[str | Path]) -> list[Record]:
             version that this program does not know; the message names the line.
     """
     return first_of_each(_each([paths] if isinstance(paths, (str, Path)) else paths))
+
+
+def read_some_records(paths: Sequence[str | Path]) -> list[Record]:
+    """Like `read_records`, but files without any record are an InputError too."""
+    records = read_records(paths)
+    if not records:
+        raise InputError(f"{', '.join(map(shown_path, paths))}: no records")
+    return records
 
 
 def _each(paths: Iterable[str | Path]) -> Iterator[Record]:

@@ -173,7 +173,11 @@ def test_as_any_other_file(place, what, capsys):
         "x.npz": [["export", "x.npz", "--to", "fp16"]],
         "x.toml": [[*TINY, "--config", "x.toml"], ["benchmark", "--config", "x.toml"]],
         "x.json": [[*TINY, "--config", "x.json"]],
-        "x.jsonl": [["report", "x.jsonl", "-o", "o"], ["score", "x.jsonl"]],
+        "x.jsonl": [
+            ["report", "x.jsonl", "-o", "o"],
+            ["score", "x.jsonl"],
+            ["submit", "x.jsonl", "--by", "x"],
+        ],
         "x.md": [["report", "--check", "x.md"], ["report", "--update", "x.md"]],
         "x.py": [["fit", "good.png", "--init", "x.py:start"]],
     }

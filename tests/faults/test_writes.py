@@ -247,3 +247,12 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path, linked):
     with pytest.raises(InputError, match="is a pipe or a device"):
         write_atomically(path, b"new")
     assert stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("path", [".", "/", "..", "here"])
+def test_a_directory_is_not_written_as_a_file(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("here")
+    with pytest.raises(InputError, match="is a directory"):
+        write_atomically(path, b"new")
+    assert os.listdir() == ["here"] and not os.listdir("here")
