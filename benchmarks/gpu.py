@@ -28,6 +28,7 @@ from torch import Tensor
 from hyperinit.base.arguments import Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
+from hyperinit.base.outputs import check_output
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult
 from hyperinit.fitting.fit import fit
@@ -308,6 +309,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = REHEARSAL if arguments.rehearse else Sizes(many=arguments.many)
     work = FitConfig().step_pixels(sizes.side**2) * sizes.width**2
     try:
+        if arguments.out is not None:  # checked before the device is paid for
+            check_output(arguments.out, [".json"], "records")
         torch.set_num_threads(choose_threads(arguments.threads, work))
         device = choose_device("cpu" if arguments.rehearse else arguments.device)
     except InputError as error:
@@ -315,11 +318,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = measure(device, sizes, arguments.budget_sec)
     found |= {"sizes": vars(sizes), "environment": environment(device)}
     found["disagreements"] = disagreements(found)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found["environment"]), "", tables(found), "", sep="\n")
     for line in found["disagreements"]:
         print(f"more than {TOLERANCE_DB} dB apart: {line}")
+    if arguments.out is not None:
+        try:
+            write_atomically(arguments.out, f"{json.dumps(found, indent=1)}\n".encode())
+        except InputError as error:
+            parser.error(str(error))
     return 1 if found["disagreements"] else 0
 
 

@@ -10,20 +10,18 @@ the start and each budget, with the PSNR below each picture. The records are mad
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout before any install
 
-import numpy as np
-from PIL import Image
-
 from hyperinit.base.arguments import Parser
-from hyperinit.base.errors import InputError
+from hyperinit.base.errors import InputError, unknown_name
 from hyperinit.base.files import write_atomically
-from hyperinit.record.records import Record, read_records
+from hyperinit.base.outputs import IMAGE, check_output
+from hyperinit.images.decode import decode_image
+from hyperinit.record.records import Record, read_some_records
 from hyperinit.record.thumbnails import Thumbnails, folder_of
 from hyperinit.report.charts import png
 
@@ -53,15 +51,19 @@ def draw(
         inits: The inits to show, in this order; None: all.
 
     Raises:
-        InputError: no fit of this image has pictures.
+        InputError: no fit of this image has pictures, an init has no fit of it, or a picture is
+            damaged.
     """
     from matplotlib.figure import Figure
 
-    own = [r for r in records if r.image == image and r.seed == 0 and not r.is_tuning]
-    rows = {
-        label: panels([r for r in own if r.label == label], thumbnails)
-        for label in inits or dict.fromkeys(r.label for r in own)
-    }
+    own: dict[str, list[Record]] = {}
+    for record in records:
+        if record.image == image and record.seed == 0 and not record.is_tuning:
+            own.setdefault(record.label, []).append(record)
+    absent = [label for label in inits or () if label not in own]
+    if own and absent:
+        raise unknown_name("init", absent[0], own)
+    rows = {label: panels(own[label], thumbnails) for label in inits or own if label in own}
     rows = {label: row for label, row in rows.items() if len(row) > 1}
     if not rows:
         raise InputError(f"no pictures of fits of {image!r}; run the benchmark with --thumbnails")
@@ -70,7 +72,8 @@ def draw(
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for i, (axes, (label, row)) in enumerate(zip(grid, rows.items(), strict=True)):
         for axis, (title, picture, caption) in zip(axes, row, strict=False):
-            axis.imshow(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
+            shown = decode_image(picture, f"the picture of {label}, {title}")
+            axis.imshow(shown.permute(1, 2, 0).numpy())
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(caption, fontsize=9)
             if i == 0:
@@ -94,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", required=True, type=Path, help="OUT.png")
     arguments = parser.parse_args(argv)
     try:
-        records = read_records(arguments.records)
-        image = arguments.image or next(r.image for r in records if not r.is_tuning)
+        check_output(arguments.out, [".png"], IMAGE, inputs=[arguments.records])
+        records = read_some_records([arguments.records])
+        image = arguments.image or next((r.image for r in records if not r.is_tuning), "")
         thumbnails = Thumbnails(folder_of(arguments.records))
         content = draw(records, thumbnails, image, arguments.inits)
         write_atomically(arguments.out, content)

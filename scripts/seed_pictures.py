@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 from torch import Tensor
 
 from baselines import row
-from hyperinit.base.arguments import Parser
+from hyperinit.base.arguments import EPOCHS, Parser
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import write_atomically
+from hyperinit.base.outputs import IMAGE, check_output
 from hyperinit.fitting.config import FitConfig
 from hyperinit.fitting.descent import FitResult, descent
 from hyperinit.images.coords import image_to_rgb, rgb_to_image
@@ -76,9 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("image", type=Path, help="photograph; its centre is shown at 224 x 224")
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--budget-epochs", type=float, default=32.0, help="of init 33's fit (32)")
+    parser.add_argument("--budget-epochs", type=EPOCHS, default=32.0, help="of init 33's fit (32)")
     arguments = parser.parse_args(argv)
     try:
+        check_output(arguments.out, [".png"], IMAGE, inputs=[arguments.image])
         image = square_crop(load_image(arguments.image), PROTOCOL.image_size)
         shown = list(pictures(image, arguments.budget_epochs))
         figure = Figure(figsize=(1.8 * len(shown), 2.1), layout="constrained")
