@@ -304,6 +304,8 @@ def test_a_sound_is_fitted_and_drawn_from_the_command_line(tmp_path, capsys, mon
     write_wav(tmp_path / "x.wav", sound, 2, rate_hz=11025)
     fit = ["fit", "x.wav", "--width", "24", "--depth", "2", "--budget-epochs", "30"]
     assert cli.main([*fit, "-o", "x.safetensors", "--render", "fit.wav"]) == 0
+    told = capsys.readouterr().out
+    assert " MSE " in told and "normalised" not in told  # which only colours are
     assert cli.main(["render", "x.safetensors", "-o", "again.wav"]) == 0
     assert cli.main(["render", "x.safetensors", "--size", "800", "-o", "twice.wav"]) == 0
     assert (tmp_path / "fit.wav").read_bytes() == (tmp_path / "again.wav").read_bytes()
@@ -326,12 +328,13 @@ def test_a_sound_is_fitted_and_drawn_from_the_command_line(tmp_path, capsys, mon
         assert message in capsys.readouterr().err
 
 
-def test_a_volume_is_fitted_and_drawn_from_the_command_line(tmp_path, monkeypatch):
+def test_a_volume_is_fitted_and_drawn_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     volume = smooth_signal(1, 6, 7, 8)
     np.save("x.npy", volume.numpy())
     fit = ["fit", "x.npy", "--width", "24", "--depth", "2", "--target-mse", "0.01"]
     assert cli.main([*fit, "-o", "x.safetensors"]) == 0
+    assert "normalised" not in capsys.readouterr().out
     assert cli.main(["render", "x.safetensors", "-o", "again.npy"]) == 0
     assert float((torch.from_numpy(np.load("again.npy")) - volume).square().mean()) < 0.011
     assert cli.main(["render", "x.safetensors", "--size", "3x4x5", "-o", "small.npy"]) == 0

@@ -29,8 +29,8 @@ RESULTS: dict[str, dict[str, tuple[str, str]]] = {
     "fit": {
         "image": ("text", "the file"),
         "init": ("text", "init of the fit"),
-        "psnr": ("number", "dB on [0, 1], over all pixels"),
-        "mse": ("number", "over all pixels, ImageNet-normalised"),
+        "psnr": ("number", "dB on [0, 1], over all pixels; of a signal, on [-1, 1]"),
+        "mse": ("number", "over all pixels, ImageNet-normalised; of a signal, in its own units"),
         "psnr_start": ("number?", "dB before the first step; null with --target-mse"),
         "epochs": ("number", "pixel visits / pixels, including making the start"),
         "sec": ("number", "seconds of the fit, including making the start"),

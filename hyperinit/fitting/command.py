@@ -173,7 +173,7 @@ def _fit_budget(
         restarted = f", taken back after a collapse at {result.collapses[0]:.2f} epochs"
     text = (
         f"{name}: from {facts['init']}, PSNR {first.psnr:.2f} -> {kept.psnr:.2f} dB, "
-        f"MSE {kept.mse:.3g} (normalised), {last.epochs:.2f} epochs, {last.steps} steps, "
+        f"{_shown_mse(kept.mse, facts)}, {last.epochs:.2f} epochs, {last.steps} steps, "
         f"{last.sec:.2f} s{restarted}"
     )
     fields = {"psnr": kept.psnr, "mse": kept.mse, "psnr_start": first.psnr, "epochs": last.epochs}
@@ -208,7 +208,7 @@ def _fit_to_target(
         _write(arguments, result.params, image, facts)
     if missed and result.improved:
         missed += _whereabouts(arguments, better)
-    outcome = f"MSE {result.mse:.3g} (normalised), PSNR {result.psnr:.2f} dB"
+    outcome = f"{_shown_mse(result.mse, facts)}, PSNR {result.psnr:.2f} dB"
     cost = f"{result.epochs:.2f} epochs, {result.sec:.2f} s in {count(len(result.runs), 'run')}"
     fields = {"psnr": result.psnr, "mse": result.mse, "psnr_start": None, "epochs": result.epochs}
     fields |= {"sec": result.sec, "attempts": len(result.runs), "reached": result.reached}
@@ -217,6 +217,11 @@ def _fit_to_target(
         text = f"{name}: --target-mse {target:g} was not reached: {outcome} after {cost}"
         return text, fields, missed
     return f"{name}: from {facts['init']}, {outcome}, {cost}", fields, ""
+
+
+def _shown_mse(mse: float, facts: Mapping[str, Any]) -> str:
+    """An error, with its unit: that of a signal is in the signal's own."""
+    return f"MSE {mse:.3g}" + ("" if "signal" in facts else " (normalised)")
 
 
 def _better(out: Path | None, facts: Mapping[str, Any]) -> float | None:
