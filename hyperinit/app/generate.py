@@ -256,7 +256,10 @@ def render_parser(prog: str) -> Parser:
     add_index(parser)
     add_theirs(parser)
     parser.add_argument(
-        *("-o", "--out"), required=True, type=Path, help="OUT.png or another format"
+        *("-o", "--out"),
+        required=True,
+        type=Path,
+        help="OUT.png or OUT.jpg; of a signal OUT.npy, of sound also OUT.wav",
     )
     add_manner(parser)
     return parser
