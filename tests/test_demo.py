@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from test_page import Elements
 from hyperinit import fit, load_image, load_params, save_image
 from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
+from hyperinit.demo import server
 from hyperinit.demo.arena import Arena, arena
 from hyperinit.demo.board import board, verdict
 from hyperinit.demo.page import live
@@ -348,6 +351,21 @@ def test_what_stops_the_command_is_one_line(arguments, message, capsys, monkeypa
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("hyperinit") and f"error: {message}" in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_page_in_one_line(monkeypatch, capsys, number, code):
+    closed = []
+    page = SimpleNamespace(
+        launch=lambda **_: (None, "http://here", None), close=lambda **_: closed.append(True)
+    )
+    monkeypatch.setattr(server, "_import_gradio", lambda folder: MagicMock())
+    monkeypatch.setattr(server, "page_of", lambda *_: page)
+    monkeypatch.setattr(server, "race", lambda *_: ())
+    monkeypatch.setattr("time.sleep", lambda _: signal.raise_signal(number))
+    assert main(["demo", "--no-browser", "--size", "8"]) == code
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped" and closed
 
 
 @pytest.mark.long

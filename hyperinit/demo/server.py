@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import tempfile
 import time
 from typing import Any
@@ -46,7 +44,6 @@ def serve(
         grey = torch.full((3, arena.size, arena.size), 0.5, device=arena.device)
         for _ in race(grey, arena.inits, race_config(budget_epochs=1)):
             pass  # warm-up: otherwise the first race would pay for one-time work of libraries
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             _, url, _ = page.launch(
                 server_name="127.0.0.1",
