@@ -194,7 +194,7 @@ def main(
 
 def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.bench.declared import declare
-    from hyperinit.bench.request import ALL_ROWS, describe, idle_flags, make_plan, set_threads
+    from hyperinit.bench.request import describe, idle_flags, make_plan, set_threads
     from hyperinit.bench.run import open_records
     from hyperinit.photos.load import place_of
     from hyperinit.report.tables import markdown, score_rows
@@ -202,10 +202,7 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     from hyperinit.spread.engines import OnRay, engine_of
 
     if arguments.list:
-        text = f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}\nrules: {' '.join(catalogue.rules)}\n"
-        text += f"images: {' '.join(catalogue.image_names)}, files, directories"
-        names = {"inits": catalogue.rows, "rules": catalogue.rules, "images": catalogue.image_names}
-        result("names", text, **{what: list(own) for what, own in names.items()})
+        print_names(catalogue)
         return 0
     if arguments.inits is None:
         usual = DEFAULT_INITS.get(arguments.track, USUAL_INITS)
@@ -254,6 +251,16 @@ def _run(arguments: argparse.Namespace, catalogue: Catalogue) -> int:
     results("score", markdown(scores), score_rows(scores))
     draw(scores, out)
     return 0
+
+
+def print_names(catalogue: Catalogue) -> None:
+    """Prints the names of inits and data sets."""
+    from hyperinit.bench.request import ALL_ROWS
+
+    text = f"inits: {' '.join(catalogue.rows)} {ALL_ROWS}\nrules: {' '.join(catalogue.rules)}\n"
+    text += f"images: {' '.join(catalogue.image_names)}, files, directories"
+    names = {"inits": catalogue.rows, "rules": catalogue.rules, "images": catalogue.image_names}
+    result("names", text, **{what: list(own) for what, own in names.items()})
 
 
 def check_records_file(out: Path, inputs: Sequence[str]) -> None:

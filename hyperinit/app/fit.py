@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperinit.base import arguments as typed
 from hyperinit.base.arguments import Parser
@@ -157,11 +157,14 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     from hyperinit.bench.sources import load_init
     from hyperinit.hypernet.pretrained import hyper_for
     from hyperinit.hypernet.untrained import base_of_learning
-    from hyperinit.images.signals import load_samples
+    from hyperinit.images.signals import read_samples
     from hyperinit.photos.load import is_set
     from hyperinit.siren.device import choose_device
 
-    image = None if is_set(arguments.image) else load_samples(arguments.image, arguments.size)
+    image: Tensor | None = None
+    about: dict[str, Any] = {}
+    if not is_set(arguments.image):
+        image, about = read_samples(arguments.image, arguments.size)
     is_named = arguments.init is not None
     asked = arguments.width, arguments.depth  # as typed: must not be silently ignored
     arguments.depth = arguments.depth or DEPTH
@@ -191,7 +194,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     for flag in ("learn", "no_learn", "dry_run", "limit", "batch_images", "ray_gpus"):
         if said[flag]:
             raise InputError(f"--{flag.replace('_', '-')} is for a set of images")
-    return fit_image(arguments, init, config, image, device, asked=asked)
+    return fit_image(arguments, init, config, image, about, device, asked=asked)
 
 
 def check_fit(

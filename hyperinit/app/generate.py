@@ -79,18 +79,12 @@ def main(argv: Sequence[str], prog: str = "hyperinit generate") -> int:
     if arguments.limit is not None:
         raise InputError("--limit is for a set of images")
     paths = _outputs(arguments)
-    from hyperinit.images.signals import sample_facts
     from hyperinit.siren.device import choose_device, on_threads
 
     device = choose_device(arguments.device)
     init, threads = _init_and_threads(arguments)
     # All images are read before anything is written, so a bad one changes nothing.
-    images = list(_read(arguments))
-    sized = arguments.size is not None
-    facts = [
-        sample_facts(path, image, is_resized=sized)["images"][0]
-        for path, image in zip(arguments.images, images, strict=True)
-    ]
+    images, facts = zip(*_read(arguments), strict=True)
     # Closed by hand: a bar ends only when asked for an item after the last one, which nobody does.
     shown = progress(images, desc="generating", leave=False)
     with on_threads(threads), shown:
@@ -142,13 +136,13 @@ def _write_one(path: Path, starts: Sequence[Start], **facts: Any) -> None:
     save_params(path, params, start=suits if many else suits[0], **facts)
 
 
-def _read(arguments: argparse.Namespace) -> Iterator[Tensor]:
-    """Reads the images in order, as long as there is memory to keep them."""
-    from hyperinit.images.decode import load_sized
+def _read(arguments: argparse.Namespace) -> Iterator[tuple[Tensor, dict[str, str | int]]]:
+    """Reads the images in order, as long as there is memory to keep them; and facts about each."""
+    from hyperinit.images.signals import read_image
 
     for path in arguments.images:
         check_room(f"{len(arguments.images)} images", "give a directory, or a smaller --size")
-        yield load_sized(path, arguments.size)
+        yield read_image(path, arguments.size)
 
 
 def _generate_set(arguments: argparse.Namespace, sets: Sequence[Path]) -> int:

@@ -94,18 +94,23 @@ def fit_image(
     init: Init,
     config: FitConfig,
     image: Tensor,
+    about: Mapping[str, Any],
     device: Any,
     *,
     asked: tuple[int | None, int | None] = (None, None),
 ) -> int:
     """Fits one image and writes the files that were asked for.
 
+    Args:
+        image, about: The image or signal, and the facts about it, see `read_samples`.
+        asked: Width and depth as typed; None if not given.
+
     Raises:
         InputError: the input is bad or the fit is no better than its start, and nothing is
             written; or a target was missed, which the result on stdout and the files say too.
     """
     from hyperinit.fitting.config import suited
-    from hyperinit.images.signals import check_holds, output_suffixes, sample_facts
+    from hyperinit.images.signals import check_holds, output_suffixes
     from hyperinit.siren.device import choose_threads, on_threads
 
     if arguments.ray is not None:
@@ -126,8 +131,7 @@ def fit_image(
     if arguments.target_mse is None:
         # The best evaluation is kept, so evaluations must not depend on a progress bar.
         config = replace(config, eval_epochs=looks(config))
-    facts: dict[str, Any] = {"init": init.name, "fit": asdict(config)}
-    facts |= sample_facts(arguments.image, image, is_resized=arguments.size is not None)
+    facts: dict[str, Any] = {"init": init.name, "fit": asdict(config), **about}
     if arguments.render is not None:  # checked before work that would be lost
         rate_hz = facts.get("signal", {}).get("rate_hz")
         check_holds(arguments.render, len(image), image.shape[1:], rate_hz)

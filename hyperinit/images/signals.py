@@ -23,8 +23,8 @@ from torch import Tensor
 from hyperinit.base.errors import InputError
 from hyperinit.base.files import shown_path, write_atomically
 from hyperinit.images.coords import is_image
-from hyperinit.images.decode import TOLERANCE, ImageSource, load_image, load_sized, to_image
-from hyperinit.images.pixels import MAX_PIXELS, image_facts, image_hash
+from hyperinit.images.decode import TOLERANCE, ImageSource, load_image, to_image
+from hyperinit.images.pixels import MAX_PIXELS, centre_crop, image_facts, image_hash
 from hyperinit.images.save import SAVE_OPTIONS, check_sides, save_image
 
 SIGNAL_SUFFIXES = (".wav", ".npy")
@@ -107,23 +107,50 @@ def is_signal_path(source: Any) -> bool:
     )
 
 
-def load_samples(path: str | os.PathLike[str], size: tuple[int, int] | None) -> Tensor:
-    """Reads a file as `to_signal` does; crops and resizes an image to (height, width) if given.
+def read_image(path: Path, size: tuple[int, int] | None) -> tuple[Tensor, dict[str, str | int]]:
+    """An image file, cropped and resized to (height, width) if given; and facts about it.
+
+    Both come from one reading, so a file that is replaced meanwhile cannot mix two photographs.
+
+    Returns:
+        (3, H, W) in [0, 1]; and what a fitted file stores about it. If it is resized, this has the
+        hash of the original too, so that a benchmark recognises the photograph at any size.
+
+    Raises:
+        InputError: as `load_image`.
+    """
+    photo = load_image(path)
+    if size is None:
+        return photo, image_facts(path.name, photo)
+    image = centre_crop(photo, *size)
+    return image, image_facts(path.name, image) | {"photo_sha256": image_hash(photo)}
+
+
+def read_samples(path: Path, size: tuple[int, int] | None) -> tuple[Tensor, dict[str, Any]]:
+    """Like `read_image`, for a signal too; the facts are {"images": ...} or {"signal": ...}.
 
     Raises:
         InputError: as `to_signal`, or a size is given for a signal.
     """
     if not is_signal_path(path):
-        return load_sized(path, size)
+        image, image_about = read_image(path, size)
+        return image, {"images": [image_about]}
+    name = shown_path(path)
     if size is not None:
-        raise InputError(f"{shown_path(path)}: --size is for images; signals are not resized")
+        raise InputError(f"{name}: --size is for images; signals are not resized")
     try:
-        return to_signal(path)
+        samples = to_signal(path)
     except InputError as error:
-        name = shown_path(path)
         raise InputError(
             str(error) if str(error).startswith(name) else f"{name}: {error}"
         ) from None
+    if shows_image(samples):
+        return samples, {"images": [image_facts(path.name, samples)]}
+    content = samples.contiguous().numpy()
+    digest = hashlib.sha256("x".join(map(str, samples.shape)).encode() + content.tobytes())
+    facts = {"name": path.name, "sides": list(samples.shape[1:]), "sha256": digest.hexdigest()}
+    rate_hz = sampling_rate_hz(path)
+    return samples, {"signal": facts if rate_hz is None else {**facts, "rate_hz": rate_hz}}
 
 
 @contextlib.contextmanager
@@ -191,26 +218,6 @@ def sampling_rate_hz(path: str | os.PathLike[str]) -> int | None:
         return None
     with _readable(path), wave.open(os.fspath(path), "rb") as file:
         return file.getframerate()
-
-
-def sample_facts(path: Path, samples: Tensor, *, is_resized: bool = False) -> dict[str, Any]:
-    """What a fitted file stores about its source: {"images": ...} or {"signal": ...}.
-
-    Args:
-        path: The file of the image or signal.
-        samples: What was read from it, as it is fitted.
-        is_resized: Whether the image in the file has another size. If so, the hash of the original
-            is stored too, so that a benchmark recognises it at any size.
-    """
-    if shows_image(samples):
-        image = image_facts(path.name, samples)
-        photo = {"photo_sha256": image_hash(load_image(path))} if is_resized else {}
-        return {"images": [image | photo]}
-    content = samples.cpu().contiguous().numpy()
-    digest = hashlib.sha256("x".join(map(str, samples.shape)).encode() + content.tobytes())
-    facts = {"name": path.name, "sides": list(samples.shape[1:]), "sha256": digest.hexdigest()}
-    rate_hz = sampling_rate_hz(path)
-    return {"signal": facts if rate_hz is None else {**facts, "rate_hz": rate_hz}}
 
 
 def output_suffixes(dims: int, channels: int) -> list[str]:

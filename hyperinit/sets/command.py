@@ -66,8 +66,7 @@ def fit_images(
     names = images.names if arguments.limit is None else images.names[: arguments.limit]
     init = _with_learning(init, base, arguments, config, names)
     told = Told(Countdown(len(names) + len(images.skipped)))
-    height, width = arguments.size or (512, 512)
-    work = config.step_pixels(height * width) * arguments.width**2
+    work = config.step_pixels(prod(arguments.size or (512, 512))) * arguments.width**2
     work *= BATCH_IMAGES if arguments.batch_images is None else arguments.batch_images
 
     def run(out: Path, told: Told, most_images: int | None) -> DirectoryReport:

@@ -20,6 +20,8 @@ from hyperinit.app.cli import main
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import with_options
 from hyperinit.fitting.fit import failure
+from hyperinit.images.decode import load_image
+from hyperinit.images.pixels import image_hash
 from hyperinit.images.save import save_image
 from hyperinit.siren.store import load_params, tensors_hash
 
@@ -249,3 +251,25 @@ def test_one_thing_is_not_told_as_several(capsys):
     assert capsys.readouterr().out.startswith("1 image, 0 finished")
     result = hyperinit.fit(GIVEN, smooth_image(16), lr=1e9, max_restarts=1, budget_epochs=1)
     assert "restart," in failure(replace(result, diverged=True, restarts=1))
+
+
+OWN_INIT = """
+import shutil
+from hyperinit import named_init, sample_params
+import torch
+
+def start(image, seed, width=8, depth=1):
+    shutil.copy("other.png", "a.png")
+    spec = named_init("33")
+    return sample_params(spec, spec.siren_config(width, depth), generator=torch.Generator())
+"""
+
+
+def test_facts_are_of_the_photograph_that_was_read_though_its_file_is_replaced(place):
+    photo = image_hash(load_image("a.png"))
+    save_image(smooth_image(16, 1), "other.png")
+    (place / "own.py").write_text(OWN_INIT)
+    line = ["fit", "a.png", "--size", "8", "--init", "own.py:start", "-o", "o.safetensors"]
+    assert main(line) == 0
+    (facts,) = load_params("o.safetensors")[1]["images"]
+    assert facts["photo_sha256"] == photo != image_hash(load_image("a.png"))
