@@ -10,7 +10,6 @@ at the same budget; only the init differs. The tables of docs/guides/signals.md 
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from skimage.data import astronaut
 from torch import Tensor
 
 import hyperinit
+from hyperinit.base.arguments import COUNT, Parser
+from hyperinit.base.errors import InputError
 from hyperinit.images.coords import grid_coords
 from hyperinit.images.pixels import square_crop
 from hyperinit.photos.synthetic import synthetic_image
@@ -140,10 +141,10 @@ def psnrs(case: Case, init: str, seeds: int, budget_epochs: float) -> list[float
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table, row by row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="signals.py", description=__doc__.splitlines()[0])
     parser.add_argument("--signals", nargs="+", default=list(CASES), choices=CASES, metavar="NAME")
     parser.add_argument("--inits", nargs="+", default=list(INITS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=COUNT, default=SEEDS)
     parser.add_argument("--smoke", action="store_true", help="half an epoch of one seed")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -155,7 +156,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds = 1 if arguments.smoke else arguments.seeds
         cells = []
         for init in arguments.inits:
-            found = psnrs(case, init, seeds, budget_epochs)
+            try:
+                found = psnrs(case, init, seeds, budget_epochs)
+            except InputError as error:
+                parser.error(str(error))
             cells.append(f"{sum(found) / len(found):.1f}")
         size = f"{case.depth} x {case.width}"
         row = (f"{name}: {case.about}", size, f"{budget_epochs:g}", *cells)

@@ -9,7 +9,7 @@ import pytest
 from conftest import smooth_image
 from records import ladder
 
-from benchmarks import gpu
+from benchmarks import gpu, signals
 from hyperinit.images.save import save_image, webp
 from hyperinit.record.records import append_record
 from hyperinit.record.thumbnails import Thumbnails
@@ -89,3 +89,14 @@ def test_a_place_without_room_for_the_record_of_a_gpu_costs_no_measurement(
     rehearse = functools.partial(refused, gpu, capsys=capsys)
     assert "cannot write to nowhere" in rehearse(line="--rehearse --out nowhere/new.json")
     assert "must end in .json" in rehearse(line="--rehearse --out p.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--smoke --signals chirp --inits nope", "unknown init 'nope'"),
+        ("--signals chirp --seeds 0", "--seeds must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_of_signals_is_one_line(capsys, line, said):
+    assert said in refused(signals, line, capsys)
