@@ -529,7 +529,9 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
 
 
 def test_what_is_no_config_is_named() -> None:
-    with pytest.raises(InputError, match="config must be a FitConfig, not dict; give its fields by"):
+    with pytest.raises(
+        InputError, match="config must be a FitConfig, not dict; give its fields by"
+    ):
         fit(start_params(), noise(4, 4), {"budget_epochs": 1})  # type: ignore[arg-type]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import operator
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -136,18 +135,6 @@ def check_positive(name: str, value: Any) -> float:
     if not is_number or not 0 < float(value) < inf:
         raise InputError(f"{name} must be a positive number, not {value!r:.60}")
     return float(value)
-
-
-def whole_sides(sides: Any) -> tuple[int, ...]:
-    """Checks the sides of a grid of the Python API.
-
-    Raises:
-        InputError: one of them is not a whole number.
-    """
-    try:
-        return tuple(operator.index(side) for side in sides)
-    except TypeError:
-        raise InputError(f"sides must be whole numbers, not {sides!r:.60}") from None
 
 
 def _quoted(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +61,18 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if tuple(image.shape[-2:]) != (height, width):
         image = interpolate(image[None], size=(height, width), mode="bicubic")[0]
     return image.clamp(0, 1)
+
+
+def whole_sides(sides: Any) -> tuple[int, ...]:
+    """Checks the sides of a grid of the Python API.
+
+    Raises:
+        InputError: one of them is not a whole number.
+    """
+    try:
+        return tuple(operator.index(side) for side in sides)
+    except TypeError:
+        raise InputError(f"sides must be whole numbers, not {sides!r:.60}") from None
 
 
 def check_size(height: int, width: int) -> None:

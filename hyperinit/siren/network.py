@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH, check_positive, whole_sides
+from hyperinit.base.arguments import MAX_DEPTH, MAX_WIDTH, check_positive
 from hyperinit.base.errors import InputError, check_memory
 from hyperinit.base.settings import as_recorded
 from hyperinit.images.coords import COORD_STD, is_image, pixel_coords, rgb_to_image
-from hyperinit.images.pixels import MAX_PIXELS
+from hyperinit.images.pixels import MAX_PIXELS, whole_sides
 from hyperinit.siren.ambient import own_products
 from hyperinit.siren.device import Linear, onednn_linear
 from hyperinit.siren.sine import sin_

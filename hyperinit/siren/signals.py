@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hyperinit.base.arguments import whole_sides
 from hyperinit.base.errors import InputError
 from hyperinit.images.coords import grid_coords
 from hyperinit.images.decode import ImageSource, to_image
-from hyperinit.images.pixels import MAX_PIXELS
+from hyperinit.images.pixels import MAX_PIXELS, whole_sides
 from hyperinit.images.signals import MAX_DIMS, is_signal_path, to_signal
 from hyperinit.siren.network import (
     Params,
