@@ -138,6 +138,22 @@ def test_resuming_drops_what_will_be_logged_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 
 
+def test_damaged_lines_stay_in_the_log_of_a_resumed_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_tracker(tmp_path, {}, "disabled")
+    for step in range(4):
+        first.log({"loss": step}, step)
+    first.finish()
+    lines = first.path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"step"', b'"step')  # step 1
+    first.path.write_bytes(b"".join(lines))
+    open_tracker(tmp_path, {}, "disabled", resume_step=2).finish()
+    assert first.path.read_bytes().splitlines(keepends=True)[:4] == lines[:4]
+    (warning,) = caplog.messages
+    assert warning == f"{first.path}: damaged in line 3; left as it is"
+
+
 def test_a_failed_repair_leaves_the_log_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,11 +290,18 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Removes, atomically, rows after a step, and a half-written line of a killed process."""
+    """Removes, atomically, rows after a step, and a half-written line of a killed process.
+
+    Other damaged lines stay, with a warning: whatever is left in them is all there is.
+    """
     lines = path.read_bytes().split(b"\n")
-    rows = ((line, _parse_row(line)) for line in lines)
-    kept = [line + b"\n" for line, row in rows if row is not None and row["step"] <= step]
-    write_atomically(path, b"".join(kept))
+    rows = [_parse_row(line) for line in lines]
+    damaged = [i for i, line in enumerate(lines[:-1]) if line and rows[i] is None]
+    if damaged:
+        where = f"line {damaged[0] + 1}" + (f" and {len(damaged) - 1} more" if damaged[1:] else "")
+        _logger.warning("%s: damaged in %s; left as it is", path, where)
+    kept = {i for i, row in enumerate(rows) if row is not None and row["step"] <= step}
+    write_atomically(path, b"".join(lines[i] + b"\n" for i in sorted(kept.union(damaged))))
 
 
 def _warn(what: str, error: Exception, consequence: str) -> None:
