@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import write_atomically
+from hyperinit.base.files import write_atomically, write_or_spare
 from hyperinit.bench.trial import Trial
 from hyperinit.images.save import webp
 from hyperinit.inits.start import Init
@@ -95,7 +96,8 @@ def write_comparison(
     records = [fit.record for fit in fits]
     table = comparison_table(records)
     lines = "".join(to_line(record) + "\n" for record in records)
-    write_atomically(out / f"{name}.jsonl", lines.encode())
+    write = partial(write_atomically, content=lines.encode())
+    write_or_spare(out / f"{name}.jsonl", write, "the comparison")
     write_atomically(out / f"{name}.md", table.encode())
     try:
         _write_pictures(fits, images, out, name)

@@ -53,6 +53,7 @@ from hyperinit.photos.load import NAMES, load, place_of
 from hyperinit.photos.photographs import Photographs
 from hyperinit.photos.workload import NamedImage, squares_and_quarters
 from hyperinit.record.protocol import Protocol
+from hyperinit.report.tables import comparison_table
 from hyperinit.siren.device import choose_device, free_bytes
 from hyperinit.siren.store import CHECKPOINT_NAME, tensors_hash
 from hyperinit.spread.processes import Processes, launched
@@ -362,18 +363,19 @@ def compare(
     An existing comparison is kept: the next one is comparison-2.
     """
     protocol = comparison_protocol(config)
-    inits = [rule_init(name, config.width, config.depth) for name in YARDSTICKS]
-    inits.append(init)
+    inits = [*(rule_init(name, config.width, config.depth) for name in YARDSTICKS), init]
     fits = run_comparison(inits, held_out, protocol, seed=config.seed)
     total = comparison_size(len(inits), len(held_out), protocol)
     done = list(progress(fits, total=total, desc="comparing"))
-    name = free_name(run_dir)
-    table = write_comparison(done, held_out, run_dir, name)
+    table = comparison_table(fit.record for fit in done)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
-    tracker.log_table(name, rows[0], rows[2:])
     cells = [{"run": str(run_dir), "cells": dict(zip(rows[0], r, strict=True))} for r in rows[2:]]
-    results("comparison", table, cells)
-    say(f"this table is {run_dir}/{name}.md, with {name}.jsonl and {name}.png")
+    results("comparison", table, cells)  # before the rest, which a full disk may end
+    name = free_name(run_dir)
+    write_comparison(done, held_out, run_dir, name)
+    tracker.log_table(name, rows[0], rows[2:])
+    made = [each for each in (f"{name}.jsonl", f"{name}.png") if (run_dir / each).exists()]
+    say(f"this table is {run_dir}/{name}.md, with {' and '.join(made)}")
 
 
 def comparison_protocol(config: LoopConfig) -> Protocol:

@@ -7,7 +7,9 @@ import errno
 import logging
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +18,12 @@ from conftest import smooth_image
 from hyperinit.app import compare
 from hyperinit.app import train as app_train
 from hyperinit.app.meta_train import main
+from hyperinit.base import files
 from hyperinit.base.errors import InputError
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.learn import tracking
 from hyperinit.learn.tracking import open_tracker, read_log
+from hyperinit.record.records import read_records
 from hyperinit.siren.store import CHECKPOINT_NAME
 
 SYNTHETIC = ["--preset", "tiny", "--wandb", "disabled", "--data", "synthetic"]
@@ -161,6 +165,29 @@ def test_a_chart_that_cannot_be_made_leaves_the_table_and_the_records(
     monkeypatch.setattr(compare, "png", broken)
     run = tmp_path / "run"
     assert main([*SYNTHETIC, "--out", str(run), "--max-steps", "1"]) == 0
-    assert "| hyper |" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "| hyper |" in captured.out
     assert (run / "comparison.jsonl").exists() and (run / "comparison.md").exists()
     assert [r for r in caplog.records if "No space left" in r.message]
+    assert captured.err.splitlines()[-1].endswith("/comparison.md, with comparison.jsonl")
+
+
+def test_a_comparison_that_cannot_be_written_is_printed_and_kept_elsewhere(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    free = files._open_temporary
+
+    def full(path):
+        if path == run / "comparison.jsonl":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return free(path)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(files, "_open_temporary", full)
+    with pytest.raises(SystemExit) as stopped:
+        main([*SYNTHETIC, "--out", str(run), "--max-steps", "1"])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2 and "| hyper |" in captured.out
+    spare = captured.err.splitlines()[-1].rpartition("; the comparison is in ")[2]
+    assert any(record.init == "hyper" for record in read_records(Path(spare)))
