@@ -29,7 +29,7 @@ from hyperinit.learn.state import load_state, new_state, save_state
 from hyperinit.learn.tracking import open_tracker, read_log
 from hyperinit.siren.network import Params, apply
 from hyperinit.siren.store import CHECKPOINT_NAME, load_tensors, save_tensors
-from scripts import benchmark, train_baseline
+from scripts import benchmark, meta_train, train_baseline
 
 every_rival = pytest.mark.parametrize("name", RIVALS)
 IMAGES = torch.stack([smooth_image(seed=s) for s in range(2)])
@@ -525,6 +525,15 @@ def test_a_name_and_other_settings_that_say_another_rival_are_refused(tmp_path, 
         assert not (tmp_path / "other").exists()
     assert (run / "config.toml").read_bytes() == before
     assert train_baseline.main(["strainer", "--resume", str(run)]) == 0
+
+
+def test_a_run_is_not_resumed_by_a_program_that_lacks_its_settings(tmp_path, capsys):
+    flags = [*TINY_FLAGS, "--max-steps", "1", "--compare-images", "0"]
+    assert train_baseline.main(["strainer", *flags, "--out", str(tmp_path / "run")]) == 0
+    with pytest.raises(SystemExit):
+        meta_train.main(["--resume", str(tmp_path / "run")])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("a run of another program or version, with setting code_penalty")
 
 
 def test_the_script_goes_on_with_a_run_that_was_stopped(tmp_path, capsys):

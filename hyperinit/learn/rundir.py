@@ -318,6 +318,11 @@ def check_same_images(
     """
     differs = {name for name in found if begun_with.get(name, found[name]) != found[name]}
     for name, which in (("train_hashes", "training"), ("held_out_hashes", "held-out")):
+        if name in differs and sorted(begun_with[name]) == sorted(found[name]):
+            raise InputError(
+                f"{config.data}: the {which} images are in another order than when this run began:"
+                " give their files the names that they had"
+            )
         if name in differs:
             raise InputError(
                 f"{config.data}: not the {which} images this run began with"

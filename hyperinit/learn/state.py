@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, inf, nan
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -209,6 +209,9 @@ def _stored_config(path: Path, task: Task[Config, Any], info: Mapping[str, Any])
             raise InputError(f"{path}: has nothing that training can continue from (no {field})")
     if not isinstance(info["train"], dict):
         raise InputError(f"{path}: its settings must be keys and values")
+    unknown = sorted(set(info["train"]) - {field.name for field in fields(task.config)})
+    if unknown:
+        raise InputError(f"{path}: a run of another program or version, with setting {unknown[0]}")
     try:
         # The behaviour of runs from before these settings existed.
         settings = {"split_by": "name", "color_profiles": False, **info["train"]}

@@ -173,6 +173,15 @@ def test_a_run_is_not_resumed_on_other_held_out_images(tmp_path, folders, capsys
     assert "not the held-out images this run began with (1 then, 1 now)" in line
 
 
+def test_images_that_have_other_names_are_not_called_other_images(tmp_path, folder, capsys):
+    run = tmp_path / "run"
+    stopped(run, folder)
+    photo = load(str(folder)).train[0]
+    (folder / photo.name).rename(folder / "z.png")
+    line = refused(["--resume", run], capsys)
+    assert "the training images are in another order than when this run began" in line
+
+
 def test_a_run_is_not_resumed_where_photographs_moved_between_weights(tmp_path, folders, capsys):
     run = tmp_path / "run"
     stopped(run, folders, *WEIGHTS)
