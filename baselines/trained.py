@@ -99,6 +99,10 @@ class BaselineConfig(AdaptingConfig):
             raise InputError(
                 f"batch_images of {self.rival} must be at least 2, because it normalises batches"
             )
+        if self.data_weights and RIVALS[self.rival].images is not crops:
+            raise InputError(
+                f"data_weights does nothing for {self.rival}, which draws no photographs"
+            )
         self.learned  # noqa: B018  checks its own fields
 
     @property

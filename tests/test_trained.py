@@ -599,6 +599,8 @@ def test_published_settings_are_what_a_preset_resolves_to(name, preset, capsys):
         ),
         (["transinr", "--weight-tokens", "0"], "weight_tokens must be at least 1"),
         (["ipc", "--patch-size", "97"], "patch_size 97 exceeds the images' 96"),
+        (["strainer", "--data-weights", "a=0"], "data_weights does nothing for strainer"),
+        (["snp", "--data-weights", "a=0"], "data_weights does nothing for snp"),
         (["ipc", "--depth", "1"], "second sine layer; depth 1 has none"),
     ],
 )
