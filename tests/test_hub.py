@@ -15,12 +15,13 @@ from conftest import assert_same, shake_heads, smooth_image, tiny_hyper
 import hyperinit
 from hyperinit import HyperNetwork, InputError, LearnedInit, from_pretrained
 from hyperinit.bench.sources import BY_NAME, load_init
+from hyperinit.hypernet.hub import model_card
 from hyperinit.hypernet.learned import LearnedConfig
 from hyperinit.hypernet.pretrained import load_trained, pretrained_path
 from hyperinit.inits.rules import named_init, sample_params
 from hyperinit.learn.state import TrainState, save_state
 from hyperinit.learn.task import HYPERNETWORK, TrainConfig
-from hyperinit.siren.store import CHECKPOINT_NAME, file_kind, read_info
+from hyperinit.siren.store import CHECKPOINT_NAME, file_kind, read_info, tensors_hash
 
 
 def run_directory(folder: Path, **info) -> Path:
@@ -29,8 +30,14 @@ def run_directory(folder: Path, **info) -> Path:
     folder.mkdir()
     config = TrainConfig(size=24, data=str(folder))
     save_state(folder / CHECKPOINT_NAME, state, config, train_hashes=["abc", "def"], **info)
-    (folder / "comparison.md").write_text("| init | MSE |\n| --- | --- |\n| hyper | 0.01 |\n")
+    compared(folder, "comparison", tensors_hash(state.model.state_dict()), "0.01")
     return folder
+
+
+def compared(folder: Path, name: str, sha256: str, mse: str) -> None:
+    """As a training run compares the parameters that have this hash."""
+    (folder / f"{name}.jsonl").write_text(json.dumps({"init_facts": {"sha256": sha256}}) + "\n")
+    (folder / f"{name}.md").write_text(f"| init | MSE |\n| --- | --- |\n| hyper | {mse} |\n")
 
 
 def linear() -> LearnedInit:
@@ -68,6 +75,18 @@ def test_the_card_says_what_the_file_is_and_what_was_measured(tmp_path):
     (tmp_path / "mine" / "README.md").write_text(text)
     from_pretrained(tmp_path / "mine").save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == text
+
+
+def test_the_card_of_a_run_that_has_gone_on_has_its_last_comparison(tmp_path):
+    run = run_directory(tmp_path / "run")
+    model = hyperinit.load(run)
+    own = tensors_hash(model.state_dict())
+    compared(run, "comparison", "of fewer steps", "0.04")
+    assert "Results" not in model_card(model, "mine")
+    compared(run, "comparison-2", own, "0.03")
+    compared(run, "comparison-3", own, "0.02")
+    card = model_card(model, "mine")
+    assert "| hyper | 0.02 |" in card and card.count("| hyper |") == 1
 
 
 def test_what_comes_with_the_package_is_shared_with_its_own_card(tmp_path):

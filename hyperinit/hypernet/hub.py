@@ -8,6 +8,8 @@ installed when the classes are defined. Here, only what needs the Hub imports it
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import tempfile
@@ -20,9 +22,9 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import need
-from hyperinit.base.files import make_directory, shown_path, write_atomically
+from hyperinit.base.files import make_directory, read_small, shown_path, write_atomically
 from hyperinit.base.outputs import check_output
-from hyperinit.siren.store import CHECKPOINT_NAME, save_tensors
+from hyperinit.siren.store import CHECKPOINT_NAME, save_tensors, tensors_hash
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,7 +84,7 @@ class Shared:
 
         The optimiser and the run's paths are left out. If a card lies beside the file that the
         module was read from, it is copied. Otherwise one is made from the file's facts, and from
-        the run's comparison.md if that lies beside it.
+        the last comparison beside it, if that is of these parameters.
 
         Args:
             directory: Created if it is missing; a checkpoint in it is replaced.
@@ -267,15 +269,31 @@ def model_card(model: Any, title: str, results: str = "") -> str:
     text = _card_beside(model.origin)
     if text is None:
         text = _card_of_facts(model, title)
-        compared = model.origin and _text(model.origin.path.with_name("comparison.md"))
-        if compared:
+        if compared := _comparison(model):
             results = f"{_COMPARED}\n\n{compared.strip()}\n\n{results}"
     if results.strip():
         text = f"{text.rstrip()}\n\n## Results\n\n{results.strip()}\n"
     return text if text.startswith("---\n") else _HEADER + text
 
 
+_MOST_RECORDS = 2**28  # bytes
 _COMPARED = "At the end of its training, on photographs that it was not trained on:"
+
+
+def _comparison(model: Any) -> str:
+    """The table of the last comparison beside a module's file; "" if its records are of another
+    state of the run, which has gone on since.
+    """
+    if model.origin is None:
+        return ""
+    names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
+    files = (model.origin.path.with_name(f"{name}.jsonl") for name in names)
+    own, table = tensors_hash(model.state_dict()).encode(), ""
+    for file in itertools.takewhile(Path.is_file, files):
+        with contextlib.suppress(InputError):
+            if own in read_small(file, _MOST_RECORDS):
+                table = _text(file.with_suffix(".md"))
+    return table
 
 
 def _card_beside(origin: Origin | None) -> str | None:

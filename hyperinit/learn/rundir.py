@@ -321,7 +321,7 @@ def check_same_images(
         if name in differs and sorted(begun_with[name]) == sorted(found[name]):
             raise InputError(
                 f"{config.data}: the {which} images are in another order than when this run began:"
-                " give their files the names that they had"
+                " give them back their names and places"
             )
         if name in differs:
             raise InputError(
