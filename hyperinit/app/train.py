@@ -187,9 +187,10 @@ def run(
                 init = model_init(program.label(config), state.model)
                 compare(init, config, held_out, run_dir, tracker)
             tracker.log_artifact(program.task.name, run_dir / CHECKPOINT_NAME)
-        except KeyboardInterrupt as error:  # a second one, or while comparing; a checkpoint exists
+        except KeyboardInterrupt as error:  # a second one, or while comparing
             exit_code = code_of(error)
-            say(f"stopped at once; continue with --resume {shlex.quote(str(run_dir))}")
+            again = f"; continue with --resume {shlex.quote(str(run_dir))}"
+            say(f"stopped at once{again if (run_dir / CHECKPOINT_NAME).exists() else ''}")
         finally:
             tracker.finish(exit_code)
             say_unsent(run_dir)
@@ -198,10 +199,8 @@ def run(
 
 def _tracker(run_dir: Path, config: LoopConfig, state: TrainState | None) -> Tracker:
     """The run's log, without the entries of a step that will be logged again."""
-    resume_step = None if state is None else state.step - bool(state.unlogged)
-    return open_tracker(
-        run_dir, to_dict(config), config.wandb, resume_step=resume_step, log=config.log
-    )
+    at = None if state is None else state.step - bool(state.unlogged)
+    return open_tracker(run_dir, to_dict(config), config.wandb, resume_step=at, log=config.log)
 
 
 def _say_where(state: TrainState, config: LoopConfig, run_dir: Path, *, stopped: bool) -> None:

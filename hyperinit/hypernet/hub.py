@@ -292,7 +292,7 @@ def _comparison(model: Any) -> str:
     for file in itertools.takewhile(Path.is_file, files):
         with contextlib.suppress(InputError):
             if own in read_small(file, _MOST_RECORDS):
-                table = _text(file.with_suffix(".md"))
+                table = _text(file.with_suffix(".md")) or table
     return table
 
 

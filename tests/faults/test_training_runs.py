@@ -367,3 +367,12 @@ def test_a_second_ctrl_c_in_the_middle_of_a_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(app_train, "train", real)
     assert main(["--resume", str(run)]) == 0
     assert load_hypernetwork(run)[1]["step"] == 10
+
+
+def test_a_run_without_a_checkpoint_is_not_said_to_continue(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app_train, "train", interrupted)
+    assert main([*SYNTHETIC, *NO_COMPARISON, "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped at once"
