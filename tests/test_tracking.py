@@ -256,6 +256,10 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
         tracker.log({"loss": 1}, 1)
         tracker.finish()
     assert ids[0] == ids[1]
+    (tmp_path / "wandb_id.txt").write_bytes(b"\xff" + ids[0].encode())  # damaged: a run anew
+    tracker = open_tracker(tmp_path, {}, "offline", resume_step=1)
+    assert tracker.wandb_run.id == (tmp_path / "wandb_id.txt").read_text() != ids[0]
+    tracker.finish()
 
 
 # --- W&B in trouble ----------------------------------------------------------------------------

@@ -346,7 +346,8 @@ def _start_wandb(
     }
     known = {name: value for name, value in wanted.items() if hasattr(wandb.Settings(), name)}
     id_path = run_dir / "wandb_id.txt"
-    stored = id_path.read_text().strip() if resumed and id_path.is_file() else ""
+    is_there = resumed and id_path.is_file()
+    stored = id_path.read_text(errors="replace").strip() if is_there else ""
     run_id = stored if re.fullmatch(r"[a-z0-9]{1,32}", stored) else secrets.token_hex(4)
     write_atomically(id_path, run_id.encode())
 
