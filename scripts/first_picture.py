@@ -2,7 +2,7 @@
 
     python scripts/first_picture.py baselines/records/first-screen.jsonl -o docs/first-picture.png
 
-One row per init (the page has `--inits waves-few-steps waves identity 33 paper`), and columns for
+One row per init (the page has `--inits steps-224 waves identity 33 paper`), and columns for
 the start and each budget, with the PSNR below each picture. The records are made with
 `hyperinit benchmark --thumbnails`.
 """

@@ -37,9 +37,10 @@ CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 # The facts of a checkpoint that are kept; a machine's paths and loggers stay private.
 _KEPT = ("hypernetwork", "learned", "train_hashes", "step", "train_sec", "torch")
 
-# The reader of images is by far the largest part. Half precision does not affect a start, and 8
-# bits change its error by 0.2 % (docs/research-log.md 58, 85); they are for readers that are
-# otherwise too large.
+# The reader of images is by far the largest part; without one it is the base. Half precision does
+# not affect a start, and 8 bits change its error by 0.2 % (docs/research-log.md 58, 85); they are
+# for readers that are otherwise too large.
+_BASE = "model/base."
 _READER = "model/reader"
 _READS = (_READER, "model/modulator")
 _READ_TYPES = (torch.float16, torch.float8_e5m2)
@@ -120,9 +121,10 @@ def _first_numbers(tensors: Mapping[str, Tensor], count: int, run: Path) -> dict
 
 
 def _small(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, with the image reader in the first of _READ_TYPES that is small enough."""
+    """The tensors, with the largest part in the first of _READ_TYPES that is small enough."""
+    largest = _READS if any(k.startswith(_READS) for k in tensors) else _BASE
     for dtype in _READ_TYPES:
-        stored = {k: v.to(dtype) if k.startswith(_READS) else v for k, v in tensors.items()}
+        stored = {k: v.to(dtype) if k.startswith(largest) else v for k, v in tensors.items()}
         if sum(value.nbytes for value in stored.values()) <= MOST_BYTES:
             break
     return stored

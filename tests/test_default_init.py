@@ -42,6 +42,16 @@ NETWORK = ["--width", "8", "--depth", "1", "--fit", "engine=eager"]
         (40, None, ["--target-mse", "0.3"], "waves-sized"),  # a matter of half an epoch
         (40, None, ["--target-mse", "0.05", "--width", "32", "--depth", "3"], "waves-few-steps"),
         (40, None, ["--target-mse", "8e-4", "--width", "64", "--depth", "3"], "waves-steps"),
+        # learned starts, where they are known to be ahead
+        (48, "1", ["--width", "128", "--depth", "4"], "linear-96"),
+        (48, "0.1", ["--width", "128", "--depth", "4"], "linear-96"),
+        (48, "6", ["--width", "128", "--depth", "4"], "waves-steps"),
+        (47, "1", ["--width", "128", "--depth", "4"], "waves-few-steps"),
+        (48, "1", ["--width", "128", "--depth", "4", "--omega-0", "20"], "waves-sized"),
+        (96, "0.2", ["--width", "256", "--depth", "5"], "steps-224"),
+        (96, "0.19", ["--width", "256", "--depth", "5"], "waves-sized"),
+        (95, "0.6", ["--width", "256", "--depth", "5"], "waves-few-steps"),
+        (257, "0.1", ["--width", "256", "--depth", "5"], "waves-sized"),
         # a network that is large for its image is there sooner
         (40, None, ["--target-mse", "8e-4", "--width", "170", "--depth", "3"], "waves-few-steps"),
     ],

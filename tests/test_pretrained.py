@@ -17,7 +17,12 @@ from hyperinit.base.settings import from_dict, read_config_file
 from hyperinit.bench.sources import BY_NAME, load_init
 from hyperinit.hypernet.checkpoint import CHECKPOINT_KIND, load
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
-from hyperinit.hypernet.pretrained import CHECKPOINTS_DIR, PRETRAINED, pretrained_path
+from hyperinit.hypernet.pretrained import (
+    CHECKPOINTS_DIR,
+    PRETRAINED,
+    hyper_for,
+    pretrained_path,
+)
 from hyperinit.hypernet.untrained import waves_steps
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
 from hyperinit.images.pixels import square_crop
@@ -77,13 +82,11 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
     params, _ = load_params(tmp_path / "o.safetensors")
     expected = waves_steps("waves-steps", 256, 5).start(image, 0).params
     assert torch.allclose(to_vector(params), to_vector(expected), atol=1e-2)  # 8 bits of the photo
-    assert 'no learned start is ahead of "waves-' in caplog.text  # and says so
+    assert 'no learned start is known to be ahead of "waves-' in caplog.text  # and says so
     caplog.clear()
-    init = load_init("hyper", BY_NAME, 128, 4)
-    assert init.facts == load_init("linear-96", BY_NAME, 256, 5).facts and init.train_hashes
     with caplog.at_level("WARNING", "hyperinit"):
-        init = load_init("hyper", BY_NAME, 256, 5)
-    assert init.name == "waves-steps" and 'no learned start is ahead of "waves-' in caplog.text
+        init = load_init("hyper", BY_NAME, 256, 5)  # for a fit of the usual length
+    assert init.name == "waves-steps" and "to use steps-224, give its name" in caplog.text
     assert load_init("hyper", BY_NAME, 64, 3).name == "waves-steps"  # not one for clothing
     caplog.clear()
     with caplog.at_level("WARNING", "hyperinit"):
@@ -94,18 +97,30 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
 
 
 @pytest.mark.parametrize(
-    ("options", "init"),
+    ("side", "network", "length", "init"),
     [
-        (["--budget-epochs", "2"], "linear-96"),
-        (["--budget-epochs", "8"], "waves-steps"),  # which is ahead in long fits
-        (["--target-mse", "0.05"], "linear-96"),
+        (48, (128, 4), (2.0,), "linear-96"),
+        (48, (128, 4), (8.0,), "waves-steps"),  # which is ahead in long fits
+        (48, (128, 4), (50.0, 0.05), "linear-96"),
+        (40, (128, 4), (2.0,), "waves-few-steps"),  # not measured at this size
+        (224, (256, 5), (2.0,), "steps-224"),
+        (224, (256, 5), (50.0, 0.02), "steps-224"),
+        (224, (256, 5), (4.0,), "waves-steps"),
+        (64, (256, 5), (2.0,), "waves-few-steps"),  # where what was learned is far behind
+        (None, (256, 5), (2.0,), "waves-few-steps"),
+        (64, (64, 3), (2.0,), "waves-few-steps"),  # the learned one is for clothing
     ],
 )
-def test_hyper_is_what_suits_the_length_of_a_fit(options, init, tmp_path, capsys):
+def test_hyper_is_what_suits_network_image_and_length_of_a_fit(side, network, length, init):
+    pixels = None if side is None else side**2
+    assert hyper_for(*network, length[0], *length[1:] or (None,), pixels) == init
+
+
+def test_a_fit_from_hyper_says_what_it_began_from(tmp_path, capsys):
     save_image(square_crop(to_image(data.chelsea()), 48), tmp_path / "photo.png")
     network = ["--width", "128", "--depth", "4", "--init", "hyper", "--json"]
-    assert main(["fit", f"{tmp_path}/photo.png", *network, *options]) == 0
-    assert json.loads(capsys.readouterr().out)["init"] == init
+    assert main(["fit", f"{tmp_path}/photo.png", *network, "--budget-epochs", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["init"] == "linear-96"
 
 
 def test_shipping_a_run_keeps_the_network_and_leaves_the_optimiser_and_paths_out(
@@ -179,6 +194,21 @@ def test_a_linear_reader_is_shipped_without_what_its_training_needs_and_small(
     assert 0 < (after - before).norm() <= (2**-11 if bits == 16 else 2**-3) * moved
     with pytest.raises(InputError, match="was finished"):
         loaded.gains(image[None])
+
+
+def test_one_start_for_all_images_is_shipped_in_half_precision(tmp_path, monkeypatch):
+    config = ReptileConfig(size=16, width=16, depth=1, gradient_steps="waves-few-steps")
+    model = REPTILE.build(config)
+    state = TrainState(REPTILE, model, REPTILE.optimizer(model, config))
+    save_state(tmp_path / "checkpoint.safetensors", state, config, train_hashes=[])
+    monkeypatch.setitem(PRETRAINED, "tiny", (1, 16, 16))
+    shipped = ship_checkpoint.ship(tmp_path, "tiny", tmp_path, tmp_path)
+    tensors, _ = load_tensors(shipped, LEARNED_KIND)
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    own, params = load_learned(shipped)[0].start(smooth_image(16)), model.start(smooth_image(16))
+    assert own.epochs == params.epochs > 0 and own.lr_factor == params.lr_factor
+    before, after = to_vector(params.params), to_vector(own.params)
+    assert after.dtype == torch.float32 and (after - before).norm() < 1e-3 * before.norm()
 
 
 def test_a_linear_reader_of_the_first_numbers_moves_the_weights_by_these_alone(

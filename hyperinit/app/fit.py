@@ -94,15 +94,16 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         aliases: Other flags for `--init`.
     """
     add = parser.add_argument
-    suits = "waves-steps in long fits, waves-few-steps in short ones; for tiny images"
+    suits = "waves-steps in long fits; in short ones steps-224, linear-96 or waves-few-steps, by"
+    suits += " network and image; for tiny images"
     add(
         *("--init", *aliases),
         default=default,
         help="paper | 1 to 38 | identity | waves | waves-mid | identity-sized | waves-sized | "
         "waves-mid-sized | 33-sized | untrained | waves-steps | waves-few-steps (`hyperinit inits` "
-        "describes them) | photo-224 | photo-96 | linear-96 | clothing-48 | clothing-96 "
-        "(pretrained) | "
-        "hyper (the best of these and waves-steps for this width and depth) | "
+        "describes them) | steps-224 | linear-96 | photo-224 | photo-96 | clothing-48 | "
+        "clothing-96 (pretrained) | "
+        "hyper (the best of these and waves-steps for this fit) | "
         "CHECKPOINT or run directory of a trained init | "
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
@@ -155,7 +156,7 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
     config = fit_config(arguments, parser)
     from hyperinit.bench.catalogue import inits_for_fit
     from hyperinit.bench.sources import load_init
-    from hyperinit.hypernet.pretrained import hyper_for
+    from hyperinit.hypernet.pretrained import LEADS, hyper_for
     from hyperinit.hypernet.untrained import base_of_learning
     from hyperinit.images.signals import read_samples
     from hyperinit.photos.load import is_set
@@ -188,7 +189,8 @@ def main(argv: Sequence[str], prog: str = "hyperinit fit") -> int:
         if known not in named:
             check_own_sizes(asked, init, arguments.size)
         best = base_of_learning(*length, takes_steps=arguments.omega_0 is None)
-        base = None if is_named else load_init(best, named, *sizes)
+        is_best = arguments.init in LEADS and LEADS[arguments.init].beats_sets
+        base = None if is_named or is_best else load_init(best, named, *sizes)
         return fit_images(arguments, init, base, config, device)
     said = {**vars(arguments), "no_learn": arguments.learn is False}
     for flag in ("learn", "no_learn", "dry_run", "limit", "batch_images", "ray_gpus"):
@@ -215,7 +217,8 @@ def check_fit(
 
 
 def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tensor | None) -> str:
-    """The init if none is named."""
+    """The init if none is named: the one from which photographs end lowest."""
+    from hyperinit.hypernet.pretrained import leading_start
     from hyperinit.hypernet.untrained import suitable_start
     from hyperinit.images.signals import shows_image
 
@@ -223,7 +226,9 @@ def _default_init(arguments: argparse.Namespace, config: FitConfig, image: Tenso
         return SIGNAL_INIT
     suits_steps = arguments.omega_0 is None and (image is None or shows_image(image))
     sizes, length = (arguments.width, arguments.depth), (config.budget_epochs, arguments.target_mse)
-    return suitable_start(pixels_of(arguments, image), *sizes, *length, takes_steps=suits_steps)
+    pixels = pixels_of(arguments, image)
+    learned = leading_start(*sizes, *length, pixels) if suits_steps else None
+    return learned or suitable_start(pixels, *sizes, *length, takes_steps=suits_steps)
 
 
 def _width(arguments: argparse.Namespace, image: Tensor | None) -> int:

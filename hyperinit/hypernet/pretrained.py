@@ -1,4 +1,4 @@
-"""The hypernetworks that come with the package: name -> `HyperNetwork`, or a linear `LearnedInit`.
+"""The learned starts that come with the package: name -> `HyperNetwork` or `LearnedInit`.
 
 Their files and model cards are in `hyperinit/checkpoints/`; `scripts/ship_checkpoint.py` makes them
 from a run.
@@ -7,8 +7,8 @@ from a run.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from importlib.resources import files
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,39 @@ CHECKPOINTS_DIR = Path(str(files("hyperinit") / "checkpoints"))
 # Name -> (depth, width) of its SIREN, and the side of its training images in pixels. The first one
 # for a size is the best for it.
 PRETRAINED: dict[str, tuple[int, int, int]] = {
+    "steps-224": (5, 256, 224),
     "photo-224": (5, 256, 224),
     "linear-96": (4, 128, 96),
     "photo-96": (4, 128, 96),
     "clothing-48": (3, 64, 48),
     "clothing-96": (4, 128, 96),
 }
-DEFAULT_PRETRAINED = "photo-224"
+DEFAULT_PRETRAINED = "steps-224"
 
-# Behind starts that have learned nothing, under today's fit (docs/results/learned-start.md), or
-# ahead only on images of one domain. At their size "hyper" becomes such a start, usually UNTAUGHT.
-NOT_AHEAD = frozenset({"photo-224", "clothing-48", "clothing-96"})
+
+@dataclass(frozen=True)
+class Lead:
+    """Where a learned start is ahead of those that have learned nothing, on photographs of all
+    kinds: in fits that are too short for `UNTAUGHT`.
+
+    Attributes:
+        sides: The least and the largest side of the images, in pixels, for which that is known.
+        least_epochs: The shortest such fit: what the start costs is a part of it.
+        beats_sets: Whether it is ahead, too, of what a set teaches on the way (`sets.on_the_way`).
+    """
+
+    sides: tuple[int, int]
+    least_epochs: float = 0.0
+    beats_sets: bool = False
+
+
+# Research log, 81 and 109. The others are behind under today's fit, or ahead only on images of one
+# domain (docs/results/learned-start.md).
+LEADS = {
+    "linear-96": Lead((48, 160)),
+    "steps-224": Lead((96, 256), least_epochs=0.2, beats_sets=True),
+}
 UNTAUGHT = "waves-steps"
-# Name -> length of fits, in epochs, up to which it is ahead of such starts (records learned-96).
-LEADS_EPOCHS = {"linear-96": 4.0}
 
 
 def pretrained_path(name: str) -> Path:
@@ -57,9 +76,10 @@ def load_pretrained(name: str = DEFAULT_PRETRAINED) -> HyperNetwork | LearnedIni
     """Loads a hypernetwork that comes with the package.
 
     Args:
-        name: "photo-224" (trained on photographs of 224 x 224 pixels, SIREN 5 x 256), "linear-96"
-            or "photo-96" (96 x 96, 4 x 128), "clothing-48" (clothing at 48 x 48, 3 x 64) or
-            "clothing-96" (96 x 96, 4 x 128). Its `generate` takes images of any size.
+        name: "steps-224" or "photo-224" (trained on photographs of 224 x 224 pixels, SIREN
+            5 x 256), "linear-96" or "photo-96" (96 x 96, 4 x 128), "clothing-48" (clothing at
+            48 x 48, 3 x 64) or "clothing-96" (96 x 96, 4 x 128). Its `generate` takes images of any
+            size.
 
     Raises:
         InputError: there is no such name, or the installed file is damaged.
@@ -89,32 +109,52 @@ def hyper_for(
     target_mse: float | None = None,
     pixels: int | None = None,
 ) -> str:
-    """The init that "hyper" stands for: the best start that looks at the image, for this size.
+    """The init that "hyper" stands for: the best start that looks at the image, for this fit.
 
-    If no learned start for this size is ahead, it is one that has learned nothing
+    If no learned start is known to be ahead, it is one that has learned nothing
     (`suitable_start`), and a warning says so.
 
     Args:
         width, depth: Of the SIREN.
-        budget_epochs: The fit's budget; None: not known.
+        budget_epochs: The fit's budget; None: not known, assumed to be the usual one.
         target_mse: The target of a fit whose end is found on the way.
         pixels: Pixels of the image; None: not known.
     """
-    name, untaught = pretrained_for(width, depth), UNTAUGHT
+    untaught = UNTAUGHT
     if budget_epochs is not None:
+        ahead = leading_start(width, depth, budget_epochs, target_mse, pixels)
+        if ahead:
+            return ahead
         untaught = suitable_start(pixels, width, depth, budget_epochs, target_mse)
+    name, own = pretrained_for(width, depth), ""
     if name is None:
-        why, own = "no learned start comes with the package", ""
-    elif name in NOT_AHEAD:
-        why, own = f'no learned start is ahead of "{untaught}" on all photographs', name
-    elif expected_epochs(budget_epochs or 0, target_mse) > LEADS_EPOCHS.get(name, inf):
-        why = f'no learned start is ahead of "{untaught}" on all photographs in fits of more than'
-        why, own = f"{why} {LEADS_EPOCHS[name]:g} epochs", name
+        why = "no learned start comes with the package"
     else:
-        return name
+        own = f"; to use {name}, give its name"
+        why = f'no learned start is known to be ahead of "{untaught}" in such a fit'
     text = f'"hyper": for a SIREN of {depth} x {width} {why}, so "{untaught}" is used'
-    _logger.warning("%s", text + (f"; to use {own}, give its name" if own else ""))
+    _logger.warning("%s", text + own)
     return untaught
+
+
+def leading_start(
+    width: int, depth: int, budget_epochs: float, target_mse: float | None, pixels: int | None
+) -> str | None:
+    """The name of the learned start that is known to be ahead in a fit of a photograph, if any.
+
+    Args:
+        width, depth, budget_epochs, target_mse, pixels: See `suitable_start`.
+    """
+    untaught = suitable_start(pixels, width, depth, budget_epochs, target_mse)
+    if untaught == UNTAUGHT or pixels is None:
+        return None
+    epochs = expected_epochs(budget_epochs, target_mse)
+    for name, lead in LEADS.items():
+        least, most = lead.sides
+        fits_image = least**2 <= pixels <= most**2 and epochs >= lead.least_epochs
+        if PRETRAINED[name][:2] == (depth, width) and fits_image:
+            return name
+    return None
 
 
 def pretrained_for(width: int, depth: int) -> str | None:

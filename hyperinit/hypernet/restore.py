@@ -50,13 +50,13 @@ def config_from(cls: type[Made], facts: Any, **parts: Any) -> Made:
 
 
 def base_from(facts: Any, tensors: Mapping[str, Tensor], prefix: str) -> Params:
-    """The SIREN that a file has under a prefix such as "hyper/base.".
+    """The SIREN that a file has under a prefix such as "hyper/base.", in float32.
 
     Raises:
         InputError: its tensors are not those of the SirenConfig in the facts.
     """
     siren = config_from(SirenConfig, facts)
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
     if siren.depth > len(own):  # checked before that many names are made
         raise InputError(f"siren depth {siren.depth}: there are {len(own)} tensors")
     return Params(siren, own)

@@ -329,7 +329,7 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
         "eps": 0.5,
         "horizon_epochs": 1.0,
         "batch_images": 32,
-        "max_steps": 200,
+        "max_steps": 160,
     },
     # A linear hypernetwork for 96x96, SIREN 4x128.
     "linear": {
