@@ -85,17 +85,27 @@ def test_theta_0_begins_as_the_sized_draw_and_moves_towards_the_mean_of_the_fits
 
 
 def test_with_gradient_steps_it_begins_as_the_start_whose_steps_it_takes():
-    config = replace(TINY, base_init="waves-mid-sized", gradient_steps="waves-few-steps")
-    model, image = new_state(REPTILE, config).model, smooth_image()
-    own, like = model.start(image), STEPPED["waves-few-steps"]("few", 16, 2).start(image, 0)
-    assert_same(own.params, like.params)
-    found, wanted = (replace(start, params=like.params, sec=0.0) for start in (own, like))
-    assert repr(found) == repr(wanted)
+    image = smooth_image()
+    for name, make in STEPPED.items():
+        model = new_state(REPTILE, replace(TINY, gradient_steps=name)).model
+        own, like = model.start(image), make("like", 16, 2).start(image, 0)
+        assert_same(own.params, like.params)
+        assert (own.epochs, own.lr_factor) == (like.epochs, like.lr_factor)
+
+
+def test_an_output_layer_that_is_not_to_be_learned_stays_as_drawn():
+    config = replace(TINY, gradient_steps="waves-few-steps", learn_output=False)
+    state = new_state(REPTILE, config)
+    before = state.model.draw(0)
+    for step in range(2):
+        train_step(state, config, neighbours(1, seed=step))
+    same = {name: torch.equal(value, before[name]) for name, value in state.model.draw(0).items()}
+    assert [name for name, kept in same.items() if kept] == ["layers.2.weight", "layers.2.bias"]
 
 
 def test_where_gradient_steps_begin_moves_by_what_fits_add_to_them():
-    steps = {"base_init": "waves-mid-sized", "gradient_steps": "waves-few-steps"}
-    config = replace(TINY, batch_images=2, eps=0.2, fit_lr=1e-3, **steps)
+    steps = {"gradient_steps": "waves-few-steps", "fit_lr": 1e-3}
+    config = replace(TINY, batch_images=2, eps=0.2, **steps)
     state, images = new_state(REPTILE, config), neighbours(2, seed=0)
     before = state.model.draw(0)
     generator = torch.Generator().manual_seed(loop._step_seed(config.seed, 0))

@@ -113,6 +113,12 @@ class Stepping:
         is_large = ratio > LARGE_WEIGHTS
         return self.large if self.large is not None and is_large else self.draw
 
+    def drawn(self, width: int, depth: int, image: Tensor, seed: int) -> Start:
+        """A draw for an image, before any step, and the learning rate that suits it after them."""
+        draw = self.draw_for(width, depth, image[0].numel())
+        params = sized_init("drawn", draw, width, depth, SIZED_POWER).start(image, seed).params
+        return Start(params, lr_factor=draw.lr_factor * self.lr_factor, prefers=SUITS)
+
     def facts(self, factor: float, width: int) -> dict[str, Any]:
         """JSON-able, without the rules of the draw, so scores do not count it as hand-designed."""
         (hidden, _), (output, output_bias) = FIRST_STEP.hidden, FIRST_STEP.output
@@ -281,10 +287,8 @@ def _stepped(
     factor = kind.factor if factor is None else factor
 
     def make(image: Tensor, seed: int) -> Start:
-        draw = kind.draw_for(width, depth, image[0].numel())
-        params = sized_init(name, draw, width, depth, SIZED_POWER).start(image, seed).params
-        params = kind.take(params, image, seed, factor=factor)
-        return Start(params, lr_factor=draw.lr_factor * kind.lr_factor, prefers=SUITS)
+        start = kind.drawn(width, depth, image, seed)
+        return replace(start, params=kind.take(start.params, image, seed, factor=factor))
 
     facts = kind.facts(factor, width)
     if kind is not UNTRAINED:  # its records are older than the other draws

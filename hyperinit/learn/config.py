@@ -260,8 +260,9 @@ class ReptileConfig(LoopConfig):
         None, "learning rate of the fits; none: what suits the base init", above=0
     )
     gradient_steps: Literal["untrained", "waves-steps", "waves-few-steps"] | None = option(
-        None, "take the gradient steps of this start before each fit; none: take none"
+        None, "begin as the draw of this start, take its steps before each fit; none: no steps"
     )
+    learn_output: bool = option(True, "learn the output layer too; long fits gain without")
     patch_size: int = option(
         0,
         "side of the patches, in pixels, from which a transformer predicts a residual of all"
@@ -324,7 +325,6 @@ REPTILE_PRESETS: dict[str, dict[str, Any]] = {
     # One start for all images, from which gradient steps are taken, for the same problem.
     "steps": {
         **SEED_SIZES,
-        "base_init": "waves-mid-sized",
         "gradient_steps": "waves-few-steps",
         "eps": 0.5,
         "horizon_epochs": 1.0,

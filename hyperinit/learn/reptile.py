@@ -133,12 +133,15 @@ def _unit_mean(vectors: Tensor) -> Tensor:
 
 
 def _build(config: ReptileConfig) -> LearnedInit:
-    start = config.base.start(torch.zeros(3, config.size, config.size), config.seed)
+    blank = torch.zeros(3, config.size, config.size)
+    if config.gradient_steps is None:
+        start = config.base.start(blank, config.seed)
+    else:
+        kind = STEPPINGS[config.gradient_steps]
+        start = kind.drawn(config.width, config.depth, blank, config.seed)
     reads = config.read_numbers or config.patch_size
     # A start that is already close to its image needs a lower rate: docs/research-log.md 49.
     factor = start.lr_factor * (READ_LR_FACTOR if reads else 1)
-    if config.gradient_steps is not None:
-        factor *= STEPPINGS[config.gradient_steps].lr_factor
     learned = LearnedConfig(
         siren=start.params.config,
         lr_factor=factor,
@@ -151,6 +154,9 @@ def _build(config: ReptileConfig) -> LearnedInit:
 
 
 def _optimizer(model: LearnedInit, config: ReptileConfig) -> torch.optim.Optimizer:
+    if not config.learn_output:
+        for value in model.base.layers[-1].parameters():
+            value.requires_grad_(False)
     if model.modulator is None:
         return torch.optim.SGD(model.parameters(), lr=config.eps)
     # The transformer can learn a residual common to all images, so the base needs no training.

@@ -193,6 +193,12 @@ _IDLE = (
     ),
     _Idle(("eps",), ReptileConfig, lambda config: config.patch_size > 0, "a transformer has --lr"),
     _Idle(
+        ("base_init",),
+        ReptileConfig,
+        lambda config: config.gradient_steps is not None,
+        "--gradient-steps begins as the draw of the start that it names",
+    ),
+    _Idle(
         ("memory_images",),
         ReptileConfig,
         lambda config: not config.read_numbers,
