@@ -209,7 +209,7 @@ def pretrained_init(name: str, width: int, depth: int) -> Init:
     pretrained = hyper_for(width, depth) if name == "hyper" else name
     if pretrained in STEPPED:  # a start that has learned nothing, and is the best there is
         return STEPPED[pretrained](pretrained, width, depth)
-    return _file_init(pretrained_path(pretrained), None, {}, name)
+    return _file_init(pretrained_path(pretrained), None, {}, pretrained)
 
 
 def callable_init(source: str, width: int = 256, depth: int = 5) -> Init:
