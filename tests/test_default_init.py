@@ -6,6 +6,7 @@ import pytest
 from conftest import smooth_image
 
 from hyperinit.app.cli import main
+from hyperinit.hypernet.untrained import suitable_start
 from hyperinit.images.save import save_image
 from hyperinit.siren.store import load_params
 
@@ -63,3 +64,13 @@ def test_the_start_suits_the_image_and_the_budget(tmp_path, side, budget, more, 
     line += [] if budget is None else ["--budget-epochs", budget]
     assert main([*line, *NETWORK, *more]) == 0
     assert load_params(out)[1]["init"] == expected
+
+
+def test_help_names_every_start_that_may_be_the_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    shown = "".join(capsys.readouterr().out.split())  # names may be broken at their hyphens
+    said = shown[shown.index("(default:waves-steps") :].partition(")")[0]
+    lengths, sides = (0.3, 1, 2.2, 4, 8), (20, 40, 224)
+    may_be = {suitable_start(s * s, 256, 5, length) for s in sides for length in lengths}
+    assert len(may_be) == 4 and all(name in said for name in may_be)

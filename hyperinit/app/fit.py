@@ -95,7 +95,8 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
     """
     add = parser.add_argument
     suits = "waves-steps in long fits; in short ones steps-224, linear-96 or waves-few-steps, by"
-    suits += " network and image; for tiny images"
+    suits += " network and image; for very short ones, tiny images and signals waves-sized or"
+    suits += " identity-sized"
     add(
         *("--init", *aliases),
         default=default,
@@ -108,7 +109,7 @@ def add_init(parser: Parser, default: str | None, *aliases: str) -> None:
         "hub:OWNER/NAME | FILE with a SIREN (.safetensors, or another program's .pt, .pth, .npz) | "
         "directory of fitted SIRENs | FILE.py:FUNCTION; 36@0.5 is 36 with the "
         "weights of its first layer (its frequencies) times 0.5 (not omega_0, which is "
-        f"--omega-0) (default: {default or suits + ' these or identity-sized'})",
+        f"--omega-0) (default: {default or suits})",
     )
     width = "units per sine layer of a hand-designed init (256"
     width += ("" if default else "; more for large images") + ")"

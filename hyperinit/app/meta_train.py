@@ -1,6 +1,6 @@
 """`hyperinit meta-train`: meta-trains a hypernetwork and compares its inits on held-out images.
 
-    hyperinit meta-train                            built-in photographs, about 8 minutes
+    hyperinit meta-train                            built-in photographs; less than five minutes
     hyperinit meta-train --data DIR                 any directory of images
     hyperinit meta-train --preset base --data DIR   224 x 224 and a SIREN of 5 x 256; hours
     hyperinit meta-train --method reptile           one start for all images, through real fits
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hyperinit.app.train import Program
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # 96x96, SIREN 4x128, built-in photographs: shows something in ten minutes on two cores.
+    # 96x96, SIREN 4x128, built-in photographs: shows something in less than five minutes.
     "default": {"time_limit_min": 2.0},
     # The seed experiment's own problem.
     "base": {
