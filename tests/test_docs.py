@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hyperinit
+from hyperinit.fitting.config import FitConfig
 from hyperinit.rooms import ROOMS
 from hyperinit.siren.network import CHUNK_PIXELS, OTHER_CHUNK_PIXELS
 
@@ -62,6 +63,14 @@ def test_the_reference_of_the_api_has_every_public_name_once():
     assert sorted(re.findall(r"^::: hyperinit\.(\w+)$", text, re.MULTILINE)) == sorted(
         hyperinit.__all__
     )
+
+
+def test_the_page_of_options_has_every_option_of_a_fit():
+    text = (DOCS / "reference" / "fit-options.md").read_text(encoding="utf-8")
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    named = {*re.findall(r"`(\w+)`", rows)}
+    for_python = {"eval_epochs", "stop_mse"}  # said above the table
+    assert {*FitConfig.__dataclass_fields__} - named == for_python
 
 
 def test_the_page_of_options_says_how_many_pixels_are_looked_at_at_a_time():
