@@ -97,11 +97,11 @@ def test_generate_needs_no_checkpoint_and_hyper_is_the_best_for_the_network(tmp_
 
 
 def test_generate_says_which_init_hyper_was(tmp_path, capsys):
-    save_image(square_crop(to_image(data.chelsea()), 24), tmp_path / "photo.png")
+    save_image(square_crop(to_image(data.chelsea()), 48), tmp_path / "photo.png")
     made = ["-o", f"{tmp_path}/o.safetensors", "--width", "128", "--depth", "4", "--json"]
     assert main(["generate", f"{tmp_path}/photo.png", *made]) == 0
-    assert json.loads(capsys.readouterr().out)["init"] == "linear-96"
-    assert load_params(tmp_path / "o.safetensors")[1]["init"] == "linear-96"
+    assert json.loads(capsys.readouterr().out)["init"] == "waves-steps"
+    assert load_params(tmp_path / "o.safetensors")[1]["init"] == "waves-steps"
 
 
 @pytest.mark.parametrize(
