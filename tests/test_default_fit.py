@@ -19,7 +19,7 @@ from hyperinit.fitting.fit import fit, too_small
 from hyperinit.fitting.many import fit_many
 from hyperinit.fitting.suits import suitable_batch, suitable_lr, suitable_width, width_for
 from hyperinit.fitting.target import fit_to_target
-from hyperinit.inits.rules import named_init, sample_params
+from hyperinit.inits.rules import Preference, named_init, sample_params
 from hyperinit.inits.start import Start
 from hyperinit.siren.network import Params, SirenConfig
 from hyperinit.stepping import watch
@@ -149,6 +149,29 @@ def test_a_rate_that_is_far_too_high_ends_near_a_good_one(lr: float) -> None:
     assert found.restarts
     assert found.psnr > good.psnr - 1.5
     assert found.curve[-1].epochs < 4 + 3 * 1.5  # noticed soon
+
+
+@pytest.mark.parametrize(("name", "lr"), [("identity", 0.02), ("33", 20.0)])
+def test_a_fit_that_ends_at_a_single_colour_is_made_again_at_the_rate_that_suits(
+    name: str, lr: float
+) -> None:
+    begin, image = Start(start(name=name)), picture()  # too short a fit to look dead on the way
+    good = fit(begin, image, budget_epochs=1, eval_epochs=())
+    found = fit(begin, image, budget_epochs=1, eval_epochs=(), lr=lr)
+    assert found.restarts == 1 and found.lr == good.lr
+    assert found.mse == good.mse and found.curve[-1].epochs == pytest.approx(2, abs=0.1)
+
+
+def test_a_single_colour_that_a_high_rate_fits_well_is_no_failure() -> None:
+    plain = torch.full((3, 24, 32), 0.3)
+    found = fit(start(), plain, budget_epochs=2, lr=0.02, eval_epochs=())
+    assert found.kept.psnr > 40 and not found.restarts
+
+
+def test_a_preferred_rate_is_the_same_in_every_kind_of_fit() -> None:
+    begin = Start(start(), prefers=Preference(lr_factor=2.0))  # not for rates that rise
+    usual = fit(begin, picture(), budget_epochs=12, max_restarts=0, stop_mse=10.0).lr
+    assert rate_of(FitConfig(budget_epochs=12), begin, 24 * 32) == usual
 
 
 @pytest.mark.slow

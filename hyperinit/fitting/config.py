@@ -64,8 +64,8 @@ class FitConfig:
         engine: "eager", or "compiled" by torch.compile: the first step then takes seconds, which
             are on the clock. "auto": compiled if the fit is long enough to make up for that.
         max_restarts: How often a fit that collapsed early, diverged, or ended worse than it began
-            is restarted from its init at a lower learning rate, with the whole budget; and how
-            often one that collapses later is taken back to its last good state. With 0 the result
+            is restarted from its init at a lower learning rate, with the whole budget. Unless it
+            is 0, a fit that collapses later is taken back to its last good state. With 0 the result
             is the end of the fit; otherwise it is the best of all evaluations.
         optimizer: "nadam", "soap" (NAdam in the eigenbasis of the input side of each hidden
             layer's gradients), or "adamw". "auto": what suits the init, see `Preference`.
@@ -173,6 +173,7 @@ def rate_of(config: FitConfig, start: Start, pixels: int) -> float:
     """A fit's learning rate: the config's, or one that suits image, network, budget and init."""
     if config.lr:
         return config.lr
+    config = suited(config, start)
     siren: SirenConfig = start.params.config
     if config.optimizer == "adamw":
         return default_lr(siren) * start.lr_factor

@@ -15,12 +15,14 @@ from hyperinit.base.results import count
 from hyperinit.fitting.config import FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import FitResult, OnProgress, descend
 from hyperinit.fitting.suits import GOOD_PSNR
+from hyperinit.images.coords import image_to_rgb
 from hyperinit.images.decode import ImageSource
 from hyperinit.inits.start import Start
 from hyperinit.record.records import CurvePoint
 from hyperinit.siren.ambient import plain, with_own_settings
 from hyperinit.siren.network import Params, Siren, check_params
 from hyperinit.siren.signals import to_samples
+from hyperinit.stepping.watch import DEAD_VARIANCE
 
 # Factor on the learning rate when restarting a fit that collapsed early, diverged, or ended worse
 # than it began: its rate was at least three times the suitable one, docs/research-log.md 39.
@@ -104,13 +106,17 @@ def restart_failed(
         start, image, config, told: The first attempt's arguments, see `descend`.
     """
     suits = rate_of(replace(config, lr=None), start, image[0].numel())
+    flat = DEAD_VARIANCE * flat_mse(image, start.params.config.in_features)
     looked_dead = True
     for restarts in range(1, config.max_restarts + 1):
-        begin, end = result.curve[0], result.curve[-1]
+        begin, end, kept = result.curve[0], result.curve[-1], result.kept
+        # At a rate far too high, the loss may fall from a peak all the time, and so not look dead.
+        dead = kept.mse > flat and kept.psnr < GOOD_PSNR and _is_too_high(result.lr, suits)
+        failed = result.diverged or dead or end.mse > begin.mse
         # A start that is not finite, or was not fitted at all, would only fail again.
-        if begin.steps == end.steps or (end.mse <= begin.mse and not result.diverged):
+        if begin.steps == end.steps or not failed:
             break
-        looked_dead &= result.diverged and isfinite(end.mse)
+        looked_dead &= (result.diverged or dead) and isfinite(end.mse)
         if looked_dead and restarts == config.max_restarts > 1:
             # It looked dead at every rate. Small networks and rough starts may show little for
             # long, so the last attempt runs to its end.
@@ -131,9 +137,18 @@ def _lower_rate(failed: FitResult, suits: float) -> float:
     A rate given by hand may be far or slightly above the suitable one. A third of it could be too
     low, and a slow fit looks as dead as one at too high a rate.
     """
-    if suits < USUAL_LR_FACTOR * failed.lr:
+    if _is_too_high(failed.lr, suits):
         return suits
     return failed.lr * (STALLED_LR_FACTOR if failed.stalled else RESTART_LR_FACTOR)
+
+
+def _is_too_high(lr: float, suits: float) -> bool:
+    return suits < USUAL_LR_FACTOR * lr
+
+
+def flat_mse(image: Tensor, dims: int) -> float:
+    """Error of the best single colour for an image, or of the best constant for a signal."""
+    return float(image_to_rgb(image, dims).var(dim=0, correction=0).mean())
 
 
 def failure(result: FitResult) -> str:

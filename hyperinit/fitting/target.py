@@ -22,7 +22,7 @@ from hyperinit.base.clock import Clock
 from hyperinit.base.errors import InputError
 from hyperinit.fitting.config import AUTO, FitConfig, rate_of, with_options
 from hyperinit.fitting.descent import DIVERGED_MSE, FitResult, descend
-from hyperinit.fitting.fit import UNTRAINED, as_start
+from hyperinit.fitting.fit import UNTRAINED, as_start, flat_mse
 from hyperinit.fitting.steps import rate_factors
 from hyperinit.fitting.suits import ABSURD_WIDTH, width_for
 from hyperinit.images.coords import grid_errors, image_coords, image_to_rgb
@@ -165,7 +165,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
         raise InputError(UNTRAINED)
     image = plain(to_samples(image, start.params.config)).to(start.params.device)
     pixels = image[0].numel()
-    flat_mse = _flat_mse(image, start.params.config.in_features)
+    flat = flat_mse(image, start.params.config.in_features)
     step_epochs = config.step_pixels(pixels) / pixels
     # With restarts allowed a fit returns the best of all its evaluations.
     config = replace(
@@ -192,7 +192,7 @@ def fit_to_target(  # more than 60 lines: a docstring, a loop, what it returns
                 LOSS_RATIO[config.sampler],
                 DECAY[config.schedule],
                 is_last=is_last,
-                flat_mse=flat_mse,
+                flat_mse=flat,
                 on_plan=_in_epochs(on_progress, epochs, step_epochs),
             )
             # The cost of making the start is counted once, here.
@@ -237,11 +237,6 @@ def _errors(params: Params, image: Tensor) -> tuple[float, float]:
 def _wrapped(seed: int) -> int:
     """A seed wrapped to a signed 64-bit integer."""
     return (seed + 2**63) % 2**64 - 2**63
-
-
-def _flat_mse(image: Tensor, dims: int) -> float:
-    """Error of the best single colour."""
-    return float(image_to_rgb(image, dims).var(dim=0, correction=0).mean())
 
 
 def advice(result: TargetResult, target_mse: float) -> str:
