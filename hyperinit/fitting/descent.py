@@ -83,7 +83,7 @@ class FitResult:
             diverged or may be restarted (see FitConfig.max_restarts).
         curve: Evaluations from the start to the end; after a restart those of the last attempt,
             beginning with the cost of the failed ones.
-        lr: The learning rate used.
+        lr: The learning rate at the start, as lowered since where a collapse was taken back.
         diverged: Whether the error blew up (non-finite, or above DIVERGED_MSE); `params` are then
             those of the last evaluation before, and the curve ends with an infinite error.
         restarts: Failed attempts before the one that `curve`, `lr` and `diverged` describe.
@@ -209,7 +209,6 @@ class _Descent:
         self.fits = [_Progress() for _ in range(math.prod(self.batch))]
         self.kept = start.params.map(lambda value: value.detach().clone())
         self.step = 0
-        self.collapses: list[float] = []
         # Protocol 1 restarts fits that diverged, and watches for nothing on the way.
         self.watch: CollapseWatch | None = None
         if config.max_restarts and config.optimizer != "adamw":
@@ -277,11 +276,11 @@ class _Descent:
             stalled &= self.replan is None and self.step < STALL_SHARE * self.steps
             if not (collapsed or stalled) or progress.gave_up:
                 continue
-            self.collapses.append(epochs)
+            progress.collapses.append(epochs)
             progress.stalled = not collapsed
             if collapsed and alone and not early and self.snapshots and self.replan is None:
-                _, state = self.snapshots[0]
-                self.taker.load_state(state)
+                self.snapshots = deque([self.snapshots[0]], maxlen=2)  # a later one may be damaged
+                self.taker.load_state(self.snapshots[0][1])
                 self.watch.restored()
                 self.lr_factor *= COLLAPSE_LR_FACTOR
                 return
@@ -346,9 +345,9 @@ class _Descent:
             params,
             progress.kept,
             tuple(progress.curve),
-            self.lr,
+            self.lr * self.lr_factor,
             progress.diverged or progress.gave_up,
-            collapses=tuple(self.collapses) if len(self.fits) == 1 else (),
+            collapses=tuple(progress.collapses),
             stalled=progress.stalled and progress.gave_up,
             enough_width=self._enough_width(progress),
             became=settled_options(self.config, params, self.batch_pixels, work=self.work),
@@ -377,6 +376,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.curve: list[CurvePoint] = []
+        self.collapses: list[float] = []
         self.kept: CurvePoint
         self.over = self.diverged = False
         self.gave_up = self.stalled = False  # given up after a collapse or stall; only a stall
