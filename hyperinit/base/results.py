@@ -209,7 +209,8 @@ def bar_class() -> Any:
 
     class LateBar(tqdm):
         def _is_early(self) -> bool:
-            return bool(self._time() < self.start_t + self.delay)
+            # Without a delay tqdm draws itself before it has a start.
+            return bool(self.delay > 0 and self._time() < self.start_t + self.delay)
 
         def clear(self, *arguments: Any, **options: Any) -> None:
             if not self._is_early():
