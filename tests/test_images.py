@@ -28,8 +28,8 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
-def png_header(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+def png_header(width: int, height: int, bits: int = 8, colours: int = 2) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header)
 
 
@@ -117,6 +117,25 @@ def test_transparent_palette_entry_and_colour_key_become_white(tmp_path: Path) -
     assert load_image(tmp_path / "grey16.png")[0, 0].tolist() == [1, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("bits", "colours", "row", "key", "seen"),
+    [  # the pixels of one row as they are stored, and their reds without the key
+        (1, 0, b"\x40", b"\0\1", (0, 1)),
+        (2, 0, b"\x10", b"\0\1", (0, 1 / 3)),
+        (4, 0, b"\x06", b"\0\6", (0, 6 / 15)),
+        (8, 0, b"\0\6", b"\0\6", (0, 6 / 255)),
+        (16, 2, bytes(6) + b"\x80\1\x90\2\xa0\3", b"\x80\1\x90\2\xa0\3", (0, 128 / 255)),
+    ],
+)
+def test_a_colour_key_is_found_at_every_depth(tmp_path: Path, bits, colours, row, key, seen):
+    pixels = png_chunk(b"IDAT", zlib.compress(b"\0" + row)) + png_chunk(b"IEND", b"")
+    path = tmp_path / "a.png"
+    path.write_bytes(png_header(2, 1, bits, colours) + pixels)
+    assert load_image(path)[0, 0].tolist() == pytest.approx(seen)
+    path.write_bytes(png_header(2, 1, bits, colours) + png_chunk(b"tRNS", key) + pixels)
+    assert load_image(path)[0, 0].tolist() == pytest.approx((0, 1))
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_grey_is_proportional(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 100, 255, 256, 32768, 65535]], dtype=np.uint16)
@@ -153,6 +172,32 @@ def test_float_tiff_is_kept_or_refused(tmp_path: Path) -> None:
     for wrong in (255.0, -0.5, float("nan"), float("inf")):
         Image.fromarray(np.array([[0, wrong]], dtype=np.float32)).save(path)
         assert "[0, 1]" in refusal(path)
+
+
+def float_tiff(order: str, photometric: int) -> bytes:
+    """A minimal TIFF of four floats, 0, 0.25, 0.5 and 1, compressed by deflate."""
+    content = zlib.compress(struct.pack(f"{order}4f", 0, 0.25, 0.5, 1))
+    entries = [  # tag, type (3 = short, 4 = long), value
+        (256, 3, 4), (257, 3, 1), (258, 3, 32), (259, 3, 8), (262, 3, photometric), (273, 4, 8),
+        (277, 3, 1), (278, 3, 1), (279, 4, len(content)), (339, 3, 3),
+    ]  # fmt: skip
+    directory = struct.pack(f"{order}H", len(entries))
+    for tag, kind, value in entries:
+        field = struct.pack(f"{order}Hxx" if kind == 3 else f"{order}I", value)
+        directory += struct.pack(f"{order}HHI", tag, kind, 1) + field
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(content))
+    return start + content + directory + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_compressed_float_tiff_is_read_in_its_byte_order(tmp_path: Path, order: str) -> None:
+    (tmp_path / "a.tif").write_bytes(float_tiff(order, photometric=1))
+    assert load_image(tmp_path / "a.tif")[1].tolist() == [[0, 0.25, 0.5, 1]]
+
+
+def test_an_inverted_float_tiff_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(float_tiff("<", photometric=0))
+    assert "white is zero" in refusal(tmp_path / "a.tif")
 
 
 def test_32_bit_integer_grey_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ The only place in the project where images are decoded, resized and written. Wha
 - 16-bit grey is divided by its white level: 65535, or 2^n - 1 in an n-bit TIFF.
 - Float grey must lie in [0, 1], to within `TOLERANCE`, and is clipped.
 - Refused, because their white level is unknown: 32-bit integer grey, signed integers, float grey
-  outside [0, 1], 16-bit grey TIFF with inverted photometry.
+  outside [0, 1], 16-bit or float grey TIFF with inverted photometry.
 - Truncated files are refused, whatever Pillow's process-wide setting says.
 """
 
@@ -20,7 +20,7 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Union
 
@@ -42,6 +42,13 @@ from hyperinit.images.profiles import GREY_MODES, in_srgb
 
 # How far a resize or colour conversion by another program may leave [0, 1]; clipped.
 TOLERANCE = 1e-3
+
+# Bits of a PNG as Pillow calls them -> a colour key at these bits -> at the 8 that Pillow reads.
+_KEYS_IN_8_BITS: dict[object, Callable[[int], int]] = {
+    "L;2": lambda key: key * 85,
+    "L;4": lambda key: key * 17,
+    "RGB;16B": lambda key: key >> 8,
+}
 
 
 def _reason(error: Exception) -> str:
@@ -198,9 +205,11 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     _refuse_signed(picture, name)
     mode = picture.mode
     white = _white_level(picture, name) if mode in ("I", "F") or mode[:2] == "I;" else None
-    key = picture.info.get("transparency")
+    key = _colour_key(picture)
     _load(picture, name)
     upright = ImageOps.exif_transpose(picture)
+    if key is not None:
+        upright.info["transparency"] = key
     if white is not None:
         values = torch.from_numpy(np.array(upright, dtype=np.float32))
         grey = values / white
@@ -219,17 +228,39 @@ def _decode(picture: Image.Image, name: str, profiles: bool = True) -> Tensor:
     return _unit(in_srgb(upright, profile, name))
 
 
+def _colour_key(picture: Image.Image) -> Any:
+    """What marks transparent pixels, as the pixels will be read.
+
+    Pillow 12.3 leaves the colour key of a PNG at the file's bits where it brings pixels to 8.
+    """
+    key = picture.info.get("transparency")
+    for tile in getattr(picture, "tile", ()):
+        scaled = _KEYS_IN_8_BITS.get(tile.args) if picture.format == "PNG" else None
+        if scaled is not None and isinstance(key, int):
+            return scaled(key)
+        if scaled is not None and isinstance(key, tuple):
+            return tuple(map(scaled, key))
+    return key
+
+
 def _load(picture: Image.Image, name: str) -> None:
     """Reads the pixels of a picture that may not have been read yet.
 
     Pillow 12.3 memory-maps an uncompressed TIFF that has a path, at its upright size. If the image
     is stored rotated, its rows come out scrambled. Without a path, Pillow does not memory-map.
+    It also swaps the bytes of compressed big-endian floats, which libtiff has swapped before.
     """
     if isinstance(picture, ImageFile.ImageFile) and picture.tile and picture.fp is None:
         raise InputError(f"{name}: closed before its pixels were read; call its load() before")
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         picture.load()
         return
+    picture.tile = [
+        tile._replace(args=("F;32NF", *tile.args[1:]))
+        if tile.codec_name == "libtiff" and tile.args[0] == "F;32BF"
+        else tile
+        for tile in picture.tile
+    ]
     path, picture.filename = picture.filename, ""
     try:
         picture.load()
@@ -256,6 +287,12 @@ def _refuse_signed(picture: Image.Image, name: str) -> None:
 
 def _white_level(picture: Image.Image, name: str) -> float:
     """The value that means white in a grey image of more than 8 bits."""
+    tags: Any = getattr(picture, "tag_v2", {})  # TIFF only
+    bits_per_sample, photometric, white_is_zero = 258, 262, 0
+    if tags.get(photometric) == white_is_zero and picture.mode != "I":
+        raise InputError(
+            f"{name}: inverted 16-bit or float grey (white is zero) is not read; invert it"
+        )
     if picture.mode == "F":
         return 1.0
     if picture.mode == "I":
@@ -264,10 +301,6 @@ def _white_level(picture: Image.Image, name: str) -> float:
             return 65535.0
         better = "save it as 8-bit, 16-bit or float in [0, 1]"
         raise InputError(f"{name}: 32-bit integer grey has no defined white; {better}")
-    tags: Any = getattr(picture, "tag_v2", {})  # TIFF only
-    bits_per_sample, photometric, white_is_zero = 258, 262, 0
-    if tags.get(photometric) == white_is_zero:
-        raise InputError(f"{name}: inverted 16-bit grey (white is zero) is not read; invert it")
     bits = tags.get(bits_per_sample, 16)
     return float(2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1)
 

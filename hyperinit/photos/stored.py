@@ -39,7 +39,7 @@ MEMORY_MIB = 2048  # of pixels, by default
 
 # If reading a source takes longer than this, the findings are recorded in the cache directory, so
 # that the next run opens it at once. The version changes when files are decoded differently.
-RECORD_SEC, RECORD_VERSION = 20.0, 1
+RECORD_SEC, RECORD_VERSION = 20.0, 2
 
 # What a tensor takes in memory beside its numbers.
 _TENSOR_BYTES = 1024
