@@ -279,6 +279,38 @@ def test_what_does_not_fit_is_named(tmp_path, case):
     assert "theirs.pt" in line and text in line and "\n" not in line
 
 
+def drawn(depth: int, dims: int = 2) -> hyperinit.Params:
+    spec, draw = hyperinit.named_init("paper"), torch.Generator().manual_seed(0)
+    return hyperinit.sample_params(spec, spec.siren_config(8, depth, dims, 3), generator=draw)
+
+
+@pytest.mark.parametrize("layout", [name for name, row in LAYOUTS.items() if row.step == 1])
+def test_a_layer_missing_between_others_is_named(tmp_path, layout):
+    params, path = drawn(4), tmp_path / "a.npz"
+    hyperinit.write_siren(path, params, layout, size=(8, 8))
+    with np.load(path) as stored:
+        whole = dict(stored)
+    gone = LAYOUTS[layout].keys(4)[1]
+    np.savez(path, **{key: value for key, value in whole.items() if key not in gone})
+    name = LAYOUTS[layout].sine.format(i=1)
+    with pytest.raises(InputError, match=f"'{name}' is missing"):
+        hyperinit.read_siren(path, layout, size=(8, 8))
+
+
+def test_a_whole_number_as_omega_0_counts(tmp_path):
+    arrays = {f"layers.{i}.weight": np.ones(shape) for i, shape in enumerate([(4, 2), (3, 4)])}
+    np.savez(tmp_path / "a.npz", omega_0=np.int64(20), **arrays)
+    assert hyperinit.read_siren(tmp_path / "a.npz").config.omega_0 == 20
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_three_values_that_are_no_colours_go_out_unchanged(tmp_path, dims):
+    params, path = drawn(2, dims), tmp_path / "a.pt"
+    hyperinit.write_siren(path, params, "siren-pytorch", colours="unit")
+    again = hyperinit.read_siren(path, "siren-pytorch", colours="unit")
+    assert torch.equal(again.layer(2)[0], params.layer(2)[0])
+
+
 def test_a_named_layout_says_what_it_expects(tmp_path):
     path = save(tmp_path / "theirs.pt", notebook().state_dict())
     with pytest.raises(InputError, match=r"net\.0\.linear\.weight.*siren-pytorch.*last_layer"):

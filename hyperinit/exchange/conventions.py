@@ -201,7 +201,7 @@ def from_params(params: Params, theirs: Conventions, size: Size | None = None) -
     for i in range(config.depth):
         ratio = config.omega_0 / (theirs.first_omega if i == 0 else theirs.hidden_omega)
         weights[i], biases[i] = _scaled(weights[i], biases[i], ratio)
-    if config.out_features == 3 and theirs.colours != VALUES:
+    if config.is_image and theirs.colours != VALUES:
         weights[-1], biases[-1] = _last_layer(weights[-1], biases[-1], "imagenet", theirs.colours)
     layers = [
         (weight.float(), None if bias is None else bias.float())

@@ -182,16 +182,18 @@ class _Match:
         pairs: Names of the weight and the bias of each layer, in order.
         left: Keys that belong to no layer.
         end: The last layer's weight, if the layout cannot end with it.
+        missing: A layer whose index is skipped, if the layout numbers all of them.
     """
 
     pairs: tuple[tuple[str, str], ...]
     left: tuple[str, ...]
     end: str = ""
+    missing: str = ""
 
     @property
     def fits(self) -> bool:
         """Whether every key belongs to a layer, and there are at least two layers."""
-        return len(self.pairs) > 1 and not self.left and not self.end
+        return len(self.pairs) > 1 and not (self.left or self.end or self.missing)
 
 
 def _match(layout: Layout, keys: list[str]) -> _Match:
@@ -223,7 +225,17 @@ def _match(layout: Layout, keys: list[str]) -> _Match:
     if layout.sine != layout.last:
         left += [weight for weight, _ in pairs[:-1] if not sine.fullmatch(weight)]
     end = pairs[-1][0] if pairs and not last.fullmatch(pairs[-1][0]) else ""
-    return _Match(tuple(pairs), tuple(left), end)
+    places = sorted(place for _, place in rows)
+    numbered = places if layout.sine == layout.last else places[:-1]
+    return _Match(tuple(pairs), tuple(left), end, _skipped(layout, numbered))
+
+
+def _skipped(layout: Layout, places: list[float]) -> str:
+    """The first layer that is missing between two others; "" if none is."""
+    if layout.step > 1 or not places or places[-1] == inf:
+        return ""
+    gaps = (i for i in range(int(places[0]), int(places[-1])) if i not in places)
+    return next((layout.sine.format(i=i) for i in gaps), "")
 
 
 def _nothing_fits(keys: list[str], tried: Mapping[str, _Match], name: str) -> str:
@@ -238,6 +250,8 @@ def _nothing_fits(keys: list[str], tried: Mapping[str, _Match], name: str) -> st
         why += f" ({sine}, ..., {last})"
     elif match.end:
         why = f"{match.end!r} cannot end the layout {nearest!r}, whose linear layer is {last}"
+    elif match.missing:
+        why = f"{match.missing!r} is missing for the layout {nearest!r}"
     elif len(match.pairs) < 2:
         why = f"{keys[0][:80]!r} is the only layer; a SIREN has at least two"
     else:

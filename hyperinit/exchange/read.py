@@ -238,6 +238,8 @@ def _read_npz(content: bytes) -> dict[str, Tensor]:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         for key in arrays.files:
             array = arrays[key]
+            if key == "omega_0" and array.dtype.kind in "iu":  # 30, from whoever wrote no 30.0
+                array = array.astype(np.float64)
             if array.dtype.kind == "f":
                 tensors[key] = torch.from_numpy(
                     np.array(array, dtype=array.dtype.newbyteorder("="))
