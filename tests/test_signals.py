@@ -281,12 +281,18 @@ def test_files_that_are_no_signals_are_refused(tmp_path):
     content = (tmp_path / "cut.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[:-50])
     (tmp_path / "text.wav").write_text("no sound")
+    write_wav(tmp_path / "wide.wav", np.zeros((100, 1), dtype=int), 4)
+    wide = bytearray((tmp_path / "wide.wav").read_bytes())
+    (tmp_path / "float.wav").write_bytes(wide[:20] + b"\3" + wide[21:])
+    (tmp_path / "wide.wav").write_bytes(wide[:34] + b"\x40" + wide[35:])
     np.save(tmp_path / "whole.npy", np.zeros((1, 9), dtype=np.int64))
     np.save(tmp_path / "code.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "far.npy", np.full((1, 9), 7.0))
     for name, message in {
         "cut.wav": "truncated",
         "text.wav": "unreadable",
+        "wide.wav": r"\(samples of 64 bits\); expected whole numbers \(PCM\) of 8, 16, 24 or 32",
+        "float.wav": r"format: 3\); expected whole numbers \(PCM\)",
         "whole.npy": "expected float",
         "code.npy": "unreadable",
         "far.npy": r"\[-1, 1\]",

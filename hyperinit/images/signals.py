@@ -32,6 +32,7 @@ MAX_DIMS = 3
 MOST_LAST = 4  # an array whose last side is at most this looks as if its channels come last
 MOST_CHANNELS = 64  # of sound: more rows than this, each of a few values, are samples in time
 _PCM16 = 2**15
+_WANTED = {".wav": "; expected whole numbers (PCM) of 8, 16, 24 or 32 bits in a plain header"}
 
 
 def to_signal(source: ImageSource) -> Tensor:
@@ -165,7 +166,8 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except Exception as error:  # wave and numpy raise many kinds, even on deeply nested headers
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{name}: unreadable ({reason})") from error
+        wanted = _WANTED.get(Path(path).suffix.lower(), "")
+        raise InputError(f"{name}: unreadable ({reason}){wanted}") from error
 
 
 def load_signal(path: str | os.PathLike[str]) -> Tensor:
@@ -194,6 +196,8 @@ def _load_wav(path: str | os.PathLike[str]) -> Tensor:
         if frames > MAX_PIXELS:
             raise ValueError(f"{frames} frames are over the limit of {MAX_PIXELS / 1e6:g} million")
         _check_rate(file.getframerate(), channels)
+        if size > 4:
+            raise ValueError(f"samples of {8 * size} bits")
         raw = np.frombuffer(file.readframes(frames), dtype=np.uint8)
     if len(raw) != frames * channels * size:
         raise ValueError("truncated")
