@@ -255,11 +255,12 @@ def _load(picture: Image.Image, name: str) -> None:
     if not isinstance(picture, TiffImagePlugin.TiffImageFile):
         picture.load()
         return
+    tiles: Any = picture.tile
     picture.tile = [
         tile._replace(args=("F;32NF", *tile.args[1:]))
         if tile.codec_name == "libtiff" and tile.args[0] == "F;32BF"
         else tile
-        for tile in picture.tile
+        for tile in tiles
     ]
     path, picture.filename = picture.filename, ""
     try:
