@@ -132,6 +132,12 @@ def test_pairs_that_are_free_are_left_out_of_a_ratio_and_counted():
     assert (back.free, back.other_free, back.both_free) == (1, 9, 1)
 
 
+def test_a_median_is_a_bound_if_a_pair_in_its_middle_is():
+    assert str(cost({"a": 1.0, "b": 3.0}, at_most="a")) == "<= 2 epochs (n=2, 2/2 hit)"
+    assert str(cost({"a": 1.0, "b": 3.0, "c": 3.0}, at_most="a")) == "3 epochs (n=3, 3/3 hit)"
+    assert str(cost({"a": 1.0, "b": 3.0, "c": 3.0}, at_most="bc")) == "<= 3 epochs (n=3, 3/3 hit)"
+
+
 def test_a_median_of_nothing_is_no_bound():
     assert str(cost({"a": 0.0, "b": 0.0, "c": 2.0})) == "0 epochs (n=3, 3/3 hit)"
     assert str(cost({"a": 0.0, "b": 0.0, "c": 2.0}, at_most="c")) == "0 epochs (n=3, 3/3 hit)"

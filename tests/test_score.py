@@ -153,6 +153,15 @@ def test_a_first_rung_that_is_good_enough_gives_an_upper_bound():
     assert str(found.epochs) == "<= 0.5 epochs (n=1, 1/1 hit)"
 
 
+def test_a_rung_after_one_that_diverged_gives_an_upper_bound():
+    """Its cost was shown, and related to others, as if it were exact."""
+    runs = [*ladder("33", {1.0: inf, 4.0: 0.01}), *ladder("22", {1.0: 0.5, 4.0: TARGET})]
+    found = by_name(score(runs))
+    assert str(found["33"].targets[TARGET].epochs).startswith("<= 4 epochs")
+    to_33 = found["22"].targets[TARGET].to_reference
+    assert to_33.mean is None and to_33.at_least == pytest.approx(1) and to_33.at_most is None
+
+
 def test_a_partial_ladder_can_be_scored():
     runs = [*ladder("33", {1.0: 0.5, 2.0: 0.05}), *ladder("22", {1.0: 0.5})]
     found = by_name(score(runs))

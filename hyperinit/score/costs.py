@@ -3,7 +3,7 @@
 The unit of every count is a pair: one image and one seed. A pair whose runs never reach a target
 is censored: its cost is only known to be above that of its largest budget. Censored pairs are
 infinite in medians and stay in every count, curve and profile. A pair whose smallest budget is
-already enough costs at most that.
+already enough, or the first that did not diverge, costs at most that.
 
 Neither kind gives a ratio of costs, only a range for it. The geometric mean of ratios is therefore
 over the pairs for which both inits have an exact cost, and their number is stated. Leaving out
@@ -37,16 +37,33 @@ def cost_to_target(costs: Sequence[float], errors: Sequence[float], target: floa
 
     Returns:
         The log-log interpolation between the first rung that reaches the target and the one before
-        it; if the one before cost nothing, the rung's own cost (an upper bound).
+        it; where there is none, as when the one before cost nothing or diverged, the rung's own
+        cost (an upper bound).
     """
-    for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
-        if not error <= target:
-            continue
-        if i == 0 or min(cost, costs[i - 1]) <= 0 or not isfinite(errors[i - 1]) or error <= 0:
-            return cost
-        part = log(errors[i - 1] / target) / log(errors[i - 1] / error)
-        return exp(log(costs[i - 1]) + part * log(cost / costs[i - 1]))
-    return inf
+    i = _first_at(costs, errors, target)
+    if i is None:
+        return inf
+    if i == 0 or not _can_interpolate(costs, errors, i):
+        return costs[i]
+    part = log(errors[i - 1] / target) / log(errors[i - 1] / errors[i])
+    return exp(log(costs[i - 1]) + part * log(costs[i] / costs[i - 1]))
+
+
+def is_upper_bound(costs: Sequence[float], errors: Sequence[float], target: float) -> bool:
+    """Whether `cost_to_target` is only the most that the target costs: that of a whole rung."""
+    i = _first_at(costs, errors, target)
+    return bool(i) and not _can_interpolate(costs, errors, i or 0)
+
+
+def _first_at(costs: Sequence[float], errors: Sequence[float], target: float) -> int | None:
+    """The place of the first rung that reaches a target."""
+    pairs = zip(costs, errors, strict=True)
+    return next((i for i, (_, error) in enumerate(pairs) if error <= target), None)
+
+
+def _can_interpolate(costs: Sequence[float], errors: Sequence[float], i: int) -> bool:
+    """Whether a rung and the one before it have logarithms."""
+    return min(costs[i - 1], costs[i], errors[i]) > 0 and isfinite(errors[i - 1])
 
 
 Pair = tuple[str, int]  # image hash, seed
@@ -80,8 +97,7 @@ class Cost:
         unit: "epochs", "seconds" or "seed epochs".
         values: Cost of every pair; infinite if censored.
         limits: Cost of every pair's largest budget.
-        at_most: Pairs whose value is only an upper bound: the smallest budget reached the target,
-            and there is nothing before it to interpolate from.
+        at_most: Pairs whose value is only an upper bound, see `is_upper_bound`.
         photographs: Image -> the photograph that it is a crop of, if known.
     """
 
@@ -112,8 +128,8 @@ class Cost:
             least = min(self.limits[pair] for pair, cost in self.values.items() if cost == inf)
             shown = f"> {number(least)}"
         else:
-            bounded = max((self.values[pair] for pair in self.at_most), default=0.0)
-            shown = ("<= " if 0 < self.median <= bounded else "") + number(self.median)
+            least = median(0 if pair in self.at_most else own for pair, own in self.values.items())
+            shown = ("<= " if least < self.median else "") + number(self.median)
         return f"{shown} {self.unit} (n={self.n}, {self.hits}/{self.n} hit)"
 
 

@@ -25,6 +25,7 @@ from hyperinit.score.costs import (
     Ratio,
     cost_to_target,
     geometric_mean,
+    is_upper_bound,
     mean,
     ratio,
 )
@@ -321,7 +322,7 @@ def ladder_costs(ladders: Mapping[Pair, Ladder], unit: Unit, target: float) -> C
         errors = [start.mse, *(run.mse for run in runs)]
         values[pair] = cost_to_target(costs, errors, target)
         limits[pair] = max(costs)  # not the last one: a run that diverged ends early
-        if cost(start) <= 0 and not errors[0] <= target and errors[1] <= target:
+        if is_upper_bound(costs, errors, target):
             at_most.add(pair)
     return Cost(unit, values, limits, frozenset(at_most), _photographs(ladders))
 
