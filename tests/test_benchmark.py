@@ -111,7 +111,8 @@ def test_every_init_gets_the_rate_that_was_best_on_the_tuning_images(tmp_path):
                 if (one.is_tuning, one.init, one.budget_epochs) == (True, found.init, tuned):
                     errors.setdefault(one.lr, []).append(one.mse)
             products = {lr: errors[lr][0] * errors[lr][1] for lr in errors}
-            assert rung.lr == min(products, key=lambda lr: products[lr]), (found.init, budget)
+            best = min(products, key=lambda lr: products[lr])
+            assert [one.lr for one in rung.chosen] == [best], (found.init, budget)
 
 
 @pytest.mark.slow
@@ -185,7 +186,7 @@ def test_batch_and_profile_of_the_rates_are_chosen_for_every_init_as_its_rate_is
     # Scoring chooses the same, tables say so, and nothing is run twice.
     for found in score(records):
         for rung in found.rungs.values():
-            own = dict(rung.choice.others)
+            own = dict(rung.chosen[0].others)
             likes_large = found.init == "33"
             assert own == {
                 "batch_pixels": 256 if likes_large else 64,

@@ -123,6 +123,28 @@ def test_what_no_init_reaches_is_said():
     check_self_contained(page(hard))
 
 
+def test_the_first_lines_about_one_init_or_none_that_got_there_are_true():
+    one = [*ladder("33", {1.0: 0.5, 2.0: 0.07}, "cat"), *ladder("33", {1.0: 0.5}, "patio")]
+    first, *_ = headline(read_groups([*one, *ladder("33", {1.0: 0.5}, "dog")])[0])
+    assert first.startswith("No init gets most of its fits to") and first.endswith("1 of 3 do.")
+    none = [*ladder("33", {1.0: inf}, "cat"), *ladder("22", {1.0: inf}, "cat")]
+    first, *_ = headline(read_groups(none)[0])
+    assert first.endswith("Every init has a fit whose largest budget diverged.")
+
+
+def test_pairs_that_the_smallest_budget_solves_are_not_called_unsolved():
+    """The first lines said that both inits reach the target on three of eight pairs alone."""
+    records = []
+    for k in range(8):
+        first = 0.5 if k < 3 else 5e-4
+        records += ladder("33", {1.0: first, 2.0: 5e-4}, f"image {k}")
+        records += ladder("22", {1.0: 0.8 * first, 2.0: 4e-4}, f"image {k}")
+    (group,) = read_groups(records)
+    assert "over the 3 of 8 pairs on which both costs are exact." in headline(group)[1]
+    rows = [row for row in re.split("<tr>", page(records)) if "MSE 0.0005" in row]
+    assert sum("<td>&lt;= 1</td>" in row for row in rows) == 5
+
+
 def test_the_first_lines_say_how_far_each_init_was_run():
     """The longest budget of any was named beside the error of another, and that of the first."""
     short = ladder("short", {1.0: 0.3, 4.0: 0.2}, "cat")

@@ -196,6 +196,35 @@ def test_a_table_for_a_first_look_has_errors_and_no_settings(records, tmp_path):
     assert all(float(cell) > 0 for row in rows for cell in row[1:] if cell != "-")
 
 
+def test_an_error_over_fewer_pairs_says_over_how_many(tmp_path):
+    """A pair that has reached every target is not run further: the others are no mean of all."""
+    easy, hard = ladder("33", {1.0: 5e-4}, "easy"), ladder("33", {1.0: 0.5, 2.0: 0.4}, "hard")
+    write(tmp_path / "a.jsonl", [*easy, *hard])
+    table = update_blocks("<!-- errors: a -->\n<!-- /errors -->\n", tmp_path, "doc.md")
+    assert "| 33 | 10.0 | 0.0158 | 0.4 (n=1) |" in table
+
+
+def test_rates_that_differ_from_image_to_image_are_all_in_the_table():
+    at = [*ladder("33", {1.0: 0.5}, "cat", lr=1e-3), *ladder("33", {1.0: 0.5}, "patio", lr=2e-3)]
+    assert "| 0.5 (0.001 or 0.002, n=2) |" in markdown(at)
+    assert "| 0.5 (0.001, n=1) |" in markdown(at[:1])
+
+
+def test_what_a_reader_must_know_is_not_cut(records):
+    many = [f"an-init-of-a-long-name-{k}" for k in range(9)]
+    several = [record(name, mse=0.1, lr=lr) for name in many for lr in (1e-3, 2e-3)]
+    text = tables.markdown(score_groups(several, strict=False))
+    assert "which favours these inits." in text and many[-1] + ":" in text
+    settings = {**SETTINGS, **{f"setting_{k}_of_some_length": k for k in range(1, 9)}}
+    assert "setting_8_of_some_length 8; protocol" in markdown([record(settings=settings)])
+
+
+def test_a_short_table_says_which_medians_are_bounds():
+    runs = [*ladder("33", {1.0: 0.01}), *ladder("22", {1.0: 0.5, 2.0: 0.01})]
+    first, second = tables.comparison_table(runs).splitlines()[2:]
+    assert "| <= 1 (1/1) |" in first and "<=" not in second
+
+
 def test_two_protocols_and_the_training_stand_side_by_side(tmp_path):
     tuned = [*ladder("paper", {8: 0.01, 16: 4e-4}), *ladder("maml", {8: 0.002, 16: 1e-4})]
     published = ladder(

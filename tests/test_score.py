@@ -92,7 +92,7 @@ def test_a_pair_that_was_run_at_other_rates_than_the_best_counts_at_the_best_of_
         *tuning("33", 1e-2, [0.8, 0.1]),
     ]
     (found,) = score_groups([*runs, *tuned])
-    assert found.inits[0].rungs[1.0].lr == 1e-2
+    assert found.inits[0].rungs[1.0].choices == "0.01"
     assert any("33 are on record at several learning rates" in note for note in found.notes)
     assert not score_groups([*runs, *tuning("33", 1e-2, [0.1])])[0].notes
 
@@ -111,7 +111,7 @@ def test_without_tuning_runs_several_rates_are_refused_unless_asked_for():
     runs = [record(mse=0.5, lr=1e-4), record(mse=0.01, lr=1e-3)]
     with pytest.raises(InputError, match="several learning rates"):
         score(runs)
-    assert score(runs, tune_on_test=True)[0].rungs[1.0].lr == 1e-3
+    assert score(runs, tune_on_test=True)[0].rungs[1.0].choices == "0.001"
 
 
 def test_rates_chosen_on_test_images_are_one_per_budget_not_one_per_image():
@@ -375,11 +375,11 @@ def test_several_rates_without_tuning_runs_are_chosen_and_that_is_said():
     tuned = [record("b", mse=0.2, lr=1e-4), record("b", mse=0.1, lr=1e-3)]
     records = [*untuned, *tuned, *tuning("b", 1e-4, [0.1]), *tuning("b", 1e-3, [0.2])]
     found = only(records)
-    rates = {s.init: s.rungs[1.0].lr for s in found.inits}
+    rates = {s.init: s.rungs[1.0].chosen[0].lr for s in found.inits}
     assert rates == {"a": 1e-3, "b": 1e-4}  # b's are not chosen on its test runs
     (note,) = found.notes
     assert "no tuning runs of a:" in note and "favours" in note
-    assert rates == {s.init: s.rungs[1.0].lr for s in only(records[::-1]).inits}
+    assert rates == {s.init: s.rungs[1.0].chosen[0].lr for s in only(records[::-1]).inits}
 
 
 def test_two_makes_of_one_name_are_kept_apart_and_the_reference_keeps_its_name():
@@ -405,7 +405,10 @@ def test_tuning_runs_of_one_make_choose_for_that_make_alone():
         for lr, mse in zip((1e-4, 1e-3), errors, strict=True)
     ]
     found = only([*lows, *mine, *tuned])
-    assert {s.runs[0].image_hash: s.rungs[1.0].lr for s in found.inits} == {"cat": 1e-4, "b": 1e-3}
+    assert {s.runs[0].image_hash: s.rungs[1.0].chosen[0].lr for s in found.inits} == {
+        "cat": 1e-4,
+        "b": 1e-3,
+    }
 
 
 def test_versions_of_the_protocol_never_mix():
@@ -431,7 +434,7 @@ def test_version_2_chooses_the_batch_too_and_compares_across_batches():
     (found,) = score_groups(records)
     rungs = {s.init: s.rungs[1.0] for s in found.inits}
     assert rungs["33"].mse == pytest.approx(0.02)  # as was best on the tuning image
-    assert str(rungs["33"].choice) == "0.0005, batch_pixels 256"
+    assert rungs["33"].choices == "0.0005, batch_pixels 256"
     assert set(rungs) == {"22", "33"}
 
 
@@ -444,7 +447,7 @@ def test_a_record_of_version_2_that_says_nothing_of_its_rates_has_one_for_all_la
     (found,) = score_groups([*tuned, *tests])
     (one,) = found.inits
     assert one.rungs[1.0].mse == pytest.approx(0.1)
-    assert str(one.rungs[1.0].choice).endswith("rising_rates False")
+    assert one.rungs[1.0].choices.endswith("rising_rates False")
 
 
 def test_sections_are_by_track_size_and_version():

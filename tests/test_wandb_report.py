@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import smooth_image
@@ -18,7 +19,7 @@ from hyperinit.base.errors import InputError
 from hyperinit.images.save import webp
 from hyperinit.record.records import Record, append_record
 from hyperinit.record.thumbnails import Thumbnails, folder_of
-from hyperinit.report.wandb_report import Destination, Story, spec
+from hyperinit.report.wandb_report import Destination, Story, _log_run, spec
 from hyperinit.score.score import score_groups
 
 ERRORS = {
@@ -86,6 +87,25 @@ def test_the_specification_holds_run_sets_charts_and_tables_without_a_server():
     assert kinds == ["Run History Line Plot"] * 2 + ["Bar Chart", "Media Browser"]
     tables = [block["content"] for block in blocks if block["type"] == "markdown-block"]
     assert tables[-1] == story().markdown and "<b>" not in "".join(tables)
+
+
+def test_seconds_of_several_machines_are_not_compared_and_medians_have_their_unit(
+    monkeypatch, tmp_path
+):
+    """The tables left these seconds out, the chart beside them did not."""
+    pytest.importorskip("wandb_workspaces", reason="the extra `report` is not installed")
+    run = MagicMock()
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    for machines, timed in ((("one", "one"), True), (("one", "two"), False)):
+        inits = zip(("33", "paper"), machines, strict=True)
+        records = [r for n, m in inits for r in ladder(n, ERRORS[n], environment={"machine": m})]
+        told = Story.of(score_groups(records))
+        run.reset_mock()
+        _log_run(told, told.scores[0], told.scores[0].inits[0], TO, tmp_path)
+        logged = [call.args[0] for call in run.log.call_args_list]
+        assert len(logged) == 4 and {"seconds" in point for point in logged} == {timed}
+    seed = Story.of(score_groups(ladder("33", ERRORS["33"], track="seed")))
+    assert "median seed epochs to each target" in spec(seed, TO)
 
 
 def test_where_the_private_method_has_changed_the_tables_are_left(monkeypatch):

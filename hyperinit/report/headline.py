@@ -22,25 +22,26 @@ def headline(found: GroupScore) -> list[str]:
     """The sentences about a group, the most important one first."""
     target, (first, *rest) = found.target, found.fastest_first
     cost = first.targets[target].epochs
-    name, others = shown(first.init), f"{1 + len(rest)} inits"
+    name = shown(first.init)
     level = f"MSE {target:g} ({MEANINGS[target]})"
     if not cost.hits:
         top = max(record.budget_epochs for record in first.runs)
-        sentences = [
-            f"No init reaches even {level}. The lowest error after {top:g} epochs is"
-            f" {number(first.final_mse)}, from {name}."
-        ]
+        lowest = f"The lowest error after {top:g} epochs is {number(first.final_mse)}, from {name}."
+        diverged = "Every init has a fit whose largest budget diverged."
+        known = lowest if isfinite(first.final_mse) else diverged
+        sentences = [f"No init reaches even {level}. {known}"]
     elif not isfinite(cost.median):
+        often = f"{name} gets there most often: " if rest else f"of {name}, "
         sentences = [
-            f"None of the {others} gets most of its fits to {level} within the largest budget;"
-            f" {name} gets there most often: {share(cost)}."
+            f"No init gets most of its fits to {level} within the largest budget;"
+            f" {often}{share(cost)}{'' if rest else ' do'}."
         ]
     elif not rest:
         sentences = [f"{name} reaches {level} after a median of {middle(cost)} {cost.unit}."]
     else:
         second = rest[0]
         sentences = [
-            f"{name} is the fastest of {others}: it reaches {level} after a median of"
+            f"{name} is the fastest of {1 + len(rest)} inits: it reaches {level} after a median of"
             f" {middle(cost)} {cost.unit}; {shown(second.init)}, the runner-up, after"
             f" {middle(second.targets[target].epochs)}."
         ]
@@ -118,6 +119,6 @@ def _compared(second: InitScore, unit: str, found: Ratio) -> str:
     text += f" (95 % interval over images {number(found.low)} to {number(found.high)}"
     text += ": a tie cannot be excluded)" if found.low <= 1 <= found.high else ")"
     if found.n < found.pairs:
-        text += f", over the {found.n} of {found.pairs} pairs that both reach it on"
+        text += f", over the {found.n} of {found.pairs} pairs on which both costs are exact"
     text += f"; pairs that are {found.left_out} are left out" if found.left_out else ""
     return text + "."

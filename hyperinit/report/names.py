@@ -36,6 +36,11 @@ def markdown_cell(name: object) -> str:
     return markdown_text(text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 1] + "…")
 
 
+def markdown_line(text: str) -> str:
+    """A sentence that readers must know, whole and on one line: a name in it may be anything."""
+    return markdown_text(one_line(text))
+
+
 def markdown_text(text: str) -> str:
     """A sentence in Markdown without formatting, HTML or links."""
     text = re.sub(r"[&<>|\[\]`*\\]", lambda found: f"&#{ord(found[0])};", text)

@@ -238,6 +238,7 @@ def _image(
         cost = s.targets[found.target].epochs
         value = cost.values[pair]
         needed = number(value) if isfinite(value) else f"> {number(cost.limits[pair])}"
+        needed = f"<= {needed}" if pair in cost.at_most else needed
         legend = sample(styles[s.init])
         rows.append({"sample": legend, "name": name, "cells": cells, "needed": needed})
     header = ["1 epoch" if b == 1 else f"{b:g} epochs" for b in columns]

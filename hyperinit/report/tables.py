@@ -15,9 +15,10 @@ from hyperinit.base.errors import InputError
 from hyperinit.base.files import read_small
 from hyperinit.record.protocol import PROTOCOL_VERSION, TARGETS, Protocol
 from hyperinit.record.records import Record
-from hyperinit.report.names import csv_cell, markdown_cell
+from hyperinit.report.headline import middle
+from hyperinit.report.names import csv_cell, markdown_cell, markdown_line
 from hyperinit.score.beside import psnr_beside
-from hyperinit.score.costs import Cost, Mean, Pair, Ratio, decibels, number
+from hyperinit.score.costs import Cost, Mean, Pair, Ratio, decibels
 from hyperinit.score.groups import Choice, Ladder, select_choices
 from hyperinit.score.score import (
     GroupScore,
@@ -75,19 +76,18 @@ def markdown(scores: Iterable[GroupScore]) -> str:
     scores = list(scores)
     for found in scores:
         workload = found.group.workload
-        name = f"**{markdown_cell(workload.track.name)} track**, {markdown_cell(workload.text)}"
+        name = f"**{markdown_cell(workload.track.name)} track**, {markdown_line(workload.text)}"
         if not found.inits:
             parts.append(f"{name}: no test run yet\n")
             continue
         parts.append(f"{name}; {_provenance(found)}\n")
-        parts += [f"{markdown_cell(note)}\n" for note in found.notes]
+        parts += [f"{markdown_line(note)}\n" for note in found.notes]
         if found.track.along_curve:
             parts.append(_curve_table(found.inits))
             parts += _psnr_table(found, scores)
             continue
         parts += [_cost_table(found), _ratio_table(found), _error_table(found.inits)]
-        parts += _psnr_table(found, scores)
-        parts.append(LEGEND.format(rates=_rates(found)))
+        parts += [*_psnr_table(found, scores), LEGEND.format(rates=_rates(found))]
     if not parts:
         raise InputError("no records")
     return "\n".join(parts)
@@ -95,8 +95,8 @@ def markdown(scores: Iterable[GroupScore]) -> str:
 
 def _rates(found: GroupScore) -> str:
     """A sentence on how learning rates were chosen, as far as the records say."""
-    choices = {rung.choice.others for s in found.inits for rung in s.rungs.values()}
-    others = ", and the settings shown with it," if len(choices) > 1 else ""
+    chosen = [c for s in found.inits for rung in s.rungs.values() for c in rung.chosen]
+    others = ", and the settings shown with it," if len({c.others for c in chosen}) > 1 else ""
     by_image: dict[str, list[str]] = {}
     for s in found.inits:
         by_image.setdefault(found.chosen_on[s.init], []).append(markdown_cell(s.init))
@@ -201,7 +201,8 @@ def _error_table(scores: Sequence[InitScore], *, choices: bool = True) -> str:
         rung = s.rungs.get(budget)
         if rung is None:
             return "-"
-        return f"{rung.mse:.3g}" + (f" ({rung.choice}, n={rung.n})" if choices else "")
+        some = f" (n={rung.n})" if rung.n < len(s.ladders) else ""
+        return f"{rung.mse:.3g}" + (f" ({rung.choices}, n={rung.n})" if choices else some)
 
     rows = [
         [markdown_cell(s.init), decibels(s.start_psnr), *(cell(s, b) for b in budgets)]
@@ -267,7 +268,7 @@ def comparison_table(records: Iterable[Record]) -> str:
             row.append(error + (f" ({rung[0].lr:g}{some})" if rung else ""))
         for unit, target in costs:
             cost = ladder_costs(ladders, unit, target)
-            shown = number(cost.median) if isfinite(cost.median) else "-"
+            shown = middle(cost) if isfinite(cost.median) else "-"
             row.append(f"{shown} ({cost.hits}/{cost.n})")
         rows.append(row)
     return markdown_table(header, rows)
@@ -395,6 +396,5 @@ def protocol_markdown() -> str:
         shown = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
         rows.append([f"`{field.name}`", shown, field.metadata["help"]])
     targets = ", ".join(f"{target:g}" for target in TARGETS)
-    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n" + markdown_table(
-        header, rows, False
-    )
+    table = markdown_table(header, rows, False)
+    return f"Protocol version {PROTOCOL_VERSION}; targets {targets}.\n\n{table}"

@@ -30,7 +30,6 @@ from hyperinit.record.thumbnails import SHOWN_EPOCHS, Thumbnails
 from hyperinit.report.headline import headline, shown_workload
 from hyperinit.report.names import markdown_text, shown
 from hyperinit.report.tables import markdown
-from hyperinit.score.places import places
 from hyperinit.score.score import GroupScore, InitScore
 
 TITLE = "Initial weights of SIRENs compared"  # also in the URL, where "?" would end the path
@@ -158,7 +157,7 @@ def build(story: Story, to: Destination, *, runset_entity: str) -> Any:
         ]
         panels += [
             wr.BarPlot(
-                title="median epochs to each target (none: not reached)",
+                title=f"median {group.track.unit} to each target (none: not reached)",
                 metrics=by_target,
                 layout=wr.Layout(x=0, y=8, **full),
             ),
@@ -226,7 +225,7 @@ def _log_run(story: Story, group: GroupScore, init: InitScore, to: Destination, 
     epochs, seconds = init.mse_curve("epochs"), init.mse_curve("seconds")
     for (at_epochs, mse), (at_seconds, _) in zip(epochs, seconds, strict=True):
         if isfinite(mse):
-            timed = {"seconds": at_seconds} if len(places(init.runs)) == 1 else {}
+            timed = {"seconds": at_seconds} if group.has_seconds else {}
             run.log({"epochs": at_epochs, **timed, "mse": mse})
     pictures = _pictures(story, init)
     if pictures:

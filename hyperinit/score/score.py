@@ -69,16 +69,19 @@ class TargetScore:
 
 @dataclass(frozen=True)
 class Rung:
-    """One init and one budget: the choice, the geometric mean of the final error, the pairs."""
+    """One init and one budget: the choices, the geometric mean of the final error, the pairs.
 
-    choice: Choice
+    Pairs have several choices if they were run at different times, after choices on other images.
+    """
+
+    chosen: tuple[Choice, ...]
     mse: float
     n: int
 
     @property
-    def lr(self) -> float:
-        """The learning rate."""
-        return self.choice.lr
+    def choices(self) -> str:
+        """Such as "0.0005", or "0.0005 or 0.001"."""
+        return " or ".join(map(str, self.chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,6 +369,10 @@ def _rungs(ladders: Iterable[Ladder]) -> dict[float, Rung]:
         for budget, record in ladder.items():
             runs.setdefault(budget, []).append(record)
     return {
-        budget: Rung(Choice.of(found[0]), geometric_mean(r.mse for r in found), len(found))
+        budget: Rung(
+            tuple(sorted(set(map(Choice.of, found)))),
+            geometric_mean(r.mse for r in found),
+            len(found),
+        )
         for budget, found in sorted(runs.items())
     }
