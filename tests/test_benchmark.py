@@ -393,9 +393,22 @@ def test_verifying_finds_a_record_that_cannot_be_reproduced(tmp_path):
     plan = make_plan()
     (record, *_) = measured(plan, tmp_path / "r.jsonl")
     worse = replace(record.end, mse=record.mse * 1.001)
-    append_record(tmp_path / "bad.jsonl", replace(record, curve=(record.start, worse)))
+    append_record(tmp_path / "bad.jsonl", replace(record, curve=(*record.curve[:-1], worse)))
     (check,) = verify(plan, RecordFile(tmp_path / "bad.jsonl"), 3)
     assert check.difference == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_record_whose_costs_or_errors_on_the_way_are_others_is_no_agreement():
+    record = made_up(mse=0.1)
+    cheaper = replace(record.end, epochs=record.end.epochs / 2)
+    better = replace(record.start, mse=record.start.mse / 4)
+    for curve, found in (
+        (record.curve, 0.0),
+        ((record.start, cheaper), 1.0),
+        ((better, record.end), 3.0),
+        ((record.end,), inf),
+    ):
+        assert Check(replace(record, curve=curve), record).difference == found
 
 
 def test_an_error_that_was_or_became_none_is_no_agreement():

@@ -317,14 +317,23 @@ class Check:
 
     @property
     def difference(self) -> float:
-        """Difference of the final errors, relative to the stored one; 0 if both diverged.
+        """The largest difference of an error or a cost on the curve, relative to the stored one.
 
-        Infinite if one of them did, or if the stored error is 0 and the other is not.
+        Infinite if one diverged where the other did not, if a stored number is 0 and the other is
+        not, or if one curve has more points.
         """
-        old, new = self.record.mse, self.again.mse
-        if old == new:
-            return 0.0
-        return abs(new - old) / old if 0 < old < inf else inf
+        runs = self.record, self.again
+        old, new = ([n for p in run.curve for n in (p.epochs, p.mse)] for run in runs)
+        if len(old) != len(new):
+            return inf
+        return max(_apart(*numbers) for numbers in zip(old, new, strict=True))
+
+
+def _apart(old: float, new: float) -> float:
+    """The relative difference of two numbers."""
+    if old == new:
+        return 0.0
+    return abs(new - old) / old if 0 < old < inf else inf
 
 
 def verify(plan: Plan, file: RecordFile, count: int) -> Iterator[Check]:
