@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hyperinit.base.errors import unknown_name
 from hyperinit.hypernet.checkpoint import load_hypernetwork
 from hyperinit.hypernet.learned import LEARNED_KIND, LearnedInit, load_learned
 from hyperinit.hypernet.network import HyperNetwork
-from hyperinit.hypernet.untrained import expected_epochs, suitable_start
+from hyperinit.hypernet.untrained import likely_epochs, suitable_start
 from hyperinit.siren.store import checkpoint_file, file_kind
 
 _logger = logging.getLogger("hyperinit")
@@ -39,24 +40,38 @@ DEFAULT_PRETRAINED = "steps-224"
 @dataclass(frozen=True)
 class Lead:
     """Where a learned start is ahead of those that have learned nothing, on photographs of all
-    kinds: in fits that are too short for `UNTAUGHT`.
+    kinds.
 
     Attributes:
-        sides: The least and the largest side of the images, in pixels, for which that is known.
+        until_epochs: Side of the image, in pixels -> length of fits from which others end lower;
+            in between it is interpolated. Beyond the first and the last side nothing is known.
         least_epochs: The shortest such fit: what the start costs is a part of it.
         beats_sets: Whether it is ahead, too, of what a set teaches on the way (`sets.on_the_way`).
     """
 
-    sides: tuple[int, int]
+    until_epochs: dict[int, float]
     least_epochs: float = 0.0
     beats_sets: bool = False
 
+    def covers(self, side: float, epochs: float) -> bool:
+        """Whether it is ahead in fits of so many epochs of images with sides like this."""
+        known = sorted(self.until_epochs.items())
+        for (least, before), (most, after) in pairwise(known):
+            if least <= side <= most:
+                until = before + (after - before) * (side - least) / (most - least)
+                return self.least_epochs <= epochs < until
+        return False
 
-# Research log, 81 and 109. The others are behind under today's fit, or ahead only on images of one
-# domain (docs/results/learned-start.md).
+
+# Research log, 109. The others are behind under today's fit, or ahead only on images of one domain
+# (docs/results/learned-start.md).
 LEADS = {
-    "linear-96": Lead((48, 160)),
-    "steps-224": Lead((96, 256), least_epochs=0.2, beats_sets=True),
+    "linear-96": Lead({48: 5.9, 64: 6.4, 96: 5.1, 128: 3.8, 160: 3.5}),
+    "steps-224": Lead(
+        {96: 4.3, 112: 4.1, 160: 4.1, 192: 3.5, 224: 3.0, 256: 2.9},
+        least_epochs=0.2,
+        beats_sets=True,
+    ),
 }
 UNTAUGHT = "waves-steps"
 
@@ -145,14 +160,11 @@ def leading_start(
     Args:
         width, depth, budget_epochs, target_mse, pixels: See `suitable_start`.
     """
-    untaught = suitable_start(pixels, width, depth, budget_epochs, target_mse)
-    if untaught == UNTAUGHT or pixels is None:
+    if pixels is None:
         return None
-    epochs = expected_epochs(budget_epochs, target_mse)
+    epochs = likely_epochs(pixels, width, depth, budget_epochs, target_mse)
     for name, lead in LEADS.items():
-        least, most = lead.sides
-        fits_image = least**2 <= pixels <= most**2 and epochs >= lead.least_epochs
-        if PRETRAINED[name][:2] == (depth, width) and fits_image:
+        if PRETRAINED[name][:2] == (depth, width) and lead.covers(pixels**0.5, epochs):
             return name
     return None
 

@@ -208,6 +208,17 @@ def expected_epochs(budget_epochs: float, target_mse: float | None = None) -> fl
     return min(budget_epochs, float(USUAL_EPOCHS * (target_mse / 0.02) ** USUAL_POWER))
 
 
+def likely_epochs(
+    pixels: int | None, width: int, depth: int, budget_epochs: float, target_mse: float | None
+) -> float:
+    """`expected_epochs`; to a target fewer by a network that is large for its image."""
+    epochs = expected_epochs(budget_epochs, target_mse)
+    if not target_mse or pixels is None:
+        return epochs
+    ratio = SirenConfig(width, depth).weights / pixels
+    return float(epochs * max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER)
+
+
 def epoch_length(pixels: int | None) -> float:
     """Steps of an epoch relative to one of USUAL_PIXELS; 1 for smaller images."""
     return max((pixels or 0) / USUAL_PIXELS, 1.0)
@@ -248,8 +259,8 @@ def suitable_start(
     """
     epochs = expected_epochs(budget_epochs, target_mse)
     ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
-    sooner = max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER if target_mse else 1
-    is_many = epochs * sooner >= many_epochs(pixels)
+    likely = likely_epochs(pixels, width, depth, budget_epochs, target_mse)
+    is_many = likely >= many_epochs(pixels)
     epochs *= epoch_length(pixels)
     least = LEAST_PIXELS_LARGE if ratio > TINY_WEIGHTS else LEAST_PIXELS
     if takes_steps and (pixels is None or pixels >= least) and epochs >= FEW_EPOCHS:
