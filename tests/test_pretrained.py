@@ -113,11 +113,11 @@ def test_generate_says_which_init_hyper_was(tmp_path, capsys):
         (40, (128, 4), (2.0,), "waves-few-steps"),  # not measured at this size
         (224, (256, 5), (2.0,), "steps-224"),
         (224, (256, 5), (50.0, 0.02), "steps-224"),
-        (224, (256, 5), (2.9,), "steps-224"),
-        (224, (256, 5), (3.0,), "waves-steps"),
+        (224, (256, 5), (3.1,), "steps-224"),
+        (224, (256, 5), (3.2,), "waves-steps"),
         (160, (256, 5), (4.0,), "steps-224"),  # where waves-steps is ahead later than of others
-        (208, (256, 5), (3.2,), "steps-224"),  # between two sides
-        (208, (256, 5), (3.3,), "waves-steps"),
+        (208, (256, 5), (3.3,), "steps-224"),  # between two sides
+        (208, (256, 5), (3.4,), "waves-steps"),
         (64, (256, 5), (2.0,), "waves-few-steps"),  # where what was learned is far behind
         (None, (256, 5), (2.0,), "waves-few-steps"),
         (64, (64, 3), (2.0,), "waves-few-steps"),  # the learned one is for clothing
