@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hyperinit.base.errors import InputError
-from hyperinit.base.files import write_atomically, write_or_spare
+from hyperinit.base.files import numbered, write_atomically, write_or_spare
 from hyperinit.bench.trial import Trial
 from hyperinit.images.save import webp
 from hyperinit.inits.start import Init
@@ -82,8 +82,7 @@ def run_comparison(
 
 def free_name(out: Path) -> str:
     """The first name of comparison, comparison-2, ... that is free in a directory."""
-    names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
-    return next(name for name in names if not (out / f"{name}.jsonl").exists())
+    return next(name for name in numbered("comparison") if not (out / f"{name}.jsonl").exists())
 
 
 def write_comparison(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import tempfile
@@ -38,6 +39,12 @@ def in_forked_processes(function: Callable[[], object]) -> None:
     """
     if hasattr(os, "register_at_fork"):  # not on Windows
         os.register_at_fork(after_in_child=function)
+
+
+def numbered(stem: str) -> Iterator[str]:
+    """STEM, STEM-2, STEM-3, ...: names for what is made again without replacing the first."""
+    yield stem
+    yield from (f"{stem}-{k}" for k in itertools.count(2))
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:

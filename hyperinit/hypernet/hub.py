@@ -22,7 +22,7 @@ import torch
 
 from hyperinit.base.errors import InputError
 from hyperinit.base.extras import need
-from hyperinit.base.files import make_directory, read_small, shown_path, write_atomically
+from hyperinit.base.files import make_directory, numbered, read_small, shown_path, write_atomically
 from hyperinit.base.outputs import check_output
 from hyperinit.siren.store import CHECKPOINT_NAME, save_tensors, tensors_hash
 
@@ -286,8 +286,7 @@ def _comparison(model: Any) -> str:
     """
     if model.origin is None:
         return ""
-    names = itertools.chain(["comparison"], (f"comparison-{k}" for k in itertools.count(2)))
-    files = (model.origin.path.with_name(f"{name}.jsonl") for name in names)
+    files = (model.origin.path.with_name(f"{name}.jsonl") for name in numbered("comparison"))
     own, table = tensors_hash(model.state_dict()).encode(), ""
     for file in itertools.takewhile(Path.is_file, files):
         with contextlib.suppress(InputError):

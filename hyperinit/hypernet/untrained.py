@@ -104,7 +104,7 @@ class Stepping:
 
     def draw_for(self, width: int, depth: int, pixels: int) -> InitSpec:
         """The draw for a SIREN of this size and an image with `pixels` pixels."""
-        ratio = SirenConfig(width, depth).weights / pixels
+        ratio = weights_per_pixel(pixels, width, depth)
         if self.finest:
             fineness = (ratio / USUAL_WEIGHTS) ** (1 / 3) * (width / USUAL_WIDTH) ** (1 / 6)
             finest = self.finest * min((pixels / FINE_PIXELS) ** 0.5, 1)
@@ -132,6 +132,11 @@ class Stepping:
                 facts |= {"hidden_gain": [HIDDEN_GAIN, HIDDEN_POWER, MOST_HIDDEN]}
                 facts |= {"output_gain": [OUTPUT_GAIN, MOST_OUTPUT]}
         return {**facts, "hidden": hidden, "output": output, "output_bias": output_bias}
+
+
+def weights_per_pixel(pixels: int | None, width: int, depth: int) -> float:
+    """How large a SIREN is for an image; 0 if the number of pixels is not known."""
+    return SirenConfig(width, depth).weights / pixels if pixels else 0.0
 
 
 def widened(draw: InitSpec, width: int, fineness: float) -> InitSpec:
@@ -213,10 +218,8 @@ def likely_epochs(
 ) -> float:
     """`expected_epochs`; to a target fewer by a network that is large for its image."""
     epochs = expected_epochs(budget_epochs, target_mse)
-    if not target_mse or pixels is None:
-        return epochs
-    ratio = SirenConfig(width, depth).weights / pixels
-    return float(epochs * max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER)
+    ratio = weights_per_pixel(pixels, width, depth)
+    return epochs * max(ratio / USUAL_WEIGHTS, 1) ** SOONER_POWER if target_mse else epochs
 
 
 def epoch_length(pixels: int | None) -> float:
@@ -258,7 +261,7 @@ def suitable_start(
             omega_0.
     """
     epochs = expected_epochs(budget_epochs, target_mse)
-    ratio = 0.0 if pixels is None else SirenConfig(width, depth).weights / pixels
+    ratio = weights_per_pixel(pixels, width, depth)
     likely = likely_epochs(pixels, width, depth, budget_epochs, target_mse)
     is_many = likely >= many_epochs(pixels)
     epochs *= epoch_length(pixels)
